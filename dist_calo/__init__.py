@@ -1,0 +1,3 @@
+"""Distributed training of generative networks for calorimeter showers."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,64 @@
+"""What a backend of collectives offers, and who this process is among the ranks."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+Reduction = Literal["sum", "max", "min"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among the ranks of a job."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Rank among the processes on the same node."""
+    local_size: int = 1
+    node: str = "localhost"
+    launcher: str = "none"
+    """What started the ranks: none, local, torchrun, horovodrun, mpirun, srun."""
+
+
+class Work(Protocol):
+    """A collective under way."""
+
+    def wait(self) -> None:
+        """Block until the result is in the tensor that was passed in."""
+
+
+class Communicator(Protocol):
+    """Collectives over all ranks. Every rank calls the same ones in the same order."""
+
+    world: World
+    bytes_sent: int
+    """Payload of this rank's tensor collectives since the start, in bytes: the size of each tensor handed over."""
+    wait_s: float
+    """Time that this rank has spent blocked in collectives since the start, in seconds."""
+
+    def all_reduce(self, tensor: "torch.Tensor", reduction: Reduction = "sum") -> None:
+        """Reduce a contiguous tensor over all ranks, in place."""
+
+    def all_reduce_async(self, tensor: "torch.Tensor", reduction: Reduction = "sum") -> Work:
+        """Start reducing a contiguous tensor in place; it must not be touched until the work is waited for."""
+
+    def broadcast(self, tensor: "torch.Tensor", root: int = 0) -> None:
+        """Copy the root's tensor to all ranks, in place."""
+
+    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+        """Return the root's picklable value on every rank."""
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """Return every rank's picklable value, in rank order, on every rank."""
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+
+    def abort(self, message: str, code: int) -> None:
+        """End the whole job at once: print the message with this rank's number and leave without waiting for anyone."""
+
+    def close(self) -> None:
+        """Leave the job in order; collective."""

@@ -1,0 +1,58 @@
+"""Leaving in order when the batch system asks for it.
+
+A signal only sets a flag. The ranks agree on the flags in a collective that travels while the step computes, so a
+signal that reaches one rank stops all of them at the end of the same step.
+"""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+
+from dist_calo.comm.protocol import Communicator, Work
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class StopRequest:
+    """Whether some rank has been asked to stop.
+
+    Use as a context manager: handlers are installed on entry and restored on exit. A second SIGINT interrupts at
+    once, for a user at a keyboard who will not wait for the end of the step.
+    """
+
+    def __init__(self, communicator: Communicator) -> None:
+        self._communicator = communicator
+        self._received: int | None = None
+        self._flag = torch.zeros(1, dtype=torch.int64)
+        self._work: Work | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in SIGNALS:
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = number
+
+    def ask(self) -> None:
+        """Start to exchange the flags, at the beginning of a step."""
+        self._flag[0] = self._received or 0
+        self._work = self._communicator.all_reduce_async(self._flag, "max")
+
+    def agreed(self) -> str | None:
+        """Name of the signal that some rank had received when the step began, the same on all ranks, or None."""
+        if self._work is None:
+            return None
+        self._work.wait()
+        self._work = None
+        number = int(self._flag[0])
+        return signal.Signals(number).name if number else None

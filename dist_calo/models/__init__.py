@@ -1,0 +1,56 @@
+"""The networks, by name."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dist_calo.config import ModelConfig
+from dist_calo.errors import ConfigError
+from dist_calo.geometry import Geometry
+
+if TYPE_CHECKING:
+    from dist_calo.models.gan import GanModel
+
+MODELS: dict[str, str] = {
+    "lcd_3dgan": "dist_calo.models.lcd_3dgan:fixed_angle",
+    "lcd_3dgan_angle": "dist_calo.models.lcd_3dgan:variable_angle",
+    "lcd_fast": "dist_calo.models.lcd_fast:lcd_fast",
+}
+"""Module and function that build each model: ``build(geometry, *, option=default, ...) -> GanModel``.
+
+The keyword-only parameters of the function are the model's options; an option is of the type of its default.
+"""
+
+
+def build_model(config: ModelConfig, geometry: Geometry) -> "GanModel":
+    """Build the networks of a configuration; their weights come from torch's global generator, so seed it before.
+
+    Raises:
+        ConfigError: if the name or an option is not known, an option has the wrong type or breaks a rule of the
+            model, or the model does not fit the geometry.
+    """
+    if config.name not in MODELS:
+        raise ConfigError(f"model.name={config.name}: there is no such model; choose from {', '.join(sorted(MODELS))}")
+    module, function = MODELS[config.name].split(":")
+    build = getattr(importlib.import_module(module), function)
+    model: GanModel = build(geometry, **_checked_options(config.name, config.options, inspect.signature(build)))
+    return model
+
+
+def _checked_options(name: str, options: Mapping[str, Any], signature: inspect.Signature) -> dict[str, Any]:
+    """The options with numbers in the type of their defaults."""
+    defaults = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    checked = {}
+    for key, value in options.items():
+        if key not in defaults:
+            choices = f"its options are {', '.join(defaults)}" if defaults else "it has no options"
+            raise ConfigError(f"model.options.{key}={value!r}: the model {name} has no such option; {choices}")
+        kind = type(defaults[key])
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (type(value) is kind or (kind is float and whole)):
+            raise ConfigError(
+                f"model.options.{key}={value!r}: must be of type {kind.__name__}, such as the default {defaults[key]!r}"
+            )
+        checked[key] = kind(value)
+    return checked

@@ -1,36 +1,42 @@
 """Reading a configuration from ``--config FILE`` and dotted overrides, and ending a command with one clear line."""
 
+import argparse
 import difflib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dist_calo.config import RunConfig
-from dist_calo.errors import EXIT_USER, UserError
+from dist_calo.errors import EXIT_USER, ConfigError, UserError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 
-def _valid_keys() -> Iterator[str]:
-    for section in fields(RunConfig):
-        yield section.name
-        for setting in fields(section.default_factory):  # type: ignore[arg-type]
-            yield f"{section.name}.{setting.name}"
+def _valid_keys() -> list[str]:
+    return [
+        f"{section.name}.{setting.name}"
+        for section in fields(RunConfig)
+        for setting in fields(section.default_factory)  # type: ignore[arg-type]
+    ]
 
 
 def _with_nearest(message: str) -> str:
-    """One line of the parser's message, with the nearest valid name for an unknown key."""
+    """One line of the parser's message, with the nearest valid name for an unknown setting."""
     line = " ".join(message.split())
-    unknown = re.search(r"(?:Key|key|option|arguments?:?) *['\"]?-*([A-Za-z_][\w.]*)", line)
-    if unknown and re.search(r"unrecognized|not expected|is not|No action|does not", line, re.IGNORECASE):
-        key = unknown.group(1)
-        near = difflib.get_close_matches(key, list(_valid_keys()), n=1, cutoff=0.0)
-        if key not in _valid_keys() and near:
-            return f"{key}: there is no such setting; the nearest is {near[0]} (all are shown by --help)"
-    return line
+    line = re.sub(r'Parser key "([\w.]+)": ', r"\1: ", line)
+    in_file = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", line)
+    on_line = re.search(r"unrecognized arguments: -*([\w.]+)", line)
+    if in_file:
+        key = ".".join(in_file.groups())
+    elif on_line:
+        key = on_line.group(1)
+    else:
+        return line
+    nearest = difflib.get_close_matches(key, _valid_keys(), n=1, cutoff=0.0)[0]
+    return f"{key}: there is no such setting; the nearest is {nearest} (--help shows all)"
 
 
 def config_parser(program: str, description: str) -> "ArgumentParser":
@@ -56,13 +62,23 @@ def build_config(parser: "ArgumentParser", values: Any) -> RunConfig:
     Raises:
         ConfigError: if a value breaks a rule.
     """
-    names = [section.name for section in fields(RunConfig)]
-    built = {}
-    for section in fields(RunConfig):
-        given = values[section.name]
-        built[section.name] = section.default_factory(**{f.name: given[f.name] for f in fields(section.default_factory)})  # type: ignore[misc,arg-type]
-    assert set(built) == set(names)
-    return RunConfig(**built)
+    sections: dict[str, Any] = {section.name: section.default_factory for section in fields(RunConfig)}
+    return RunConfig(
+        **{
+            name: section(**{setting.name: values[name][setting.name] for setting in fields(section)})
+            for name, section in sections.items()
+        }
+    )
+
+
+def one_line_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """A plain parser of a small command: a wrong option is one line, not a page of usage."""
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise ConfigError(f"{message} (see {self.prog} --help)")
+
+    return Parser(prog=program, description=description)
 
 
 def run_command(program: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:

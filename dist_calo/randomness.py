@@ -55,8 +55,8 @@ class Draws:
         out = np.empty((len(self.samples), size))
         blocks = -(-size // 4)
         key = derived_seed(int(self._key[0]), *self._key[1:], name)
-        starts = np.flatnonzero(np.diff(self.samples, prepend=-2) != 1)
-        for first, last in zip(starts, [*starts[1:], len(self.samples)], strict=True):
+        starts = np.flatnonzero(np.diff(self.samples, prepend=-2) != 1).tolist()
+        for first, last in zip(starts, [*starts, len(self.samples)][1:], strict=True):
             bits = np.random.Philox(key=key)
             bits.advance(int(self.samples[first]) * blocks)
             drawn = np.random.Generator(bits).random((last - first, 4 * blocks))
@@ -93,8 +93,10 @@ class Draws:
         if probability == 0.0:
             return values
         keep = torch.empty_like(values, requires_grad=False)
+        # Numbers are drawn in logical order: that of the memory would tie them to the memory format of the values.
+        drawn = torch.empty(values.shape[1:], dtype=values.dtype, device=values.device)
         source = torch.Generator(device=values.device)
         for row, sample in enumerate(self.samples):
             source.manual_seed(derived_seed(int(self._key[0]), *self._key[1:], name, int(sample)) >> 1)
-            keep[row].bernoulli_(1.0 - probability, generator=source)
+            keep[row] = drawn.bernoulli_(1.0 - probability, generator=source)
         return values * keep / (1.0 - probability)

@@ -72,26 +72,30 @@ class CheckpointFolder:
             state: nested dict of tensors, numbers and strings with ``step``.
             summary: what the JSON file beside it says.
             best: whether this is the best checkpoint so far, kept as ``best.pt``.
+
+        Raises:
+            CheckpointError: if the file system refuses.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(state["step"])
+        content = {"format": FORMAT_VERSION, **state}
         text = json.dumps({"file": path.name, **summary}, indent=2, sort_keys=True).encode()
-        _replace(path.with_suffix(".json"), lambda file: file.write(text))
-        _replace(path, lambda file: torch.save({"format": FORMAT_VERSION, **state}, file))
-        if best:
-            self._link(path, self.folder / BEST)
-            self._link(path.with_suffix(".json"), (self.folder / BEST).with_suffix(".json"))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for target in [path, self.folder / BEST] if best else [path]:
+                _replace(target.with_suffix(".json"), lambda file: file.write(text))
+                _replace(target, lambda file: torch.save(content, file))
+            self._forget_old()
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(
+                f"checkpoint {path} cannot be written ({error}); the older ones are untouched: free some space or set "
+                "checkpoint.dir to another file system, then continue with checkpoint.resume=auto"
+            ) from error
+        return path
+
+    def _forget_old(self) -> None:
         for step in self.steps()[: -self._keep]:
             self.path(step).unlink(missing_ok=True)
             self.path(step).with_suffix(".json").unlink(missing_ok=True)
-        return path
-
-    def _link(self, source: Path, name: Path) -> None:
-        temporary = name.with_name(f".{name.name}.tmp")
-        temporary.unlink(missing_ok=True)
-        os.link(source, temporary)
-        os.replace(temporary, name)
-        _sync_folder(self.folder)
 
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read, or None if the folder holds none.

@@ -1,0 +1,45 @@
+"""The ``dist-calo`` command: one verb for each thing that a user does."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from dist_calo import __version__
+from dist_calo.command_line import run_command
+from dist_calo.errors import EXIT_USER
+
+COMMANDS = {
+    "train": ("dist_calo.train", "train a network on showers, on one rank or many"),
+    "launch": ("dist_calo.launch", "start local ranks of the trainer without any launcher"),
+    "generate": ("dist_calo.generate", "make showers with a trained network"),
+    "data": ("dist_calo.data_tools", "inspect, validate, convert or split shower files"),
+    "runs": ("dist_calo.runs", "send metrics that could not be sent while training"),
+    "doctor": ("dist_calo.doctor", "check this machine: versions, backends, launcher, cores, tracking store"),
+}
+
+
+def usage() -> str:
+    """The text of ``dist-calo --help``."""
+    verbs = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
+    return f"usage: dist-calo COMMAND [options]\n\n{verbs}\n\n`dist-calo COMMAND --help` shows the options of each."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given in (["--help"], ["-h"]):
+        print(usage())
+        return 0
+    if given == ["--version"]:
+        print(f"dist_calo {__version__}")
+        return 0
+    if not given or given[0] not in COMMANDS:
+        wrong = f"there is no command {given[0]!r}; the commands are {', '.join(COMMANDS)}" if given else "no command given"
+        print(f"dist-calo: {wrong}\n\n{usage()}" if not given else f"dist-calo: {wrong}", file=sys.stderr)
+        return EXIT_USER
+    module = import_module(COMMANDS[given[0]][0])
+    return run_command(f"dist-calo {given[0]}", module.main, given[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

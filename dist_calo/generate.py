@@ -1,0 +1,91 @@
+"""Make showers with a trained network: ``dist-calo generate --checkpoint DIR --n 1000 --energy 10:100 --out FILE``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dist_calo.command_line import one_line_parser, run_command
+from dist_calo.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dist_calo.geometry import Geometry
+    from dist_calo.randomness import Draws
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Generate showers into a file and return the exit code."""
+    options = _parser().parse_args(list(arguments))
+    if options.n < 1 or options.batch_size < 1:
+        raise ConfigError(f"--n {options.n} --batch-size {options.batch_size}: both must be at least 1")
+    ranges = {"energy": parse_range("--energy", options.energy), "theta": parse_range("--theta", options.theta)}
+    if ranges["energy"][0] <= 0:
+        raise ConfigError(f"--energy {options.energy}: incident energies are above 0 GeV")
+
+    import torch
+
+    from dist_calo.data.formats import ShowerWriter
+    from dist_calo.randomness import Draws
+    from dist_calo.training.checkpoint import find_checkpoint
+    from dist_calo.training.restore import restore_generator
+
+    generator = restore_generator(find_checkpoint(options.checkpoint), options.device)
+    attributes = {
+        "generator": f"dist_calo, step {generator.step}, MLflow run {generator.run_id}",
+        "seed": options.seed,
+        "units": "GeV, rad",
+    }
+    with ShowerWriter(options.out, generator.geometry, attributes) as writer:
+        for start in range(0, options.n, options.batch_size):
+            samples = range(start, min(start + options.batch_size, options.n))
+            draws = Draws(options.seed, 0, samples, "generate")
+            conditions = draw_conditions(generator.geometry, ranges, draws)
+            showers = generator.generate(torch.from_numpy(conditions), draws)
+            writer.append(showers.numpy(), conditions)
+    print(f"{options.out}: {options.n} showers, {options.energy} GeV, from step {generator.step}")
+    return 0
+
+
+def parse_range(option: str, text: str) -> tuple[float, float]:
+    """Bounds of ``LOW:HIGH`` or of a single number.
+
+    Raises:
+        ConfigError: if the text is neither, or the bounds are in the wrong order.
+    """
+    try:
+        low, high = (float(part) for part in (text if ":" in text else f"{text}:{text}").split(":"))
+    except ValueError:
+        raise ConfigError(f"{option} {text}: give one number or a range such as 10:100") from None
+    if not low <= high < float("inf"):
+        raise ConfigError(f"{option} {text}: the lower bound comes first and both are finite")
+    return low, high
+
+
+def draw_conditions(geometry: "Geometry", ranges: dict[str, tuple[float, float]], draws: "Draws") -> "np.ndarray":
+    """Conditions uniform in their ranges, shape (B, C), a pure function of seed and sample."""
+    import numpy as np
+
+    columns = []
+    for name in geometry.conditions:
+        low, high = ranges[name]
+        columns.append(low + (high - low) * draws.uniform(name).numpy()[:, 0])
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = one_line_parser("dist-calo generate", "Make showers with a trained network.")
+    parser.add_argument("--checkpoint", required=True, help="checkpoint file, or folder: its best checkpoint is taken")
+    parser.add_argument("--n", type=int, default=1000, help="number of showers (default 1000)")
+    parser.add_argument("--energy", default="10:100", help="incident energy in GeV, one number or LOW:HIGH (default 10:100)")
+    parser.add_argument("--theta", default="1.5708", help="incidence angle in rad, for models with angle (default 1.5708)")
+    parser.add_argument("--out", required=True, help="HDF5 file to write, in the schema that training reads")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same showers (default 0)")
+    parser.add_argument("--batch-size", type=int, default=100, help="showers made at a time (default 100)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("dist_calo.generate", main, sys.argv[1:]))

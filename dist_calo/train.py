@@ -1,0 +1,60 @@
+"""Train a generative network on calorimeter showers: ``python -m dist_calo.train``, alone or under any launcher."""
+
+import sys
+from collections.abc import Sequence
+
+from dist_calo.command_line import build_config, config_parser, run_command
+from dist_calo.config import RunConfig
+from dist_calo.errors import EXIT_PREEMPTED, ConfigError
+
+DESCRIPTION = """Train a generative network on calorimeter showers.
+
+Starts one rank, or is one of the ranks that horovodrun, mpirun, srun or torchrun started.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the command line says and return the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return run_command("dist_calo.train", _train, given)
+
+
+def _train(arguments: Sequence[str]) -> int:
+    parser = config_parser("python -m dist_calo.train", DESCRIPTION)
+    parser.add_argument("--launch", type=int, default=1, help="Start this many ranks on this machine, without a launcher.")
+    values = parser.parse_args(list(arguments))
+    config = build_config(parser, values)
+    if values.launch < 1:
+        raise ConfigError(f"--launch {values.launch}: must be at least 1")
+    if values.launch > 1:
+        return _launch(values.launch, arguments)
+    return _run_rank(config)
+
+
+def _launch(ranks: int, arguments: Sequence[str]) -> int:
+    from dist_calo.launch import run_local, without_option
+
+    return run_local([sys.executable, "-m", "dist_calo.train", *without_option(arguments, "--launch")], ranks)
+
+
+def _run_rank(config: RunConfig) -> int:
+    import os
+
+    from dist_calo.comm import connect, find_world, report_failure
+
+    world = find_world(os.environ)
+    communicator = None
+    try:
+        communicator = connect(config.comm.backend, world, timeout_s=config.comm.timeout_s, device=config.train.device)
+        from dist_calo.training.setup import build_run
+
+        with build_run(config, communicator) as trainer:
+            stopped_by = trainer.fit()
+        communicator.close()
+    except BaseException as error:
+        return report_failure(error, world, communicator)
+    return EXIT_PREEMPTED if stopped_by else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

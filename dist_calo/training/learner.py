@@ -1,0 +1,219 @@
+"""One training step: the gradients of each network, agreed over all ranks, and the optimizer's step."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dist_calo.comm.gradients import GradientAverager
+from dist_calo.comm.protocol import Communicator
+from dist_calo.config import OptimizerConfig, RunConfig
+from dist_calo.data.loader import Batch
+from dist_calo.data.transforms import Transform
+from dist_calo.errors import TrainingError
+from dist_calo.objectives import Objective, Update
+from dist_calo.randomness import Draws
+from dist_calo.training.schedule import learning_rate
+
+
+def build_optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of one network; its learning rate is set anew before every step."""
+    parameters = list(network.parameters())
+    match config.name:
+        case "adam":
+            return torch.optim.Adam(parameters, betas=(config.beta1, config.beta2), eps=config.epsilon)
+        case "rmsprop":
+            return torch.optim.RMSprop(parameters, alpha=config.beta2, eps=config.epsilon)
+        case "sgd":
+            return torch.optim.SGD(parameters, momentum=config.beta1)
+
+
+@contextmanager
+def trained_alone(networks: Mapping[str, nn.Module], name: str) -> Iterator[None]:
+    """Freeze all networks but one: gradients flow through the others, none are computed for them."""
+    for other, network in networks.items():
+        network.requires_grad_(other == name)
+    try:
+        yield
+    finally:
+        for network in networks.values():
+            network.requires_grad_(True)
+
+
+class MovingAverage:
+    """Exponential moving average of the weights that generate, with the usual short memory at the start."""
+
+    def __init__(self, networks: Mapping[str, nn.Module], decay: float) -> None:
+        self._decay = decay
+        self._networks = networks
+        self.weights = {name: {k: v.detach().clone() for k, v in net.state_dict().items()} for name, net in networks.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the averages towards the weights after a step, counted from 1."""
+        weight = 1.0 - min(self._decay, step / (10.0 + step))
+        for name, network in self._networks.items():
+            average, current = self.weights[name], network.state_dict()
+            moving = [key for key in average if average[key].is_floating_point()]
+            torch._foreach_lerp_([average[key] for key in moving], [current[key] for key in moving], weight)
+            for key in average.keys() - set(moving):
+                average[key].copy_(current[key])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the averages into the networks, and the trained weights back afterwards."""
+        trained = {name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in self._networks.items()}
+        try:
+            for name, network in self._networks.items():
+                network.load_state_dict(self.weights[name])
+            yield
+        finally:
+            for name, network in self._networks.items():
+                network.load_state_dict(trained[name])
+
+
+class Learner:
+    """Networks, their optimizers and the averaging of their gradients.
+
+    Args:
+        config: the run's settings.
+        model: what is trained, on its device.
+        objective: what it learns from.
+        transform: from GeV to network units.
+        communicator: how the ranks talk.
+    """
+
+    def __init__(
+        self, config: RunConfig, model: Any, objective: Objective, transform: Transform, communicator: Communicator
+    ) -> None:
+        self._config = config
+        self._model = model
+        self._objective = objective
+        self._transform = transform
+        self._device = next(model.parameters()).device
+        self.optimizers = {name: build_optimizer(config.optimizer, net) for name, net in model.networks.items()}
+        self.averagers = {
+            name: GradientAverager(net, communicator, wire=config.comm.wire, bucket_mb=config.comm.bucket_mb)
+            for name, net in model.networks.items()
+        }
+        self.average = MovingAverage({name: model.networks[name] for name in model.generating}, config.train.ema_decay)
+        self.bad_in_a_row = 0
+        self.bad_steps = 0
+        self.losses: dict[str, Tensor] = {}
+
+    def learn(self, batch: Batch, step: int) -> None:
+        """Update every network on one global batch; ``losses`` then holds this rank's sums over the batch.
+
+        Args:
+            batch: this rank's share of the global batch.
+            step: number of the step, counted from 1.
+
+        Raises:
+            TrainingError: after ``train.max_bad_steps`` steps in a row with non-finite gradients.
+        """
+        self.losses = {}
+        finite = [self._update(update, batch, step) for update in self._objective.updates]
+        self._count_bad(all(finite), step)
+        self.average.update(step)
+
+    def _update(self, update: Update, batch: Batch, step: int) -> bool:
+        averager = self.averagers[update.network]
+        with trained_alone(self._model.networks, update.network):
+            micros = list(self._micro_batches(batch))
+            for number, micro in enumerate(micros, start=1):
+                with averager.reducing() if number == len(micros) else averager.accumulating():
+                    self._backward(update, batch, micro, step)
+            averager.finish()
+        finite = self._step(update.network, step)
+        averager.zero()
+        return finite
+
+    def _micro_batches(self, batch: Batch) -> Iterator[slice]:
+        """This rank's shares of the micro-batches that some rank has samples of."""
+        start = 0
+        for local, overall in zip(batch.micro_sizes, batch.micro_global_sizes, strict=True):
+            if overall:
+                yield slice(start, start + local)
+            start += local
+
+    def _backward(self, update: Update, batch: Batch, micro: slice, step: int) -> None:
+        showers = torch.from_numpy(batch.showers[micro]).to(self._device, non_blocking=True)
+        conditions = torch.from_numpy(batch.conditions[micro]).to(self._device, non_blocking=True)
+        draws = Draws(self._config.train.seed, step, batch.slots[micro], update.name)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.train.precision == "bf16"):
+            losses = self._objective.losses(
+                update, self._transform.forward(showers), conditions, draws, batch.global_size
+            )
+        losses["total"].backward()
+        for key, value in losses.items():
+            name = f"{update.name}/{key}"
+            self.losses[name] = self.losses.get(name, 0.0) + value.detach()
+
+    def _step(self, network: str, step: int) -> bool:
+        """Take the optimizer's step unless the averaged gradient, the same on all ranks, is not finite."""
+        averager, optimizer = self.averagers[network], self.optimizers[network]
+        norm = math.sqrt(float(averager.squared_norm()))
+        if not math.isfinite(norm):
+            return False
+        limit = self._config.optimizer.clip_norm
+        if limit and norm > limit:
+            averager.scale(limit / norm)
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate(network, step)
+        optimizer.step()
+        return True
+
+    def learning_rate(self, network: str, step: int) -> float:
+        """Learning rate of a network in a step."""
+        train = self._config.train
+        return learning_rate(
+            self._config.optimizer, network, step, max_steps=train.max_steps, global_batch_size=train.global_batch_size
+        )
+
+    def _count_bad(self, finite: bool, step: int) -> None:
+        self.bad_in_a_row = 0 if finite else self.bad_in_a_row + 1
+        self.bad_steps += not finite
+        if self.bad_in_a_row >= self._config.train.max_bad_steps:
+            raise TrainingError(
+                f"step {step}: the gradients were not finite in {self.bad_in_a_row} steps in a row "
+                f"(train.max_bad_steps={self._config.train.max_bad_steps}); lower optimizer.learning_rate, set "
+                "optimizer.clip_norm, or use train.precision=fp32"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as a nested dict of tensors and numbers."""
+        return {
+            "model": self._model.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "average": self.average.weights,
+            "objective": self._objective.state_dict(),
+            "bad_in_a_row": self.bad_in_a_row,
+            "bad_steps": self.bad_steps,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what ``state_dict`` returned."""
+        self._model.load_state_dict(state["model"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        for name, weights in self.average.weights.items():
+            for key, value in state["average"][name].items():
+                weights[key].copy_(value)
+        self._objective.load_state_dict(state["objective"])
+        self.bad_in_a_row = state["bad_in_a_row"]
+        self.bad_steps = state["bad_steps"]
+
+    def running_statistics(self) -> list[Tensor]:
+        """The floating-point buffers of all networks: running means and variances."""
+        return [b for net in self._model.networks.values() for b in net.buffers() if b.is_floating_point()]
+
+    def digest(self) -> int:
+        """A 63-bit number that is equal on two ranks only if all their weights are."""
+        digest = hashlib.blake2b(digest_size=8)
+        for parameter in self._model.parameters():
+            digest.update(parameter.detach().cpu().numpy().tobytes())
+        return int.from_bytes(digest.digest(), "little") >> 1

@@ -1,0 +1,99 @@
+"""Putting a trained generator back together from nothing but a checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dist_calo.config import ModelConfig, RunConfig
+from dist_calo.data.transforms import Transform
+from dist_calo.errors import CheckpointError
+from dist_calo.geometry import Geometry, geometry_from_dict
+from dist_calo.models import build_model
+from dist_calo.randomness import Draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedGenerator:
+    """A model that generates showers in physical units."""
+
+    model: Any
+    transform: Transform
+    geometry: Geometry
+    step: int
+    """Training step of the weights."""
+    run_id: str | None
+    """MLflow run that trained it."""
+
+    @torch.no_grad()
+    def generate(self, conditions: Tensor, draws: Draws) -> Tensor:
+        """Generate showers.
+
+        Args:
+            conditions: incident energy in GeV and the geometry's other conditions, shape (B, C).
+            draws: random numbers of these B samples.
+
+        Returns:
+            Cell energies in GeV, shape (B, *geometry.shape), on the CPU.
+        """
+        device = next(self.model.parameters()).device
+        return self.transform.inverse(self.model.generate(conditions.to(device), draws)).float().cpu()
+
+
+def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedGenerator:
+    """Build the generator of a checkpoint, with the moving average of its weights.
+
+    Args:
+        state: what `dist_calo.training.checkpoint.load_checkpoint` returned.
+        device: where the networks live.
+
+    Raises:
+        CheckpointError: if the checkpoint's networks do not fit the model of this version.
+    """
+    geometry = geometry_from_dict(state["geometry"])
+    config = ModelConfig(**{f.name: state["config"]["model"][f.name] for f in fields(ModelConfig)})
+    model = build_model(config, geometry)
+    try:
+        model.load_state_dict(state["model"])
+        for name, weights in state["average"].items():
+            model.networks[name].load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"checkpoint of step {state['step']}: its weights do not fit model.name={config.name} "
+            f"({str(error).splitlines()[0]}); use the version of dist_calo that wrote it"
+        ) from error
+    model.eval().to(device)
+    return TrainedGenerator(
+        model=model,
+        transform=Transform.from_dict(state["transform"]),
+        geometry=geometry,
+        step=state["step"],
+        run_id=state["run_id"],
+    )
+
+
+def require_same_run(config: RunConfig, state: Mapping[str, Any]) -> None:
+    """Check that a run may continue from a checkpoint.
+
+    Raises:
+        CheckpointError: if a setting differs that decides the order of the data, the networks or the noise.
+    """
+    saved, now = state["config"], config.to_dict()
+    fixed = (
+        ("data", ("validation_fraction", "test_fraction", "remainder", "shuffle_window")),
+        ("train", ("global_batch_size", "accumulation", "seed")),
+        ("model", tuple(now["model"])),
+        ("transform", tuple(now["transform"])),
+        ("objective", ("name",)),
+        ("optimizer", ("name",)),
+    )
+    for section, names in fixed:
+        for name in names:
+            before = saved[section].get(name)
+            if before != now[section][name]:
+                raise CheckpointError(
+                    f"{section}.{name}={now[section][name]}: the run to continue was started with {before}; "
+                    "give the same value, or start anew in another checkpoint.dir"
+                )

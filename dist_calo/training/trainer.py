@@ -1,0 +1,199 @@
+"""The training loop: fetch, learn, log, validate, checkpoint, until done or asked to stop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dist_calo.comm.protocol import Communicator
+from dist_calo.config import RunConfig
+from dist_calo.data.ledger import Ledger
+from dist_calo.data.loader import Batch, Loader
+from dist_calo.errors import TrainingError
+from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.learner import Learner
+from dist_calo.training.preemption import StopRequest
+from dist_calo.training.progress import Progress, StepTimes
+from dist_calo.training.tracking import NullTracker, Tracker
+from dist_calo.training.validation import Validator
+
+
+@dataclass
+class TrainState:
+    """Where the run stands, the same on all ranks."""
+
+    step: int = 0
+    epoch: int = 0
+    samples_seen: int = 0
+    """Samples used in this epoch, over all ranks."""
+    best_score: float | None = None
+    best_step: int = 0
+
+
+class Trainer:
+    """Runs the loop on one rank.
+
+    Args:
+        config: the run's settings.
+        description: geometry, transform and manifest as plain values, stored in checkpoints.
+        learner: networks and optimizers.
+        loader: this rank's batches, from the position of ``state`` on.
+        validator: what looks at generated showers.
+        communicator: how the ranks talk.
+        tracker: the record of the run; does nothing on ranks other than 0.
+        ledger: where consumed sample ids are written, if asked for.
+        progress: what the user sees.
+        state: where the run stands.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        description: Mapping[str, Any],
+        learner: Learner,
+        loader: Loader,
+        validator: Validator,
+        communicator: Communicator,
+        tracker: Tracker | NullTracker,
+        ledger: Ledger | None,
+        progress: Progress,
+        state: TrainState,
+    ) -> None:
+        self._config = config
+        self._description = description
+        self._learner = learner
+        self._loader = loader
+        self._validator = validator
+        self._communicator = communicator
+        self._tracker = tracker
+        self._ledger = ledger
+        self._progress = progress
+        self._folder = CheckpointFolder(config.checkpoint.dir, config.checkpoint.keep)
+        self._times = StepTimes(communicator, loader)
+        self.state = state
+
+    def fit(self) -> str | None:
+        """Train to the last step.
+
+        Returns:
+            The name of the signal that ended the run early, after a checkpoint, or None at the last step.
+
+        Raises:
+            TrainingError: if the gradients stay non-finite or the ranks' weights differ.
+        """
+        stopped_by = None
+        with StopRequest(self._communicator) as stop:
+            while self.state.step < self._config.train.max_steps and not stopped_by:
+                stop.ask()
+                batch = self._fetch()
+                self._learner.learn(batch, self.state.step + 1)
+                self._advance(batch)
+                stopped_by = stop.agreed()
+                self._log(batch)
+                improved = self._validate()
+                self._checkpoint(now=improved or stopped_by is not None)
+        return stopped_by
+
+    def _fetch(self) -> Batch:
+        return next(self._loader)
+
+    def _advance(self, batch: Batch) -> None:
+        self.state.step += 1
+        self.state.epoch, self.state.samples_seen = batch.next_position
+        if self._ledger:
+            self._ledger.write(batch.epoch, self.state.step, batch.ids)
+
+    def _due(self, every: int) -> bool:
+        last = self.state.step == self._config.train.max_steps
+        return last or (every > 0 and self.state.step % every == 0)
+
+    def _log(self, batch: Batch) -> None:
+        self._times.count(batch.global_size)
+        if not self._due(self._config.train.log_every_steps):
+            return
+        # The losses of this step alone, not a mean since the last line: a resumed run logs bit for bit the same.
+        metrics = self._summed(self._learner.losses)
+        metrics |= {
+            f"{name}/learning_rate": self._learner.learning_rate(name, self.state.step)
+            for name in self._learner.optimizers
+        }
+        metrics |= self._times.since_last()
+        metrics |= {"epoch": float(self.state.epoch), "skipped_steps": float(self._learner.bad_steps)}
+        self._tracker.metrics(metrics, self.state.step)
+        self._progress.line(self.state.step, self.state.epoch, metrics)
+
+    def _summed(self, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """Losses over the global batch: the ranks hold sums divided by its size."""
+        values = torch.stack([value.double().cpu() for value in losses.values()])
+        self._communicator.all_reduce(values)
+        return dict(zip(losses, values.tolist(), strict=True))
+
+    def _validate(self) -> bool:
+        """Look at generated showers if it is time to; True if they are the best so far."""
+        if not self._due(self._config.train.validate_every_steps):
+            return False
+        self._share_statistics()
+        with self._learner.average.applied():
+            result = self._validator.run()
+        self._tracker.metrics(result.metrics, self.state.step)
+        for name, path in self._validator.draw(result, self.state.step).items():
+            self._tracker.figure(path, name, self.state.step)
+        self._progress.validation(self.state.step, result.metrics)
+        self._times.restart()
+        improved = self.state.best_score is None or result.score < self.state.best_score
+        if improved:
+            self.state.best_score, self.state.best_step = result.score, self.state.step
+        return improved
+
+    def _checkpoint(self, *, now: bool) -> None:
+        if not (now or self._due(self._config.checkpoint.every_steps)):
+            return
+        self._share_statistics()
+        self._require_equal_ranks()
+        if self._communicator.world.rank == 0:
+            state = self._state_dict()
+            best = self.state.best_step == self.state.step
+            path = self._folder.save(state, self._summary(), best=best)
+            self._tracker.checkpoint(path)
+        self._communicator.barrier()
+        self._times.restart()
+
+    def _state_dict(self) -> dict[str, Any]:
+        return {
+            **vars(self.state),
+            **self._learner.state_dict(),
+            **self._description,
+            "config": self._config.to_dict(),
+            "run_id": self._tracker.run_id,
+        }
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            **vars(self.state),
+            "run_id": self._tracker.run_id,
+            "ranks": self._communicator.world.size,
+            "config": self._config.to_dict(),
+        }
+
+    def _share_statistics(self) -> None:
+        """Average the running statistics of local batch norms, so that all ranks generate alike."""
+        if self._config.model.batch_norm == "local":
+            for buffer in self._learner.running_statistics():
+                self._communicator.all_reduce(buffer)
+                buffer.div_(self._communicator.world.size)
+
+    def _require_equal_ranks(self) -> None:
+        digest = torch.tensor([self._learner.digest()], dtype=torch.int64)
+        low, high = digest.clone(), digest.clone()
+        self._communicator.all_reduce(low, "min")
+        self._communicator.all_reduce(high, "max")
+        if int(low) != int(high):
+            digests = self._communicator.all_gather_object(int(digest))
+            common = max(set(digests), key=digests.count)
+            odd = [rank for rank, value in enumerate(digests) if value != common]
+            raise TrainingError(
+                f"step {self.state.step}: the weights of ranks {odd[:8]} differ from the others', which averaging rules "
+                "out on sound hardware; nothing was saved: continue from the last checkpoint without their nodes"
+            )

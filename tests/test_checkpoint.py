@@ -1,0 +1,88 @@
+"""A checkpoint is whole or absent, and reading one never runs code."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+
+from dist_calo.errors import CheckpointError
+from dist_calo.training.checkpoint import CheckpointFolder, find_checkpoint, load_checkpoint
+
+
+def state(step):
+    return {"step": step, "model": {"weight": torch.full((3,), float(step))}, "run_id": None}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = CheckpointFolder(tmp_path / "new" / "folder").save(state(5), {"step": 5})
+    loaded = load_checkpoint(path)
+    assert loaded["step"] == 5
+    assert torch.equal(loaded["model"]["weight"], torch.full((3,), 5.0))
+    assert json.loads(path.with_suffix(".json").read_text()) == {"file": "step-00000005.pt", "step": 5}
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for step in (10, 20, 30, 40):
+        folder.save(state(step), {}, best=step == 10)
+    assert folder.steps() == [30, 40]
+    assert folder.newest()["step"] == 40
+    assert find_checkpoint(tmp_path)["step"] == 10
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["best.pt", "best.json", *(f"step-000000{step}{suffix}" for step in (30, 40) for suffix in (".pt", ".json"))]
+    )
+
+
+def test_a_write_cut_short_leaves_the_older_checkpoint(tmp_path, monkeypatch):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(state(1), {})
+
+    def full(content, file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        folder.save(state(2), {})
+    assert folder.newest()["step"] == 1
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(state(1), {})
+    path = folder.save(state(2), {})
+    os.truncate(path, path.stat().st_size // 2)
+    assert folder.newest()["step"] == 1
+    assert "step-00000002.pt cannot be read" in capsys.readouterr().err
+    os.truncate(folder.path(1), 10)
+    with pytest.raises(CheckpointError, match="none of its 2 checkpoints"):
+        folder.newest()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/dist_calo_evil",)
+
+
+def test_loading_runs_no_code(tmp_path):
+    path = tmp_path / "evil.pt"
+    path.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+    torch.save({"format": 1, "evil": Evil()}, path)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+    assert not os.path.exists("/tmp/dist_calo_evil")
+
+
+def test_what_is_missing_or_foreign_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path)
+    torch.save({"format": 99}, tmp_path / "future.pt")
+    with pytest.raises(CheckpointError, match="format 99"):
+        load_checkpoint(tmp_path / "future.pt")
+    assert CheckpointFolder(tmp_path / "nowhere").newest() is None

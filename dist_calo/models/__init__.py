@@ -31,10 +31,14 @@ def build_model(config: ModelConfig, geometry: Geometry) -> "GanModel":
             model, or the model does not fit the geometry.
     """
     if config.name not in MODELS:
-        raise ConfigError(f"model.name={config.name}: there is no such model; choose from {', '.join(sorted(MODELS))}")
+        raise ConfigError(
+            f"model.name={config.name}: there is no such model; choose from {', '.join(sorted(MODELS))}"
+        )
     module, function = MODELS[config.name].split(":")
     build = getattr(importlib.import_module(module), function)
-    model: GanModel = build(geometry, **_checked_options(config.name, config.options, inspect.signature(build)))
+    model: GanModel = build(
+        geometry, **_checked_options(config.name, config.options, inspect.signature(build))
+    )
     return model
 
 
@@ -45,7 +49,9 @@ def _checked_options(name: str, options: Mapping[str, Any], signature: inspect.S
     for key, value in options.items():
         if key not in defaults:
             choices = f"its options are {', '.join(defaults)}" if defaults else "it has no options"
-            raise ConfigError(f"model.options.{key}={value!r}: the model {name} has no such option; {choices}")
+            raise ConfigError(
+                f"model.options.{key}={value!r}: the model {name} has no such option; {choices}"
+            )
         kind = type(defaults[key])
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not (type(value) is kind or (kind is float and whole)):

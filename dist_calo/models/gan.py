@@ -84,7 +84,9 @@ class GanModel(nn.Module):
         """
 
 
-def require_grid(model: str, geometry: Geometry, shape: tuple[int, int, int], conditions: tuple[str, ...]) -> None:
+def require_grid(
+    model: str, geometry: Geometry, shape: tuple[int, int, int], conditions: tuple[str, ...]
+) -> None:
     """Check that a model made for one grid gets showers of this grid.
 
     Raises:
@@ -110,7 +112,9 @@ def column(conditions: Tensor, geometry: Geometry, name: str) -> Tensor:
         ConfigError: if the geometry has no such condition.
     """
     if name not in geometry.conditions:
-        raise ConfigError(f"condition {name!r} is needed, but the data have only {', '.join(geometry.conditions)}")
+        raise ConfigError(
+            f"condition {name!r} is needed, but the data have only {', '.join(geometry.conditions)}"
+        )
     return conditions[:, geometry.conditions.index(name)]
 
 

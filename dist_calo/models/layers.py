@@ -1,0 +1,168 @@
+"""Layers that the published networks need and torch lacks, or does not offer over any communicator.
+
+`SyncBatchNorm` normalises over the global batch: the samples of all ranks together, so that N ranks compute what one
+rank computes. It knows nothing of how ranks talk: it is given a function that sums a tensor over all of them.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dist_calo.errors import ConfigError
+from dist_calo.randomness import Draws
+
+Reduce = Callable[[Tensor], None]
+"""Sums a contiguous tensor over all ranks, in place. Every rank calls it equally often and in the same order."""
+
+
+class SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over all ranks. As every rank's loss may depend on it, its gradient is the sum of theirs.
+
+    The gradient is again such a sum, hence differentiable itself: gradient penalties go through it.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, values: Tensor, reduce: Reduce) -> Tensor:
+        ctx.reduce = reduce  # type: ignore[attr-defined]
+        total = values.detach().clone(memory_format=torch.contiguous_format)
+        reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return SumOverRanks.apply(gradient, ctx.reduce), None  # type: ignore[attr-defined]
+
+
+class SyncBatchNorm(nn.Module):
+    """Batch normalisation of (B, channels, ...) over the batches of all ranks (Ioffe and Szegedy, arXiv:1502.03167).
+
+    With ``reduce`` None it is torch's batch normalisation of the local batch. Otherwise mean and variance are those
+    of all ranks' samples: one sum over ranks of 2 x channels + 1 numbers forward and one backward. Shares may be
+    uneven or empty; a rank with an empty one takes part in both sums. Running statistics follow torch's convention,
+    ``running = (1 - momentum) * running + momentum * batch`` with the unbiased variance (Keras' momentum is 1 minus
+    this one); they normalise in evaluation mode.
+
+    Args:
+        channels: size of dimension 1.
+        eps: added to the variance.
+        momentum: weight of a batch in the running statistics.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.reduce: Reduce | None = None
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise values of shape (B, channels, ...); the result has the same shape, type and memory format."""
+        if self.training and self.reduce is not None:
+            return self._over_ranks(values, self.reduce)
+        # torch would make NaN running statistics of an empty batch.
+        from_batch = self.training and values.shape[0] > 0
+        mean, var, weight, bias = self.running_mean, self.running_var, self.weight, self.bias
+        return F.batch_norm(values, mean, var, weight, bias, from_batch, self.momentum, self.eps)
+
+    def _over_ranks(self, values: Tensor, reduce: Reduce) -> Tensor:
+        x = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+        dims = [0, *range(2, x.dim())]
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        local = x.numel() // x.shape[1]
+        # Mean and sum of squares about it are accurate in float32, the plain sum of squares is not; in float64
+        # they combine to the global variance without cancellation.
+        center = x.sum(dims) / max(local, 1)
+        spread = (x - center.view(shape)).square().sum(dims)
+        center64 = center.double()
+        sums = [local * center64, spread.double() + local * center64.square(), center64.new_full((1,), local)]
+        total: Tensor = SumOverRanks.apply(torch.cat(sums), reduce)
+        first, second, count = total.split([x.shape[1], x.shape[1], 1])
+        count = count.detach().clamp(min=1)
+        mean = first / count
+        var = (second / count - mean.square()).clamp(min=0)
+        with torch.no_grad():
+            unbiased = var * count / (count - 1).clamp(min=1)
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        scale = self.weight * torch.rsqrt(var + self.eps).to(x.dtype)
+        normal = (x - mean.to(x.dtype).view(shape)) * scale.view(shape) + self.bias.view(shape)
+        return normal.to(values.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps:g}, momentum={self.momentum:g}"
+
+
+def synchronise_batch_norm(model: nn.Module, all_reduce: Reduce | None) -> int:
+    """Make every `SyncBatchNorm` of a model use the batches of all ranks, or of this rank alone if given None.
+
+    Args:
+        model: the networks.
+        all_reduce: sums a contiguous tensor over all ranks, in place.
+
+    Returns:
+        The number of such layers.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, SyncBatchNorm)]
+    for layer in layers:
+        layer.reduce = all_reduce
+    return len(layers)
+
+
+class Dropout(nn.Module):
+    """Dropout whose choices belong to the samples, so that they do not depend on how a batch is shared among ranks.
+
+    Args:
+        probability: chance of an element to be set to zero while training.
+        name: unique within the network.
+    """
+
+    def __init__(self, probability: float, name: str) -> None:
+        super().__init__()
+        if not 0 <= probability < 1:
+            raise ConfigError(f"dropout={probability}: a probability must be at least 0 and below 1")
+        self.probability, self.name = probability, name
+
+    def forward(self, values: Tensor, draws: Draws) -> Tensor:
+        """Drop elements of values (B, ...), one row a sample of the draws; nothing in evaluation mode."""
+        return draws.dropout(values, self.probability, self.name) if self.training else values
+
+    def extra_repr(self) -> str:
+        return f"{self.probability:g}, {self.name!r}"
+
+
+def same_padding(kernel: tuple[int, int, int]) -> nn.ConstantPad3d:
+    """Zeros around (B, C, X, Y, Z) so that a convolution keeps the shape.
+
+    Of the k - 1 zeros of an even kernel the odd one stands behind, as in Keras.
+    """
+    sides = [side for k in reversed(kernel) for side in ((k - 1) // 2, k // 2)]
+    return nn.ConstantPad3d((sides[0], sides[1], sides[2], sides[3], sides[4], sides[5]), 0.0)
+
+
+def glorot_uniform(layer: nn.Module) -> None:
+    """Keras' default weights of convolutions and dense layers: uniform, variance 2 / (fan in + fan out); bias 0."""
+    if isinstance(layer, nn.Conv3d | nn.Linear):
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def he_uniform(layer: nn.Module) -> None:
+    """Weights of a layer before a rectifier (He et al., arXiv:1502.01852): uniform with variance 2 / fan in, bias 0."""
+    if isinstance(layer, nn.Conv3d | nn.Linear):
+        fan_in = layer.weight[0].numel()
+        bound = math.sqrt(6.0 / fan_in)
+        nn.init.uniform_(layer.weight, -bound, bound)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

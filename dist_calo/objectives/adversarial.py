@@ -1,0 +1,235 @@
+"""Adversarial learning: the discriminator tells real showers from generated ones, the generator learns to pass.
+
+A training step is ``discriminator_steps`` updates of the discriminator, each on real showers and on as many generated
+for the same conditions, then ``generator_steps`` of the generator, with new noise each. How a score becomes a loss is a
+`ScoreLoss`; the auxiliary terms (Odena et al., arXiv:1610.09585; Carminati et al., J. Phys. Conf. Ser. 1085, 032016)
+are common to all.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dist_calo.config import ObjectiveConfig
+from dist_calo.errors import ConfigError
+from dist_calo.geometry import Geometry
+from dist_calo.objectives import Update
+from dist_calo.objectives.auxiliary import (
+    energy_sum,
+    fit_response,
+    measured_angle,
+    percentage_error,
+    polynomial,
+)
+from dist_calo.randomness import Draws
+
+
+class Verdict(Protocol):
+    """What a discriminator says: a score, and the incident energy in GeV if it has such a head, each of shape (B,)."""
+
+    @property
+    def score(self) -> Tensor: ...
+    @property
+    def energy(self) -> Tensor | None: ...
+
+
+class Discriminator(Protocol):
+    """Judges showers in network units, given their conditions and random numbers for its dropout."""
+
+    def __call__(self, showers: Tensor, conditions: Tensor, draws: Draws) -> Verdict: ...
+
+
+class AdversarialModel(Protocol):
+    """What these objectives need of a model, whose networks are called ``generator`` and ``discriminator``."""
+
+    geometry: Geometry
+    discriminator: Discriminator
+
+    def generate(self, conditions: Tensor, draws: Draws) -> Tensor: ...
+    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None: ...
+
+
+class Transform(Protocol):
+    """The way back from network units to GeV, differentiable."""
+
+    def inverse(self, showers: Any) -> Any: ...
+
+
+class ScoreLoss(Protocol):
+    """How a score becomes a loss, one number a sample."""
+
+    def discriminator(self, score: Tensor, real: Tensor) -> Tensor:
+        """Loss of scores (B,) of showers that are to be called real (True) or generated (False)."""
+
+    def generator(self, score: Tensor) -> Tensor:
+        """Loss of the scores (B,) of generated showers for the generator."""
+
+
+class BinaryCrossEntropy:
+    """The score is a logit: cross entropy, non-saturating for the generator (Goodfellow et al., arXiv:1406.2661)."""
+
+    def discriminator(self, score: Tensor, real: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(score, real.to(score), reduction="none")
+
+    def generator(self, score: Tensor) -> Tensor:
+        return F.softplus(-score)
+
+
+class Hinge:
+    """Scores beyond a margin of 1 count no more (Lim and Ye, arXiv:1705.02894; Miyato et al., arXiv:1802.05957)."""
+
+    def discriminator(self, score: Tensor, real: Tensor) -> Tensor:
+        return F.relu(1.0 - torch.where(real, score, -score))
+
+    def generator(self, score: Tensor) -> Tensor:
+        return -score
+
+
+class Adversarial:
+    """The losses of both networks.
+
+    Args:
+        config: weights of the terms, numbers of updates.
+        model: the two networks.
+        transform: the way back to GeV.
+        score_loss: how scores become losses.
+
+    Raises:
+        ConfigError: if the angle is asked for and the data have none.
+    """
+
+    def __init__(
+        self, config: ObjectiveConfig, model: AdversarialModel, transform: Transform, score_loss: ScoreLoss
+    ) -> None:
+        if config.angle_weight and "theta" not in model.geometry.conditions:
+            raise ConfigError(
+                f"objective.angle_weight={config.angle_weight}: the data have no theta; set it to 0 or use other data"
+            )
+        self._config = config
+        self._model = model
+        self._transform = transform
+        self._score_loss = score_loss
+        self._response: Tensor | None = None
+        self.updates = tuple(
+            Update(network=network, name=f"{network}/{number}")
+            for network, steps in (
+                ("discriminator", config.discriminator_steps),
+                ("generator", config.generator_steps),
+            )
+            for number in range(steps)
+        )
+
+    def losses(
+        self, update: Update, showers: Tensor, conditions: Tensor, draws: Draws, global_size: int
+    ) -> dict[str, Tensor]:
+        """See `dist_calo.objectives.Objective`. Percentages and rad; scores as the discriminator gives them.
+
+        Raises:
+            ConfigError: if the energy term is asked for and the discriminator reads no energy.
+            RuntimeError: if the term of the energy sum is asked for before ``calibrate``.
+        """
+        if update.network == "discriminator":
+            with torch.no_grad():
+                fakes = self._model.generate(conditions, draws)
+            terms, weights = self._judging(showers, fakes, conditions, draws)
+        else:
+            terms, weights = self._generating(conditions, draws)
+        sums = {name: term.float().sum() / global_size for name, term in terms.items()}
+        total = torch.stack([weights[name] * sums[name] for name in weights]).sum()
+        return {"total": total} | {name: value.detach() for name, value in sums.items()}
+
+    def _judging(
+        self, showers: Tensor, fakes: Tensor, conditions: Tensor, draws: Draws
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Terms of the discriminator's update, one number a sample, and the weights of those that are learnt from."""
+        on_real = self._model.discriminator(showers, conditions, draws.named("real"))
+        on_fake = self._model.discriminator(fakes, conditions, draws.named("fake"))
+        called_real = ~self._flipped(draws, "flip_real", on_real.score)
+        called_fake = self._flipped(draws, "flip_fake", on_fake.score)
+        terms = {
+            "score_loss": self._score_loss.discriminator(on_real.score.float(), called_real)
+            + self._score_loss.discriminator(on_fake.score.float(), called_fake),
+            "score_real": on_real.score,
+            "score_fake": on_fake.score,
+        }
+        weights = {"score_loss": self._config.score_weight}
+        if self._config.energy_weight:
+            terms["energy_real"] = self._energy_error(on_real, conditions)
+            terms["energy_fake"] = self._energy_error(on_fake, conditions)
+            weights["energy_real"] = weights["energy_fake"] = self._config.energy_weight
+        return terms, weights
+
+    def _generating(self, conditions: Tensor, draws: Draws) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Terms of the generator's update; gradients flow through the discriminator, whose weights are frozen."""
+        fakes = self._model.generate(conditions, draws)
+        verdict = self._model.discriminator(fakes, conditions, draws.named("fake"))
+        terms = {
+            "score_loss": self._score_loss.generator(verdict.score.float()),
+            "score_fake": verdict.score,
+        }
+        weights = {"score_loss": self._config.score_weight}
+        if self._config.energy_weight:
+            terms["energy"] = self._energy_error(verdict, conditions)
+            weights["energy"] = self._config.energy_weight
+        if self._config.energy_sum_weight or self._config.angle_weight:
+            cells = self._transform.inverse(fakes.float())
+        if self._config.energy_sum_weight:
+            terms["energy_sum"] = percentage_error(
+                truth=self._expected_sum(conditions), predicted=energy_sum(cells)
+            )
+            weights["energy_sum"] = self._config.energy_sum_weight
+        if self._config.angle_weight:
+            angle = measured_angle(cells, self._model.geometry.cell_size)
+            terms["angle"] = (angle - self._column(conditions, "theta")).abs()
+            weights["angle"] = self._config.angle_weight
+        return terms, weights
+
+    def _flipped(self, draws: Draws, name: str, like: Tensor) -> Tensor:
+        """Whether each sample's label is flipped, shape (B,)."""
+        return (draws.uniform(name).squeeze(1) < self._config.label_flip).to(like.device)
+
+    def _column(self, conditions: Tensor, name: str) -> Tensor:
+        return conditions[:, self._model.geometry.conditions.index(name)]
+
+    def _energy_error(self, verdict: Verdict, conditions: Tensor) -> Tensor:
+        if verdict.energy is None:
+            raise ConfigError(
+                f"objective.energy_weight={self._config.energy_weight}: the discriminator of this model reads no "
+                "energy; set it to 0 or choose another model"
+            )
+        return percentage_error(truth=self._column(conditions, "energy"), predicted=verdict.energy)
+
+    def _expected_sum(self, conditions: Tensor) -> Tensor:
+        """Mean sum of cells of real showers of the same energies, in GeV, shape (B,)."""
+        if self._response is None:
+            raise RuntimeError(
+                "the energy response has not been fitted: calibrate the objective before the first step"
+            )
+        return polynomial(self._response, self._column(conditions, "energy"))
+
+    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
+        """Fit the energy response, and let the model take its constants."""
+        self._response = torch.from_numpy(fit_response(statistics["energy"], statistics["energy_sum"]))
+        self._model.calibrate(statistics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The coefficients of the energy response, if it was fitted."""
+        return {} if self._response is None else {"response": self._response}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with the energy response of ``state_dict``."""
+        self._response = state.get("response")
+
+
+def vanilla(config: ObjectiveConfig, model: AdversarialModel, transform: Transform) -> Adversarial:
+    """Cross entropy; with the auxiliary terms, the objective of the 3DGANs."""
+    return Adversarial(config, model, transform, BinaryCrossEntropy())
+
+
+def hinge(config: ObjectiveConfig, model: AdversarialModel, transform: Transform) -> Adversarial:
+    """The hinge loss."""
+    return Adversarial(config, model, transform, Hinge())

@@ -19,7 +19,7 @@ class CriticScore:
 
 
 class GradientPenalty(Adversarial):
-    """Adversarial learning in which the critic's gradient is drawn to a norm of 1 between real and generated showers."""
+    """Adversarial learning that draws the critic's gradient to a norm of 1 between real and generated showers."""
 
     def _judging(
         self, showers: Tensor, fakes: Tensor, conditions: Tensor, draws: Draws

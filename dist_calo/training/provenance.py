@@ -1,0 +1,79 @@
+"""What made a run: code, machine, versions and job, as tags of its record."""
+
+import getpass
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from dist_calo import __version__
+
+JOB_VARIABLES = (
+    "SLURM_JOB_ID",
+    "SLURM_JOB_NAME",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+    "PBS_JOBID",
+    "LSB_JOBID",
+)
+PACKAGES = ("torch", "numpy", "horovod", "mpi4py", "mlflow")
+
+
+def describe_run(environ: Mapping[str, str] = os.environ, command: list[str] | None = None) -> dict[str, str]:
+    """Tags that say where a run comes from: MLflow's own names for code and user, ours for the rest.
+
+    Args:
+        environ: the environment of the job.
+        command: the command line; that of this process by default.
+    """
+    words = sys.argv if command is None else command
+    tags = {
+        "mlflow.source.name": words[0],
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": _user(),
+        "dist_calo.version": __version__,
+        "dist_calo.command": shlex.join(words),
+        "dist_calo.folder": str(Path.cwd()),
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    tags |= {name: found for name in PACKAGES if (found := _version(name))}
+    tags |= {name.lower(): environ[name] for name in JOB_VARIABLES if environ.get(name)}
+    return tags | _git(Path(__file__).resolve().parents[2])
+
+
+def _git(folder: Path) -> dict[str, str]:
+    """Commit of the checkout that the package runs from, and whether it has changes; nothing where there is none."""
+    if not (folder / ".git").exists():
+        return {}
+    try:
+        commit = _output(folder, "rev-parse", "HEAD")
+        changes = _output(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"mlflow.source.git.commit": commit, "git.changed": str(bool(changes)).lower()}
+
+
+def _output(folder: Path, *arguments: str) -> str:
+    git = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,307 @@
+"""The journal of a run on disk: everything is written here first and sent to the tracking store from here.
+
+A spool folder holds one run:
+
+    run.json        which run of which store this is
+    journal.jsonl   one record a line, in order, only ever appended to
+    sent            how many bytes of the journal the store has confirmed
+    files/          artifacts on their way to the store
+    refused.jsonl   what the store has not taken though it answered, with the reason
+    lock            held by the process that writes the run or sends it
+
+A process that is killed leaves at most half a line, which is cut off at the next start. A record may be sent twice, if
+the store took it and the answer was lost; it then carries the same time, step and value, and counts once.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dist_calo.errors import TrackingError
+
+Record = dict[str, Any]
+
+SPOOL_PREFIX = "spool-"
+"""How the name of a run begins that its tracking store has not named yet."""
+COMPACT_ABOVE = 4 * 2**20
+"""Size of a wholly sent journal, in bytes, above which it starts anew."""
+
+
+class Spool:
+    """The spool folder of one run, opened by ``Spool.open`` or ``Spool.all``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._identity: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        self._journal = folder / "journal.jsonl"
+        self._guard = threading.Lock()
+        self._lock_file: int | None = None
+
+    @classmethod
+    def open(cls, root: Path, run_id: str | None, identity: Mapping[str, Any]) -> "Spool":
+        """The spool of a run, made if there is none.
+
+        Args:
+            root: the folder of all spools.
+            run_id: the run to continue, named by its store or by an earlier spool; None for a new run.
+            identity: ``uri``, ``experiment`` and ``run_name``, as far as the run is new here.
+
+        Raises:
+            TrackingError: if the folder cannot be written.
+        """
+        for spool in cls.all(root):
+            if run_id is not None and run_id in (spool.run_id, spool.spool_id):
+                return spool
+        unnamed = run_id is not None and run_id.startswith(SPOOL_PREFIX)
+        spool_id = run_id if run_id is not None and unnamed else SPOOL_PREFIX + uuid.uuid4().hex
+        now_ms = time.time_ns() // 1_000_000
+        values = {
+            **identity,
+            "spool_id": spool_id,
+            "run_id": None if unnamed else run_id,
+            "started_ms": now_ms,
+        }
+        folder = root / spool_id
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _replace(folder / "run.json", json.dumps(values))
+        except OSError as error:
+            raise TrackingError(
+                f"tracking.spool={root}: {error.strerror}; it must be a folder that this job can write to, "
+                "as everything is written there before it is sent; or switch tracking off with tracking.uri=none"
+            ) from error
+        return cls(folder)
+
+    @classmethod
+    def all(cls, root: Path) -> "list[Spool]":
+        """The spools of a folder, oldest first."""
+        found = []
+        for path in root.glob("*/run.json"):
+            with suppress(FileNotFoundError):  # another job ended and removed its spool
+                found.append((path.stat().st_mtime, cls(path.parent)))
+        return [spool for _, spool in sorted(found, key=lambda pair: (pair[0], pair[1].spool_id))]
+
+    @property
+    def spool_id(self) -> str:
+        """The name of the run that holds even if its store was never reached."""
+        return str(self._identity["spool_id"])
+
+    @property
+    def run_id(self) -> str | None:
+        """The name that the store gave the run; None before the store was reached."""
+        return self._identity["run_id"]
+
+    @property
+    def uri(self) -> str:
+        """The run's tracking store."""
+        return str(self._identity["uri"])
+
+    @property
+    def experiment(self) -> str:
+        """The run's experiment."""
+        return str(self._identity["experiment"])
+
+    @property
+    def run_name(self) -> str | None:
+        """The name that a user gave the run."""
+        return self._identity["run_name"]
+
+    @property
+    def started_ms(self) -> int:
+        """When the run was first started here, in ms since 1970."""
+        return int(self._identity["started_ms"])
+
+    def identify(self, **values: str | None) -> None:
+        """Change what is known of the run, such as ``run_id``."""
+        self._identity |= values
+        _replace(self.folder / "run.json", json.dumps(self._identity))
+
+    def lock(self) -> bool:
+        """Keep other processes out; False if another one is at work.
+
+        On a file system without locks nobody is kept out, and ``is_locked`` stays False.
+        """
+        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        except OSError:
+            os.close(handle)
+            return True
+        self._lock_file = handle
+        return True
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether this process holds the lock, so that no other one writes the run."""
+        return self._lock_file is not None
+
+    def unlock(self) -> None:
+        """Let other processes in."""
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Write records to the end of the journal, on disk when this returns.
+
+        Raises:
+            OSError: if the disk does not take them; none of them is then in the journal.
+        """
+        lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+        with self._guard, self._journal.open("ab") as journal:
+            if self.sent >= self._size() > COMPACT_ABOVE:
+                _replace(self.folder / "sent", "0")
+                journal.truncate(0)
+            whole = self._whole_lines()
+            journal.truncate(whole)
+            try:
+                journal.write(lines)
+                journal.flush()
+                os.fsync(journal.fileno())
+            except OSError:
+                with suppress(OSError):
+                    journal.truncate(whole)
+                raise
+
+    def unsent(self) -> Iterator[tuple[Record, int]]:
+        """Records that were not confirmed, and for each the position to confirm once it is sent."""
+        with self._guard:
+            position = self.sent
+            if position >= self._size():
+                return
+            journal = self._journal.open("rb")
+        with journal:
+            journal.seek(position)
+            for line in journal:
+                if not line.endswith(b"\n"):
+                    return
+                position += len(line)
+                yield json.loads(line), position
+
+    @property
+    def sent(self) -> int:
+        """Position in the journal up to which the store has everything."""
+        try:
+            return int((self.folder / "sent").read_text())
+        except FileNotFoundError:
+            return 0
+
+    def confirm(self, position: int) -> None:
+        """The store has everything up to this position."""
+        with self._guard:
+            _replace(self.folder / "sent", str(position))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last thing that was said is that the run has ended."""
+        size = self._whole_lines()
+        if not size:
+            return False
+        with self._journal.open("rb") as journal:
+            journal.seek(max(0, size - 4096))
+            last = journal.read(size - max(0, size - 4096)).splitlines()[-1]
+        return last.startswith(b'{"kind": "end"')
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the store has all that was written so far."""
+        return next(self.unsent(), None) is None
+
+    @property
+    def written_ms(self) -> int:
+        """When the journal was last written, in ms since 1970."""
+        return self._journal.stat().st_mtime_ns // 1_000_000 if self._size() else self.started_ms
+
+    def backlog(self) -> int:
+        """How many records wait to be sent."""
+        return sum(1 for _ in self.unsent())
+
+    def refuse(self, record: Record, reason: str) -> None:
+        """Keep a record that the store will never take."""
+        with (self.folder / "refused.jsonl").open("a") as file:
+            file.write(json.dumps({"reason": reason, "record": record}) + "\n")
+
+    @property
+    def refused(self) -> list[Record]:
+        """What the store has not taken, as ``{"reason": ..., "record": ...}``."""
+        try:
+            return [json.loads(line) for line in (self.folder / "refused.jsonl").read_text().splitlines()]
+        except FileNotFoundError:
+            return []
+
+    def offer_again(self) -> None:
+        """Put refused artifacts back into the journal: their place may be there again."""
+        refused = self.refused
+        again = [entry["record"] for entry in refused if entry["record"]["kind"] == "artifact"]
+        if again:
+            self.append(again)
+            rest = [entry for entry in refused if entry["record"]["kind"] != "artifact"]
+            _replace(self.folder / "refused.jsonl", "".join(json.dumps(entry) + "\n" for entry in rest))
+
+    def new_file(self, name: str) -> Path:
+        """Where to put an artifact with this file name before its record is appended."""
+        folder = self.folder / "files" / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder / name
+
+    def take(self, source: Path, name: str) -> Path:
+        """Keep a file as it is now under another name; a hard link where the file system has them.
+
+        The source may be replaced or deleted afterwards; it must not be written to in place.
+        """
+        kept = self.new_file(name)
+        try:
+            os.link(source, kept)
+        except OSError:
+            shutil.copy2(source, kept)
+        return kept
+
+    def drop_file(self, path: Path) -> None:
+        """Delete an artifact that was sent."""
+        shutil.rmtree(path.parent, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Delete the folder, and the folder of all spools once it is empty."""
+        self.unlock()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.parent.rmdir()
+
+    def _size(self) -> int:
+        try:
+            return self._journal.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _whole_lines(self) -> int:
+        """Size of the journal without a last line that a killed process left half written."""
+        size = self._size()
+        if not size:
+            return 0
+        with self._journal.open("rb") as journal:
+            while size:
+                start = max(0, size - 65536)
+                journal.seek(start)
+                end = journal.read(size - start).rfind(b"\n")
+                if end >= 0:
+                    return start + end + 1
+                size = start
+        return 0
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old or the new text, never a part."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    os.replace(temporary, path)

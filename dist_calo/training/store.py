@@ -1,0 +1,275 @@
+"""Sending a spooled run to MLflow: the only module that talks to a tracking store."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dist_calo.training.spool import Record, Spool
+from dist_calo.training.store_uri import checked_uri, sqlite_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+log = logging.getLogger("dist_calo.tracking")
+
+SPOOL_TAG = "dist_calo.spool_id"
+POINTS_PER_CALL = 1000
+"""Most metric points that MLflow takes at once."""
+PAIRS_PER_CALL = 100
+"""Most parameters or tags that MLflow takes at once."""
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST")
+"""Answers that sending again will not change."""
+MLFLOW_SETTINGS = {
+    # A store that hangs must not hold the sender for MLflow's default of 120 s and 7 retries: the spool retries.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_DISABLE_AGENT_HINT": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+
+
+def quiet_mlflow() -> None:
+    """Import MLflow with short time limits and without its messages; what the user has set in the environment stays."""
+    for name, value in MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401
+
+    for name in ("alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def why_unreachable(uri: str) -> str | None:
+    """None if the store answers, otherwise the reason in one line. Takes seconds: MLflow is imported."""
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    try:
+        MlflowClient(tracking_uri=checked_uri(uri)).search_experiments(max_results=1)
+    except Exception as error:
+        return one_line(error)
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """The first words of an error that may be pages long."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+class Sender:
+    """Sends the records of a spool to its store, in order, each once.
+
+    Any error but a refusal means that the store is away: ``send`` raises it, nothing is lost, and the next call
+    connects anew. Points at or below the last step that an earlier attempt of the run has recorded are left out, as
+    a run resumed from a checkpoint repeats the steps between the checkpoint and its end.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._client: MlflowClient | None = None
+        self._run_id = ""
+        self._started_ms = 0
+        self._parameters: dict[str, str] = {}
+        self._latest: dict[str, int] = {}
+        self._floor: dict[str, int] = {}
+        self._sent_file: Path | None = None
+
+    def send(self) -> bool:
+        """Send what waits, up to 1,000 points or one other record; False if nothing waited."""
+        records, position = self._next_records()
+        if not records:
+            return False
+        try:
+            if self._client is None:
+                self._client = self._connected()
+            self._deliver(self._client, records)
+        except Exception:
+            self._client = None
+            raise
+        self._spool.confirm(position)
+        if self._sent_file is not None:
+            self._spool.drop_file(self._sent_file)
+            self._sent_file = None
+        return True
+
+    def _next_records(self) -> tuple[list[Record], int]:
+        """Consecutive records of points, or one of another kind, and the position behind them."""
+        taken: list[Record] = []
+        points, end = 0, 0
+        for record, position in self._spool.unsent():
+            points += len(record.get("values", ()))
+            if taken and (not _is_points(record) or points > POINTS_PER_CALL):
+                break
+            taken.append(record)
+            end = position
+            if not _is_points(record):
+                break
+        return taken, end
+
+    def _deliver(self, client: "MlflowClient", records: list[Record]) -> None:
+        record = records[0]
+        match record["kind"]:
+            case "metrics" | "system":
+                self._log_points(client, [point for entry in records for point in self._points(entry)])
+            case "start":
+                self._log_start(client, record)
+            case "artifact":
+                self._log_artifact(client, record)
+            case "end":
+                client.set_terminated(self._run_id, record["status"], end_time=record["time_ms"])
+
+    def _points(self, record: Record) -> "list[Metric]":
+        from mlflow.entities import Metric
+
+        time_ms = int(record["time_ms"])
+        # The load of the machine has no training step: seconds since the run began increase through all attempts.
+        step = int(record["step"]) if "step" in record else (time_ms - self._started_ms) // 1000
+        keys = [key for key in record["values"] if step > self._floor.get(key, step - 1)]
+        self._latest |= {key: max(step, self._latest.get(key, step)) for key in keys}
+        return [Metric(key, record["values"][key], time_ms, step) for key in keys]
+
+    def _log_points(self, client: "MlflowClient", points: "list[Metric]") -> None:
+        for start in range(0, len(points), POINTS_PER_CALL):
+            block = points[start : start + POINTS_PER_CALL]
+            try:
+                client.log_batch(self._run_id, metrics=block)
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise
+                if len(block) == 1:
+                    self._refuse({"kind": "point", **dict(block[0])}, error)
+                else:
+                    for point in block:
+                        self._log_points(client, [point])
+
+    def _log_start(self, client: "MlflowClient", record: Record) -> None:
+        from mlflow.entities import Param, RunTag
+
+        self._floor = dict(self._latest)
+        tags = {key: str(value) for key, value in record["tags"].items()}
+        parameters = {key: str(value) for key, value in record["parameters"].items()}
+        # MLflow keeps the first value of a parameter for ever; what a resumed run has changed becomes a tag.
+        changed = {
+            key: value for key, value in parameters.items() if self._parameters.get(key, value) != value
+        }
+        tags |= {f"changed.{key}": value for key, value in changed.items()}
+        new = [Param(key, value) for key, value in parameters.items() if key not in self._parameters]
+        self._parameters |= {param.key: param.value for param in new}
+        client.update_run(self._run_id, status="RUNNING")
+        for start in range(0, len(new), PAIRS_PER_CALL):
+            client.log_batch(self._run_id, params=new[start : start + PAIRS_PER_CALL])
+        pairs = [RunTag(key, value) for key, value in tags.items()]
+        for start in range(0, len(pairs), PAIRS_PER_CALL):
+            client.log_batch(self._run_id, tags=pairs[start : start + PAIRS_PER_CALL])
+        if record["datasets"]:
+            client.log_inputs(self._run_id, datasets=_dataset_inputs(record["datasets"]))
+
+    def _log_artifact(self, client: "MlflowClient", record: Record) -> None:
+        file = self._spool.folder / record["file"]
+        if not file.exists():  # sent already by a process that was killed before it could confirm that
+            return
+        try:
+            client.log_artifact(self._run_id, str(file), record["folder"])
+        except Exception as error:
+            # Where artifacts are kept may be away or forbidden while the store answers: points must not wait for it.
+            client.get_run(self._run_id)
+            self._refuse(record, error)
+        else:
+            self._sent_file = file
+
+    def _refuse(self, record: Record, error: Exception) -> None:
+        log.warning(
+            "not taken by %s: %s (%s)",
+            self._spool.uri,
+            record.get("file", record.get("key")),
+            one_line(error),
+        )
+        self._spool.refuse(record, one_line(error))
+
+    def _connected(self) -> "MlflowClient":
+        quiet_mlflow()
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self._spool.uri)
+        run = self._existing_run(client) or self._new_run(client)
+        self._run_id = run.info.run_id
+        self._started_ms = run.info.start_time
+        self._parameters = dict(run.data.params)
+        # The last step of every metric; the public ``run.data.metrics`` has the values only.
+        self._latest = {metric.key: metric.step for metric in run.data._metric_objs}
+        self._floor = dict(self._latest)
+        if self._spool.run_id != self._run_id:
+            self._spool.identify(run_id=self._run_id)
+        return client
+
+    def _existing_run(self, client: "MlflowClient") -> "Run | None":
+        if self._spool.run_id is not None:
+            try:
+                run = client.get_run(self._spool.run_id)
+            except Exception as error:
+                if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                log.warning("%s has no run %s: a new run continues it", self._spool.uri, self._spool.run_id)
+            else:
+                if run.info.lifecycle_stage == "deleted":
+                    client.restore_run(self._spool.run_id)
+                return run
+        ids = [self._experiment_id(client)]
+        found = client.search_runs(ids, f"tags.`{SPOOL_TAG}` = '{self._spool.spool_id}'", max_results=1)
+        return found[0] if found else None
+
+    def _new_run(self, client: "MlflowClient") -> "Run":
+        return client.create_run(
+            self._experiment_id(client),
+            start_time=self._spool.started_ms,
+            tags={SPOOL_TAG: self._spool.spool_id},
+            run_name=self._spool.run_name,
+        )
+
+    def _experiment_id(self, client: "MlflowClient") -> str:
+        name = self._spool.experiment
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            # If another job makes it at the same moment this fails, and the next try finds it.
+            return client.create_experiment(name, artifact_location=_artifact_location(self._spool.uri, name))
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+
+def _is_points(record: Record) -> bool:
+    return record["kind"] in ("metrics", "system")
+
+
+def _is_refusal(error: Exception) -> bool:
+    return getattr(error, "error_code", None) in REFUSALS
+
+
+def _artifact_location(uri: str, experiment: str) -> str | None:
+    """Beside an SQLite file, so that ``mlflow ui`` finds the pictures from any folder; a server has its own place."""
+    if not uri.startswith("sqlite:"):
+        return None
+    return (sqlite_file(uri).parent / "mlartifacts" / re.sub(r"[^\w.-]+", "_", experiment)).as_uri()
+
+
+def _dataset_inputs(datasets: Mapping[str, Mapping[str, Any]]) -> "list[Any]":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = []
+    for context, values in datasets.items():
+        profile = {key: value for key, value in values.items() if key not in ("name", "digest", "source")}
+        dataset = Dataset(
+            name=str(values["name"])[:500],
+            digest=str(values["digest"])[:36],
+            source_type="local",
+            source=json.dumps({"uri": values["source"]}),
+            profile=json.dumps(profile),
+        )
+        inputs.append(DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)]))
+    return inputs

@@ -1,0 +1,348 @@
+"""The record of a run in MLflow, kept by rank 0 without ever holding up training.
+
+The training thread puts what it has to say into a queue. One thread writes the queue to the run's spool on disk
+(`dist_calo.training.spool`), another sends the spool to the tracking store (`dist_calo.training.store`). A store that
+is away costs neither a step nor a point: the spool is sent when the store answers again, by this job, by the job that
+resumes it, or by ``dist-calo runs sync``. A job killed at any instant loses what it said in about its last second.
+"""
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from dist_calo.config import TrackingConfig
+from dist_calo.errors import TrackingError
+from dist_calo.training.spool import Record, Spool
+from dist_calo.training.store import Sender, one_line
+from dist_calo.training.store_uri import checked_uri
+from dist_calo.training.system_load import SystemLoad
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger("dist_calo.tracking")
+
+WRITE_EVERY_S = 0.5
+SEND_EVERY_S = 1.0
+LONGEST_WAIT_S = 60.0
+"""Longest pause between two tries to reach a store that is away, in seconds."""
+QUEUE_LENGTH = 100_000
+"""Records held in memory while the disk takes none; what comes after is dropped and counted."""
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Drawing: TypeAlias = "Path | str | Figure | Callable[[], Figure]"
+Entry = Record | Callable[[], Record]
+"""What the queue holds: a record, or what makes one on the writer's thread."""
+
+
+class Tracker:
+    """Records one run; made on rank 0 only.
+
+    Args:
+        config: where to record.
+        run_id: the run to continue, as an earlier tracker's ``run_id`` gave it; None for a new run.
+
+    Raises:
+        TrackingError: if no store can have the URI, the spool cannot be written, or another process writes this run.
+    """
+
+    def __init__(self, config: TrackingConfig, run_id: str | None = None) -> None:
+        uri = checked_uri(config.uri)
+        root = Path(config.spool).absolute()
+        self._config = config
+        self._spool = Spool.open(
+            root, run_id, {"uri": uri, "experiment": config.experiment, "run_name": config.run_name}
+        )
+        if not self._spool.lock():
+            raise TrackingError(
+                f"run {run_id}: another process of this machine is writing it ({self._spool.folder}/lock); "
+                "wait until that job has ended"
+            )
+        if self._spool.uri != uri:
+            self._spool.identify(uri=uri)
+        self._queue: queue.Queue[Entry] = queue.Queue(QUEUE_LENGTH)
+        self._dropped = 0
+        self._ending = threading.Event()
+        self._written = threading.Event()
+        self._writer = threading.Thread(target=self._write, name="tracking-writer", daemon=True)
+        self._sender = threading.Thread(target=self._send, name="tracking-sender", daemon=True)
+        self._unwritten: list[Record] = []
+        self._away = False
+
+    @property
+    def run_id(self) -> str:
+        """The store's name of the run; before the store answered a name that resumes the run as well."""
+        return self._spool.run_id or self._spool.spool_id
+
+    def start(
+        self,
+        parameters: Mapping[str, Any],
+        tags: Mapping[str, Any] | None = None,
+        datasets: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> str:
+        """Open the run, or set it to running again; returns at once, whether or not the store answers.
+
+        Args:
+            parameters: dotted names and values of the configuration.
+            tags: facts about the job, such as `dist_calo.training.provenance.describe_run` collects.
+            datasets: for each use ("training", ...) the ``name``, ``digest`` and ``source`` of a data set, and
+                anything else worth keeping with it, as plain values.
+
+        Returns:
+            ``run_id``.
+        """
+        record = {"parameters": dict(parameters), "tags": dict(tags or {}), "datasets": dict(datasets or {})}
+        self._put({"kind": "start", "time_ms": _now_ms(), **record})
+        self._writer.start()
+        self._sender.start()
+        return self.run_id
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record values of a training step. Steps that the run recorded before it was resumed count once."""
+        plain = {key: float(value) for key, value in values.items()}
+        self._put({"kind": "metrics", "time_ms": _now_ms(), "step": int(step), "values": plain})
+
+    def figure(self, drawing: Drawing, name: str, step: int | None = None) -> None:
+        """Record a picture.
+
+        Args:
+            drawing: an image file, a matplotlib figure, or a function that draws one. Figures are drawn and rendered
+                on the tracker's thread and must not be touched afterwards.
+            name: path within the run, such as ``pictures/profiles.png``; without a suffix ``_step000200.png`` is added.
+            step: the training step.
+        """
+        if not Path(name).suffix:
+            name += ".png" if step is None else f"_step{step:06d}.png"
+        if isinstance(drawing, str | Path):
+            self._keep(Path(drawing), name)
+        else:
+            self._put(lambda: self._file(name, lambda path: _render(drawing, path)))
+
+    def artifact(self, path: Path | str, folder: str = "") -> None:
+        """Record a file, or every file of a folder, under this folder of the run. The file may be deleted afterwards,
+        but not written to in place."""
+        path = Path(path)
+        files = [path] if path.is_file() else sorted(found for found in path.rglob("*") if found.is_file())
+        for file in files:
+            inside = file.relative_to(path).parent if path.is_dir() else Path()
+            self._keep(file, (Path(folder) / inside / file.name).as_posix())
+
+    def checkpoint(self, path: Path | str) -> None:
+        """Record a checkpoint, and the readable file beside it, if the configuration asks for it."""
+        if self._config.log_checkpoints:
+            for file in (Path(path), Path(path).with_suffix(".json")):
+                if file.is_file():
+                    self.artifact(file, "checkpoints")
+
+    def text(self, text: str, name: str) -> None:
+        """Record a text under this path of the run."""
+        self._put(lambda: self._file(name, lambda path: path.write_text(text)))
+
+    def json(self, values: Mapping[str, Any], name: str) -> None:
+        """Record plain values as JSON under this path of the run."""
+        self.text(json.dumps(values, indent=2, default=str) + "\n", name)
+
+    def model(self, path: Path | str, description: Mapping[str, Any]) -> None:
+        """Record the final generator: its file and what it is, under ``model/``."""
+        self.artifact(path, "model")
+        self.json({**description, "file": Path(path).name}, "model/model.json")
+
+    def finish(self, status: Status, timeout_s: float = 60.0) -> bool:
+        """End the run: write everything to disk, send what the store takes within this time.
+
+        Args:
+            status: how training ended.
+            timeout_s: longest time for this call, in seconds.
+
+        Returns:
+            Whether the store has everything; otherwise the spool keeps the rest.
+        """
+        if self._writer.ident is None:
+            self._spool.remove()
+            return True
+        deadline = time.monotonic() + timeout_s
+        self._put({"kind": "end", "time_ms": _now_ms(), "status": status})
+        self._ending.set()
+        self._writer.join(timeout_s)
+        self._sender.join(max(0.0, deadline - time.monotonic()))
+        if self._dropped:
+            log.error(
+                "%d records were lost: the spool %s took none in time", self._dropped, self._spool.folder
+            )
+        if self._sender.is_alive() or self._writer.is_alive():
+            log.warning("the end of run %s is not recorded yet; %s", self.run_id, self._later())
+            return False
+        if self._spool.is_sent and not self._spool.refused:
+            self._spool.remove()
+            return True
+        log.warning("run %s is not complete in %s; %s", self.run_id, self._spool.uri, self._later())
+        self._spool.unlock()
+        return False
+
+    def _later(self) -> str:
+        root = self._spool.folder.parent
+        return f"the rest is kept: dist-calo runs sync --spool {root}"
+
+    def _put(self, entry: Entry) -> None:
+        try:
+            self._queue.put_nowait(entry)
+        except queue.Full:
+            self._dropped += 1
+
+    def _keep(self, file: Path, name: str) -> None:
+        try:
+            kept = self._spool.take(file, Path(name).name)
+        except OSError as error:
+            log.warning("%s is not recorded: %s", file, one_line(error))
+        else:
+            self._put(self._artifact_record(kept, name))
+
+    def _file(self, name: str, write: Callable[[Path], Any]) -> Record:
+        path = self._spool.new_file(Path(name).name)
+        write(path)
+        return self._artifact_record(path, name)
+
+    def _artifact_record(self, path: Path, name: str) -> Record:
+        inside = path.relative_to(self._spool.folder).as_posix()
+        folder = Path(name).parent.as_posix()
+        return {"kind": "artifact", "file": inside, "folder": None if folder == "." else folder}
+
+    def _write(self) -> None:
+        """The writer's thread: from the queue to the disk."""
+        while True:
+            last = self._ending.wait(WRITE_EVERY_S)
+            self._drain()
+            if last:
+                self._dropped += len(self._unwritten)
+                self._written.set()
+                return
+
+    def _drain(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                entry = self._queue.get_nowait()
+                if isinstance(entry, dict):
+                    self._unwritten.append(entry)
+                    continue
+                self._flush()  # drawing takes its time: what was said before is safe first
+                try:
+                    self._unwritten.append(entry())
+                except Exception as error:
+                    # A run does not end for a picture that cannot be drawn.
+                    log.warning("an artifact is not recorded: %s", one_line(error))
+        self._flush()
+
+    def _flush(self) -> None:
+        if not self._unwritten:
+            return
+        try:
+            self._spool.append(self._unwritten)
+        except OSError as error:
+            log.warning("the spool %s cannot be written now: %s", self._spool.folder, one_line(error))
+        else:
+            self._unwritten = []
+
+    def _send(self) -> None:
+        """The sender's thread: from the disk to the store, and the machine's load into the queue."""
+        sender = Sender(self._spool)
+        load = SystemLoad() if self._config.system_metrics else None
+        wait_s, next_try = 0.0, 0.0
+        last = False
+        while not last:
+            last = self._written.wait(SEND_EVERY_S)
+            if load and not last and load.is_due():
+                self._put({"kind": "system", "time_ms": _now_ms(), "values": load.sample()})
+            if not last and time.monotonic() < next_try:
+                continue
+            try:
+                if last and self._spool.refused:
+                    self._spool.offer_again()
+                while sender.send():
+                    pass
+            except Exception as error:
+                wait_s = min(LONGEST_WAIT_S, max(1.0, 2 * wait_s))
+                next_try = time.monotonic() + wait_s
+                self._tell(one_line(error))
+            else:
+                wait_s = 0.0
+                self._tell(None)
+
+    def _tell(self, failure: str | None) -> None:
+        """Say once that the store went away, and once that it came back."""
+        if failure and not self._away:
+            log.warning(
+                "%s does not answer (%s); training goes on, the record is kept in %s",
+                self._spool.uri,
+                failure,
+                self._spool.folder,
+            )
+        if self._away and not failure:
+            log.warning("%s answers again; it has the whole record", self._spool.uri)
+        self._away = failure is not None
+
+
+class NullTracker:
+    """Records nothing: for ranks other than 0, and for ``tracking.uri=none``."""
+
+    run_id: str | None = None
+
+    def start(
+        self,
+        parameters: Mapping[str, Any],
+        tags: Mapping[str, Any] | None = None,
+        datasets: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Do nothing."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def figure(self, drawing: Drawing, name: str, step: int | None = None) -> None:
+        """Do nothing."""
+
+    def artifact(self, path: Path | str, folder: str = "") -> None:
+        """Do nothing."""
+
+    def checkpoint(self, path: Path | str) -> None:
+        """Do nothing."""
+
+    def text(self, text: str, name: str) -> None:
+        """Do nothing."""
+
+    def json(self, values: Mapping[str, Any], name: str) -> None:
+        """Do nothing."""
+
+    def model(self, path: Path | str, description: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def finish(self, status: Status, timeout_s: float = 60.0) -> bool:
+        """Do nothing."""
+        return True
+
+
+def make_tracker(
+    config: TrackingConfig, run_id: str | None = None, *, rank: int = 0
+) -> Tracker | NullTracker:
+    """The tracker of a rank: exactly one rank of a job records it.
+
+    Raises:
+        TrackingError: on rank 0, if the configuration names no possible store or spool.
+    """
+    if rank != 0 or config.uri == "none":
+        return NullTracker()
+    return Tracker(config, run_id)
+
+
+def _render(drawing: Any, path: Path) -> None:
+    figure = drawing() if callable(drawing) else drawing
+    figure.savefig(path, dpi=120)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,1 @@
+"""Shower files, their order, and how a rank reads its share."""

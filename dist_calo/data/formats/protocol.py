@@ -1,0 +1,128 @@
+"""What a reader of one file schema offers, and the rules that every shower must keep.
+
+Readers give showers in GeV as float32 whatever the file holds. Nothing else in the package knows a schema.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from dist_calo.geometry import Geometry
+
+if TYPE_CHECKING:
+    import h5py
+
+_INFINITY_BITS = 0x7F800000
+"""Bit pattern of float32 infinity: finite numbers that are not negative lie below, all others at or above."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a shower file holds, known without reading its showers."""
+
+    rows: int
+    geometry: Geometry
+    chunk_rows: int | None
+    """Showers of an HDF5 chunk; None where the file is not chunked."""
+    particle: str | None
+    """What hit the calorimeter, such as ``e-``; None where the file does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The first row of a data set that breaks a rule."""
+
+    data_set: str
+    row: int
+    rule: str
+
+    def __str__(self) -> str:
+        return f"data set {self.data_set}, row {self.row}: {self.rule}"
+
+
+class Format(Protocol):
+    """Reader of one file schema."""
+
+    name: str
+    needs: str
+    """The data sets that make a file this schema, in words."""
+
+    def recognises(self, file: "h5py.File") -> bool:
+        """Whether the file's data sets look like this schema."""
+
+    def describe(self, file: "h5py.File") -> Layout:
+        """Rows, geometry and chunks of a file.
+
+        Raises:
+            DataError: if a data set is missing or has the wrong shape, or their row counts differ.
+        """
+
+    def read(
+        self, file: "h5py.File", start: int, stop: int, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read contiguous rows.
+
+        Args:
+            file: an open file of this schema.
+            start: first row.
+            stop: row after the last one.
+            out: where the showers go, float32 with shape (stop - start, *geometry.shape); by default a new array.
+
+        Returns:
+            Showers in GeV, float32 with shape (n, *geometry.shape), and conditions, float32 with shape
+            (n, len(geometry.conditions)).
+        """
+
+    def problems(
+        self, file: "h5py.File", showers: np.ndarray, conditions: np.ndarray, first_row: int
+    ) -> list[Problem]:
+        """The rules broken by rows that `read` returned, each with its first bad row."""
+
+
+def rows_are_good(showers: np.ndarray, conditions: np.ndarray) -> bool:
+    """Whether all rows keep the rules of `broken_rules`, in one quick pass over the cells.
+
+    Read as integers, the bits of float32 numbers that are not negative are ordered like the numbers
+    themselves and negative numbers and NaN come after infinity: so the largest bit pattern of a shower tells
+    that all its cells are finite and not negative, and that at least one is hit. A negative zero fails here;
+    `broken_rules` lets it pass.
+    """
+    if not len(showers):
+        return True
+    bits = showers.reshape(len(showers), -1).view(np.uint32).max(axis=1)
+    return bool(
+        bits.min() > 0
+        and bits.max() < _INFINITY_BITS
+        and np.isfinite(conditions).all()
+        and (conditions[:, 0] > 0).all()
+    )
+
+
+def broken_rules(
+    showers: np.ndarray, conditions: np.ndarray, first_row: int, cells: str, columns: tuple[str, ...]
+) -> list[Problem]:
+    """Every rule that some row breaks, with the first such row.
+
+    Args:
+        showers: energies of cells in GeV, float32 with shape (n, ...).
+        conditions: float32 with shape (n, C), the incident energy in GeV first.
+        first_row: row of the file that the first shower is.
+        cells: the file's name for the cells.
+        columns: the file's names for the conditions.
+    """
+    cell_rows = showers.reshape(len(showers), -1)
+    finite = np.isfinite(cell_rows).all(axis=1)
+    rules = [
+        (cells, ~finite, "a cell is NaN or infinite"),
+        (cells, (cell_rows < 0).any(axis=1), "a cell has negative energy"),
+        (cells, finite & ~(cell_rows != 0).any(axis=1), "the shower has no energy in any cell"),
+    ]
+    for column, name in enumerate(columns):
+        rules.append((name, ~np.isfinite(conditions[:, column]), "the value is NaN or infinite"))
+    rules.append((columns[0], conditions[:, 0] <= 0, "the incident energy is not above 0"))
+    return [
+        Problem(data_set=data_set, row=first_row + int(np.argmax(bad)), rule=rule)
+        for data_set, bad, rule in rules
+        if bad.any()
+    ]

@@ -1,0 +1,143 @@
+"""Writing showers in the schema that the readers read."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from dist_calo.errors import DataError
+from dist_calo.geometry import Geometry
+
+Compression = Literal["gzip", "lzf", "none"]
+
+
+class ShowerWriter:
+    """A shower file that grows by batches and appears under its name only once it is complete.
+
+    Showers go to a temporary file beside it, which is flushed to disk and renamed when the ``with`` block
+    ends, and removed when the block raises.
+
+        with ShowerWriter("fake.h5", geometry, {"particle": "e-"}) as writer:
+            writer.append(showers, conditions)
+
+    Args:
+        path: the file to make; replaced if it exists.
+        geometry: shape and conditions of the showers.
+        attributes: what else the file tells about itself: names and numbers, strings or arrays of them.
+        chunk_rows: showers of an HDF5 chunk, which is what can be read at once without reading more.
+        compression: ``gzip`` (smallest, readable everywhere), ``lzf`` (quickest with h5py) or ``none``.
+        level: effort of gzip, from 1 to 9.
+
+    Raises:
+        DataError: if the folder does not exist or cannot be written to.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        geometry: Geometry,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        chunk_rows: int = 32,
+        compression: Compression = "gzip",
+        level: int = 4,
+    ) -> None:
+        import h5py
+
+        self.path = Path(path)
+        self.rows = 0
+        self._geometry = geometry
+        self._chunk_rows = chunk_rows
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            self._file = h5py.File(self._temporary, "w")
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot be written ({error}): name a file in a folder that exists"
+            ) from error
+        self._file.attrs.update({**(attributes or {}), "units": "GeV, rad, mm"})
+        self._file.attrs["cell_size_mm"] = np.asarray(geometry.cell_size)
+        filters: dict[str, Any] = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}}.get(
+            compression, {"compression": "gzip", "compression_opts": level, "shuffle": True}
+        )
+        self._cells = self._new_data_set("ECAL", geometry.shape, filters)
+        self._columns = [self._new_data_set(name, (1,), {}) for name in geometry.conditions]
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._waiting_rows = 0
+
+    def _new_data_set(self, name: str, shape: tuple[int, ...], filters: dict[str, Any]) -> Any:
+        rows = self._chunk_rows if len(shape) > 1 else 1024
+        return self._file.create_dataset(
+            name, (0, *shape), np.float32, maxshape=(None, *shape), chunks=(rows, *shape), **filters
+        )
+
+    def append(self, showers: np.ndarray, conditions: np.ndarray) -> None:
+        """Add showers.
+
+        Args:
+            showers: energies of cells in GeV, shape (n, *geometry.shape).
+            conditions: shape (n, len(geometry.conditions)), in the geometry's order.
+
+        Raises:
+            ValueError: if a shape is not as said.
+        """
+        if showers.shape[1:] != self._geometry.shape:
+            raise ValueError(f"showers have shape {showers.shape}, must be (n, *{self._geometry.shape})")
+        if conditions.shape != (len(showers), len(self._columns)):
+            raise ValueError(
+                f"conditions have shape {conditions.shape}, must be {(len(showers), len(self._columns))}"
+            )
+        self._waiting.append((showers, conditions))
+        self._waiting_rows += len(showers)
+        if self._waiting_rows >= self._chunk_rows:
+            self._write(self._waiting_rows - self._waiting_rows % self._chunk_rows)
+
+    def _write(self, rows: int) -> None:
+        """Write the first waiting rows: whole chunks, for each write to a chunk compresses it anew."""
+        showers = np.concatenate([showers for showers, _ in self._waiting])
+        conditions = np.concatenate([conditions for _, conditions in self._waiting])
+        stop = self.rows + rows
+        self._cells.resize(stop, axis=0)
+        self._cells[self.rows : stop] = showers[:rows]
+        for column, data_set in enumerate(self._columns):
+            data_set.resize(stop, axis=0)
+            data_set[self.rows : stop, 0] = conditions[:rows, column]
+        self.rows = stop
+        self._waiting = [(showers[rows:].copy(), conditions[rows:].copy())] if rows < len(showers) else []
+        self._waiting_rows -= rows
+
+    def close(self) -> None:
+        """Write what waits and give the file its name.
+
+        Raises:
+            OSError: if the disk is full; nothing is left behind.
+        """
+        try:
+            if self._waiting_rows:
+                self._write(self._waiting_rows)
+            self._file.close()
+            with open(self._temporary, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(self._temporary, self.path)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Drop what was written; a file that had the name before stays."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> "ShowerWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()

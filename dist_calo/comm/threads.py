@@ -1,0 +1,120 @@
+"""How many threads this rank may compute with, so that the ranks of a node together use each core once."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+
+from dist_calo.comm.protocol import Communicator
+
+
+def plan_threads(
+    cores: Sequence[frozenset[int]], index: int, limits: Mapping[str, int | None] | None = None
+) -> tuple[int, str]:
+    """Share the cores of a node among its ranks.
+
+    A core that several ranks may use counts as a fraction for each of them. So pinned ranks get what they are pinned
+    to, and ranks that may all use the whole node get equal shares.
+
+    Args:
+        cores: the cores that each rank of this node may use.
+        index: which of these ranks is this one.
+        limits: upper bounds by the name of who set them, such as ``SLURM_CPUS_PER_TASK``; None is no bound.
+
+    Returns:
+        Number of threads, at least 1, and a line that says why.
+    """
+    users = Counter(core for mask in cores for core in mask)
+    own = cores[index]
+    share = max(1, int(sum((Fraction(1, users[core]) for core in own), Fraction())))
+    sharing = sum(bool(own & mask) for mask in cores)
+    reason = _plural(len(own), "core") + (f" shared by {sharing} ranks" if sharing > 1 else " of its own")
+    threads = share
+    for name, limit in (limits or {}).items():
+        if limit is not None and max(1, limit) < threads:
+            threads = max(1, limit)
+            reason += f", {name}={limit}"
+    return threads, f"{_plural(threads, 'thread')}: {reason}"
+
+
+def set_threads(
+    communicator: Communicator, requested: int | None = None, environ: Mapping[str, str] = os.environ
+) -> tuple[int, str]:
+    """Set the compute threads of this rank; collective.
+
+    Args:
+        communicator: tells which ranks share this node's cores.
+        requested: most threads that the user wants (``comm.threads``).
+        environ: the environment's variables.
+
+    Returns:
+        Number of threads, and a line for the log that says why.
+    """
+    world = communicator.world
+    mine = (world.node, sorted(available_cores()))
+    everyone = communicator.all_gather_object(mine)
+    here = [rank for rank, (node, _) in enumerate(everyone) if node == world.node]
+    limits = {
+        "SLURM_CPUS_PER_TASK": _number(environ.get("SLURM_CPUS_PER_TASK")),
+        "OMP_NUM_THREADS": _omp_limit(environ, world.launcher, world.local_size),
+        "processor quota": _quota(len(here)),
+        "comm.threads": requested,
+    }
+    threads, reason = plan_threads(
+        [frozenset(everyone[rank][1]) for rank in here], here.index(world.rank), limits
+    )
+    apply_threads(threads)
+    return threads, reason
+
+
+def apply_threads(threads: int) -> None:
+    """Compute with so many threads from now on, here and in child processes."""
+    import torch
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    if torch.get_num_interop_threads() != 1:
+        # Operators that run side by side would each start that many threads. Torch refuses once it has begun to.
+        with suppress(RuntimeError):
+            torch.set_num_interop_threads(1)
+
+
+def available_cores() -> frozenset[int]:
+    """Physical cores that this process may use; hardware threads of one core count once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return frozenset(range(os.cpu_count() or 1))
+    return frozenset(_first_sibling(cpu) for cpu in os.sched_getaffinity(0))
+
+
+def _first_sibling(cpu: int) -> int:
+    """Number that the hardware threads of a core have in common: the lowest of theirs."""
+    try:
+        text = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+        return int(text.split(",")[0].split("-")[0])
+    except (OSError, ValueError):
+        return cpu
+
+
+def _quota(ranks: int) -> int | None:
+    """Share of a container's processor quota (cgroup 2), rounded down."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else max(1, int(quota) // int(period) // ranks)
+
+
+def _omp_limit(environ: Mapping[str, str], launcher: str, local_size: int) -> int | None:
+    """What the user set; torchrun sets 1 unasked when it starts several ranks."""
+    limit = _number(environ.get("OMP_NUM_THREADS"))
+    return None if launcher == "torchrun" and local_size > 1 and limit == 1 else limit
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.strip().isdecimal() else None
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,209 @@
+"""Start ranks on this machine without any launcher: ``dist-calo launch -n N``, or ``--launch N`` of the trainer."""
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from dist_calo.errors import EXIT_PREEMPTED, LaunchError
+
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Signals that are passed on to the ranks, which stop in order."""
+GRACE_S = 8.0
+"""Time that the other ranks have to leave after one has failed, in seconds; then they are killed."""
+
+_POLL_S = 0.05
+_PR_SET_PDEATHSIG = 1
+_LAUNCHER_PREFIXES = ("HOROVOD_", "OMPI_", "PMI", "SLURM_", "TORCHELASTIC_", "GROUP_", "ROLE_")
+
+USAGE = """dist-calo launch -n N [--] [COMMAND...]
+
+Starts N ranks on this machine. COMMAND is any program that calls dist_calo; without one, or when it begins with an
+option, it is the trainer: dist-calo launch -n 4 --train.max_steps=100"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start the ranks of a command and return the exit code of the first that failed.
+
+    Raises:
+        LaunchError: if the number of ranks is below 1 or this process is one of several ranks already.
+    """
+    parser = argparse.ArgumentParser(prog="dist-calo launch", usage=USAGE, allow_abbrev=False, add_help=False)
+    parser.add_argument("-n", "--ranks", type=int, default=None)
+    parser.add_argument("-h", "--help", action="store_true")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    own, command = _split(given)
+    options = parser.parse_args(own)
+    if options.help:
+        print(f"usage: {USAGE}")
+        return 0
+    if options.ranks is None:
+        raise LaunchError("the number of ranks is missing: dist-calo launch -n 2 [COMMAND...]")
+    if not command or command[0].startswith("-"):
+        command = [sys.executable, "-m", "dist_calo.train", *command]
+    return run_local(command, options.ranks)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Our own options come first; everything after them, or after ``--``, is the command."""
+    own: list[str] = []
+    rest = list(arguments)
+    while rest:
+        if rest[0] == "--":
+            return own, rest[1:]
+        if rest[0] in ("-n", "--ranks"):
+            own, rest = own + rest[:2], rest[2:]
+        elif rest[0] in ("-h", "--help") or rest[0].startswith(("--ranks=", "-n")):
+            own, rest = [*own, rest[0]], rest[1:]
+        else:
+            break
+    return own, rest
+
+
+def without_option(arguments: Sequence[str], name: str) -> list[str]:
+    """The arguments without ``NAME VALUE`` and ``NAME=VALUE``."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip or argument == name:
+            skip = argument == name and not skip
+        elif not argument.startswith(f"{name}="):
+            kept.append(argument)
+    return kept
+
+
+def run_local(command: Sequence[str], n: int) -> int:
+    """Run a command on N ranks of this machine and wait for all of them.
+
+    Signals to this process are passed on to the ranks. When a rank fails the others are asked to leave and killed if
+    they have not done so within GRACE_S. When this process dies, so do the ranks. A rank that leaves with
+    EXIT_PREEMPTED has stopped in order, and the others are waited for.
+
+    Args:
+        command: program and arguments of every rank.
+        n: number of ranks.
+
+    Returns:
+        The exit code of the first rank that failed (128 + N for signal N), or 0.
+
+    Raises:
+        LaunchError: if n is below 1, this process is one of several ranks, or the program does not exist.
+    """
+    if n < 1:
+        raise LaunchError(f"{n} ranks: must be at least 1")
+    _refuse_nesting()
+    ranks: list[subprocess.Popen[bytes]] = []
+    port = _free_port()
+    with _forwarding(ranks):
+        try:
+            for rank in range(n):
+                ranks.append(_start(command, rank, n, port))
+            return _wait(ranks)
+        except OSError as error:
+            raise LaunchError(f"{command[0]} cannot be started: {error.strerror}; check the name") from error
+        finally:
+            for process in ranks:
+                process.kill()
+                process.wait()
+
+
+def _refuse_nesting() -> None:
+    from dist_calo.comm.environment import find_world
+
+    try:
+        world = find_world(os.environ)
+    except LaunchError:
+        # A batch script of several tasks: starting the ranks from here is what its message proposes.
+        return
+    if world.size > 1:
+        raise LaunchError(
+            f"this is rank {world.rank} of {world.size} of {world.launcher} already, "
+            "and each would start its own ranks: leave out --launch, or the other launcher"
+        )
+
+
+def _start(command: Sequence[str], rank: int, n: int, port: int) -> "subprocess.Popen[bytes]":
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER_PREFIXES)}
+    tuning = {name: value for name, value in os.environ.items() if name == "SLURM_CPUS_PER_TASK"}
+    own = {
+        "DIST_CALO_LAUNCHER": "local",
+        "RANK": str(rank),
+        "WORLD_SIZE": str(n),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(n),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    # A group of its own: Ctrl-C reaches the ranks once, through this process, and not a second time from the terminal.
+    return subprocess.Popen(
+        command, env=inherited | tuning | own, process_group=0, preexec_fn=_end_with(os.getpid())
+    )
+
+
+def _end_with(parent: int) -> Callable[[], None] | None:
+    """Have the kernel end a rank whose launcher has died, where it can (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
+
+
+def _wait(ranks: Sequence["subprocess.Popen[bytes]"]) -> int:
+    code = 0
+    deadline: float | None = None
+    while True:
+        codes = [process.poll() for process in ranks]
+        failed = next((c for c in codes if c not in (None, 0, EXIT_PREEMPTED)), None)
+        if failed is not None and deadline is None:
+            code, deadline = failed, time.monotonic() + GRACE_S
+            _tell(ranks, signal.SIGTERM)
+        if None not in codes:
+            break
+        if deadline is not None and time.monotonic() > deadline:
+            _tell(ranks, signal.SIGKILL)
+        time.sleep(_POLL_S)
+    code = code or max(process.returncode for process in ranks)
+    return 128 - code if code < 0 else code
+
+
+def _tell(ranks: Sequence["subprocess.Popen[bytes]"], number: int) -> None:
+    for process in ranks:
+        # A Popen that has been waited for sends nothing, so that no stranger with the same number is hit.
+        process.send_signal(number)
+
+
+@contextmanager
+def _forwarding(ranks: list["subprocess.Popen[bytes]"]) -> Iterator[None]:
+    def forward(number: int, _frame: FrameType | None) -> None:
+        _tell(ranks, number)
+
+    previous: dict[int, Any] = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

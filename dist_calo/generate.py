@@ -35,9 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     attributes = {
         "generator": f"dist_calo, step {generator.step}, MLflow run {generator.run_id}",
         "seed": options.seed,
-        "units": "GeV, rad",
     }
-    with ShowerWriter(options.out, generator.geometry, attributes) as writer:
+    with ShowerWriter(options.out, generator.geometry, attributes=attributes) as writer:
         for start in range(0, options.n, options.batch_size):
             samples = range(start, min(start + options.batch_size, options.n))
             draws = Draws(options.seed, 0, samples, "generate")

@@ -49,11 +49,11 @@ def _run_rank(config: RunConfig) -> int:
         from dist_calo.training.setup import build_run
 
         with build_run(config, communicator) as trainer:
-            stopped_by = trainer.fit()
+            trainer.fit()
         communicator.close()
     except BaseException as error:
         return report_failure(error, world, communicator)
-    return EXIT_PREEMPTED if stopped_by else 0
+    return EXIT_PREEMPTED if trainer.stopped_by else 0
 
 
 if __name__ == "__main__":

@@ -65,15 +65,17 @@ class MovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the averages into the networks, and the trained weights back afterwards."""
+        """Generate with the averages in the networks; the trained weights are back afterwards."""
         trained = {name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in self._networks.items()}
         try:
             for name, network in self._networks.items():
                 network.load_state_dict(self.weights[name])
+                network.eval()
             yield
         finally:
             for name, network in self._networks.items():
                 network.load_state_dict(trained[name])
+                network.train()
 
 
 class Learner:
@@ -91,7 +93,7 @@ class Learner:
         self, config: RunConfig, model: Any, objective: Objective, transform: Transform, communicator: Communicator
     ) -> None:
         self._config = config
-        self._model = model
+        self.model = model
         self._objective = objective
         self._transform = transform
         self._device = next(model.parameters()).device
@@ -122,7 +124,7 @@ class Learner:
 
     def _update(self, update: Update, batch: Batch, step: int) -> bool:
         averager = self.averagers[update.network]
-        with trained_alone(self._model.networks, update.network):
+        with trained_alone(self.model.networks, update.network):
             micros = list(self._micro_batches(batch))
             for number, micro in enumerate(micros, start=1):
                 with averager.reducing() if number == len(micros) else averager.accumulating():
@@ -133,12 +135,10 @@ class Learner:
         return finite
 
     def _micro_batches(self, batch: Batch) -> Iterator[slice]:
-        """This rank's shares of the micro-batches that some rank has samples of."""
-        start = 0
-        for local, overall in zip(batch.micro_sizes, batch.micro_global_sizes, strict=True):
+        """This rank's shares of the micro-batches, perhaps empty, that some rank has samples of."""
+        for share, overall in zip(batch.micro, batch.micro_global_sizes, strict=True):
             if overall:
-                yield slice(start, start + local)
-            start += local
+                yield share
 
     def _backward(self, update: Update, batch: Batch, micro: slice, step: int) -> None:
         showers = torch.from_numpy(batch.showers[micro]).to(self._device, non_blocking=True)
@@ -187,7 +187,7 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as a nested dict of tensors and numbers."""
         return {
-            "model": self._model.state_dict(),
+            "model": self.model.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "average": self.average.weights,
             "objective": self._objective.state_dict(),
@@ -197,7 +197,7 @@ class Learner:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned."""
-        self._model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         for name, weights in self.average.weights.items():
@@ -209,11 +209,11 @@ class Learner:
 
     def running_statistics(self) -> list[Tensor]:
         """The floating-point buffers of all networks: running means and variances."""
-        return [b for net in self._model.networks.values() for b in net.buffers() if b.is_floating_point()]
+        return [b for net in self.model.networks.values() for b in net.buffers() if b.is_floating_point()]
 
     def digest(self) -> int:
         """A 63-bit number that is equal on two ranks only if all their weights are."""
         digest = hashlib.blake2b(digest_size=8)
-        for parameter in self._model.parameters():
+        for parameter in self.model.parameters():
             digest.update(parameter.detach().cpu().numpy().tobytes())
         return int.from_bytes(digest.digest(), "little") >> 1

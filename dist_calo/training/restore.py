@@ -22,9 +22,9 @@ class TrainedGenerator:
     model: Any
     transform: Transform
     geometry: Geometry
-    step: int
+    step: int = 0
     """Training step of the weights."""
-    run_id: str | None
+    run_id: str | None = None
     """MLflow run that trained it."""
 
     @torch.no_grad()
@@ -39,7 +39,8 @@ class TrainedGenerator:
             Cell energies in GeV, shape (B, *geometry.shape), on the CPU.
         """
         device = next(self.model.parameters()).device
-        return self.transform.inverse(self.model.generate(conditions.to(device), draws)).float().cpu()
+        cells = self.transform.inverse(self.model.generate(conditions.to(device), draws)).float()
+        return torch.where(cells < self.transform.threshold, 0.0, cells).cpu()
 
 
 def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedGenerator:

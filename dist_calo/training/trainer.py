@@ -39,7 +39,7 @@ class Trainer:
         description: geometry, transform and manifest as plain values, stored in checkpoints.
         learner: networks and optimizers.
         loader: this rank's batches, from the position of ``state`` on.
-        validator: what looks at generated showers.
+        validator: what looks at generated showers, if some are held out.
         communicator: how the ranks talk.
         tracker: the record of the run; does nothing on ranks other than 0.
         ledger: where consumed sample ids are written, if asked for.
@@ -54,7 +54,7 @@ class Trainer:
         description: Mapping[str, Any],
         learner: Learner,
         loader: Loader,
-        validator: Validator,
+        validator: Validator | None,
         communicator: Communicator,
         tracker: Tracker | NullTracker,
         ledger: Ledger | None,
@@ -73,35 +73,30 @@ class Trainer:
         self._folder = CheckpointFolder(config.checkpoint.dir, config.checkpoint.keep)
         self._times = StepTimes(communicator, loader)
         self.state = state
+        self.stopped_by: str | None = None
+        """The signal that ended the run early, after a checkpoint."""
 
-    def fit(self) -> str | None:
-        """Train to the last step.
-
-        Returns:
-            The name of the signal that ended the run early, after a checkpoint, or None at the last step.
+    def fit(self) -> None:
+        """Train to the last step, or until some rank is asked to stop.
 
         Raises:
             TrainingError: if the gradients stay non-finite or the ranks' weights differ.
+            CheckpointError: if a checkpoint cannot be written.
         """
-        stopped_by = None
         with StopRequest(self._communicator) as stop:
-            while self.state.step < self._config.train.max_steps and not stopped_by:
+            while self.state.step < self._config.train.max_steps and not self.stopped_by:
                 stop.ask()
-                batch = self._fetch()
+                batch = next(self._loader)
                 self._learner.learn(batch, self.state.step + 1)
                 self._advance(batch)
-                stopped_by = stop.agreed()
+                self.stopped_by = stop.agreed()
                 self._log(batch)
                 improved = self._validate()
-                self._checkpoint(now=improved or stopped_by is not None)
-        return stopped_by
-
-    def _fetch(self) -> Batch:
-        return next(self._loader)
+                self._checkpoint(now=improved or self.stopped_by is not None)
 
     def _advance(self, batch: Batch) -> None:
         self.state.step += 1
-        self.state.epoch, self.state.samples_seen = batch.next_position
+        self.state.epoch, self.state.samples_seen = batch.end.epoch, batch.end.samples_seen
         if self._ledger:
             self._ledger.write(batch.epoch, self.state.step, batch.ids)
 
@@ -132,14 +127,14 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Look at generated showers if it is time to; True if they are the best so far."""
-        if not self._due(self._config.train.validate_every_steps):
+        if self._validator is None or not self._due(self._config.train.validate_every_steps):
             return False
         self._share_statistics()
         with self._learner.average.applied():
             result = self._validator.run()
         self._tracker.metrics(result.metrics, self.state.step)
-        for name, path in self._validator.draw(result, self.state.step).items():
-            self._tracker.figure(path, name, self.state.step)
+        for name, draw in result.pictures().items():
+            self._tracker.figure(draw, name, self.state.step)
         self._progress.validation(self.state.step, result.metrics)
         self._times.restart()
         improved = self.state.best_score is None or result.score < self.state.best_score

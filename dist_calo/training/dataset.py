@@ -1,0 +1,64 @@
+"""The data set of a run: found by rank 0, checked by all ranks together, identified in the record."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dist_calo.comm.protocol import Communicator
+from dist_calo.config import DataConfig
+from dist_calo.data.blocks import split_blocks
+from dist_calo.data.loader import training_loader
+from dist_calo.data.shards import Manifest, build_manifest, scan_rows
+
+_STATISTICS_BATCH, _STATISTICS_BATCHES = 64, 16
+
+
+def shared_manifest(config: DataConfig, communicator: Communicator) -> Manifest:
+    """The manifest, the same on all ranks: rank 0 alone opens every file. The rows are checked by all, each its share.
+
+    Raises:
+        DataError: on the rank that finds what is wrong with the files.
+        ConfigError: if the format is not known.
+    """
+    built = build_manifest(config).to_dict() if communicator.world.rank == 0 else None
+    manifest = Manifest.from_dict(communicator.broadcast_object(built))
+    if config.validate == "full" and config.manifest is None:
+        scan_rows(manifest, communicator.world.rank, communicator.world.size)
+    return manifest
+
+
+def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.ndarray]:
+    """What objectives and models are calibrated with, from about a thousand training showers of shuffled blocks.
+
+    Returns:
+        ``energy`` (n,), ``energy_sum`` (n,), ``showers`` (n, ...) and ``mean_shower`` (...), all in GeV.
+    """
+    samples = split_blocks(manifest, "train", config).samples
+    batch = min(_STATISTICS_BATCH, samples)
+    batches = min(_STATISTICS_BATCHES, samples // batch)
+    with training_loader(manifest, config, seed=0, global_batch_size=batch) as loader:
+        read = [next(loader) for _ in range(batches)]
+    showers = np.concatenate([part.showers for part in read])
+    energy = np.concatenate([part.conditions[:, 0] for part in read])
+    return {
+        "energy": energy,
+        "energy_sum": showers.reshape(len(showers), -1).sum(axis=1, dtype=np.float64),
+        "showers": showers,
+        "mean_shower": showers.mean(axis=0, dtype=np.float64),
+    }
+
+
+def identity(manifest: Manifest, config: DataConfig) -> Mapping[str, Mapping[str, Any]]:
+    """What the record of a run says of its data."""
+    files = [{"name": entry.name, "rows": entry.rows, "bytes": entry.bytes} for entry in manifest.files[:100]]
+    return {
+        "training": {
+            "name": manifest.files[0].name if len(files) == 1 else f"{len(manifest.files)} files",
+            "digest": manifest.checksum[:32],
+            "source": config.path,
+            "rows": manifest.rows,
+            "particle": manifest.particle,
+            "files": files,
+        }
+    }

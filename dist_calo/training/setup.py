@@ -1,0 +1,208 @@
+"""Putting a run together on one rank: data, networks, record, and what a checkpoint says about where to go on."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from dist_calo.comm.protocol import Communicator
+from dist_calo.comm.threads import set_threads
+from dist_calo.config import RunConfig, flattened
+from dist_calo.data.ledger import Ledger, prepare_ledger
+from dist_calo.data.loader import training_loader
+from dist_calo.data.order import Position
+from dist_calo.data.shards import Manifest, require_same_files
+from dist_calo.data.transforms import Transform
+from dist_calo.errors import CheckpointError, ConfigError
+from dist_calo.models import build_model
+from dist_calo.models.layers import synchronise_batch_norm
+from dist_calo.objectives import build_objective
+from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+from dist_calo.training.dataset import identity, shared_manifest, training_statistics
+from dist_calo.training.learner import Learner
+from dist_calo.training.progress import Progress
+from dist_calo.training.provenance import describe_run
+from dist_calo.training.restore import TrainedGenerator, require_same_run
+from dist_calo.training.tracking import NullTracker, Tracker, make_tracker
+from dist_calo.training.trainer import Trainer, TrainState
+from dist_calo.training.validation import Validator
+
+
+@contextmanager
+def build_run(config: RunConfig, communicator: Communicator) -> Iterator[Trainer]:
+    """Everything that a rank needs to train, closed again in order; the record ends as the run did.
+
+    Raises:
+        UserError: if the data, the configuration or the checkpoint to continue from are at fault.
+    """
+    world = communicator.world
+    require_enough_samples(config, world.size)
+    threads, reason = set_threads(communicator, config.comm.threads)
+    device = pick_device(config.train.device, world.local_rank)
+    manifest = shared_manifest(config.data, communicator)
+    saved = communicator.broadcast_object(find_state(config, manifest) if world.rank == 0 else None)
+    transform = Transform.from_config(config.transform)
+    learner = build_learner(config, manifest, transform, communicator, device, saved)
+    state = TrainState(**{name: saved[name] for name in vars(TrainState())} if saved else {})
+    with ExitStack() as stack:
+        ledger = open_ledger(config, communicator, state.step)
+        if ledger:
+            stack.callback(ledger.close)
+        loader = training_loader(
+            manifest,
+            config.data,
+            seed=config.train.seed,
+            global_batch_size=config.train.global_batch_size,
+            rank=world.rank,
+            size=world.size,
+            accumulation=config.train.accumulation,
+            start=Position(epoch=state.epoch, samples_seen=state.samples_seen),
+        )
+        stack.callback(loader.close)
+        tracker = make_tracker(config.tracking, saved["run_id"] if saved else None, rank=world.rank)
+        facts = {"ranks": world.size, "launcher": world.launcher, "device": str(device), "threads": threads}
+        tracker.start(
+            dict(flattened(config.to_dict())), {**describe_run(), **facts}, identity(manifest, config.data)
+        )
+        progress = Progress(config.train.max_steps, state.step, show=world.rank == 0)
+        stack.callback(progress.close)
+        progress.say(
+            f"{world.size} ranks ({world.launcher}), {reason}, {device}; {manifest.rows} showers in "
+            f"{len(manifest.files)} files; MLflow run {tracker.run_id} in {config.tracking.uri}"
+            + (f"; continuing after step {state.step}" if saved else "")
+        )
+        trainer = Trainer(
+            config,
+            description={
+                "geometry": manifest.geometry.to_dict(),
+                "transform": transform.to_dict(),
+                "manifest": manifest.to_dict(),
+            },
+            learner=learner,
+            loader=loader,
+            validator=build_validator(config, manifest, learner, transform, communicator),
+            communicator=communicator,
+            tracker=tracker,
+            ledger=ledger,
+            progress=progress,
+            state=state,
+        )
+        stack.push(lambda _kind, error, _trace: close_record(trainer, tracker, error))
+        yield trainer
+
+
+def require_enough_samples(config: RunConfig, ranks: int) -> None:
+    """Check that every rank has something to do in every micro-batch.
+
+    Raises:
+        ConfigError: if there are more ranks than samples in a micro-batch.
+    """
+    batch, accumulation = config.train.global_batch_size, config.train.accumulation
+    if batch // accumulation < ranks:
+        raise ConfigError(
+            f"train.global_batch_size={batch} with train.accumulation={accumulation}: {batch // accumulation} samples a "
+            f"micro-batch are too few for {ranks} ranks; raise the batch size or start fewer ranks"
+        )
+
+
+def pick_device(name: str, local_rank: int) -> torch.device:
+    """The device of this rank: its own GPU if there is one and it is wanted.
+
+    Raises:
+        ConfigError: if a GPU is asked for and there is none for this rank.
+    """
+    gpus = torch.cuda.device_count() if name != "cpu" else 0
+    if name == "cuda" and local_rank >= gpus:
+        raise ConfigError(
+            f"train.device=cuda: local rank {local_rank} finds {gpus} GPUs; start at most one rank a GPU or use "
+            "train.device=cpu"
+        )
+    if not gpus:
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank % gpus)
+    torch.cuda.set_device(device)
+    return device
+
+
+def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
+    """The checkpoint that this run continues from, on rank 0; None to start anew.
+
+    Raises:
+        CheckpointError: if the folder holds checkpoints and none is to be continued, or the run is another one.
+        DataError: if the files differ from those that the run was started with.
+    """
+    folder = CheckpointFolder(config.checkpoint.dir)
+    match config.checkpoint.resume:
+        case "no":
+            if folder.steps():
+                raise CheckpointError(
+                    f"checkpoint.dir={config.checkpoint.dir} holds checkpoints up to step {folder.steps()[-1]}: continue "
+                    "with --checkpoint.resume=auto, or name another folder"
+                )
+            return None
+        case "auto":
+            saved = folder.newest()
+        case path:
+            saved = load_checkpoint(path)
+    if saved is not None:
+        require_same_run(config, saved)
+        require_same_files(Manifest.from_dict(saved["manifest"]), manifest)
+    return saved
+
+
+def build_learner(
+    config: RunConfig,
+    manifest: Manifest,
+    transform: Transform,
+    communicator: Communicator,
+    device: torch.device,
+    saved: Mapping[str, Any] | None,
+) -> Learner:
+    """Networks and optimizers in the same state on all ranks: that of the checkpoint, or fresh and calibrated."""
+    torch.manual_seed(config.train.seed)
+    model = build_model(config.model, manifest.geometry).to(device)
+    if config.train.channels_last:
+        model = model.to(memory_format=torch.channels_last_3d)
+    if config.model.batch_norm == "sync":
+        synchronise_batch_norm(model, communicator.all_reduce)
+    objective = build_objective(config.objective, model, transform)
+    if saved is None:
+        if communicator.world.rank == 0:
+            objective.calibrate(training_statistics(manifest, config.data))
+        fresh = communicator.broadcast_object((model.state_dict(), objective.state_dict()))
+        model.load_state_dict(fresh[0])
+        objective.load_state_dict(fresh[1])
+    learner = Learner(config, model, objective, transform, communicator)
+    if saved is not None:
+        learner.load_state_dict(saved)
+    return learner
+
+
+def build_validator(
+    config: RunConfig, manifest: Manifest, learner: Learner, transform: Transform, communicator: Communicator
+) -> Validator | None:
+    """What compares generated with held-out showers; None where no showers are held out."""
+    if config.data.validation_fraction == 0:
+        return None
+    generator = TrainedGenerator(model=learner.model, transform=transform, geometry=manifest.geometry)
+    return Validator(config, manifest, generator, communicator)
+
+
+def open_ledger(config: RunConfig, communicator: Communicator, step: int) -> Ledger | None:
+    """This rank's ledger, cut back to the step that the run continues from."""
+    if config.data.ledger is None:
+        return None
+    if communicator.world.rank == 0:
+        resumed = config.checkpoint.resume != "no"
+        prepare_ledger(config.data.ledger, resume_after=step if resumed else None)
+    communicator.barrier()
+    return Ledger(config.data.ledger, communicator.world.rank)
+
+
+def close_record(trainer: Trainer, tracker: Tracker | NullTracker, error: BaseException | None) -> None:
+    """End the run's record as the run ended; a failing run is not held up by a store that does not answer."""
+    if error is None:
+        tracker.finish("KILLED" if trainer.stopped_by else "FINISHED")
+    else:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", timeout_s=5.0)

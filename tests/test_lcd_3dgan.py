@@ -199,7 +199,7 @@ def test_channels_last_changes_nothing_but_rounding():
     conditions, draws = torch.full((2, 1), 50.0), Draws(0, 0, [0, 1])
     with torch.no_grad():
         showers = [model.generate(conditions, draws) for model in (plain, faster)]
-        torch.testing.assert_close(*showers, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(*showers, rtol=1e-4, atol=5e-5)
         scores = [model.discriminator(showers[0], conditions, draws).score for model in (plain, faster)]
     torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-5)
 

@@ -40,11 +40,11 @@ class SumOverRanks(torch.autograd.Function):
 class SyncBatchNorm(nn.Module):
     """Batch normalisation of (B, channels, ...) over the batches of all ranks (Ioffe and Szegedy, arXiv:1502.03167).
 
-    With ``reduce`` None it is torch's batch normalisation of the local batch. Otherwise mean and variance are those
-    of all ranks' samples: one sum over ranks of 2 x channels + 1 numbers forward and one backward. Shares may be
-    uneven or empty; a rank with an empty one takes part in both sums. Running statistics follow torch's convention,
-    ``running = (1 - momentum) * running + momentum * batch`` with the unbiased variance (Keras' momentum is 1 minus
-    this one); they normalise in evaluation mode.
+    With ``reduce`` None the batch is that of this rank alone. Otherwise it is those of all ranks together: one sum over
+    ranks of 2 x channels + 1 numbers forward and one backward. Shares may be uneven or empty; a rank with an empty one
+    takes part in both sums. Running statistics follow torch's convention, ``running = (1 - momentum) * running +
+    momentum * batch`` with the unbiased variance (Keras' momentum is 1 minus this one); they normalise in evaluation
+    mode. A batch without any sample leaves them as they are.
 
     Args:
         channels: size of dimension 1.
@@ -68,36 +68,42 @@ class SyncBatchNorm(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise values of shape (B, channels, ...); the result has the same shape, type and memory format."""
-        if self.training and self.reduce is not None:
-            return self._over_ranks(values, self.reduce)
-        # torch would make NaN running statistics of an empty batch.
-        from_batch = self.training and values.shape[0] > 0
-        mean, var, weight, bias = self.running_mean, self.running_var, self.weight, self.bias
-        return F.batch_norm(values, mean, var, weight, bias, from_batch, self.momentum, self.eps)
-
-    def _over_ranks(self, values: Tensor, reduce: Reduce) -> Tensor:
+        if not self.training:
+            mean, var, weight, bias = self.running_mean, self.running_var, self.weight, self.bias
+            return F.batch_norm(values, mean, var, weight, bias, eps=self.eps)
+        # Not torch's own: on CPUs and channels-last its float32 sums are off by 1e-4 at the size of a shower.
         x = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-        dims = [0, *range(2, x.dim())]
         shape = [1, -1, *[1] * (x.dim() - 2)]
-        local = x.numel() // x.shape[1]
+        mean, var = self._statistics(x, shape)
+        scale = self.weight * torch.rsqrt(var + self.eps).to(x.dtype)
+        normal = (x - mean.to(x.dtype).view(shape)) * scale.view(shape) + self.bias.view(shape)
+        return normal.to(values.dtype)
+
+    def _statistics(self, x: Tensor, shape: list[int]) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each channel over the batch, float64; the running ones follow."""
+        dims = [0, *range(2, x.dim())]
+        channels = x.shape[1]
+        local = x.numel() // channels
         # Mean and sum of squares about it are accurate in float32, the plain sum of squares is not; in float64
-        # they combine to the global variance without cancellation.
+        # they combine to the variance over all ranks without cancellation.
         center = x.sum(dims) / max(local, 1)
         spread = (x - center.view(shape)).square().sum(dims)
         center64 = center.double()
         sums = [local * center64, spread.double() + local * center64.square(), center64.new_full((1,), local)]
-        total: Tensor = SumOverRanks.apply(torch.cat(sums), reduce)
-        first, second, count = total.split([x.shape[1], x.shape[1], 1])
-        count = count.detach().clamp(min=1)
+        total = torch.cat(sums)
+        if self.reduce is not None:
+            total = SumOverRanks.apply(total, self.reduce)
+        first, second, number = total.split([channels, channels, 1])
+        number = number.detach()
+        count = number.clamp(min=1)
         mean = first / count
         var = (second / count - mean.square()).clamp(min=0)
         with torch.no_grad():
             unbiased = var * count / (count - 1).clamp(min=1)
-            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
-        scale = self.weight * torch.rsqrt(var + self.eps).to(x.dtype)
-        normal = (x - mean.to(x.dtype).view(shape)) * scale.view(shape) + self.bias.view(shape)
-        return normal.to(values.dtype)
+            weight = (self.momentum * (number > 0)).to(self.running_mean)
+            self.running_mean.lerp_(mean.to(self.running_mean), weight)
+            self.running_var.lerp_(unbiased.to(self.running_var), weight)
+        return mean, var
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, eps={self.eps:g}, momentum={self.momentum:g}"

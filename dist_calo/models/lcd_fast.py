@@ -1,0 +1,236 @@
+"""A small generator and discriminator of showers at normal incidence, which learn on a laptop.
+
+A shower factorises into its visible energy, its longitudinal profile, the transverse shape of each layer, and the
+sampling fluctuation of each cell. The networks see amplitudes ``x = sqrt(scale E_cell)``, in which Poisson
+fluctuations have the same width in every cell. With ``z ~ N(0, 1)`` of length ``latent``, the standardised
+``e = (ln E - <ln E>) / std(ln E)`` and dense features ``h(z, e)``, the **generator** computes::
+
+    E_vis    = f E (exp of  a / sqrt(E) z_0 + T(h))                   sampling fraction f, stochastic term a
+    E_l      = E_vis softmax_l(p_l(e) + (z_1.. modes)_l + P_l(h))     energy of layer l
+    m_lxy    = E_l softmax_xy(t_lxy + (z_7.. modes)_lxy + S_lxy(h))   expected energy of a cell, in units of one hit
+    y_lxy    = relu(c_l . (sqrt(m), ln(1 + 1/m), q, n, n q, n sqrt(m)))       q = exp(-sqrt(m)), n logistic noise
+    x_lxy    = y_lxy sqrt(scale E_l / sum_xy y^2)                     so that the layer's energy is E_l
+
+``S`` is a sum of learned transverse patterns, weighted in each layer by the dense features, and of transposed
+convolutions. Where little energy is expected, ``y > 0`` has a probability that is a power of m, near Poisson's; where
+much is expected, ``y`` fluctuates about sqrt(m). ``f, a, p, t`` and the principal modes of the logarithms of the
+longitudinal and transverse profiles are fitted to training showers before the first step (`LcdFast.calibrate`); they
+are where learning starts from. Everything in capital letters and ``c`` are learned by adversarial training.
+A generated shower is put into a random one of the eight orientations of its square cross-section, all equally likely
+in nature.
+
+The **discriminator** reads a shower, in a random orientation too, in two ways: strided convolutions of ln(1 + 4x), and
+dense layers on observables (visible energy, profiles, hits, core; cf. CaloGAN, arXiv:1712.10321) as deviations from
+their mean at the incident energy. The score is a conditional projection (arXiv:1802.05637). All its layers are divided
+by their spectral norm (arXiv:1802.05957), computed afresh from the weights: a norm that is iterated from call to call,
+as is usual, would depend on the number of micro-batches.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from dist_calo.errors import ConfigError
+from dist_calo.geometry import Geometry
+from dist_calo.models import lcd_fast_fit as fit
+from dist_calo.models.gan import GanModel, column
+from dist_calo.models.lcd_fast_discriminator import FLOOR, FastDiscriminator
+from dist_calo.models.lcd_fast_layers import coarser, leaky, oriented
+from dist_calo.randomness import Draws
+
+DEPTH_MODES, TRANSVERSE_MODES = 6, 4
+"""How many of the fitted modes are used."""
+
+
+class FastGenerator(nn.Module):
+    """See the module's docstring.
+
+    Args:
+        geometry: any voxel grid.
+        latent: normal numbers of a shower, besides one number of each cell.
+        width: channels of the finest transposed convolution.
+        hidden: width of the dense layers.
+        patterns: learned transverse patterns.
+    """
+
+    log_energy: Tensor
+    response: Tensor
+    profile: Tensor
+    depth_modes: Tensor
+    template: Tensor
+    transverse_modes: Tensor
+    scale: Tensor
+
+    def __init__(self, geometry: Geometry, latent: int, width: int, hidden: int, patterns: int) -> None:
+        super().__init__()
+        x, y, z = geometry.shape
+        self.geometry, self.latent, self.patterns = geometry, latent, patterns
+        self.register_buffer("log_energy", torch.tensor([4.0, 1.0]))
+        self.register_buffer("response", torch.tensor([0.02, 0.2]))
+        self.register_buffer("profile", torch.zeros(2, z))
+        self.register_buffer("depth_modes", torch.zeros(DEPTH_MODES, z))
+        self.register_buffer("template", torch.zeros(x, y, z))
+        self.register_buffer("transverse_modes", torch.zeros(TRANSVERSE_MODES, x, y))
+        self.register_buffer("scale", torch.tensor(1000.0))
+        self.dense = nn.ModuleList([nn.Linear(latent + 1, hidden), nn.Linear(hidden, hidden)])
+        self.total, self.layers = nn.Linear(hidden, 1), nn.Linear(hidden, z)
+        self.mode_weights = nn.Parameter(torch.ones(TRANSVERSE_MODES, z))
+        self.pattern_weights = nn.Linear(hidden, patterns * z)
+        self.pattern = nn.Parameter(0.1 * torch.randn(patterns, x, y))
+        sizes = [coarser(geometry.shape, times) for times in (3, 2, 1, 0)]
+        self.coarse = (4 * width, *sizes[0])
+        self.start = nn.Linear(hidden, int(np.prod(self.coarse)))
+        self.finer = nn.ModuleList(
+            _doubling(before, after, small, large)
+            for before, after, small, large in zip(
+                (4 * width, 2 * width, width), (2 * width, width, 1), sizes[:-1], sizes[1:], strict=True
+            )
+        )
+        self.cell = nn.Parameter(torch.tensor([1.0, -0.4, 0.3, 0.1, 0.0, 0.0])[:, None].repeat(1, z))
+        self.log_hit = nn.Parameter(torch.tensor(0.25).log())
+
+    def forward(self, conditions: Tensor, latent: Tensor, uniform: Tensor) -> Tensor:
+        """Amplitudes (B, X, Y, Z) of conditions (B, C), noise (B, latent) and uniform numbers (B, X Y Z)."""
+        energy = column(conditions, self.geometry, "energy")
+        e = ((energy.log() - self.log_energy[0]) / self.log_energy[1])[:, None]
+        h = torch.cat([latent, e], dim=1)
+        for layer in self.dense:
+            h = leaky(layer(h))
+        first, along, across = latent[:, 0], latent[:, 1 : 1 + DEPTH_MODES], latent[:, 1 + DEPTH_MODES :]
+        deviation = self.response[1] * energy.rsqrt() * first + 0.05 * self.total(h)[:, 0]
+        visible = self.scale * self.response[0] * energy * deviation.exp()
+        logits = self.profile[0] + e * self.profile[1] + along @ self.depth_modes + 0.3 * self.layers(h)
+        layers = visible[:, None] * F.softmax(logits, dim=1) + FLOOR
+        shape = self.template + self._shape(h, across[:, :TRANSVERSE_MODES])
+        expected = (
+            shape - (torch.logsumexp(shape, dim=(1, 2)) - layers.log())[:, None, None, :] - self.log_hit
+        )
+        y = self._sampled(expected, torch.logit(uniform, 1e-6).view_as(expected))
+        return y * (layers / (y.square().sum((1, 2)) + 1e-4)).sqrt()[:, None, None, :]
+
+    def _shape(self, h: Tensor, across: Tensor) -> Tensor:
+        """Deviation of the log of the transverse shapes from their mean, (B, X, Y, Z)."""
+        weights = self.pattern_weights(h).view(len(h), self.patterns, -1)
+        x = self.start(h).view(-1, *self.coarse)
+        for convolution in self.finer[:-1]:
+            x = leaky(convolution(x))
+        modes = torch.einsum("bm,mz,mxy->bxyz", across, self.mode_weights, self.transverse_modes)
+        return modes + torch.einsum("bpz,pxy->bxyz", weights, self.pattern) + self.finer[-1](x).squeeze(1)
+
+    def _sampled(self, expected: Tensor, noise: Tensor) -> Tensor:
+        """Amplitudes of cells in units of one hit, given the logarithm of their expected energies."""
+        root = (0.5 * expected.clamp(-10.0, 10.0)).exp()
+        rare = (-root).exp()
+        c = self.cell
+        spread = c[2] + c[3] * rare + c[4] * root
+        return F.relu(c[0] * root + c[1] * F.softplus(-expected) + c[5] * rare + noise * spread)
+
+
+def _doubling(before: int, after: int, small: tuple[int, ...], large: tuple[int, ...]) -> nn.ConvTranspose3d:
+    """A transposed convolution of stride 2 from one picture size to the next larger."""
+    x, y, z = (n + 1 - 2 * m for m, n in zip(small, large, strict=True))
+    return nn.ConvTranspose3d(before, after, 3, 2, 1, output_padding=(x, y, z))
+
+
+class LcdFast(GanModel):
+    """Both networks; `calibrate` fits where learning starts from."""
+
+    generator: FastGenerator
+    discriminator: FastDiscriminator
+
+    def generate(self, conditions: Tensor, draws: Draws) -> Tensor:
+        """Generate showers of conditions (B, C): amplitudes (B, X, Y, Z)."""
+        latent = draws.normal("latent", self.generator.latent).to(conditions)
+        uniform = draws.uniform("cells", self.geometry.cells).to(conditions)
+        return oriented(self.generator(conditions, latent, uniform), draws)
+
+    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
+        """Fit where learning starts from; deterministic.
+
+        Args:
+            statistics: of a sample of training showers: ``energy`` (n,) in GeV, ``showers`` (n, X, Y, Z) in GeV and
+                ``network_units`` (n, X, Y, Z), the same as the networks see them.
+
+        Raises:
+            ConfigError: if the network units are not sqrt(scale E).
+        """
+        scale = fit.amplitude_scale(statistics["showers"], statistics["network_units"])
+        energy = statistics["energy"].astype(np.float64)
+        showers = statistics["showers"].astype(np.float64)
+        log_energy = np.array([np.log(energy).mean(), max(np.log(energy).std(), 1e-3)])
+        e = (np.log(energy) - log_energy[0]) / log_energy[1]
+        fraction, stochastic = fit.response(energy, showers.sum(axis=(1, 2, 3)))
+        profile, depth_modes = fit.longitudinal(showers, e, DEPTH_MODES)
+        _fill(
+            self.generator,
+            log_energy=log_energy,
+            response=[fraction, stochastic],
+            profile=profile,
+            depth_modes=depth_modes,
+            template=fit.template(showers),
+            transverse_modes=fit.transverse(showers, TRANSVERSE_MODES),
+            scale=scale,
+        )
+        judge = self.discriminator
+        device = judge.means.device
+        seen = judge.observables(
+            torch.from_numpy(statistics["network_units"]).to(device),
+            torch.from_numpy(energy).float().to(device),
+        )
+        observed = seen.cpu().double().numpy()
+        powers = np.stack([np.ones_like(e), e, e**2], axis=1)
+        means = np.linalg.lstsq(powers, observed, rcond=None)[0]
+        widths = (observed - powers @ means).std(axis=0) + 1e-3
+        _fill(judge, log_energy=log_energy, means=means, widths=widths, fraction=scale * fraction)
+
+
+def _fill(network: nn.Module, **values: ArrayLike) -> None:
+    """Copy values into the buffers of these names."""
+    for name, value in values.items():
+        network.get_buffer(name).copy_(torch.from_numpy(np.asarray(value, dtype=np.float32)))
+
+
+def lcd_fast(
+    geometry: Geometry,
+    *,
+    latent: int = 32,
+    width: int = 8,
+    hidden: int = 128,
+    patterns: int = 12,
+    discriminator_width: int = 16,
+) -> LcdFast:
+    """Build the two networks for any voxel grid.
+
+    Args:
+        geometry: the read-out.
+        latent: normal numbers of a shower; the first 11 feed the fitted fluctuations too.
+        width: channels of the finest transposed convolution; coarser ones have twice and four times as many.
+        hidden: width of the dense layers of both networks.
+        patterns: learned transverse patterns.
+        discriminator_width: channels of the first convolution; the others have twice as many.
+
+    Raises:
+        ConfigError: if a size is too small.
+    """
+    least = 1 + DEPTH_MODES + TRANSVERSE_MODES
+    if latent < least:
+        raise ConfigError(
+            f"model.options.latent={latent}: lcd_fast needs at least {least}, which its fitted modes use"
+        )
+    for name, size in {
+        "width": width,
+        "hidden": hidden,
+        "patterns": patterns,
+        "discriminator_width": discriminator_width,
+    }.items():
+        if size < 1:
+            raise ConfigError(f"model.options.{name}={size}: must be at least 1")
+    return LcdFast(
+        geometry,
+        FastGenerator(geometry, latent, width, hidden, patterns),
+        FastDiscriminator(geometry, discriminator_width, hidden),
+    )

@@ -1,0 +1,87 @@
+"""What `dist_calo.models.lcd_fast` fits to training showers before the first step.
+
+Each function takes a sample of n showers in GeV; the incident energy enters as ``e``, its standardised logarithm.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_calo.errors import ConfigError
+
+Array = NDArray[np.float64]
+
+RARE_HITS = 20
+"""A cell that is hit less often than this in the sample takes the mean of its neighbourhood into its template."""
+PROFILE_FLOOR, TRANSVERSE_FLOOR, TEMPLATE_FLOOR = 1e-4, 1e-3, 1e-7
+"""Shares of a shower's energy (of a layer's, for the template) below which nothing is told apart."""
+
+
+def amplitude_scale(showers: NDArray[np.floating], network_units: NDArray[np.floating]) -> float:
+    """The scale, in 1/GeV, of network units sqrt(scale E), from showers in both units.
+
+    Raises:
+        ConfigError: if the network units are not the square root of the energy but for a scale.
+    """
+    hit = network_units > 0
+    cells, units = showers[hit].astype(np.float64), network_units[hit].astype(np.float64)
+    scale = float(np.median(units**2 / cells)) if len(cells) else float("nan")
+    if not np.allclose(units, np.sqrt(scale * cells), rtol=1e-3):
+        raise ConfigError(
+            "model.name=lcd_fast: its network units are the square root of the energy; set transform.power=0.5 and "
+            "transform.log=false"
+        )
+    return scale
+
+
+def response(energy: Array, visible: Array) -> tuple[float, float]:
+    """Sampling fraction f and stochastic term a in sqrt(GeV): E_vis = f E (1 +- a / sqrt(E))."""
+    fraction = visible.sum() / energy.sum()
+    return float(fraction), float(((visible / (fraction * energy) - 1.0) * np.sqrt(energy)).std())
+
+
+def longitudinal(showers: Array, e: Array, modes: int) -> tuple[Array, Array]:
+    """Mean of the log of the layers' shares as a line in e, shape (2, Z), and its principal modes, shape (modes, Z)."""
+    layers = showers.sum(axis=(1, 2))
+    logs = np.log(layers / layers.sum(axis=1, keepdims=True) + PROFILE_FLOOR)
+    line = np.stack([np.ones_like(e), e], axis=1)
+    mean = np.linalg.lstsq(line, logs, rcond=None)[0]
+    return mean, principal_modes(logs - line @ mean, modes)
+
+
+def transverse(showers: Array, modes: int) -> Array:
+    """Principal modes of the log of the transverse shape, over all orientations, shape (modes, X, Y)."""
+    shapes = showers.sum(axis=3)
+    shapes = shapes / shapes.sum(axis=(1, 2), keepdims=True)
+    logs = np.log(np.concatenate(orientations(shapes, (1, 2))) + TRANSVERSE_FLOOR).reshape(-1, shapes[0].size)
+    return principal_modes(logs - logs.mean(axis=0), modes).reshape(modes, *shapes.shape[1:])
+
+
+def template(showers: Array) -> Array:
+    """Log of the mean transverse shape of each layer, over all orientations, shape (X, Y, Z)."""
+    mean = np.mean(orientations(showers.mean(axis=0), (0, 1)), axis=0)
+    often = np.mean(orientations((showers > 0).sum(axis=0).astype(np.float64), (0, 1)), axis=0) > RARE_HITS
+    shape = mean / np.maximum(mean.sum(axis=(0, 1)), np.finfo(np.float64).tiny)
+    padded = np.pad(shape, 1, mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3, 3)).mean(axis=(3, 4, 5))
+    return np.log(np.where(often, shape, around) + TEMPLATE_FLOOR)
+
+
+def orientations(values: Array, axes: tuple[int, int]) -> list[Array]:
+    """The mirror images in the two axes, and those with the axes swapped where they are equally long."""
+    x, y = axes
+    turned = [values, np.swapaxes(values, x, y)] if values.shape[x] == values.shape[y] else [values]
+    turned = [image for one in turned for image in (one, np.flip(one, x))]
+    return [image for one in turned for image in (one, np.flip(one, y))]
+
+
+def principal_modes(residuals: Array, count: int) -> Array:
+    """The directions of largest variance, each as long as its standard deviation, shape (count, N).
+
+    A standard normal number times each, summed, has the covariance of the residuals (n, N) but for the modes left out.
+    Zeros stand for modes beyond N.
+    """
+    variances, directions = np.linalg.eigh(residuals.T @ residuals / len(residuals))
+    modes = np.zeros((count, residuals.shape[1]))
+    kept = min(count, residuals.shape[1])
+    modes[:kept] = (directions * np.sqrt(np.maximum(variances, 0.0))).T[::-1][:kept]
+    return modes

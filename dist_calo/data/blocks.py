@@ -88,8 +88,9 @@ def split_blocks(manifest: Manifest, split: Split, config: DataConfig) -> Blocks
             else f"raise data.{split}_fraction={fraction:g}, set it to 0, or merge the files "
             "with dist-calo data convert"
         )
+        largest = max(entry.rows for entry in manifest.files)
         raise DataError(
-            f"no showers are left for {split}: {manifest.rows} rows in {len(manifest.files)} file(s), the largest "
-            f"of {max(entry.rows for entry in manifest.files)} rows, are too few to split: {remedy}"
+            f"no showers are left for {split}: {manifest.rows} rows in {len(manifest.files)} file(s), "
+            f"the largest of {largest} rows, are too few to split: {remedy}"
         )
     return blocks

@@ -62,8 +62,8 @@ def prepare_ledger(folder: str | Path, resume_after: int | None = None) -> None:
         truncate_after(path, resume_after)
     elif any(path.glob("rank-*.tsv")):
         raise DataError(
-            f"data.ledger={folder} holds the ledger of another run: name another folder, or continue that run "
-            "with --checkpoint.resume=auto"
+            f"data.ledger={folder} holds the ledger of another run: name another folder, or continue "
+            "that run with --checkpoint.resume=auto"
         )
 
 

@@ -9,24 +9,16 @@ data set.
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dist_calo.config import DataConfig
-from dist_calo.data.blocks import Split, block_rows, split_blocks
-from dist_calo.data.formats import format_named, open_file
+from dist_calo.data.blocks import Split, split_blocks
 from dist_calo.data.order import Order, Position, Share
-from dist_calo.data.shards import FileEntry, Manifest
-from dist_calo.errors import DataError
-
-if TYPE_CHECKING:
-    import h5py
-
-_OPEN_FILES = 16
+from dist_calo.data.reader import Reader
+from dist_calo.data.shards import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +125,7 @@ class Loader:
         self.close()
 
     def _read_ahead(self) -> None:
-        reader = _Reader(self._manifest)
+        reader = Reader(self._manifest)
         try:
             for epoch, steps in self._plan():
                 self._may_read.acquire()
@@ -157,18 +149,11 @@ class Loader:
                 yield epoch, range(max(step, steps.start), steps.stop)
             epoch, step = epoch + 1, 0
 
-    def _read_window(self, reader: "_Reader", epoch: int, steps: range) -> list[Batch]:
+    def _read_window(self, reader: Reader, epoch: int, steps: range) -> list[Batch]:
         shares = [
             self._order.share(epoch, step, self._rank, self._size, self._accumulation) for step in steps
         ]
-        ids = np.concatenate([share.ids for share in shares])
-        geometry = self._manifest.geometry
-        showers = np.empty((len(ids), *geometry.shape), dtype=np.float32)
-        conditions = np.empty((len(ids), len(geometry.conditions)), dtype=np.float32)
-        for places, block_showers, block_conditions in reader.blocks(ids):
-            if self._stop.is_set():
-                break
-            showers[places], conditions[places] = block_showers, block_conditions
+        showers, conditions = reader.read(np.concatenate([share.ids for share in shares]), self._stop.is_set)
         bounds = np.cumsum([0, *(len(share.ids) for share in shares)])
         return [
             self._batch(share, showers[first:last], conditions[first:last], epoch, step)
@@ -191,70 +176,6 @@ class Loader:
             micro_global_sizes=share.micro_global_sizes,
             end=self._order.position_after(epoch, step),
         )
-
-
-class _Reader:
-    """Reads rows block by block and keeps the files used last open."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
-        self._format = format_named(manifest.format)
-        self._first_ids = manifest.first_ids
-        self._block_rows = np.array([block_rows(entry) for entry in manifest.files])
-        self._buffer = np.empty((int(self._block_rows.max()), *manifest.geometry.shape), dtype=np.float32)
-        self._open: OrderedDict[int, h5py.File] = OrderedDict()
-
-    def blocks(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield the wanted rows of each block.
-
-        Args:
-            ids: global sample ids in any order, each once.
-
-        Yields:
-            Where the ids of the block are in `ids`, their showers and their conditions; the showers are valid
-            until the next block.
-        """
-        if not len(ids):
-            return
-        places = np.argsort(ids)
-        ordered = ids[places]
-        file = np.searchsorted(self._first_ids, ordered, side="right") - 1
-        rows = ordered - self._first_ids[file]
-        block = rows // self._block_rows[file]
-        bounds = np.flatnonzero((np.diff(file) != 0) | (np.diff(block) != 0)) + 1
-        for first, last in zip([0, *bounds], [*bounds, len(ids)], strict=True):
-            start, stop = int(rows[first]), int(rows[last - 1]) + 1
-            showers, conditions = self._read(int(file[first]), start, stop)
-            # Rows without gaps need no selection, which would copy the showers once more.
-            wanted = slice(None) if last - first == stop - start else rows[first:last] - start
-            yield places[first:last], showers[wanted], conditions[wanted]
-
-    def _read(self, file: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        entry = self._manifest.files[file]
-        opened = self._opened(file, entry)
-        showers, conditions = self._format.read(opened, start, stop, self._buffer[: stop - start])
-        problems = self._format.problems(opened, showers, conditions, start)
-        if problems:
-            raise DataError(f"{entry.path}: {problems[0]}; dist-calo data validate lists all problems")
-        return showers, conditions
-
-    def _opened(self, number: int, entry: FileEntry) -> "h5py.File":
-        if number not in self._open:
-            if len(self._open) == _OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-            self._open[number] = open_file(entry.path)
-            rows = self._format.describe(self._open[number]).rows
-            if rows != entry.rows:
-                raise DataError(
-                    f"{entry.path}: has {rows} rows and had {entry.rows} when the run began: do not change it"
-                )
-        self._open.move_to_end(number)
-        return self._open[number]
-
-    def close(self) -> None:
-        for file in self._open.values():
-            file.close()
-        self._open.clear()
 
 
 def training_loader(

@@ -161,9 +161,9 @@ class Order:
         step, within = divmod(position.samples_seen, self.global_batch_size)
         if within or not 0 <= step < self.steps_per_epoch:
             raise DataError(
-                f"position after {position.samples_seen} samples of epoch {position.epoch}: no batch begins there, "
-                f"for an epoch has {self.samples} samples in batches of {self.global_batch_size}; continue with "
-                "the data and train.global_batch_size that the run began with"
+                f"position after {position.samples_seen} samples of epoch {position.epoch}: no batch begins "
+                f"there, for an epoch has {self.samples} samples in batches of {self.global_batch_size}; "
+                "continue with the data and train.global_batch_size that the run began with"
             )
         return position.epoch, step
 
@@ -192,7 +192,7 @@ class Order:
         return self._stream_ids(epoch, begin + starts + within)
 
     def _longer_runs(self, length: int) -> np.ndarray:
-        """Runs of the last window with a sample more than others; evenly spread, they make the smaller batch."""
+        """Runs of the last window with a sample more than others; they make the smaller batch."""
         bounds = np.arange(self.global_batch_size + 1, dtype=np.int64) * length // self.global_batch_size
         return np.flatnonzero(np.diff(bounds) > length // self.global_batch_size)
 

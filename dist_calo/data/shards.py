@@ -98,8 +98,8 @@ class Manifest:
             ) from error
         if version != _VERSION or checksum != manifest.checksum:
             raise DataError(
-                f"a manifest of version {version} with checksum {checksum[:12]}, must be version {_VERSION} with "
-                f"{manifest.checksum[:12]}: make it anew with dist-calo data validate --manifest"
+                f"a manifest of version {version} with checksum {checksum[:12]}, must be version {_VERSION} "
+                f"with {manifest.checksum[:12]}: make it anew with dist-calo data validate --manifest"
             )
         return manifest
 
@@ -189,9 +189,9 @@ def manifest_of(paths: Sequence[str], format_name: str = "auto") -> Manifest:
     seen: dict[str, tuple[Any, str]] = {}
     for path in ordered:
         with open_file(path) as file:
-            reader = required or recognise(file)
-            layout = reader.describe(file)
-        kinds = {"format": reader.name, "geometry": layout.geometry, "particle": layout.particle}
+            format_ = required or recognise(file)
+            layout = format_.describe(file)
+        kinds = {"format": format_.name, "geometry": layout.geometry, "particle": layout.particle}
         for kind, value in kinds.items():
             if kind == "particle" and value is None:
                 continue
@@ -263,7 +263,7 @@ def scan_rows(manifest: Manifest, rank: int = 0, size: int = 1) -> None:
 
 def find_problems(manifest: Manifest, rank: int = 0, size: int = 1) -> Iterator[tuple[FileEntry, Problem]]:
     """Yield the first bad row of each rule and file in this rank's share of the showers, file by file."""
-    reader = format_named(manifest.format)
+    format_ = format_named(manifest.format)
     row_bytes = 4 * manifest.geometry.cells
     bounds = [manifest.rows * part // size for part in (rank, rank + 1)]
     for entry, first_id in zip(manifest.files, manifest.first_ids, strict=False):
@@ -274,16 +274,17 @@ def find_problems(manifest: Manifest, rank: int = 0, size: int = 1) -> Iterator[
         )
         if start < stop:
             piece = max(1, _SCAN_BYTES // (row_bytes * chunk)) * chunk
-            for problem in _file_problems(reader, entry, start, stop, piece):
+            for problem in _file_problems(format_, entry, start, stop, piece):
                 yield entry, problem
 
 
-def _file_problems(reader: Format, entry: FileEntry, start: int, stop: int, piece: int) -> Iterator[Problem]:
+def _file_problems(format_: Format, entry: FileEntry, start: int, stop: int, piece: int) -> Iterator[Problem]:
     told: set[tuple[str, str]] = set()
     with open_file(entry.path) as file:
+        rows = format_.rows(file)
         for first in range(start, stop, piece):
-            showers, conditions = reader.read(file, first, min(first + piece, stop))
-            for problem in reader.problems(file, showers, conditions, first):
+            showers, conditions = rows.read(first, min(first + piece, stop))
+            for problem in rows.problems(showers, conditions, first):
                 if (problem.data_set, problem.rule) not in told:
                     told.add((problem.data_set, problem.rule))
                     yield problem

@@ -4,21 +4,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_calo.data.formats.lcd import LcdFormat
-from dist_calo.data.formats.protocol import Format, Layout, Problem
+from dist_calo.data.formats.protocol import Format, Layout, Problem, ShowerRows
 from dist_calo.data.formats.writer import ShowerWriter
 from dist_calo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["FORMATS", "Format", "Layout", "Problem", "ShowerWriter", "format_named", "open_file", "recognise"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Layout",
+    "Problem",
+    "ShowerRows",
+    "ShowerWriter",
+    "format_named",
+    "open_file",
+    "recognise",
+]
 
 FORMATS: dict[str, Format] = {"lcd": LcdFormat()}
-"""Readers by name."""
+"""Schemas by name."""
 
 
 def format_named(name: str) -> Format:
-    """The reader of that name.
+    """The schema of that name.
 
     Raises:
         ConfigError: if there is none; the message lists the choices.
@@ -50,15 +60,15 @@ def open_file(path: str | Path) -> "h5py.File":
 
 
 def recognise(file: "h5py.File") -> Format:
-    """The reader of an open file.
+    """The schema of an open file.
 
     Raises:
         DataError: if the data sets fit no known schema.
     """
-    for reader in FORMATS.values():
-        if reader.recognises(file):
-            return reader
-    known = "; ".join(f"{reader.name} needs {reader.needs}" for reader in FORMATS.values())
+    for known in FORMATS.values():
+        if known.recognises(file):
+            return known
+    schemas = "; ".join(f"{known.name} needs {known.needs}" for known in FORMATS.values())
     raise DataError(
-        f"{file.filename}: its data sets ({', '.join(sorted(file)) or 'none'}) fit no known schema: {known}"
+        f"{file.filename}: its data sets ({', '.join(sorted(file)) or 'none'}) fit no known schema: {schemas}"
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dist_calo.data.formats.protocol import Layout, Problem, broken_rules, rows_are_good
+from dist_calo.data.formats.rows import RowReader
 from dist_calo.errors import DataError
 from dist_calo.geometry import VoxelGrid
 
@@ -63,7 +64,7 @@ class LcdFormat:
         )
         if cells.shape[0] == 0:
             raise DataError(f"{file.filename}: data set ECAL has no rows")
-        columns = self._columns(file)
+        columns = _condition_columns(file)
         for name in columns:
             if name == "target":
                 values = _data_set(
@@ -90,41 +91,52 @@ class LcdFormat:
             particle=particle_of(file),
         )
 
-    def read(
-        self, file: "h5py.File", start: int, stop: int, out: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        cells = file["ECAL"]
-        if out is None:
-            out = np.empty((stop - start, *cells.shape[1:]), dtype=np.float32)
-        columns = self._columns(file)
-        conditions = np.empty((stop - start, len(columns)), dtype=np.float32)
+    def rows(self, file: "h5py.File") -> "LcdRows":
+        return LcdRows(file)
+
+
+class LcdRows:
+    """Rows of an open LCD file."""
+
+    def __init__(self, file: "h5py.File") -> None:
+        self._name = file.filename
+        self._cells = RowReader(file["ECAL"])
+        self._shape: tuple[int, ...] = file["ECAL"].shape[1:]
+        self._columns = {name: file[name] for name in _condition_columns(file)}
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        showers = np.empty((stop - start, *self._shape), dtype=np.float32)
+        conditions = np.empty((stop - start, len(self._columns)), dtype=np.float32)
+        self.place(np.arange(start, stop), showers, conditions, np.arange(stop - start))
+        return showers, conditions
+
+    def place(
+        self, rows: np.ndarray, showers: np.ndarray, conditions: np.ndarray, places: np.ndarray
+    ) -> None:
+        if not len(rows):
+            return
+        start, stop = int(rows[0]), int(rows[-1]) + 1
         try:
-            if len(out):
-                cells.read_direct(out, np.s_[start:stop])
-            for column, name in enumerate(columns):
-                values = file[name]
-                conditions[:, column] = (
-                    values[start:stop, 1] if name == "target" else values[start:stop].reshape(stop - start)
-                )
+            self._cells.read(rows, showers, places)
+            for column, (name, values) in enumerate(self._columns.items()):
+                found = values[start:stop, 1] if name == "target" else values[start:stop].reshape(-1)
+                conditions[places, column] = found[rows - start]
         except OSError as error:
             raise DataError(
-                f"{file.filename}: rows {start} to {stop - 1} cannot be read ({error}): the file is damaged, "
+                f"{self._name}: rows {start} to {stop - 1} cannot be read ({error}): the file is damaged, "
                 "make or copy it again"
             ) from error
-        return out, conditions
 
-    def problems(
-        self, file: "h5py.File", showers: np.ndarray, conditions: np.ndarray, first_row: int
-    ) -> list[Problem]:
+    def problems(self, showers: np.ndarray, conditions: np.ndarray, first_row: int) -> list[Problem]:
         if rows_are_good(showers, conditions):
             return []
-        return broken_rules(showers, conditions, first_row, "ECAL", self._columns(file))
+        return broken_rules(showers, conditions, first_row, "ECAL", tuple(self._columns))
 
-    @staticmethod
-    def _columns(file: "h5py.File") -> tuple[str, ...]:
-        """Names of the data sets that hold the conditions."""
-        energy = "energy" if "energy" in file or "target" not in file else "target"
-        return (energy, "theta") if "theta" in file else (energy,)
+
+def _condition_columns(file: "h5py.File") -> tuple[str, ...]:
+    """Names of the data sets that hold the conditions."""
+    energy = "energy" if "energy" in file or "target" not in file else "target"
+    return (energy, "theta") if "theta" in file else (energy,)
 
 
 def _data_set(

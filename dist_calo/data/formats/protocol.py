@@ -41,8 +41,41 @@ class Problem:
         return f"data set {self.data_set}, row {self.row}: {self.rule}"
 
 
+class ShowerRows(Protocol):
+    """The rows of one open file."""
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read contiguous rows.
+
+        Returns:
+            Showers in GeV, float32 with shape (n, *geometry.shape), and conditions, float32 with shape
+            (n, len(geometry.conditions)).
+
+        Raises:
+            DataError: if the file is damaged.
+        """
+
+    def place(
+        self, rows: np.ndarray, showers: np.ndarray, conditions: np.ndarray, places: np.ndarray
+    ) -> None:
+        """Read rows into ``showers[places]`` and ``conditions[places]``.
+
+        Args:
+            rows: the rows, ascending, shape (n,); those between the first and the last may be read too.
+            showers: float32 with shape (m, *geometry.shape), contiguous.
+            conditions: float32 with shape (m, len(geometry.conditions)).
+            places: where each row goes, shape (n,).
+
+        Raises:
+            DataError: if the file is damaged.
+        """
+
+    def problems(self, showers: np.ndarray, conditions: np.ndarray, first_row: int) -> list[Problem]:
+        """The rules broken by contiguous rows that were read, each with its first bad row."""
+
+
 class Format(Protocol):
-    """Reader of one file schema."""
+    """One file schema."""
 
     name: str
     needs: str
@@ -58,26 +91,8 @@ class Format(Protocol):
             DataError: if a data set is missing or has the wrong shape, or their row counts differ.
         """
 
-    def read(
-        self, file: "h5py.File", start: int, stop: int, out: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Read contiguous rows.
-
-        Args:
-            file: an open file of this schema.
-            start: first row.
-            stop: row after the last one.
-            out: where the showers go, float32 with shape (stop - start, *geometry.shape); by default a new array.
-
-        Returns:
-            Showers in GeV, float32 with shape (n, *geometry.shape), and conditions, float32 with shape
-            (n, len(geometry.conditions)).
-        """
-
-    def problems(
-        self, file: "h5py.File", showers: np.ndarray, conditions: np.ndarray, first_row: int
-    ) -> list[Problem]:
-        """The rules broken by rows that `read` returned, each with its first bad row."""
+    def rows(self, file: "h5py.File") -> ShowerRows:
+        """The rows of a file that `describe` accepts; valid as long as the file is open."""
 
 
 def rows_are_good(showers: np.ndarray, conditions: np.ndarray) -> bool:

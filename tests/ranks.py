@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -80,7 +81,7 @@ class RankRun:
         return self
 
 
-def launcher_params(*names: str) -> list[object]:
+def launcher_params(*names: str) -> list[Any]:
     """Launchers (by default all) for ``pytest.mark.parametrize``, each marked with what it requires."""
     return [
         pytest.param(name, marks=[pytest.mark.requires(component) for component in LAUNCHERS[name]])

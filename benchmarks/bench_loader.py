@@ -78,9 +78,8 @@ def measure(title: str, path: str, options: argparse.Namespace) -> None:
     for name, values in rates.items():
         middle = statistics.median(values)
         spread = f"{min(values):.0f} to {max(values):.0f}"
-        print(
-            f"  {name:7} {middle:8.0f} showers/s ({spread}), {middle * 4e-6 * manifest.geometry.cells:.0f} MB/s"
-        )
+        megabytes = middle * 4e-6 * manifest.geometry.cells
+        print(f"  {name:7} {middle:8.0f} showers/s ({spread}), {megabytes:.0f} MB/s")
     ratio = statistics.median(rates["loader"]) / statistics.median(rates["h5py"])
     print(f"  loader / h5py = {100 * ratio:.0f} %")
 

@@ -134,14 +134,18 @@ def build_manifest(config: DataConfig) -> Manifest:
             if geometries or particles differ between files; if the files differ from the stored manifest.
         ConfigError: if the format is not known.
     """
-    manifest = manifest_of(matching_files(config.path), config.format)
+    try:
+        files = matching_files(config.path)
+    except DataError as error:
+        raise DataError(f"data.path={error}") from error
+    manifest = manifest_of(files, config.format)
     if config.manifest is not None:
         try:
             require_same_files(read_manifest(config.manifest), manifest)
         except DataError as error:
             raise DataError(
                 f"data.manifest={config.manifest}: {error}; if that was meant, make the manifest anew with "
-                "dist-calo data validate --manifest"
+                "dist-calo data validate --manifest FILE --renew"
             ) from error
     return manifest
 
@@ -158,26 +162,28 @@ def read_manifest(path: str | Path) -> Manifest:
         raise DataError(f"the manifest cannot be read ({error})") from error
 
 
-def matching_files(pattern: str) -> list[str]:
-    """The files that a path or glob names, sorted; ``**`` means any depth of folders.
+def matching_files(*patterns: str) -> list[str]:
+    """The files that paths or globs name, sorted; ``**`` means any depth of folders.
 
     Raises:
-        DataError: if there are none.
+        DataError: if one of them names none.
     """
-    expanded = os.path.expanduser(pattern)
-    if os.path.isfile(expanded):
-        return [expanded]
-    if os.path.isdir(expanded):
-        raise DataError(
-            f"data.path={pattern!r} is a folder: name the files in it, such as {pattern.rstrip('/')}/*.h5"
-        )
-    found = sorted(path for path in glob.glob(expanded, recursive=True) if os.path.isfile(path))
-    if not found:
-        raise DataError(
-            f"data.path={pattern!r}: no file matches, looked from {os.getcwd()}; "
-            "give the path of a shower file or a glob in quotes"
-        )
-    return found
+    found: set[str] = set()
+    for pattern in patterns:
+        expanded = os.path.expanduser(pattern)
+        if os.path.isdir(expanded):
+            raise DataError(
+                f"{pattern} is a folder: name the files in it, such as {pattern.rstrip('/')}/*.h5"
+            )
+        matches = [expanded] if os.path.isfile(expanded) else glob.glob(expanded, recursive=True)
+        files = [path for path in matches if os.path.isfile(path)]
+        if not files:
+            raise DataError(
+                f"{pattern}: no such file and no file matches, looked from {os.getcwd()}; "
+                "give the path of a shower file or a glob in quotes"
+            )
+        found.update(files)
+    return sorted(found)
 
 
 def manifest_of(paths: Sequence[str], format_name: str = "auto") -> Manifest:

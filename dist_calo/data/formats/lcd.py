@@ -88,6 +88,7 @@ class LcdFormat:
             rows=cells.shape[0],
             geometry=geometry,
             chunk_rows=cells.chunks[0] if cells.chunks else None,
+            storage=cells.compression or "none",
             particle=particle_of(file),
         )
 

@@ -13,6 +13,7 @@ from dist_calo.geometry import Geometry
 if TYPE_CHECKING:
     import h5py
 
+EMPTY_SHOWER = "the shower has no energy in any cell"
 _INFINITY_BITS = 0x7F800000
 """Bit pattern of float32 infinity: finite numbers that are not negative lie below, all others at or above."""
 
@@ -25,6 +26,8 @@ class Layout:
     geometry: Geometry
     chunk_rows: int | None
     """Showers of an HDF5 chunk; None where the file is not chunked."""
+    storage: str
+    """Compression of the showers, such as ``gzip`` or ``none``."""
     particle: str | None
     """What hit the calorimeter, such as ``e-``; None where the file does not say."""
 
@@ -131,7 +134,7 @@ def broken_rules(
     rules = [
         (cells, ~finite, "a cell is NaN or infinite"),
         (cells, (cell_rows < 0).any(axis=1), "a cell has negative energy"),
-        (cells, finite & ~(cell_rows != 0).any(axis=1), "the shower has no energy in any cell"),
+        (cells, finite & ~(cell_rows != 0).any(axis=1), EMPTY_SHOWER),
     ]
     for column, name in enumerate(columns):
         rules.append((name, ~np.isfinite(conditions[:, column]), "the value is NaN or infinite"))

@@ -49,6 +49,8 @@ class ShowerWriter:
 
         self.path = Path(path)
         self.rows = 0
+        """Showers appended so far."""
+        self._written = 0
         self._geometry = geometry
         self._chunk_rows = chunk_rows
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
@@ -92,6 +94,7 @@ class ShowerWriter:
             )
         self._waiting.append((showers, conditions))
         self._waiting_rows += len(showers)
+        self.rows += len(showers)
         if self._waiting_rows >= self._chunk_rows:
             self._write(self._waiting_rows - self._waiting_rows % self._chunk_rows)
 
@@ -99,13 +102,13 @@ class ShowerWriter:
         """Write the first waiting rows: whole chunks, for each write to a chunk compresses it anew."""
         showers = np.concatenate([showers for showers, _ in self._waiting])
         conditions = np.concatenate([conditions for _, conditions in self._waiting])
-        stop = self.rows + rows
+        stop = self._written + rows
         self._cells.resize(stop, axis=0)
-        self._cells[self.rows : stop] = showers[:rows]
+        self._cells[self._written : stop] = showers[:rows]
         for column, data_set in enumerate(self._columns):
             data_set.resize(stop, axis=0)
-            data_set[self.rows : stop, 0] = conditions[:rows, column]
-        self.rows = stop
+            data_set[self._written : stop, 0] = conditions[:rows, column]
+        self._written = stop
         self._waiting = [(showers[rows:].copy(), conditions[rows:].copy())] if rows < len(showers) else []
         self._waiting_rows -= rows
 

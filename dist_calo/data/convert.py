@@ -1,0 +1,142 @@
+"""Writing showers anew: from older schemas, other units and chunks, or one file for each split."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dist_calo.config import DataConfig
+from dist_calo.data.blocks import Blocks, Split, split_blocks
+from dist_calo.data.formats import ShowerWriter, format_named, open_file
+from dist_calo.data.formats.protocol import EMPTY_SHOWER
+from dist_calo.data.formats.writer import Compression
+from dist_calo.data.shards import FileEntry, Manifest
+from dist_calo.errors import DataError
+
+UNITS = {"GeV": 1.0, "MeV": 1e-3, "keV": 1e-6}
+"""Energy units, in GeV."""
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewrite:
+    """How showers are changed and stored."""
+
+    cells_factor: float = 1.0
+    """Factor on the energies of cells, to GeV."""
+    energy_factor: float = 1.0
+    """Factor on the incident energy, to GeV."""
+    cut: float = 0.0
+    """Cells below this energy become 0, in GeV."""
+    least_sum: float | None = None
+    """Showers whose cells sum to no more than this are left out, in GeV; None leaves out none."""
+    particle: str | None = None
+    """Name written to the files; by default that of the files read."""
+    chunk_rows: int = 32
+    compression: Compression = "gzip"
+    level: int = 4
+
+
+def convert(manifest: Manifest, out: Path, rewrite: Rewrite, *, into_folder: bool) -> dict[Path, int]:
+    """Write all showers anew: into one file, or each file into one of the same name in a folder.
+
+    Returns:
+        The showers of each file written.
+
+    Raises:
+        DataError: at the first row that breaks a rule, before or after the change; that file is not written.
+    """
+    if not into_folder:
+        return {out: _write_files(manifest, manifest.files, out, rewrite)}
+    targets = {out / Path(entry.name).name: entry for entry in manifest.files}
+    return {path: _write_files(manifest, [entry], path, rewrite) for path, entry in targets.items()}
+
+
+def split(manifest: Manifest, folder: Path, config: DataConfig, rewrite: Rewrite) -> dict[Path, int]:
+    """Write the showers of each split into a file of its own, by the rule that training uses.
+
+    Returns:
+        The showers of each file written; a split whose fraction is 0 has none.
+
+    Raises:
+        DataError: if a split is empty though its fraction is not 0, or a row breaks a rule.
+    """
+    splits = {name: split_blocks(manifest, name, config) for name in SPLITS}
+    written = {}
+    for name, blocks in splits.items():
+        if blocks.samples:
+            path = folder / f"{name}.h5"
+            attributes = {**_attributes(manifest, manifest.files), "split": name}
+            written[path] = _write_blocks(manifest, blocks, path, rewrite, attributes)
+    return written
+
+
+def _attributes(manifest: Manifest, files: Sequence[FileEntry]) -> dict[str, Any]:
+    """What all of these files say of where their showers come from, and their names."""
+    shared: dict[str, Any] = {}
+    for number, entry in enumerate(files):
+        with open_file(entry.path) as file:
+            found = dict(file.attrs)
+        if number == 0:
+            shared = found
+        shared = {
+            name: value
+            for name, value in shared.items()
+            if name in found and np.array_equal(value, found[name])
+        }
+    own = {"units": None, "cell_size_mm": None, "particle": manifest.particle}
+    kept = {name: value for name, value in (shared | own).items() if value is not None}
+    return {**kept, "converted_from": ", ".join(entry.name for entry in files)[:1000]}
+
+
+def _write_files(manifest: Manifest, files: Sequence[FileEntry], path: Path, rewrite: Rewrite) -> int:
+    part = replace(manifest, files=tuple(files))
+    blocks = split_blocks(part, "all", DataConfig())
+    return _write_blocks(part, blocks, path, rewrite, _attributes(manifest, files))
+
+
+def _write_blocks(
+    manifest: Manifest, blocks: Blocks, path: Path, rewrite: Rewrite, attributes: dict[str, Any]
+) -> int:
+    if any(path.exists() and path.samefile(entry.path) for entry in manifest.files):
+        raise DataError(f"{path}: is one of the files to be read: name another file or folder with --out")
+    particle = {"particle": rewrite.particle} if rewrite.particle else {}
+    with ShowerWriter(
+        path,
+        manifest.geometry,
+        {**attributes, **particle},
+        chunk_rows=rewrite.chunk_rows,
+        compression=rewrite.compression,
+        level=rewrite.level,
+    ) as writer:
+        for showers, conditions in _rewritten(manifest, blocks, rewrite):
+            writer.append(showers, conditions)
+        if not writer.rows:
+            raise DataError(f"{path}: no shower is left to write: lower --min-sum or --cut")
+    return writer.rows
+
+
+def _rewritten(
+    manifest: Manifest, blocks: Blocks, rewrite: Rewrite
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    files = np.searchsorted(manifest.first_ids, blocks.first_ids, side="right") - 1
+    for number, entry in enumerate(manifest.files):
+        mine = files == number
+        starts = (blocks.first_ids[mine] - manifest.first_ids[number]).tolist()
+        with open_file(entry.path) as file:
+            rows = format_named(manifest.format).rows(file)
+            for start, count in zip(starts, blocks.rows[mine].tolist(), strict=True):
+                showers, conditions = rows.read(start, start + count)
+                showers *= np.float32(rewrite.cells_factor)
+                conditions[:, 0] *= np.float32(rewrite.energy_factor)
+                if rewrite.cut > 0:
+                    showers[showers < rewrite.cut] = 0
+                sums = showers.sum(axis=(1, 2, 3), dtype=np.float64)
+                # NaN compares as False: such a shower is kept here and refused below.
+                kept = ~(sums <= rewrite.least_sum) if rewrite.least_sum is not None else slice(None)
+                for problem in rows.problems(showers, conditions, start):
+                    if rewrite.least_sum is None or problem.rule != EMPTY_SHOWER:
+                        raise DataError(f"{entry.path}: {problem}")
+                yield showers[kept], conditions[kept]

@@ -1,0 +1,106 @@
+"""What a data set looks like at a glance, from a few of its showers."""
+
+from typing import Any
+
+import numpy as np
+
+from dist_calo.data.formats import format_named, open_file
+from dist_calo.data.shards import FileEntry, Manifest
+
+_PIECES, _PIECE_ROWS = 8, 32
+
+
+def summarise(manifest: Manifest) -> dict[str, Any]:
+    """Facts about each file and all of them, as plain values.
+
+    Energies, sampling fraction (energy in all cells / incident energy) and the share of empty cells are those
+    of at most 256 showers a file, in 8 places spread over it.
+    """
+    files = [_summarise_file(manifest, entry) for entry in manifest.files]
+    sampled = sum(file["sampled_rows"] for file in files)
+    return {
+        "format": manifest.format,
+        "shape": list(manifest.geometry.shape),
+        "conditions": list(manifest.geometry.conditions),
+        "particle": manifest.particle,
+        "rows": manifest.rows,
+        "bytes": sum(entry.bytes for entry in manifest.files),
+        "checksum": manifest.checksum,
+        "energy_min": min(file["energy_min"] for file in files),
+        "energy_max": max(file["energy_max"] for file in files),
+        "sampling_fraction": sum(file["sampling_fraction"] * file["sampled_rows"] for file in files)
+        / sampled,
+        "empty_cells": sum(file["empty_cells"] * file["sampled_rows"] for file in files) / sampled,
+        "files": files,
+    }
+
+
+def _summarise_file(manifest: Manifest, entry: FileEntry) -> dict[str, Any]:
+    with open_file(entry.path) as file:
+        starts = sorted({entry.rows * piece // _PIECES for piece in range(_PIECES)})
+        after = [*starts[1:], entry.rows]
+        stops = [min(start + _PIECE_ROWS, end) for start, end in zip(starts, after, strict=True)]
+        format_ = format_named(manifest.format)
+        rows = format_.rows(file)
+        read = [rows.read(start, stop) for start, stop in zip(starts, stops, strict=True)]
+        storage = format_.describe(file).storage
+    showers = np.concatenate([showers for showers, _ in read])
+    energy = np.concatenate([conditions[:, 0] for _, conditions in read])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fraction = showers.sum(axis=(1, 2, 3), dtype=np.float64) / energy
+    return {
+        "name": entry.name,
+        "rows": entry.rows,
+        "bytes": entry.bytes,
+        "chunk_rows": entry.chunk_rows,
+        "storage": storage,
+        "sampled_rows": len(showers),
+        "energy_min": float(energy.min()),
+        "energy_max": float(energy.max()),
+        "sampling_fraction": float(fraction.mean()),
+        "empty_cells": float((showers == 0).mean()),
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as text, a line a file."""
+    shape = " x ".join(str(cells) for cells in summary["shape"])
+    lines = [
+        f"{summary['rows']} showers of {shape} cells in {len(summary['files'])} file(s), "
+        f"{_megabytes(summary['bytes'])}; schema {summary['format']}, "
+        f"particle {summary['particle'] or 'not told'}, conditions {', '.join(summary['conditions'])}",
+        f"checksum {summary['checksum']}",
+        "",
+    ]
+    header = (
+        "file",
+        "rows",
+        "size",
+        "chunk",
+        "compression",
+        "energy in GeV",
+        "sampling fraction",
+        "empty cells",
+    )
+    body = [
+        (
+            file["name"],
+            str(file["rows"]),
+            _megabytes(file["bytes"]),
+            f"{file['chunk_rows']} rows" if file["chunk_rows"] else "none",
+            file["storage"],
+            f"{file['energy_min']:.4g} to {file['energy_max']:.4g}",
+            f"{file['sampling_fraction']:.4%}",
+            f"{file['empty_cells']:.1%}",
+        )
+        for file in summary["files"]
+    ]
+    widths = [max(len(row[column]) for row in (header, *body)) for column in range(len(header))]
+    for row in (header, *body):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

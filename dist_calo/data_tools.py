@@ -52,7 +52,9 @@ def _file_problems(path: str, format_name: str) -> list[str]:
     from dist_calo.data.shards import find_problems, manifest_of
 
     try:
-        return [f"{entry.path}: {problem}" for entry, problem in find_problems(manifest_of([path], format_name))]
+        return [
+            f"{entry.path}: {problem}" for entry, problem in find_problems(manifest_of([path], format_name))
+        ]
     except DataError as error:
         return [str(error)]
 

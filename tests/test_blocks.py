@@ -20,21 +20,34 @@ def manifest(*files):
 
 def ids(blocks):
     return [
-        int(first) + row for first, rows in zip(blocks.first_ids, blocks.rows, strict=True) for row in range(rows)
+        int(first) + row
+        for first, rows in zip(blocks.first_ids, blocks.rows, strict=True)
+        for row in range(rows)
     ]
 
 
 @pytest.mark.parametrize(
     ("rows", "chunk", "expected"),
-    [(10_000, 32, 32), (10_000, 10, 40), (10_000, 1, 32), (10_000, 100, 100), (10_000, 5000, 1024)]
-    + [(10_000, None, 64), (500, 32, 32), (200, None, 13), (5, 5, 1)],
+    [
+        (10_000, 32, 32),
+        (10_000, 10, 40),
+        (10_000, 1, 32),
+        (10_000, 100, 100),
+        (10_000, 5000, 1024),
+        (10_000, None, 64),
+        (500, 32, 32),
+        (200, None, 13),
+        (5, 5, 1),
+    ],
 )
 def test_blocks_are_whole_chunks_but_in_small_files(rows, chunk, expected):
     assert block_rows(entry(rows, chunk)) == expected
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 3000), st.sampled_from([None, 1, 10, 32, 100])), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(st.integers(1, 3000), st.sampled_from([None, 1, 10, 32, 100])), min_size=1, max_size=4
+    ),
     st.sampled_from([(0.1, 0.1), (0.0, 0.3), (0.5, 0.0), (0.0, 0.0)]),
 )
 def test_the_splits_share_all_rows(files, fractions):

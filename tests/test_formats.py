@@ -1,3 +1,5 @@
+from typing import Any
+
 import h5py
 import numpy as np
 import pytest
@@ -43,7 +45,9 @@ def test_the_wide_window_with_and_without_angle(tmp_path):
     wide, theta = showers(3, shape=(51, 51, 25)), np.array([1.1, 1.2, 1.3])
     with_angle = write_lcd(tmp_path / "a.h5", 3, chunk=1, ECAL=wide, theta=theta)
     assert layout_of(with_angle).geometry == VoxelGrid(shape=(51, 51, 25), conditions=("energy", "theta"))
-    np.testing.assert_allclose(read_all(with_angle)[1], np.column_stack([energies(3)[:, 0], theta]), rtol=1e-6)
+    np.testing.assert_allclose(
+        read_all(with_angle)[1], np.column_stack([energies(3)[:, 0], theta]), rtol=1e-6
+    )
     without = write_lcd(tmp_path / "b.h5", 3, chunk=1, ECAL=wide)
     assert layout_of(without).geometry.conditions == ("energy",)
 
@@ -74,7 +78,10 @@ def test_particle_by_attribute_or_prefix(tmp_path, name, attribute, particle):
     [
         ({"ECAL": None}, r"a.h5: its data sets \(energy\) fit no known schema: lcd needs ECAL"),
         ({"energy": None}, r"a.h5: data set energy \(or target\) is missing; the file holds ECAL"),
-        ({"ECAL": np.ones((4, 24, 25, 25))}, r"ECAL has shape \(4, 24, 25, 25\), must be \(N, 25, 25, 25\) or"),
+        (
+            {"ECAL": np.ones((4, 24, 25, 25))},
+            r"ECAL has shape \(4, 24, 25, 25\), must be \(N, 25, 25, 25\) or",
+        ),
         ({"ECAL": np.ones((0, 25, 25, 25)), "energy": energies(0)}, "ECAL has no rows"),
         ({"energy": energies(3)}, "energy has 3 rows and ECAL has 4"),
         ({"energy": np.ones((4, 2))}, r"energy has shape \(4, 2\), must be \(N, 1\)"),
@@ -138,7 +145,9 @@ def test_the_energy_of_an_older_file_is_named_target(tmp_path):
     path = write_lcd(tmp_path / "a.h5", 3, chunk=1, energy=None, target=target)
     with open_file(path) as file:
         rows = FORMATS["lcd"].rows(file)
-        assert [str(problem)[:22] for problem in rows.problems(*rows.read(0, 3), 0)] == ["data set target, row 1"]
+        assert [str(problem)[:22] for problem in rows.problems(*rows.read(0, 3), 0)] == [
+            "data set target, row 1"
+        ]
 
 
 def test_a_negative_zero_is_a_zero(tmp_path):
@@ -155,11 +164,13 @@ def test_a_negative_zero_is_a_zero(tmp_path):
 def test_the_quick_check_agrees_with_the_rules(cells, energy):
     row = np.array([cells], dtype=np.float32)
     row[row == 0] = 0.0
-    rules = np.isfinite(row).all() and (row >= 0).all() and (row > 0).any() and np.isfinite(energy) and energy > 0
+    rules = (
+        np.isfinite(row).all() and (row >= 0).all() and (row > 0).any() and np.isfinite(energy) and energy > 0
+    )
     assert rows_are_good(row, np.array([[energy]], dtype=np.float32)) == rules
 
 
-STORED = {
+STORED: dict[str, tuple[str, dict[str, Any]]] = {
     "contiguous": ("plain", {"chunk": None}),
     "chunked": ("plain", {}),
     "gzip": ("gzip", {"ecal_compression": "gzip"}),

@@ -88,7 +88,7 @@ def test_missing_and_new_files_are_found(data, tmp_path):
     (tmp_path / "EleEscan_c.h5").rename(tmp_path / "EleEscan_d.h5")
     with pytest.raises(DataError, match=r"EleEscan_c.h5: .*no longer there"):
         verify(before)
-    with pytest.raises(DataError, match="EleEscan_c.h5 is in the manifest and does not match"):
+    with pytest.raises(DataError, match=r"EleEscan_c.h5 is in the manifest and does not match"):
         require_same_files(before, manifest_at(data))
     write_lcd(tmp_path / "EleEscan_c.h5", 33, 47)
     with pytest.raises(DataError, match=r"EleEscan_d.h5 matches data.path and is not in the manifest"):
@@ -96,7 +96,9 @@ def test_missing_and_new_files_are_found(data, tmp_path):
 
 
 def test_patterns_that_name_nothing(tmp_path):
-    with pytest.raises(DataError, match=r"data.path=.*none\*.h5: no such file and no file matches, looked from"):
+    with pytest.raises(
+        DataError, match=r"data.path=.*none\*.h5: no such file and no file matches, looked from"
+    ):
         manifest_at(str(tmp_path / "none*.h5"))
     with pytest.raises(DataError, match=r"is a folder: name the files in it, such as .*/\*.h5"):
         manifest_at(str(tmp_path))

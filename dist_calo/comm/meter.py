@@ -1,5 +1,6 @@
 """What every backend counts: payload handed over and time spent waiting."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,10 +48,14 @@ class Meter:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()
             raise CommunicationError(
-                f"{what} failed: another rank has ended or does not answer; see that rank's message "
-                f"({reason[0] if reason else type(error).__name__})"
+                f"{what} failed: another rank has ended or does not answer; see that rank's message ({_reason(error)})"
             ) from error
         finally:
             self.wait_s += time.perf_counter() - start
+
+
+def _reason(error: RuntimeError) -> str:
+    """First sentence of a library's message, without the place in its source."""
+    text = re.sub(r"^\[[^\]]*\.\w+:\d+\]\s*", "", str(error).strip())
+    return re.split(r"\.\s|\n", text)[0] or type(error).__name__

@@ -1,0 +1,127 @@
+"""Where ranks without MPI or Horovod find each other, and how they hear that one of them has failed."""
+
+import hashlib
+import os
+import subprocess
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+
+from torch._C._distributed_c10d import TCPStore
+
+from dist_calo.comm.failure import ECHO_DELAY_S, leave
+from dist_calo.comm.protocol import World
+from dist_calo.errors import EXIT_FAILURE, LaunchError
+
+# Below the ports that operating systems give to outgoing connections.
+_FIRST_PORT, _PORTS = 12000, 16000
+_POLL_S = 1.0
+
+
+def meeting_point(world: World, environ: Mapping[str, str]) -> tuple[str, int]:
+    """Address and port at which the ranks find each other: MASTER_ADDR and MASTER_PORT, or else the launcher's facts.
+
+    Under srun the address is the first node of the job; on a single node it is this host. The port follows from the
+    number of the job and step, so that all ranks arrive at the same one without talking.
+
+    Raises:
+        LaunchError: if the ranks are on several nodes and nothing tells which node holds rank 0.
+    """
+    address = environ.get("MASTER_ADDR")
+    if address is None and world.local_size == world.size:
+        address = "127.0.0.1"
+    elif address is None and world.launcher == "srun":
+        address = _first_host(environ)
+    if address is None:
+        raise LaunchError(
+            f"{world.launcher} started {world.size} ranks on several nodes, and the torch backend needs the address of "
+            "rank 0: set MASTER_ADDR (and MASTER_PORT) on all ranks, or choose comm.backend=mpi or horovod"
+        )
+    if "MASTER_PORT" in environ:
+        try:
+            return address, int(environ["MASTER_PORT"])
+        except ValueError:
+            raise LaunchError(f"MASTER_PORT={environ['MASTER_PORT']!r}: must be a port number") from None
+    job = [
+        environ.get(name, "")
+        for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri")
+    ]
+    if not any(job) and world.size > 1:
+        raise LaunchError(
+            f"{world.launcher} tells neither MASTER_PORT nor a job number: set MASTER_PORT to a free port on all ranks"
+        )
+    digest = hashlib.blake2b("/".join(job).encode(), digest_size=4).digest()
+    return address, _FIRST_PORT + int.from_bytes(digest, "little") % _PORTS
+
+
+def _first_host(environ: Mapping[str, str]) -> str:
+    nodes = (
+        environ.get("SLURM_STEP_NODELIST")
+        or environ.get("SLURM_JOB_NODELIST")
+        or environ.get("SLURM_NODELIST")
+    )
+    if not nodes:
+        raise LaunchError(
+            "SLURM_JOB_NODELIST is not set: start the ranks with srun, or set MASTER_ADDR and MASTER_PORT"
+        )
+    command = ["scontrol", "show", "hostnames", nodes]
+    try:
+        hosts = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise LaunchError(
+            f"`{' '.join(command)}` failed ({error}): "
+            "set MASTER_ADDR to the node of rank 0, and MASTER_PORT, on all ranks"
+        ) from error
+    return hosts[0]
+
+
+class Alarm:
+    """Ends this rank soon after another one has failed, even while it computes and takes part in no collective.
+
+    Launchers differ in patience: torchrun and srun give ranks that catch SIGTERM, as ours do to save their work, half a
+    minute. A thread looks once a second whether a rank has raised the alarm in the store that all ranks share.
+
+    Args:
+        world: this process among the ranks.
+        address: host of the store.
+        port: port of the store.
+        environ: the environment's variables.
+    """
+
+    def __init__(
+        self, world: World, address: str, port: int, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self._world = world
+        # torchrun's store outlives the ranks that it starts again.
+        self._key = f"dist_calo/failed/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        patience = timedelta(seconds=30)
+        self._store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=patience)
+        self._off = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="alarm", daemon=True)
+        self._thread.start()
+
+    def ring(self) -> None:
+        """Tell the other ranks that this one has failed."""
+        with suppress(RuntimeError):
+            self._store.set(self._key, str(self._world.rank))
+
+    def switch_off(self) -> None:
+        """Stop watching, before this rank leaves in order."""
+        self._off.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._off.wait(_POLL_S):
+            # Time for this rank's own message, should it be about to fail too.
+            if self._has_rung() and not self._off.wait(ECHO_DELAY_S + 1):
+                leave(
+                    self._world, "error: ended because another rank has failed; see its message", EXIT_FAILURE
+                )
+
+    def _has_rung(self) -> bool:
+        try:
+            return bool(self._store.check([self._key]))
+        except RuntimeError:
+            # The process that kept the store has died.
+            return True

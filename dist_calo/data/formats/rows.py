@@ -1,10 +1,10 @@
-"""Rows of a data set, straight from the file to their places in memory, without stopping other threads.
+"""Rows of a data set, straight from the file to their places in memory.
 
-h5py keeps Python's global lock while HDF5 reads and decompresses, so that a thread that reads ahead would
-hold up the training it should not be noticed by. Here h5py only says where a chunk lies in the file; bytes
-are read and decompressed by calls that let other threads run. That works for float32 chunks of whole rows,
-without compression or with gzip, which is what the package writes; all else (other filters, number formats or
-chunks) goes through h5py.
+HDF5 fills one contiguous range of rows; a shuffled batch then takes a second copy, which costs nearly as
+much as the read itself. Here h5py only says where a chunk lies in the file, and each row goes from there
+(or from the decompressed chunk) to its place in its batch. That works for float32 chunks of whole rows,
+without compression or with gzip, which is what the package writes; all else (other filters, number formats
+or chunks) goes through h5py.
 """
 
 import os

@@ -5,19 +5,21 @@ sampling fluctuation of each cell. The networks see amplitudes ``x = sqrt(scale 
 fluctuations have the same width in every cell. With ``z ~ N(0, 1)`` of length ``latent``, the standardised
 ``e = (ln E - <ln E>) / std(ln E)`` and dense features ``h(z, e)``, the **generator** computes::
 
-    E_vis    = f E (exp of  a / sqrt(E) z_0 + T(h))                   sampling fraction f, stochastic term a
-    E_l      = E_vis softmax_l(p_l(e) + (z_1.. modes)_l + P_l(h))     energy of layer l
-    m_lxy    = E_l softmax_xy(t_lxy + (z_7.. modes)_lxy + S_lxy(h))   expected energy of a cell, in units of one hit
-    y_lxy    = relu(c_l . (sqrt(m), ln(1 + 1/m), q, n, n q, n sqrt(m)))       q = exp(-sqrt(m)), n logistic noise
-    x_lxy    = y_lxy sqrt(scale E_l / sum_xy y^2)                     so that the layer's energy is E_l
+    E_vis = f E exp(a z_0 / sqrt(E) + T(h))                       f sampling fraction, a stochastic term
+    E_l   = E_vis softmax_l(p_l(e) + sum_k z_k d_kl + P_l(h))     energy of layer l
+    m_lxy = E_l / w_l softmax_xy(t_lxy + S_lxy(z, h))             expected number of hits in a cell, of energy w_l
+    q_lxy = max(0, ln(1 - exp(-m)) - ln(1 - u))                   u uniform, one for each cell
+    y_lxy = sqrt(q) (c_0 + c_1 (1 - exp(-m)) + c_2 sqrt(m)) + max(0, c_3 sqrt(m) - c_4)
+    x_lxy = y_lxy sqrt(scale E_l / sum_xy y_lxy^2)                so that the layer's energy is E_l
 
-``S`` is a sum of learned transverse patterns, weighted in each layer by the dense features, and of transposed
-convolutions. Where little energy is expected, ``y > 0`` has a probability that is a power of m, near Poisson's; where
-much is expected, ``y`` fluctuates about sqrt(m). ``f, a, p, t`` and the principal modes of the logarithms of the
-longitudinal and transverse profiles are fitted to training showers before the first step (`LcdFast.calibrate`); they
-are where learning starts from. Everything in capital letters and ``c`` are learned by adversarial training.
-A generated shower is put into a random one of the eight orientations of its square cross-section, all equally likely
-in nature.
+The last but one line begins as a cell in which a Poisson number of exponential hits is seen: ``y > 0`` with probability
+``1 - exp(-m)``, a single hit's energy is exponential, and for large m the width of y is that of compound Poisson
+statistics. ``S`` sums principal modes of the transverse shape, learned transverse patterns weighted in each layer, and
+a stack of transposed convolutions. The mean response and its stochastic term, ``p``, the principal modes ``d`` of the
+longitudinal profile and those of the transverse shape, the mean shape ``t`` and the hit energy are fitted to training
+showers before the first step (`LcdFast.calibrate`): that is where learning starts from. ``T, P, S, c`` and ``w / hit
+energy`` are learned by adversarial training. A shower is put into a random one of the eight orientations of its square
+cross-section, all equally likely in nature.
 
 The **discriminator** reads a shower, in a random orientation too, in two ways: strided convolutions of ln(1 + 4x), and
 dense layers on observables (visible energy, profiles, hits, core; cf. CaloGAN, arXiv:1712.10321) as deviations from
@@ -44,6 +46,11 @@ from dist_calo.randomness import Draws
 
 DEPTH_MODES, TRANSVERSE_MODES = 6, 4
 """How many of the fitted modes are used."""
+COMPOUND_POISSON = (1.04, 0.46, 0.0, 1.0, 1.31)
+"""Constants c with which a cell follows the compound Poisson distribution of exponential hits: its mean and width to
+5 % for any number of hits."""
+ROUNDING = 0.003
+"""Rounds off the infinite slope of the square root at no energy."""
 
 
 class FastGenerator(nn.Module):
@@ -63,6 +70,7 @@ class FastGenerator(nn.Module):
     depth_modes: Tensor
     template: Tensor
     transverse_modes: Tensor
+    hit: Tensor
     scale: Tensor
 
     def __init__(self, geometry: Geometry, latent: int, width: int, hidden: int, patterns: int) -> None:
@@ -75,6 +83,7 @@ class FastGenerator(nn.Module):
         self.register_buffer("depth_modes", torch.zeros(DEPTH_MODES, z))
         self.register_buffer("template", torch.zeros(x, y, z))
         self.register_buffer("transverse_modes", torch.zeros(TRANSVERSE_MODES, x, y))
+        self.register_buffer("hit", torch.tensor(0.35))
         self.register_buffer("scale", torch.tensor(1000.0))
         self.dense = nn.ModuleList([nn.Linear(latent + 1, hidden), nn.Linear(hidden, hidden)])
         self.total, self.layers = nn.Linear(hidden, 1), nn.Linear(hidden, z)
@@ -90,8 +99,8 @@ class FastGenerator(nn.Module):
                 (4 * width, 2 * width, width), (2 * width, width, 1), sizes[:-1], sizes[1:], strict=True
             )
         )
-        self.cell = nn.Parameter(torch.tensor([1.0, -0.4, 0.3, 0.1, 0.0, 0.0])[:, None].repeat(1, z))
-        self.log_hit = nn.Parameter(torch.tensor(0.25).log())
+        self.cell = nn.Parameter(torch.tensor(COMPOUND_POISSON)[:, None].repeat(1, z))
+        self.log_hit = nn.Parameter(torch.zeros(z))
 
     def forward(self, conditions: Tensor, latent: Tensor, uniform: Tensor) -> Tensor:
         """Amplitudes (B, X, Y, Z) of conditions (B, C), noise (B, latent) and uniform numbers (B, X Y Z)."""
@@ -101,33 +110,33 @@ class FastGenerator(nn.Module):
         for layer in self.dense:
             h = leaky(layer(h))
         first, along, across = latent[:, 0], latent[:, 1 : 1 + DEPTH_MODES], latent[:, 1 + DEPTH_MODES :]
-        deviation = self.response[1] * energy.rsqrt() * first + 0.05 * self.total(h)[:, 0]
+        deviation = self.response[1] * energy.rsqrt() * first + 0.02 * self.total(h)[:, 0]
         visible = self.scale * self.response[0] * energy * deviation.exp()
-        logits = self.profile[0] + e * self.profile[1] + along @ self.depth_modes + 0.3 * self.layers(h)
+        logits = self.profile[0] + e * self.profile[1] + along @ self.depth_modes + 0.1 * self.layers(h)
         layers = visible[:, None] * F.softmax(logits, dim=1) + FLOOR
         shape = self.template + self._shape(h, across[:, :TRANSVERSE_MODES])
-        expected = (
-            shape - (torch.logsumexp(shape, dim=(1, 2)) - layers.log())[:, None, None, :] - self.log_hit
-        )
-        y = self._sampled(expected, torch.logit(uniform, 1e-6).view_as(expected))
+        per_hit = layers.log() - self.hit.log() - self.log_hit
+        expected = shape + (per_hit - torch.logsumexp(shape, dim=(1, 2)))[:, None, None, :]
+        y = self._sampled(expected, uniform.view_as(expected))
         return y * (layers / (y.square().sum((1, 2)) + 1e-4)).sqrt()[:, None, None, :]
 
     def _shape(self, h: Tensor, across: Tensor) -> Tensor:
         """Deviation of the log of the transverse shapes from their mean, (B, X, Y, Z)."""
-        weights = self.pattern_weights(h).view(len(h), self.patterns, -1)
-        x = self.start(h).view(-1, *self.coarse)
+        weights = self.pattern_weights(h).unflatten(1, (self.patterns, -1))
+        x = self.start(h).unflatten(1, self.coarse)
         for convolution in self.finer[:-1]:
             x = leaky(convolution(x))
         modes = torch.einsum("bm,mz,mxy->bxyz", across, self.mode_weights, self.transverse_modes)
         return modes + torch.einsum("bpz,pxy->bxyz", weights, self.pattern) + self.finer[-1](x).squeeze(1)
 
-    def _sampled(self, expected: Tensor, noise: Tensor) -> Tensor:
-        """Amplitudes of cells in units of one hit, given the logarithm of their expected energies."""
-        root = (0.5 * expected.clamp(-10.0, 10.0)).exp()
-        rare = (-root).exp()
+    def _sampled(self, expected: Tensor, uniform: Tensor) -> Tensor:
+        """Amplitudes of cells, given the logarithm of their expected energies in units of a hit's."""
+        mean = expected.clamp(-25.0, 12.0).exp()
+        root, seen = mean.sqrt(), -torch.expm1(-mean)
+        beyond = F.relu(seen.log() - torch.log1p(-uniform.clamp(max=1.0 - 1e-6)))
+        hit = beyond / ((beyond + ROUNDING).sqrt() + ROUNDING**0.5)  # sqrt(beyond), rounded off
         c = self.cell
-        spread = c[2] + c[3] * rare + c[4] * root
-        return F.relu(c[0] * root + c[1] * F.softplus(-expected) + c[5] * rare + noise * spread)
+        return hit * (c[0] + c[1] * seen + c[2] * root) + F.relu(c[3] * root - c[4])
 
 
 def _doubling(before: int, after: int, small: tuple[int, ...], large: tuple[int, ...]) -> nn.ConvTranspose3d:
@@ -173,6 +182,7 @@ class LcdFast(GanModel):
             depth_modes=depth_modes,
             template=fit.template(showers),
             transverse_modes=fit.transverse(showers, TRANSVERSE_MODES),
+            hit=scale * fit.hit_energy(showers),
             scale=scale,
         )
         judge = self.discriminator

@@ -12,6 +12,8 @@ Array = NDArray[np.float64]
 
 RARE_HITS = 20
 """A cell that is hit less often than this in the sample takes the mean of its neighbourhood into its template."""
+RARE_OCCUPANCY = 0.05
+"""Energy in a cell with a lower chance of any is from one hit as a rule."""
 PROFILE_FLOOR, TRANSVERSE_FLOOR, TEMPLATE_FLOOR = 1e-4, 1e-3, 1e-7
 """Shares of a shower's energy (of a layer's, for the template) below which nothing is told apart."""
 
@@ -64,6 +66,14 @@ def template(showers: Array) -> Array:
     padded = np.pad(shape, 1, mode="edge")
     around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3, 3)).mean(axis=(3, 4, 5))
     return np.log(np.where(often, shape, around) + TEMPLATE_FLOOR)
+
+
+def hit_energy(showers: Array) -> float:
+    """Mean energy of single hits in GeV: of the cells with energy where few showers have any."""
+    hit = showers > 0
+    rare = showers[:, hit.mean(axis=0) < RARE_OCCUPANCY]
+    found = rare[rare > 0]
+    return float(found.mean() if len(found) else showers[hit].mean())
 
 
 def orientations(values: Array, axes: tuple[int, int]) -> list[Array]:

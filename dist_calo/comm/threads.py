@@ -65,6 +65,9 @@ def set_threads(
     threads, reason = plan_threads(
         [frozenset(everyone[rank][1]) for rank in here], here.index(world.rank), limits
     )
+    if world.launcher == "mpirun" and _unused_cores([set(everyone[rank][1]) for rank in here]):
+        # Open MPI's default for two ranks is one core each, however many the node has.
+        reason += "; mpirun leaves cores unused, --bind-to none shares them all"
     apply_threads(threads)
     return threads, reason
 
@@ -86,6 +89,11 @@ def available_cores() -> frozenset[int]:
     if not hasattr(os, "sched_getaffinity"):
         return frozenset(range(os.cpu_count() or 1))
     return frozenset(_first_sibling(cpu) for cpu in os.sched_getaffinity(0))
+
+
+def _unused_cores(cores: Sequence[set[int]]) -> bool:
+    everywhere = {_first_sibling(cpu) for cpu in range(os.cpu_count() or 1)}
+    return bool(everywhere - set().union(*cores))
 
 
 def _first_sibling(cpu: int) -> int:

@@ -1,0 +1,239 @@
+"""Check this machine before a job is queued: ``dist-calo doctor [SETTINGS]``, alone or under a launcher."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from dist_calo.command_line import build_config, config_parser
+from dist_calo.config import RunConfig
+from dist_calo.errors import EXIT_FAILURE, UserError
+
+DESCRIPTION = """Check whether the trainer would run here, with the settings given.
+
+Start it as the job would be started (mpirun -np 2 dist-calo doctor) to check that the ranks find each other. Lines
+marked FAIL say what to do; the exit code is then 1.
+"""
+PACKAGES = ("torch", "numpy", "h5py", "mlflow", "mpi4py", "horovod")
+PROBE_SECONDS = 120.0
+CONNECT_SECONDS = 60.0
+
+_MPI = """
+import os
+from dist_calo.comm.mpi import set_opal_prefix
+set_opal_prefix(os.environ)
+from mpi4py import MPI
+print(MPI.Get_library_version().split(",")[0].split(chr(10))[0].strip(chr(0)))
+"""
+_HOROVOD = """
+import horovod.torch as hvd
+built = {"Gloo": hvd.gloo_built(), "MPI": hvd.mpi_built(), "NCCL": hvd.nccl_built()}
+print("with " + ", ".join(name for name, there in built.items() if there))
+"""
+_OF_LAUNCHERS = ("HOROVOD_", "OMPI_", "PMI", "SLURM_")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        status: ``ok``; ``--`` for what the job can do without; ``FAIL`` for what would stop it.
+        name: what was looked at.
+        text: what was found, and for a failure what to do.
+    """
+
+    status: Literal["ok", "--", "FAIL"]
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.status:<5}{self.name:<11}{' '.join(self.text.split())}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what is found on this machine; 1 if the main job would fail."""
+    parser = config_parser("dist-calo doctor", DESCRIPTION)
+    config = build_config(parser, parser.parse_args(list(sys.argv[1:] if arguments is None else arguments)))
+    ranks = _Ranks()
+    checks = list(_tried("ranks", lambda: ranks.check(config)))
+    failed = any(check.status == "FAIL" for check in checks)
+    if ranks.rank > 0:
+        for check in checks:
+            if check.status == "FAIL":
+                print(f"rank {ranks.rank}: {check}", flush=True)
+        return EXIT_FAILURE if failed else 0
+    for name, probe in PROBES.items():
+        for check in _tried(name, lambda probe=probe: probe(config)):  # type: ignore[misc]
+            failed |= check.status == "FAIL"
+            print(check, flush=True)
+    for check in checks:
+        print(check, flush=True)
+    print("The trainer would not run here." if failed else "The trainer would run here.")
+    return EXIT_FAILURE if failed else 0
+
+
+def _tried(name: str, probe: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """What a probe finds; its own failure is a finding too."""
+    try:
+        yield from probe()
+    except UserError as error:
+        yield Check("FAIL", name, str(error))
+    except Exception as error:
+        yield Check("FAIL", name, f"{type(error).__name__}: {error}; please report it with this output")
+
+
+class _Ranks:
+    """Joins the other ranks as the trainer would, if there are any."""
+
+    def __init__(self) -> None:
+        self.rank = 0
+
+    def check(self, config: RunConfig) -> Iterator[Check]:
+        import torch
+
+        from dist_calo.comm import choose_backend, connect, find_world
+        from dist_calo.comm.threads import set_threads
+
+        world = find_world(os.environ)
+        self.rank = world.rank
+        yield Check("ok", "launcher", f"{world.launcher}: rank {world.rank} of {world.size} on {world.node}")
+        backend = choose_backend(config.comm.backend, world)
+        try:
+            communicator = connect(backend, world, CONNECT_SECONDS, config.train.device)
+            total = torch.ones(1)
+            communicator.all_reduce(total)
+            _, reason = set_threads(communicator, config.comm.threads)
+            communicator.close()
+        except UserError:
+            raise
+        except Exception as error:
+            advice = "check that every node reaches rank 0, or choose another comm.backend"
+            yield Check("FAIL", "backend", f"{backend}: {error}; {advice}")
+            return
+        if int(total) != world.size:
+            yield Check(
+                "FAIL", "backend", f"{backend} adds up {int(total)} ranks, not {world.size}: build it again"
+            )
+        yield Check("ok", "backend", f"{backend}, {int(total)} of {world.size} ranks answer")
+        yield Check("ok", "threads", f"{reason} ({os.cpu_count()} hardware threads on {world.node})")
+
+
+def _versions(config: RunConfig) -> Iterator[Check]:
+    yield Check("ok", "python", f"{platform.python_version()} in {sys.prefix}")
+    for package in PACKAGES:
+        optional = package in ("mpi4py", "horovod")
+        try:
+            yield Check("ok", package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            install = {"mpi4py": "pip install 'dist_calo[mpi]'", "horovod": "make horovod"}
+            advice = f"not installed: {install.get(package, 'pip install dist_calo')}"
+            yield Check("--" if optional else "FAIL", package, advice)
+
+
+def _mpi(config: RunConfig) -> Iterator[Check]:
+    yield from _library(config, "mpi4py", "mpi", "Open MPI", _MPI)
+
+
+def _horovod(config: RunConfig) -> Iterator[Check]:
+    yield from _library(config, "horovod", "horovod", "Horovod", _HOROVOD)
+
+
+def _library(config: RunConfig, package: str, backend: str, name: str, code: str) -> Iterator[Check]:
+    """Ask a library about itself in a process of its own, which it may end as it likes."""
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(_OF_LAUNCHERS)}
+    probe = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=PROBE_SECONDS
+    )
+    if probe.returncode == 0:
+        yield Check("ok", name, probe.stdout.strip())
+        return
+    status: Literal["--", "FAIL"] = "FAIL" if config.comm.backend == backend else "--"
+    lines = (probe.stderr or probe.stdout).strip().splitlines() or [f"exit code {probe.returncode}"]
+    yield Check(
+        status, name, f"does not start ({lines[-1]}): build it again for this machine, or use another backend"
+    )
+
+
+def _gpus(config: RunConfig) -> Iterator[Check]:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ", ".join(torch.cuda.get_device_name(number) for number in range(count))
+    if count or config.train.device != "cuda":
+        yield Check("ok" if count else "--", "GPU", names or f"none that torch {torch.__version__} can use")
+    else:
+        yield Check(
+            "FAIL",
+            "GPU",
+            f"train.device=cuda, but torch {torch.__version__} finds none: use train.device=cpu",
+        )
+
+
+def _data(config: RunConfig) -> Iterator[Check]:
+    from dist_calo.data.shards import build_manifest
+
+    manifest = build_manifest(config.data)
+    shape = "x".join(str(cells) for cells in manifest.geometry.shape)
+    yield Check(
+        "ok",
+        "data",
+        f"{manifest.rows} showers of {shape} cells in {len(manifest.files)} files, {config.data.path}",
+    )
+
+
+def _tracking(config: RunConfig) -> Iterator[Check]:
+    from dist_calo.training.store import why_unreachable
+    from dist_calo.training.store_uri import checked_uri
+
+    uri = config.tracking.uri
+    if uri == "none":
+        yield Check("--", "tracking", "switched off")
+        return
+    if checked_uri(uri).startswith("sqlite:"):
+        yield Check("ok", "tracking", f"{uri} can be written")
+        return
+    reason = why_unreachable(uri)
+    if reason is None:
+        yield Check("ok", "tracking", f"{uri} answers")
+    else:
+        advice = f"the job would run and keep its record in {config.tracking.spool} for dist-calo runs sync"
+        yield Check("--", "tracking", f"{uri} does not answer ({reason}): {advice}")
+
+
+def _checkpoints(config: RunConfig) -> Iterator[Check]:
+    folder = Path(config.checkpoint.dir).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK):
+        yield Check("ok", "checkpoint", f"{folder} can be written")
+    else:
+        yield Check(
+            "FAIL",
+            "checkpoint",
+            f"checkpoint.dir={config.checkpoint.dir}: {existing} cannot be written; name another folder",
+        )
+
+
+PROBES: dict[str, Callable[[RunConfig], Iterator[Check]]] = {
+    "versions": _versions,
+    "Open MPI": _mpi,
+    "Horovod": _horovod,
+    "GPU": _gpus,
+    "data": _data,
+    "tracking": _tracking,
+    "checkpoint": _checkpoints,
+}
+"""What rank 0 looks at, in the order of the report."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

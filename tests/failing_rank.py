@@ -1,0 +1,47 @@
+"""A rank of a job in which something goes wrong: ``python -m tests.failing_rank BACKEND WHAT``."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import torch
+
+from dist_calo.comm import Communicator, connect, find_world, report_failure
+from dist_calo.errors import ConfigError, DataError
+
+STEPS = 50
+
+
+def work(communicator: Communicator, what: str) -> None:
+    rank = communicator.world.rank
+    for step in range(STEPS):
+        communicator.all_reduce(torch.ones(10))
+        if step == 3 and rank == 1:
+            print(f"failing at {time.time()}", flush=True)
+            if what == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise DataError("e.h5: row 7 is NaN") if what == "user" else ValueError("a bug")
+        if step == 3 and what == "busy":
+            # A rank that computes for long and takes signals as requests to save its work.
+            threading.Event().wait()
+
+
+def main(backend: str, what: str) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    world = find_world(os.environ)
+    communicator = None
+    try:
+        if what == "config":
+            raise ConfigError("train.seed=-1: must not be negative")
+        communicator = connect(backend, world, timeout_s=60)
+        work(communicator, what)
+        communicator.close()
+    except BaseException as error:
+        return report_failure(error, world, communicator)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

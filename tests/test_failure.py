@@ -1,0 +1,116 @@
+"""A rank that fails ends the whole job, soon, with its own message, under every launcher."""
+
+import re
+import sys
+import time
+
+import pytest
+
+from dist_calo.comm import CommunicationError, connect, report_failure
+from dist_calo.comm.failure import leave
+from dist_calo.comm.protocol import World
+from dist_calo.errors import EXIT_FAILURE, EXIT_USER, ConfigError
+from tests.ranks import LAUNCHERS, RankRun, run_ranks
+
+LIMIT_S = 15.0
+STARTED_BY = [
+    ("local", "torch"),
+    ("torchrun", "torch"),
+    ("mpirun", "mpi"),
+    ("mpirun", "torch"),
+    ("mpirun", "horovod"),
+    ("horovodrun", "horovod"),
+    ("horovodrun-mpi", "horovod"),
+]
+KEEPS_CODE = ("local", "mpirun", "horovodrun-mpi")
+
+
+def cases(*started_by: tuple[str, str]) -> list[object]:
+    return [
+        pytest.param(
+            launcher,
+            backend,
+            id=f"{backend}-by-{launcher}",
+            marks=[pytest.mark.requires(name) for name in {*LAUNCHERS[launcher], *_needed(backend)}],
+        )
+        for launcher, backend in started_by
+    ]
+
+
+def _needed(backend: str) -> list[str]:
+    return [backend] if backend in ("mpi", "horovod") else []
+
+
+def run(launcher: str, backend: str, what: str) -> RankRun:
+    """The run, after checking that it ended soon after the failure; the time is that of the last process."""
+    started = time.time()
+    ended = run_ranks([sys.executable, "-m", "tests.failing_rank", backend, what], 2, launcher, timeout=90)
+    failed = re.search(r"failing at ([\d.]+)", ended.output)
+    if failed:
+        assert started + ended.seconds - float(failed[1]) < LIMIT_S
+    assert ended.returncode != 0
+    return ended
+
+
+@pytest.mark.parametrize(("launcher", "backend"), cases(*STARTED_BY))
+def test_a_rank_that_raises_ends_the_job_with_its_message(launcher: str, backend: str) -> None:
+    ended = run(launcher, backend, "user")
+    assert re.search(r"\[rank 1 of 2 on \S+\] error: e\.h5: row 7 is NaN", ended.output)
+    assert "Traceback" not in ended.ranks.get(1, "")
+    if launcher in KEEPS_CODE:
+        assert ended.returncode == EXIT_USER
+
+
+@pytest.mark.parametrize(("launcher", "backend"), cases(*STARTED_BY))
+def test_ranks_that_compute_are_ended_too(launcher: str, backend: str) -> None:
+    ended = run(launcher, backend, "busy")
+    assert re.search(r"\[rank 1 of 2 on \S+\] ValueError: a bug", ended.output)
+    assert ended.killed == 0 or launcher == "local"
+
+
+@pytest.mark.parametrize(("launcher", "backend"), cases(("local", "torch"), ("mpirun", "mpi")))
+def test_a_killed_rank_leaves_nobody_waiting(launcher: str, backend: str) -> None:
+    run(launcher, backend, "killed")
+
+
+@pytest.mark.parametrize(("launcher", "backend"), cases(("torchrun", "torch"), ("mpirun", "mpi")))
+def test_an_error_of_all_ranks_is_shown_once(launcher: str, backend: str) -> None:
+    ended = run(launcher, backend, "config")
+    assert ended.output.count("train.seed=-1") == 1
+    assert "[rank 0 of 2" in ended.output
+
+
+def test_alone_a_user_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_failure(ConfigError("a=1:\n must be 2"), World(), None) == EXIT_USER
+    assert capsys.readouterr().err == "error: a=1: must be 2\n"
+
+
+def test_alone_any_other_error_has_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise ValueError("a bug")
+    except ValueError as error:
+        assert report_failure(error, World(), connect("single", World())) == EXIT_FAILURE
+    assert "Traceback" in (shown := capsys.readouterr().err)
+    assert shown.endswith("ValueError: a bug\n")
+
+
+def test_those_that_fail_because_of_others_speak_later(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps: list[float] = []
+    left: list[int] = []
+    monkeypatch.setattr("dist_calo.comm.failure.time.sleep", naps.append)
+    monkeypatch.setattr("dist_calo.comm.failure.leave", lambda world, message, code: left.append(code))
+    report_failure(CommunicationError("lost"), World(size=2))
+    report_failure(ConfigError("bad"), World(size=2))
+    report_failure(ConfigError("bad"), World(rank=1, size=2))
+    report_failure(ValueError("bug"), World(rank=1, size=2))
+    assert left == [EXIT_FAILURE, EXIT_USER, EXIT_USER, EXIT_FAILURE]
+    assert len(naps) == 2
+
+
+def test_every_line_names_the_rank(capsys: pytest.CaptureFixture[str]) -> None:
+    codes: list[int] = []
+    leave(World(rank=3, size=8, node="node42"), "first\nsecond", 7, codes.append)
+    assert capsys.readouterr().err == "[rank 3 of 8 on node42] first\n[rank 3 of 8 on node42] second\n"
+    assert codes == [7]

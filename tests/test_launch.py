@@ -1,0 +1,202 @@
+"""Local ranks without a launcher: started alike, ended together, signals passed on."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dist_calo.errors import LaunchError
+from dist_calo.launch import main, run_local, without_option
+
+SHOW = "import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'], os.environ['DIST_CALO_LAUNCHER'], flush=True)"
+WAIT = """
+import os, signal, sys, threading
+def stop(number, _):
+    print("saved", os.environ["RANK"], number, flush=True)
+    sys.exit(75)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    signal.signal(number, stop)
+print("ready", os.getpid(), flush=True)
+while True:
+    threading.Event().wait(0.1)
+"""
+STUBBORN = """
+import os, signal, sys, threading
+if os.environ["RANK"] == "1":
+    sys.exit(3)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+threading.Event().wait()
+"""
+
+
+def start(program: str, ranks: int) -> "subprocess.Popen[str]":
+    command = [
+        sys.executable,
+        "-m",
+        "dist_calo.launch",
+        "-n",
+        str(ranks),
+        "--",
+        sys.executable,
+        "-c",
+        program,
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+
+
+def ready(launcher: "subprocess.Popen[str]", ranks: int) -> list[int]:
+    """Process numbers of the ranks, once all of them are at work."""
+    assert launcher.stdout is not None
+    return [int(launcher.stdout.readline().split()[1]) for _ in range(ranks)]
+
+
+def test_ranks_know_who_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_local([sys.executable, "-c", SHOW], 3) == 0
+    assert sorted(capfd.readouterr().out.splitlines()) == ["0 3 local", "1 3 local", "2 3 local"]
+
+
+def test_variables_of_an_outer_launcher_do_not_reach_the_ranks(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    program = "import os; print(sorted(name for name in os.environ if name.startswith('SLURM_')))"
+    assert run_local([sys.executable, "-c", program], 1) == 0
+    assert capfd.readouterr().out == "['SLURM_CPUS_PER_TASK']\n"
+
+
+def test_the_first_failure_ends_the_others() -> None:
+    program = (
+        "import os, sys, threading; sys.exit(3) if os.environ['RANK'] == '1' else threading.Event().wait()"
+    )
+    started = time.monotonic()
+    assert run_local([sys.executable, "-c", program], 3) == 3
+    assert time.monotonic() - started < 10
+
+
+def test_ranks_that_ignore_the_request_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dist_calo.launch.GRACE_S", 0.5)
+    assert run_local([sys.executable, "-c", STUBBORN], 2) == 3
+
+
+def test_a_rank_ended_by_a_signal_is_a_failure() -> None:
+    assert run_local([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], 1) == 128 + 9
+
+
+def test_a_rank_that_stopped_in_order_is_no_failure(capfd: pytest.CaptureFixture[str]) -> None:
+    # Rank 0 still saves while rank 1 has left: it must not be disturbed.
+    program = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: print("disturbed", flush=True))
+if os.environ["RANK"] == "0":
+    time.sleep(0.5)
+sys.exit(75)
+"""
+    assert run_local([sys.executable, "-c", program], 2) == 75
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_are_passed_on_once_and_the_ranks_are_waited_for(number: int) -> None:
+    launcher = start(WAIT, 2)
+    ready(launcher, 2)
+    launcher.send_signal(number)
+    output, _ = launcher.communicate(timeout=30)
+    assert sorted(output.split("\n")[:-1]) == [f"saved 0 {int(number)}", f"saved 1 {int(number)}"]
+    assert launcher.returncode == 75
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl")
+def test_ranks_do_not_outlive_their_launcher() -> None:
+    launcher = start(WAIT, 2)
+    ranks = [psutil.Process(number) for number in ready(launcher, 2)]
+    launcher.kill()
+    assert not psutil.wait_procs(ranks, timeout=10)[1]
+    launcher.communicate(timeout=10)
+
+
+def test_the_command_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[list[str], int]] = []
+    monkeypatch.setattr("dist_calo.launch.run_local", lambda command, n: started.append((command, n)) or 0)
+    trainer = [sys.executable, "-m", "dist_calo.train"]
+    assert main(["-n", "2", "python", "x.py", "-n", "3"]) == 0
+    assert main(["--ranks=2", "--", "python", "--", "x"]) == 0
+    assert main(["-n2", "--train.max_steps=5"]) == 0
+    assert main(["-n", "4"]) == 0
+    assert started == [
+        (["python", "x.py", "-n", "3"], 2),
+        (["python", "--", "x"], 2),
+        ([*trainer, "--train.max_steps=5"], 2),
+        (trainer, 4),
+    ]
+    assert main(["--help"]) == 0
+    assert "usage: dist-calo launch -n N" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "number of ranks is missing"),
+        (["-n", "0"], "0 ranks"),
+        (["-n", "2", "/no/such"], "/no/such cannot be started"),
+    ],
+)
+def test_what_cannot_be_started(arguments: list[str], words: str) -> None:
+    with pytest.raises(LaunchError, match=re.escape(words)):
+        main(arguments)
+
+
+def test_ranks_do_not_start_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LaunchError, match="rank 1 of 2 of torchrun already"):
+        run_local(["true"], 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["--launch", "2", "--a=1"], ["--a=1"]),
+        (["--a=1", "--launch=2"], ["--a=1"]),
+        (["--launch", "2", "--launch=3", "--launcher=x"], ["--launcher=x"]),
+        (["--a", "--launch"], ["--a"]),
+    ],
+)
+def test_an_option_is_taken_out(given: list[str], kept: list[str]) -> None:
+    assert without_option(given, "--launch") == kept
+
+
+SCRIPTS = sorted((Path(__file__).parent.parent / "launch").glob("*.sh"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_scripts_hand_their_arguments_to_the_trainer(script: Path, tmp_path: Path) -> None:
+    """Every program that a script may call is replaced by one that shows its arguments."""
+    for name in ("python", "mpirun", "horovodrun", "torchrun", "srun"):
+        fake = tmp_path / name
+        fake.write_text('#!/bin/sh\nfor word in "${0##*/}" "$@"; do printf "<%s>" "$word"; done\n')
+        fake.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RANKS": "3", "SLURM_NTASKS": "3"}
+    shown = subprocess.run(
+        ["bash", str(script), "--train.max_steps=5", "--tracking.run_name=a b"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown.endswith("<-m><dist_calo.train><--train.max_steps=5><--tracking.run_name=a b>") or (
+        "dist_calo.launch" in shown and shown.endswith("<--train.max_steps=5><--tracking.run_name=a b>")
+    )
+
+
+def test_there_is_a_script_for_every_launcher() -> None:
+    assert {script.stem for script in SCRIPTS} >= {"local", "horovodrun", "mpirun", "torchrun", "srun"}

@@ -82,12 +82,12 @@ class FastGenerator(nn.Module):
         self.register_buffer("profile", torch.zeros(2, z))
         self.register_buffer("depth_modes", torch.zeros(DEPTH_MODES, z))
         self.register_buffer("template", torch.zeros(x, y, z))
-        self.register_buffer("transverse_modes", torch.zeros(TRANSVERSE_MODES, x, y))
+        self.register_buffer("transverse_modes", torch.zeros(TRANSVERSE_MODES + 3, x, y))
         self.register_buffer("hit", torch.tensor(0.35))
         self.register_buffer("scale", torch.tensor(1000.0))
         self.dense = nn.ModuleList([nn.Linear(latent + 1, hidden), nn.Linear(hidden, hidden)])
         self.total, self.layers = nn.Linear(hidden, 1), nn.Linear(hidden, z)
-        self.mode_weights = nn.Parameter(torch.ones(TRANSVERSE_MODES, z))
+        self.mode_weights = nn.Parameter(torch.ones(TRANSVERSE_MODES + 3, z))
         self.pattern_weights = nn.Linear(hidden, patterns * z)
         self.pattern = nn.Parameter(0.1 * torch.randn(patterns, x, y))
         sizes = [coarser(geometry.shape, times) for times in (3, 2, 1, 0)]
@@ -109,12 +109,14 @@ class FastGenerator(nn.Module):
         h = torch.cat([latent, e], dim=1)
         for layer in self.dense:
             h = leaky(layer(h))
-        first, along, across = latent[:, 0], latent[:, 1 : 1 + DEPTH_MODES], latent[:, 1 + DEPTH_MODES :]
-        deviation = self.response[1] * energy.rsqrt() * first + 0.02 * self.total(h)[:, 0]
+        first, along, across, _ = latent.split(
+            [1, DEPTH_MODES, TRANSVERSE_MODES, self.latent - 1 - DEPTH_MODES - TRANSVERSE_MODES], dim=1
+        )
+        deviation = self.response[1] * energy.rsqrt() * first[:, 0] + 0.02 * self.total(h)[:, 0]
         visible = self.scale * self.response[0] * energy * deviation.exp()
         logits = self.profile[0] + e * self.profile[1] + along @ self.depth_modes + 0.1 * self.layers(h)
         layers = visible[:, None] * F.softmax(logits, dim=1) + FLOOR
-        shape = self.template + self._shape(h, across[:, :TRANSVERSE_MODES])
+        shape = self.template + self._shape(h, across)
         per_hit = layers.log() - self.hit.log() - self.log_hit
         expected = shape + (per_hit - torch.logsumexp(shape, dim=(1, 2)))[:, None, None, :]
         y = self._sampled(expected, uniform.view_as(expected))
@@ -126,7 +128,9 @@ class FastGenerator(nn.Module):
         x = self.start(h).unflatten(1, self.coarse)
         for convolution in self.finer[:-1]:
             x = leaky(convolution(x))
-        modes = torch.einsum("bm,mz,mxy->bxyz", across, self.mode_weights, self.transverse_modes)
+        a, b = across[:, :1], across[:, 1:2]
+        amounts = torch.cat([across, a.square() - 1.0, b.square() - 1.0, a * b], dim=1)
+        modes = torch.einsum("bm,mz,mxy->bxyz", amounts, self.mode_weights, self.transverse_modes)
         return modes + torch.einsum("bpz,pxy->bxyz", weights, self.pattern) + self.finer[-1](x).squeeze(1)
 
     def _sampled(self, expected: Tensor, uniform: Tensor) -> Tensor:

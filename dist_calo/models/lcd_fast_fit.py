@@ -14,7 +14,7 @@ RARE_HITS = 20
 """A cell that is hit less often than this in the sample takes the mean of its neighbourhood into its template."""
 RARE_OCCUPANCY = 0.05
 """Energy in a cell with a lower chance of any is from one hit as a rule."""
-PROFILE_FLOOR, TRANSVERSE_FLOOR, TEMPLATE_FLOOR = 1e-4, 1e-3, 1e-7
+PROFILE_FLOOR, TRANSVERSE_FLOOR, TEMPLATE_FLOOR = 1e-4, 1e-2, 1e-7
 """Shares of a shower's energy (of a layer's, for the template) below which nothing is told apart."""
 
 
@@ -51,11 +51,31 @@ def longitudinal(showers: Array, e: Array, modes: int) -> tuple[Array, Array]:
 
 
 def transverse(showers: Array, modes: int) -> Array:
-    """Principal modes of the log of the transverse shape, over all orientations, shape (modes, X, Y)."""
+    """Fluctuations of the log of the transverse shape, over all orientations, shape (modes + 3, X, Y).
+
+    First its principal modes, then what goes with ``a^2 - 1``, ``b^2 - 1`` and ``a b``, where a and b are the amounts
+    of the first two modes, those of the impact point: a shower that is off the middle either way has less energy there.
+    For these, energies and not logarithms are averaged, which cells without energy do not spoil: with
+    ``s = s_0 exp(alpha a + beta (a^2 - 1))``, ``<s a> / <s> = alpha`` and
+    ``<s (a^2 - 1)> / <s> = (<a^4> - 1) (alpha^2 / 2 + beta)`` to first order in beta.
+    """
     shapes = showers.sum(axis=3)
-    shapes = shapes / shapes.sum(axis=(1, 2), keepdims=True)
-    logs = np.log(np.concatenate(orientations(shapes, (1, 2))) + TRANSVERSE_FLOOR).reshape(-1, shapes[0].size)
-    return principal_modes(logs - logs.mean(axis=0), modes).reshape(modes, *shapes.shape[1:])
+    shapes = np.concatenate(orientations(shapes / shapes.sum(axis=(1, 2), keepdims=True), (1, 2)))
+    shapes = shapes.reshape(len(shapes), -1)
+    logs = np.log(shapes + TRANSVERSE_FLOOR)
+    logs -= logs.mean(axis=0)
+    principal = principal_modes(logs, modes)
+    lengths = np.maximum((principal[:2] ** 2).sum(axis=1), np.finfo(np.float64).tiny)
+    a, b = (logs @ principal[:2].T / lengths).T
+    mean = np.maximum(shapes.mean(axis=0), np.finfo(np.float64).tiny)
+    along_a, along_b, aa, bb, ab = (q @ shapes / len(q) / mean for q in (a, b, a**2 - 1.0, b**2 - 1.0, a * b))
+    fourth = np.maximum([np.mean(q**2) for q in (a**2 - 1.0, b**2 - 1.0, a * b)], np.finfo(np.float64).tiny)
+    curved = [
+        aa / fourth[0] - along_a**2 / 2,
+        bb / fourth[1] - along_b**2 / 2,
+        ab / fourth[2] - along_a * along_b,
+    ]
+    return np.stack([along_a, along_b, *principal[2:], *curved]).reshape(-1, *showers.shape[1:3])
 
 
 def template(showers: Array) -> Array:

@@ -75,9 +75,12 @@ def set_threads(
 def apply_threads(threads: int) -> None:
     """Compute with so many threads from now on, here and in child processes."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
+    # NumPy's linear algebra has a pool of its own, which would take every core of the node on every rank.
+    threadpool_limits(threads)
     if torch.get_num_interop_threads() != 1:
         # Operators that run side by side would each start that many threads. Torch refuses once it has begun to.
         with suppress(RuntimeError):

@@ -141,8 +141,10 @@ class Learner:
                 yield share
 
     def _backward(self, update: Update, batch: Batch, micro: slice, step: int) -> None:
-        showers = torch.from_numpy(batch.showers[micro]).to(self._device, non_blocking=True)
-        conditions = torch.from_numpy(batch.conditions[micro]).to(self._device, non_blocking=True)
+        showers, conditions = (
+            torch.from_numpy(values[micro]).to(self._device, non_blocking=True)
+            for values in (batch.showers, batch.conditions)
+        )
         draws = Draws(self._config.train.seed, step, batch.slots[micro], update.name)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.train.precision == "bf16"):
             losses = self._objective.losses(

@@ -5,6 +5,7 @@ signal that reaches one rank stops all of them at the end of the same step.
 """
 
 import signal
+import time
 from types import FrameType
 from typing import Any
 
@@ -18,13 +19,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 class StopRequest:
     """Whether some rank has been asked to stop.
 
-    Use as a context manager: handlers are installed on entry and restored on exit. A second SIGINT interrupts at
-    once, for a user at a keyboard who will not wait for the end of the step.
+    Use as a context manager: handlers are installed on entry and restored on exit. A second SIGINT, a second or more
+    after the first, interrupts at once: for a user at a keyboard who will not wait for the end of the step. (One press
+    may arrive twice, from the terminal and from the launcher.)
     """
 
     def __init__(self, communicator: Communicator) -> None:
         self._communicator = communicator
         self._received: int | None = None
+        self._received_at = 0.0
         self._flag = torch.zeros(1, dtype=torch.int64)
         self._work: Work | None = None
         self._previous: dict[int, Any] = {}
@@ -39,9 +42,11 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._received == signal.SIGINT:
+        now = time.monotonic()
+        if number == signal.SIGINT and self._received == signal.SIGINT and now - self._received_at > 1.0:
             raise KeyboardInterrupt
-        self._received = number
+        if self._received is None:
+            self._received, self._received_at = number, now
 
     def ask(self) -> None:
         """Start to exchange the flags, at the beginning of a step."""

@@ -38,8 +38,8 @@ class TrainedGenerator:
         Returns:
             Cell energies in GeV, shape (B, *geometry.shape), on the CPU.
         """
-        device = next(self.model.parameters()).device
-        cells = self.transform.inverse(self.model.generate(conditions.to(device), draws)).float()
+        weight = next(self.model.parameters())
+        cells = self.transform.inverse(self.model.generate(conditions.to(weight), draws)).float()
         return torch.where(cells < self.transform.threshold, 0.0, cells).cpu()
 
 

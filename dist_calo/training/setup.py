@@ -14,7 +14,7 @@ from dist_calo.data.loader import training_loader
 from dist_calo.data.order import Position
 from dist_calo.data.shards import Manifest, require_same_files
 from dist_calo.data.transforms import Transform
-from dist_calo.errors import CheckpointError, ConfigError
+from dist_calo.errors import CheckpointError, ConfigError, DataError
 from dist_calo.models import build_model
 from dist_calo.models.layers import synchronise_batch_norm
 from dist_calo.objectives import build_objective
@@ -147,7 +147,10 @@ def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
             saved = load_checkpoint(path)
     if saved is not None:
         require_same_run(config, saved)
-        require_same_files(Manifest.from_dict(saved["manifest"]), manifest)
+        try:
+            require_same_files(Manifest.from_dict(saved["manifest"]), manifest)
+        except DataError as error:
+            raise DataError(f"the run to continue (step {saved['step']}) was started with other data: {error}") from None
     return saved
 
 
@@ -169,7 +172,9 @@ def build_learner(
     objective = build_objective(config.objective, model, transform)
     if saved is None:
         if communicator.world.rank == 0:
-            objective.calibrate(training_statistics(manifest, config.data))
+            statistics = training_statistics(manifest, config.data)
+            units = {"network_units": transform.forward(statistics["showers"])}
+            objective.calibrate({**statistics, **units})
         fresh = communicator.broadcast_object((model.state_dict(), objective.state_dict()))
         model.load_state_dict(fresh[0])
         objective.load_state_dict(fresh[1])

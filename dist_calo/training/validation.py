@@ -60,7 +60,7 @@ class Comparison:
             "pictures/response": partial(plots.response_figure, self.real, self.fake),
             "pictures/spectrum": partial(plots.spectrum_figure, self.real, self.fake),
             "pictures/showers": partial(
-                plots.showers_figure, self.real_examples, self.fake_examples, self.energies
+                plots.showers_figure, self.real_examples, self.energies, self.fake_examples, self.energies
             ),
         }
 

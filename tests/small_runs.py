@@ -1,0 +1,88 @@
+"""Small training runs for tests: odd-sized shower files, a command line, and what a run leaves behind."""
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from dist_calo.data.formats import ShowerWriter
+from dist_calo.geometry import VoxelGrid
+from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+from tests.ranks import ROOT
+
+SAMPLE = ROOT / "data" / "sample"
+
+
+def write_showers(folder: Path, rows: tuple[int, ...] = (61, 46)) -> str:
+    """Write files of the first sample showers and return their glob."""
+    folder.mkdir(parents=True, exist_ok=True)
+    bounds = np.cumsum([0, *rows])
+    with h5py.File(sorted(SAMPLE.glob("*.h5"))[0]) as sample:
+        for number, (first, last) in enumerate(itertools.pairwise(bounds)):
+            path = folder / f"EleEscan_{number}.h5"
+            with ShowerWriter(path, VoxelGrid(shape=(25, 25, 25)), chunk_rows=8) as writer:
+                writer.append(sample["ECAL"][first:last], sample["energy"][first:last])
+    return str(folder / "EleEscan_*.h5")
+
+
+def train_command(data: str, folder: Path, *overrides: str, model: str = "lcd_fast") -> list[str]:
+    """A trainer's command line that writes everything below `folder`."""
+    settings = {
+        "config": ROOT / "configs" / f"{model}.yaml",
+        "data.path": data,
+        "data.ledger": folder / "ledger",
+        "data.test_fraction": "0",
+        "checkpoint.dir": folder / "checkpoints",
+        "tracking.uri": f"sqlite:///{folder}/mlflow.db",
+        "tracking.spool": folder / "spool",
+        "tracking.system_metrics": "false",
+        "train.global_batch_size": "6",
+        "train.validate_every_steps": "0",
+        "train.log_every_steps": "1",
+        "train.seed": "3",
+    }
+    given = [f"--{name}={value}" for name, value in settings.items()]
+    return [sys.executable, "-m", "dist_calo.train", *given, *overrides]
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint of a run."""
+    checkpoints = CheckpointFolder(folder / "checkpoints")
+    return load_checkpoint(checkpoints.path(checkpoints.steps()[-1]))
+
+
+def tensors(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+    """All tensors of a nested state by dotted name."""
+    if isinstance(state, torch.Tensor):
+        return {prefix: state}
+    if isinstance(state, dict):
+        parts = [tensors(value, f"{prefix}.{key}") for key, value in state.items()]
+    elif isinstance(state, list | tuple):
+        parts = [tensors(value, f"{prefix}.{number}") for number, value in enumerate(state)]
+    else:
+        parts = []
+    return {name: tensor for part in parts for name, tensor in part.items()}
+
+
+def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, str]:
+    """The larger relative difference of the two networks' parameters, ``|a - b| / |b|`` over all of one network."""
+    worst = (0.0, "")
+    for network in ("generator", "discriminator"):
+        mine, reference = (
+            torch.cat([values.double().ravel() for name, values in state["model"].items() if name.startswith(network)])
+            for state in (one, other)
+        )
+        worst = max(worst, (float((mine - reference).norm() / reference.norm()), network))
+    return worst
+
+
+def same_bits(one: Any, other: Any) -> bool:
+    """Whether all tensors of two nested states are equal bit for bit."""
+    first, second = tensors(one), tensors(other)
+    return first.keys() == second.keys() and all(
+        first[name].numpy().tobytes() == second[name].numpy().tobytes() for name in first
+    )

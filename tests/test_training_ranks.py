@@ -1,0 +1,118 @@
+"""What must hold for any number of ranks, under every launcher: coverage, equality, and one run in MLflow."""
+
+import numpy as np
+import pytest
+
+from dist_calo.config import DataConfig
+from dist_calo.data.blocks import split_blocks
+from dist_calo.data.ledger import read_ledger
+from dist_calo.data.shards import build_manifest
+from tests.ranks import launcher_params, run_ranks
+from tests.small_runs import final_state, largest_difference, train_command, write_showers
+
+PLAIN = ["--optimizer.name=sgd", "--optimizer.learning_rate=1e-3", "--optimizer.clip_norm=1"]
+"""Gradient steps with momentum, for the 3DGAN. Its RMSprop divides a gradient by its own size, so that rounding in one
+that is nearly zero becomes a step of full length: float32 and float64 on one rank differ as much after 20 steps."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_showers(tmp_path_factory.mktemp("data"))
+
+
+def training_ids(data):
+    config = DataConfig(path=data, test_fraction=0.0)
+    blocks = split_blocks(build_manifest(config), "train", config)
+    return sorted(
+        first + row
+        for first, rows in zip(blocks.first_ids.tolist(), blocks.rows.tolist(), strict=True)
+        for row in range(rows)
+    )
+
+
+@pytest.fixture(scope="module")
+def one_rank(data, tmp_path_factory):
+    """Ledger of two epochs on one rank."""
+    folder = tmp_path_factory.mktemp("one")
+    steps = 2 * -(-len(training_ids(data)) // 6)
+    run_ranks(train_command(data, folder, f"--train.max_steps={steps}", "--tracking.uri=none"), 1, "single").check()
+    return read_ledger(folder / "ledger")
+
+
+COVERED = [
+    *[(n, "local", "auto") for n in (2, 3)],
+    (2, "torchrun", "auto"),
+    (3, "mpirun", "auto"),
+    (2, "mpirun", "torch"),
+    (2, "horovodrun", "auto"),
+    (3, "horovodrun-mpi", "auto"),
+]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "backend", "launcher"),
+    [
+        pytest.param(n, backend, name, marks=param.marks, id=f"{n}-{name}-{backend}")
+        for n, name, backend in COVERED
+        for param in launcher_params(name)
+    ],
+)
+def test_an_epoch_holds_each_sample_once_and_batches_are_those_of_one_rank(
+    data, one_rank, tmp_path, ranks, backend, launcher
+):
+    steps = max(step for _, step in one_rank)
+    command = train_command(
+        data, tmp_path, f"--train.max_steps={steps}", f"--comm.backend={backend}", "--tracking.uri=none"
+    )
+    run_ranks(command, ranks, launcher).check()
+    ledger = read_ledger(tmp_path / "ledger")
+    assert len(list((tmp_path / "ledger").iterdir())) == ranks
+    assert {key: sorted(ids) for key, ids in ledger.items()} == {key: sorted(ids) for key, ids in one_rank.items()}
+    for epoch in (0, 1):
+        used = np.concatenate([ids for (number, _), ids in ledger.items() if number == epoch])
+        assert sorted(used.tolist()) == training_ids(data)
+
+
+SYNC_3DGAN = ("lcd_3dgan", ["--train.global_batch_size=3"])
+FAST = ("lcd_fast", [])
+ACCUMULATED = "--train.accumulation=2"
+EQUAL = [
+    pytest.param(FAST, [], 2, "local", id="fast-2"),
+    pytest.param(FAST, [], 3, "local", id="fast-3"),
+    pytest.param(FAST, [*PLAIN, ACCUMULATED], 2, "local", id="fast-accumulation"),
+    *[
+        pytest.param(FAST, [], 2, name, id=f"fast-{name}", marks=param.marks)
+        for name in ("mpirun", "horovodrun", "horovodrun-mpi")
+        for param in launcher_params(name)
+    ],
+    pytest.param(SYNC_3DGAN, PLAIN, 2, "local", id="3dgan-sync-2"),
+    pytest.param(SYNC_3DGAN, PLAIN, 3, "local", id="3dgan-sync-3"),
+    *[
+        pytest.param(SYNC_3DGAN, PLAIN, 2, name, id=f"3dgan-sync-{name}", marks=param.marks)
+        for name in ("mpirun", "horovodrun")
+        for param in launcher_params(name)
+    ],
+]
+_references: dict[tuple[str, ...], dict] = {}
+
+
+def after_20_steps(data, folder, network, settings, ranks, launcher):
+    model, own = network
+    command = train_command(
+        data, folder, "--train.max_steps=20", "--tracking.uri=none", *own, *settings, model=model
+    )
+    run_ranks(command, ranks, launcher, timeout=280).check()
+    return final_state(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "settings", "ranks", "launcher"), EQUAL)
+def test_20_steps_end_with_the_parameters_of_one_rank(data, tmp_path, network, settings, ranks, launcher):
+    alone = [setting for setting in settings if setting != ACCUMULATED]
+    key = (network[0], *alone)
+    if key not in _references:
+        _references[key] = after_20_steps(data, tmp_path / "one", network, alone, 1, "single")
+    several = after_20_steps(data, tmp_path / "several", network, settings, ranks, launcher)
+    difference, worse = largest_difference(several, _references[key])
+    print(f"relative difference of the {worse}: {difference:.1e}")
+    assert difference < 1e-5, worse

@@ -188,7 +188,7 @@ def test_a_library_that_counts_other_ranks_is_an_error(monkeypatch: pytest.Monke
         world = World(rank=1, size=4, launcher="mpirun")
         rank_and_size = (0, 1)
 
-    monkeypatch.setitem(BACKENDS, "torch", lambda *_: Alone())  # type: ignore[arg-type,return-value]
+    monkeypatch.setitem(BACKENDS, "torch", lambda *_: Alone())
     with pytest.raises(
         LaunchError, match=r"rank 1 of 4, but torch calls it rank 0 of 1.*built for another MPI"
     ):

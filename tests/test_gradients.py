@@ -95,7 +95,9 @@ def test_buckets_leave_during_the_backward_pass_last_layers_first() -> None:
     recorder = Recorder()
     averager = GradientAverager(net, recorder, bucket_mb=1e-9)
     under_way: list[int] = []
-    net[0].weight.register_hook(lambda _: under_way.append(len(recorder.sent)))
+    first = net[0].weight
+    assert isinstance(first, nn.Parameter)
+    first.register_hook(lambda _: under_way.append(len(recorder.sent)))
     backward(averager, net, torch.ones(2, 3))
     assert under_way[0] >= 4
     averager.finish()
@@ -142,8 +144,8 @@ def test_parameters_without_a_gradient_are_sent_as_zeros() -> None:
     backward(averager, net["used"], torch.ones(1, 2))
     averager.finish()
     assert sum(recorder.sent) == 6
-    assert not net["unused"].weight.grad.any()  # type: ignore[union-attr]
-    assert net["used"].weight.grad.any()  # type: ignore[union-attr]
+    assert not net["unused"].weight.grad.any()  # type: ignore[operator,union-attr]
+    assert net["used"].weight.grad.any()  # type: ignore[operator,union-attr]
 
 
 def test_a_rank_without_samples_takes_part_by_finish_alone() -> None:

@@ -126,7 +126,12 @@ def test_ranks_do_not_outlive_their_launcher() -> None:
 
 def test_the_command_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[list[str], int]] = []
-    monkeypatch.setattr("dist_calo.launch.run_local", lambda command, n: started.append((command, n)) or 0)
+
+    def record(command: list[str], n: int) -> int:
+        started.append((command, n))
+        return 0
+
+    monkeypatch.setattr("dist_calo.launch.run_local", record)
     trainer = [sys.executable, "-m", "dist_calo.train"]
     assert main(["-n", "2", "python", "x.py", "-n", "3"]) == 0
     assert main(["--ranks=2", "--", "python", "--", "x"]) == 0

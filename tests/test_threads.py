@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dist_calo.comm import connect
 from dist_calo.comm.protocol import World
+from dist_calo.comm.single import SingleCommunicator
 from dist_calo.comm.threads import available_cores, plan_threads, set_threads
 
 NODE = frozenset(range(8))
@@ -77,29 +78,35 @@ def test_threads_are_set() -> None:
     assert 1 <= threads == torch.get_num_threads() <= len(available_cores())
 
 
+class Everyone(SingleCommunicator):
+    """Answers for two ranks that may use four cores each."""
+
+    def __init__(self, launcher: str, nodes: tuple[str, str]) -> None:
+        local = nodes.count(nodes[0])
+        super().__init__(World(size=2, local_size=local, launcher=launcher, node=nodes[0]))
+        self.nodes = nodes
+
+    def all_gather_object(self, value: object) -> list[object]:
+        return [(node, [0, 1, 2, 3]) for node in self.nodes]
+
+
 def test_the_users_omp_num_threads_is_kept_but_not_torchruns_guess() -> None:
-    class Everyone:
-        def __init__(self, launcher: str) -> None:
-            self.world = World(size=2, local_size=2, launcher=launcher, node="a")
-
-        def all_gather_object(self, _: object) -> list[object]:
-            return [("a", [0, 1, 2, 3]), ("a", [0, 1, 2, 3])]
-
     environ = {"OMP_NUM_THREADS": "1"}
-    assert set_threads(Everyone("srun"), environ=environ)[0] == 1  # type: ignore[arg-type]
-    assert set_threads(Everyone("torchrun"), environ=environ)[1].startswith(
-        "2 threads: 4 cores shared by 2 ranks"
-    )  # type: ignore[arg-type]
+    assert set_threads(Everyone("srun", ("a", "a")), environ=environ)[0] == 1
+    _, line = set_threads(Everyone("torchrun", ("a", "a")), environ=environ)
+    assert line.startswith("2 threads: 4 cores shared by 2 ranks")
 
 
 def test_ranks_of_other_nodes_do_not_share_cores() -> None:
-    class Everyone:
-        world = World(rank=1, size=2, local_size=1, launcher="srun", node="b")
+    assert set_threads(Everyone("srun", ("a", "b")), environ={})[1].startswith(
+        "4 threads: 4 cores of its own"
+    )
 
-        def all_gather_object(self, _: object) -> list[object]:
-            return [("a", [0, 1]), ("b", [0, 1])]
 
-    assert set_threads(Everyone(), environ={})[1].startswith("2 threads: 2 cores of its own")  # type: ignore[arg-type]
+def test_cores_that_mpirun_leaves_unused_are_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert "--bind-to none" in set_threads(Everyone("mpirun", ("a", "a")), environ={})[1]
+    assert "--bind-to none" not in set_threads(Everyone("srun", ("a", "a")), environ={})[1]
 
 
 def test_cores_are_among_those_allowed() -> None:

@@ -1,10 +1,12 @@
 """How a rank that fails ends the whole job: at once, with its own message, with nobody left waiting."""
 
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 from dist_calo.comm.protocol import Communicator, World
 from dist_calo.errors import EXIT_FAILURE, EXIT_USER, UserError
@@ -60,12 +62,19 @@ def report_failure(error: BaseException, world: World, communicator: Communicato
         print(message, file=sys.stderr, flush=True)
         return code
     if isinstance(error, CommunicationError) or (isinstance(error, UserError) and world.rank > 0):
-        time.sleep(ECHO_DELAY_S)
+        _let_others_speak_first(code)
     if communicator is None:
         leave(world, message, code)
     else:
         communicator.abort(message, code)
     return code
+
+
+def _let_others_speak_first(code: int) -> None:
+    """Wait, ready to leave at once when the launcher asks: this rank has nothing left to save."""
+    with suppress(ValueError):  # signals belong to the main thread
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
+    time.sleep(ECHO_DELAY_S)
 
 
 def _message(error: BaseException) -> str:

@@ -77,6 +77,7 @@ class Validator:
         generator: what generates, with the weights that it has at the time of the call.
         communicator: how the ranks talk.
         split: which showers.
+        bins: how observables are binned; by default over the incident energies of the split.
 
     Raises:
         DataError: if the split is empty though its fraction is not 0.
@@ -89,12 +90,14 @@ class Validator:
         generator: TrainedGenerator,
         communicator: Communicator,
         split: Split = "validation",
+        bins: Bins | None = None,
     ) -> None:
         self._config = config
         self._manifest = manifest
         self._generator = generator
         self._communicator = communicator
         self._split = split
+        self._bins = bins
         self.samples = split_blocks(manifest, split, config.data).samples
         """Showers of the split."""
         self._real: ShowerSummary | None = None
@@ -123,7 +126,7 @@ class Validator:
 
     def _read(self) -> ShowerSummary:
         """Sums over the split's showers on all ranks; remembers this rank's conditions and examples."""
-        summary = ShowerSummary(self._manifest.geometry.shape, self._bins())
+        summary = ShowerSummary(self._manifest.geometry.shape, self._bins or self._equal_bins())
         for batch in self._batches():
             if len(batch.ids):
                 self._conditions.append((batch.ids, batch.conditions))
@@ -140,7 +143,7 @@ class Validator:
         with loader:
             yield from loader
 
-    def _bins(self) -> Bins:
+    def _equal_bins(self) -> Bins:
         """Bins of equal width over the incident energies of the split."""
         bounds = torch.tensor([-math.inf, -math.inf], dtype=torch.float64)
         for batch in self._batches():

@@ -1,0 +1,51 @@
+"""Signals set a flag; the flag is agreed on at the end of a step."""
+
+import os
+import signal
+
+import pytest
+
+from dist_calo.comm.protocol import World
+from dist_calo.comm.single import SingleCommunicator
+from dist_calo.training.preemption import SIGNALS, StopRequest
+
+
+@pytest.fixture
+def stop():
+    with StopRequest(SingleCommunicator(World())) as request:
+        yield request
+
+
+def test_without_a_signal_nothing_stops(stop):
+    stop.ask()
+    assert stop.agreed() is None
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_before_the_step_stops_at_its_end(stop, number):
+    os.kill(os.getpid(), number)
+    stop.ask()
+    assert stop.agreed() == number.name
+
+
+def test_a_signal_within_the_step_stops_at_the_end_of_the_next(stop):
+    stop.ask()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.agreed() is None
+    stop.ask()
+    assert stop.agreed() == "SIGTERM"
+
+
+def test_one_interrupt_delivered_twice_is_one_and_a_later_one_interrupts(stop, monkeypatch):
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    monkeypatch.setattr("dist_calo.training.preemption.time.monotonic", lambda: 1e12)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_handlers_of_before_are_put_back():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with StopRequest(SingleCommunicator(World())):
+        assert signal.getsignal(signal.SIGTERM) is not before[0]
+    assert [signal.getsignal(number) for number in SIGNALS] == before

@@ -13,6 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -39,19 +40,24 @@ def main() -> None:
     device = torch.device(local_device(options.device, world))
     communicator = connect(options.backend, world, device=options.device)
     _, threads = set_threads(communicator)
-    say = print if world.rank == 0 else lambda *_: None
-    say(f"{type(communicator).__name__}, {world.size} ranks by {world.launcher}, {device}, {threads}")
-    say(f"{'MiB':>10} {'ms':>10} {'GB/s':>8}")
-    for size in SIZES:
-        tensor = torch.zeros(size // 4, device=device)
-        seconds = median_time(
-            communicator, lambda t=tensor: communicator.all_reduce(t), options.repeats, device
-        )  # type: ignore[misc]
-        bandwidth = 2 * (world.size - 1) / world.size * size / seconds / 1e9
-        say(f"{size / 2**20:10.4f} {1e3 * seconds:10.3f} {bandwidth:8.2f}")
-    for line in overlap(communicator, device, options):
-        say(line)
+    lines = [f"{type(communicator).__name__}, {world.size} ranks by {world.launcher}, {device}, {threads}"]
+    lines += bandwidth(communicator, device, options.repeats)
+    lines += overlap(communicator, device, options)
+    if world.rank == 0:
+        print("\n".join(lines))
     communicator.close()
+
+
+def bandwidth(communicator: Communicator, device: torch.device, repeats: int) -> list[str]:
+    """Time and bus bandwidth of a blocking all-reduce of each size."""
+    size = communicator.world.size
+    lines = [f"{'MiB':>10} {'ms':>10} {'GB/s':>8}"]
+    for width in SIZES:
+        tensor = torch.zeros(width // 4, device=device)
+        seconds = median_time(communicator, partial(communicator.all_reduce, tensor), repeats, device)
+        rate = 2 * (size - 1) / size * width / seconds / 1e9
+        lines.append(f"{width / 2**20:10.4f} {1e3 * seconds:10.3f} {rate:8.2f}")
+    return lines
 
 
 def median_time(

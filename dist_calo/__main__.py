@@ -33,9 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given == ["--version"]:
         print(f"dist_calo {__version__}")
         return 0
-    if not given or given[0] not in COMMANDS:
-        wrong = f"there is no command {given[0]!r}; the commands are {', '.join(COMMANDS)}" if given else "no command given"
-        print(f"dist-calo: {wrong}\n\n{usage()}" if not given else f"dist-calo: {wrong}", file=sys.stderr)
+    if not given:
+        print(usage(), file=sys.stderr)
+        return EXIT_USER
+    if given[0] not in COMMANDS:
+        choices = ", ".join(COMMANDS)
+        print(f"dist-calo: there is no command {given[0]!r}; the commands are {choices}", file=sys.stderr)
         return EXIT_USER
     module = import_module(COMMANDS[given[0]][0])
     return run_command(f"dist-calo {given[0]}", module.main, given[1:])

@@ -50,9 +50,11 @@ def config_parser(program: str, description: str) -> "ArgumentParser":
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = Parser(prog=program, description=description, exit_on_error=True)
-    parser.add_argument("--config", action="config", help="YAML file of settings; the options below override it.")
+    parser.add_argument(
+        "--config", action="config", help="YAML file of settings; the options below override it."
+    )
     for section in fields(RunConfig):
-        parser.add_class_arguments(section.default_factory, section.name)  # type: ignore[arg-type]
+        parser.add_class_arguments(section.default_factory, section.name)
     return parser
 
 

@@ -56,7 +56,9 @@ class DataConfig:
     """Folder in which each rank records the sample ids of each step."""
 
     def __post_init__(self) -> None:
-        _fraction("data", {"validation_fraction": self.validation_fraction, "test_fraction": self.test_fraction})
+        _fraction(
+            "data", {"validation_fraction": self.validation_fraction, "test_fraction": self.test_fraction}
+        )
         if self.validation_fraction + self.test_fraction >= 1:
             raise ConfigError(
                 f"data.validation_fraction={self.validation_fraction} and data.test_fraction={self.test_fraction}: "
@@ -119,7 +121,10 @@ class ObjectiveConfig:
     """Weight of the gradient penalty of wgan_gp."""
 
     def __post_init__(self) -> None:
-        _positive("objective", {"discriminator_steps": self.discriminator_steps, "generator_steps": self.generator_steps})
+        _positive(
+            "objective",
+            {"discriminator_steps": self.discriminator_steps, "generator_steps": self.generator_steps},
+        )
         _fraction("objective", {"label_flip": self.label_flip})
         _not_negative(
             "objective",
@@ -219,7 +224,8 @@ class TrainConfig:
         _fraction("train", {"ema_decay": self.ema_decay})
         if self.accumulation > self.global_batch_size:
             raise ConfigError(
-                f"train.accumulation={self.accumulation}: must not exceed train.global_batch_size={self.global_batch_size}"
+                f"train.accumulation={self.accumulation}: must not exceed "
+                f"train.global_batch_size={self.global_batch_size}"
             )
 
 
@@ -236,7 +242,7 @@ class CommConfig:
     timeout_s: float = 600.0
     """Time after which a rank that does not answer is an error, in seconds."""
     threads: int | None = None
-    """Compute threads of a rank; by default the cores that this rank may use, divided among the ranks that share them."""
+    """Compute threads of a rank; by default the cores it may use, divided among the ranks that share them."""
 
     def __post_init__(self) -> None:
         _positive("comm", {"bucket_mb": self.bucket_mb, "timeout_s": self.timeout_s, "threads": self.threads})

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -17,7 +19,7 @@ ENERGY_EDGES = (10.0, 40.0, 70.0, 100.0)
 """Bins of incident energy in GeV in which the response is shown."""
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the demo; further arguments override settings of its training."""
     began = time.monotonic()
     out = Path("demo") / time.strftime("%Y%m%d-%H%M%S")
@@ -39,14 +41,15 @@ def main(arguments: list[str]) -> int:
     say("Comparing with Geant4 showers that training never saw")
     run_id = compare(checkpoints, out)
     say(f"Done in {time.monotonic() - began:.0f} s")
-    print(f"MLflow run   {run_id} in {store}: `make ui` shows it\npictures     {out / 'pictures'}\nshowers      {generated}")
+    print(f"MLflow run   {run_id} in {store}: `make ui` shows it")
+    print(f"pictures     {out / 'pictures'}\nshowers      {generated}")
     return 0
 
 
 def compare(checkpoints: Path, out: Path) -> str | None:
     """Draw and print how the best checkpoint's showers compare with the test split; return the run that made it."""
-    from dist_calo.comm.single import SingleCommunicator
     from dist_calo.comm.protocol import World
+    from dist_calo.comm.single import SingleCommunicator
     from dist_calo.config import DataConfig, RunConfig, TrainConfig
     from dist_calo.data.shards import Manifest
     from dist_calo.physics.observables import Bins
@@ -56,7 +59,9 @@ def compare(checkpoints: Path, out: Path) -> str | None:
     from dist_calo.training.validation import Validator
 
     state = find_checkpoint(checkpoints)
-    config = RunConfig(data=DataConfig(**state["config"]["data"]), train=TrainConfig(**state["config"]["train"]))
+    config = RunConfig(
+        data=DataConfig(**state["config"]["data"]), train=TrainConfig(**state["config"]["train"])
+    )
     generator = restore_generator(state)
     manifest = Manifest.from_dict(state["manifest"])
     communicator = SingleCommunicator(World())
@@ -71,10 +76,12 @@ def compare(checkpoints: Path, out: Path) -> str | None:
     print(f"  longitudinal profile  {100 * numbers['profile_error/longitudinal']:.1f} %")
     transverse = (numbers["profile_error/x"] + numbers["profile_error/y"]) / 2
     print(f"  transverse profile    {100 * transverse:.1f} %")
-    for place, (low, high) in enumerate(zip(ENERGY_EDGES, ENERGY_EDGES[1:], strict=False)):
+    for place, (low, high) in enumerate(pairwise(ENERGY_EDGES)):
         pair = [100 * side.response.value[place] for side in (fake, real)]
         error = 100 * real.response.error[place]
-        print(f"  response {low:.0f}-{high:.0f} GeV     {pair[0]:.3f} %, Geant4 {pair[1]:.3f} +- {error:.3f} %")
+        print(
+            f"  response {low:.0f}-{high:.0f} GeV     {pair[0]:.3f} %, Geant4 {pair[1]:.3f} +- {error:.3f} %"
+        )
     return generator.run_id
 
 

@@ -20,7 +20,10 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(list(arguments))
     if options.n < 1 or options.batch_size < 1:
         raise ConfigError(f"--n {options.n} --batch-size {options.batch_size}: both must be at least 1")
-    ranges = {"energy": parse_range("--energy", options.energy), "theta": parse_range("--theta", options.theta)}
+    ranges = {
+        "energy": parse_range("--energy", options.energy),
+        "theta": parse_range("--theta", options.theta),
+    }
     if ranges["energy"][0] <= 0:
         raise ConfigError(f"--energy {options.energy}: incident energies are above 0 GeV")
 
@@ -62,7 +65,9 @@ def parse_range(option: str, text: str) -> tuple[float, float]:
     return low, high
 
 
-def draw_conditions(geometry: "Geometry", ranges: dict[str, tuple[float, float]], draws: "Draws") -> "np.ndarray":
+def draw_conditions(
+    geometry: "Geometry", ranges: dict[str, tuple[float, float]], draws: "Draws"
+) -> "np.ndarray":
     """Conditions uniform in their ranges, shape (B, C), a pure function of seed and sample."""
     import numpy as np
 
@@ -75,12 +80,16 @@ def draw_conditions(geometry: "Geometry", ranges: dict[str, tuple[float, float]]
 
 def _parser() -> argparse.ArgumentParser:
     parser = one_line_parser("dist-calo generate", "Make showers with a trained network.")
-    parser.add_argument("--checkpoint", required=True, help="checkpoint file, or folder: its best checkpoint is taken")
+    parser.add_argument(
+        "--checkpoint", required=True, help="checkpoint file, or folder: its best checkpoint is taken"
+    )
     parser.add_argument("--n", type=int, default=1000, help="number of showers (default 1000)")
-    parser.add_argument("--energy", default="10:100", help="incident energy in GeV, one number or LOW:HIGH (default 10:100)")
-    parser.add_argument("--theta", default="1.5708", help="incidence angle in rad, for models with angle (default 1.5708)")
+    parser.add_argument("--energy", default="10:100", help="GeV, one number or LOW:HIGH (default 10:100)")
+    parser.add_argument("--theta", default="1.5708", help="rad, for models with angle (default 1.5708)")
     parser.add_argument("--out", required=True, help="HDF5 file to write, in the schema that training reads")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same showers (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same showers (default 0)"
+    )
     parser.add_argument("--batch-size", type=int, default=100, help="showers made at a time (default 100)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     return parser

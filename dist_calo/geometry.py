@@ -32,11 +32,14 @@ class VoxelGrid:
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ConfigError(f"geometry shape {self.shape}: a voxel grid has three positive numbers of cells (x, y, layers)")
+            raise ConfigError(
+                f"geometry shape {self.shape}: a voxel grid has three positive numbers of cells (x, y, layers)"
+            )
         unknown = [name for name in self.conditions if name not in CONDITION_UNITS]
         if unknown or self.conditions[:1] != ("energy",):
             raise ConfigError(
-                f"geometry conditions {self.conditions}: the first is energy, others come from {sorted(CONDITION_UNITS)}"
+                f"geometry conditions {self.conditions}: the first is energy, others are among "
+                f"{sorted(CONDITION_UNITS)}"
             )
 
     @property

@@ -38,7 +38,9 @@ class Draws:
         purpose: what the numbers are for, such as the name of the update.
     """
 
-    def __init__(self, seed: int, step: int, samples: "Sequence[int] | np.ndarray", *purpose: str | int) -> None:
+    def __init__(
+        self, seed: int, step: int, samples: "Sequence[int] | np.ndarray", *purpose: str | int
+    ) -> None:
         self._key = (seed, step, *purpose)
         self.samples = np.asarray(samples, dtype=np.int64)
 

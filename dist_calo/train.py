@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     parser = config_parser("python -m dist_calo.train", DESCRIPTION)
-    parser.add_argument("--launch", type=int, default=1, help="Start this many ranks on this machine, without a launcher.")
+    parser.add_argument("--launch", type=int, default=1, help="Start so many ranks here, without a launcher.")
     values = parser.parse_args(list(arguments))
     config = build_config(parser, values)
     if values.launch < 1:
@@ -45,7 +45,9 @@ def _run_rank(config: RunConfig) -> int:
     world = find_world(os.environ)
     communicator = None
     try:
-        communicator = connect(config.comm.backend, world, timeout_s=config.comm.timeout_s, device=config.train.device)
+        communicator = connect(
+            config.comm.backend, world, timeout_s=config.comm.timeout_s, device=config.train.device
+        )
         from dist_calo.training.setup import build_run
 
         with build_run(config, communicator) as trainer:

@@ -73,7 +73,13 @@ def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[floa
     worst = (0.0, "")
     for network in ("generator", "discriminator"):
         mine, reference = (
-            torch.cat([values.double().ravel() for name, values in state["model"].items() if name.startswith(network)])
+            torch.cat(
+                [
+                    values.double().ravel()
+                    for name, values in state["model"].items()
+                    if name.startswith(network)
+                ]
+            )
             for state in (one, other)
         )
         worst = max(worst, (float((mine - reference).norm() / reference.norm()), network))

@@ -31,7 +31,11 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert folder.newest()["step"] == 40
     assert find_checkpoint(tmp_path)["step"] == 10
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        ["best.pt", "best.json", *(f"step-000000{step}{suffix}" for step in (30, 40) for suffix in (".pt", ".json"))]
+        [
+            "best.pt",
+            "best.json",
+            *(f"step-000000{step}{suffix}" for step in (30, 40) for suffix in (".pt", ".json")),
+        ]
     )
 
 

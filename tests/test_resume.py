@@ -33,7 +33,9 @@ def never_killed(data, tmp_path_factory):
 
 def stop_at(step, folder, command, number):
     """Start a run, send a signal to all its processes once it has taken a step, and return its exit code."""
-    run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         for line in run.stdout:
             print(line, end="")
@@ -53,7 +55,7 @@ def logged_metrics(folder):
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
         (runs,) = store.execute("select count(*) from runs").fetchone()
         points = store.execute("select key, step, value from metrics").fetchall()
-    kept = [(key, step, value) for key, step, value in points if not key.startswith(("time/", "throughput/", "system/"))]
+    kept = [point for point in points if not point[0].startswith(("time/", "throughput/", "system/"))]
     assert len({(key, step) for key, step, _ in kept}) == len(kept), "a point was logged twice"
     return {(key, step): value for key, step, value in kept}, runs
 

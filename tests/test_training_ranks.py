@@ -35,7 +35,9 @@ def one_rank(data, tmp_path_factory):
     """Ledger of two epochs on one rank."""
     folder = tmp_path_factory.mktemp("one")
     steps = 2 * -(-len(training_ids(data)) // 6)
-    run_ranks(train_command(data, folder, f"--train.max_steps={steps}", "--tracking.uri=none"), 1, "single").check()
+    run_ranks(
+        train_command(data, folder, f"--train.max_steps={steps}", "--tracking.uri=none"), 1, "single"
+    ).check()
     return read_ledger(folder / "ledger")
 
 
@@ -67,14 +69,16 @@ def test_an_epoch_holds_each_sample_once_and_batches_are_those_of_one_rank(
     run_ranks(command, ranks, launcher).check()
     ledger = read_ledger(tmp_path / "ledger")
     assert len(list((tmp_path / "ledger").iterdir())) == ranks
-    assert {key: sorted(ids) for key, ids in ledger.items()} == {key: sorted(ids) for key, ids in one_rank.items()}
+    assert {key: sorted(ids) for key, ids in ledger.items()} == {
+        key: sorted(ids) for key, ids in one_rank.items()
+    }
     for epoch in (0, 1):
         used = np.concatenate([ids for (number, _), ids in ledger.items() if number == epoch])
         assert sorted(used.tolist()) == training_ids(data)
 
 
 SYNC_3DGAN = ("lcd_3dgan", ["--train.global_batch_size=3"])
-FAST = ("lcd_fast", [])
+FAST: tuple[str, list[str]] = ("lcd_fast", [])
 ACCUMULATED = "--train.accumulation=2"
 EQUAL = [
     pytest.param(FAST, [], 2, "local", id="fast-2"),

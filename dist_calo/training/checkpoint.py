@@ -110,7 +110,9 @@ class CheckpointFolder:
             except CheckpointError as error:
                 print(f"dist_calo: {error}; trying the one before it", file=sys.stderr)
         if steps:
-            raise CheckpointError(f"{self.folder}: none of its {len(steps)} checkpoints can be read; restore one or start in another folder")
+            raise CheckpointError(
+                f"{self.folder}: none of its {len(steps)} checkpoints can be read; restore one or start elsewhere"
+            )
         return None
 
 
@@ -129,7 +131,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} cannot be read ({reason})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT_VERSION:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise CheckpointError(f"checkpoint {path} has format {found}; this version of dist_calo reads format {FORMAT_VERSION}")
+        raise CheckpointError(
+            f"checkpoint {path} has format {found}; this version of dist_calo reads format {FORMAT_VERSION}"
+        )
     return state
 
 
@@ -146,5 +150,7 @@ def find_checkpoint(path: str | Path) -> dict[str, Any]:
         return load_checkpoint(path / BEST)
     state = CheckpointFolder(path).newest()
     if state is None:
-        raise CheckpointError(f"checkpoint folder {path} holds no checkpoint (files like step-00000500.pt); train first or name another folder")
+        raise CheckpointError(
+            f"checkpoint folder {path} holds no checkpoint (files like step-00000500.pt); train first or name another"
+        )
     return state

@@ -50,7 +50,10 @@ class MovingAverage:
     def __init__(self, networks: Mapping[str, nn.Module], decay: float) -> None:
         self._decay = decay
         self._networks = networks
-        self.weights = {name: {k: v.detach().clone() for k, v in net.state_dict().items()} for name, net in networks.items()}
+        self.weights = {
+            name: {k: v.detach().clone() for k, v in net.state_dict().items()}
+            for name, net in networks.items()
+        }
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -66,7 +69,9 @@ class MovingAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Generate with the averages in the networks; the trained weights are back afterwards."""
-        trained = {name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in self._networks.items()}
+        trained = {
+            name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in self._networks.items()
+        }
         try:
             for name, network in self._networks.items():
                 network.load_state_dict(self.weights[name])
@@ -90,19 +95,28 @@ class Learner:
     """
 
     def __init__(
-        self, config: RunConfig, model: Any, objective: Objective, transform: Transform, communicator: Communicator
+        self,
+        config: RunConfig,
+        model: Any,
+        objective: Objective,
+        transform: Transform,
+        communicator: Communicator,
     ) -> None:
         self._config = config
         self.model = model
         self._objective = objective
         self._transform = transform
         self._device = next(model.parameters()).device
-        self.optimizers = {name: build_optimizer(config.optimizer, net) for name, net in model.networks.items()}
+        self.optimizers = {
+            name: build_optimizer(config.optimizer, net) for name, net in model.networks.items()
+        }
         self.averagers = {
             name: GradientAverager(net, communicator, wire=config.comm.wire, bucket_mb=config.comm.bucket_mb)
             for name, net in model.networks.items()
         }
-        self.average = MovingAverage({name: model.networks[name] for name in model.generating}, config.train.ema_decay)
+        self.average = MovingAverage(
+            {name: model.networks[name] for name in model.generating}, config.train.ema_decay
+        )
         self.bad_in_a_row = 0
         self.bad_steps = 0
         self.losses: dict[str, Tensor] = {}
@@ -146,7 +160,9 @@ class Learner:
             for values in (batch.showers, batch.conditions)
         )
         draws = Draws(self._config.train.seed, step, batch.slots[micro], update.name)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.train.precision == "bf16"):
+        with torch.autocast(
+            self._device.type, torch.bfloat16, enabled=self._config.train.precision == "bf16"
+        ):
             losses = self._objective.losses(
                 update, self._transform.forward(showers), conditions, draws, batch.global_size
             )
@@ -173,7 +189,11 @@ class Learner:
         """Learning rate of a network in a step."""
         train = self._config.train
         return learning_rate(
-            self._config.optimizer, network, step, max_steps=train.max_steps, global_batch_size=train.global_batch_size
+            self._config.optimizer,
+            network,
+            step,
+            max_steps=train.max_steps,
+            global_batch_size=train.global_batch_size,
         )
 
     def _count_bad(self, finite: bool, step: int) -> None:

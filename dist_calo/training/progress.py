@@ -34,7 +34,8 @@ class StepTimes:
         """Rates of the interval that ends now; collective."""
         elapsed = time.perf_counter() - self._began
         waits = torch.tensor(
-            [elapsed, self._loader.wait_s - self._data_s, self._communicator.wait_s - self._comm_s], dtype=torch.float64
+            [elapsed, self._loader.wait_s - self._data_s, self._communicator.wait_s - self._comm_s],
+            dtype=torch.float64,
         )
         self._communicator.all_reduce(waits)
         mean_elapsed, data_s, comm_s = (waits / self._communicator.world.size).tolist()
@@ -80,18 +81,24 @@ class Progress:
 
     def line(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Report a logging interval."""
-        losses = "  ".join(f"{k.removesuffix('/total')} {v:.4g}" for k, v in metrics.items() if k.endswith("/total"))
+        losses = "  ".join(
+            f"{k.removesuffix('/total')} {v:.4g}" for k, v in metrics.items() if k.endswith("/total")
+        )
         self.say(
             f"step {step:>{len(str(self._max_steps))}}/{self._max_steps}  epoch {epoch}  {losses}  "
             f"{metrics['throughput/showers_per_s']:.1f} showers/s  "
-            f"waiting for data {metrics['time/wait_data_s'] * 1e3:.1f} ms, for ranks {metrics['time/wait_comm_s'] * 1e3:.1f} ms a step"
+            f"waiting for data {1e3 * metrics['time/wait_data_s']:.1f} ms, "
+            f"for ranks {1e3 * metrics['time/wait_comm_s']:.1f} ms a step"
         )
         if self._bar:
             self._bar.update(self._task, completed=step)
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report a validation."""
-        values = "  ".join(f"{name.split('/', 1)[-1]} {value:.3g}" for name, value in metrics.items())
+        overall = {name: value for name, value in metrics.items() if not name.endswith("GeV")}
+        values = "  ".join(
+            f"{name.removeprefix('validation/')} {value:.3g}" for name, value in overall.items()
+        )
         self.say(f"step {step}: validation  {values}")
 
     def close(self) -> None:

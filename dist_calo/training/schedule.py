@@ -26,7 +26,11 @@ def learning_rate(
         max_steps: last step of the run, where the decay ends.
         global_batch_size: samples of a step over all ranks.
     """
-    peak = config.learning_rate * config.network_factors.get(network, 1.0) * batch_factor(config, global_batch_size)
+    peak = (
+        config.learning_rate
+        * config.network_factors.get(network, 1.0)
+        * batch_factor(config, global_batch_size)
+    )
     if step <= config.warmup_steps:
         return peak * step / config.warmup_steps
     progress = (step - 1 - config.warmup_steps) / max(1, max_steps - config.warmup_steps)

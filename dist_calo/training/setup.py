@@ -101,8 +101,8 @@ def require_enough_samples(config: RunConfig, ranks: int) -> None:
     batch, accumulation = config.train.global_batch_size, config.train.accumulation
     if batch // accumulation < ranks:
         raise ConfigError(
-            f"train.global_batch_size={batch} with train.accumulation={accumulation}: {batch // accumulation} samples a "
-            f"micro-batch are too few for {ranks} ranks; raise the batch size or start fewer ranks"
+            f"train.global_batch_size={batch} with train.accumulation={accumulation}: {batch // accumulation} samples "
+            f"a micro-batch are too few for {ranks} ranks; raise the batch size or start fewer ranks"
         )
 
 
@@ -137,8 +137,8 @@ def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
         case "no":
             if folder.steps():
                 raise CheckpointError(
-                    f"checkpoint.dir={config.checkpoint.dir} holds checkpoints up to step {folder.steps()[-1]}: continue "
-                    "with --checkpoint.resume=auto, or name another folder"
+                    f"checkpoint.dir={config.checkpoint.dir} holds checkpoints up to step {folder.steps()[-1]}: "
+                    "continue with --checkpoint.resume=auto, or name another folder"
                 )
             return None
         case "auto":
@@ -150,7 +150,9 @@ def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
         try:
             require_same_files(Manifest.from_dict(saved["manifest"]), manifest)
         except DataError as error:
-            raise DataError(f"the run to continue (step {saved['step']}) was started with other data: {error}") from None
+            raise DataError(
+                f"the run to continue (step {saved['step']}) was started with other data: {error}"
+            ) from None
     return saved
 
 
@@ -166,7 +168,7 @@ def build_learner(
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, manifest.geometry).to(device)
     if config.train.channels_last:
-        model = model.to(memory_format=torch.channels_last_3d)
+        model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     if config.model.batch_norm == "sync":
         synchronise_batch_norm(model, communicator.all_reduce)
     objective = build_objective(config.objective, model, transform)

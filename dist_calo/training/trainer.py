@@ -189,6 +189,6 @@ class Trainer:
             common = max(set(digests), key=digests.count)
             odd = [rank for rank, value in enumerate(digests) if value != common]
             raise TrainingError(
-                f"step {self.state.step}: the weights of ranks {odd[:8]} differ from the others', which averaging rules "
-                "out on sound hardware; nothing was saved: continue from the last checkpoint without their nodes"
+                f"step {self.state.step}: the weights of ranks {odd[:8]} differ from the others', which averaging "
+                "rules out on sound hardware; nothing was saved: continue from the last checkpoint without their nodes"
             )

@@ -45,7 +45,7 @@ class Comparison:
 
     @property
     def score(self) -> float:
-        """What the best checkpoint has least of: mean relative error of the three profiles, plus that of the response."""
+        """What the best checkpoint has least of: mean relative error of the profiles, plus that of the response."""
         values = compared(self.fake, self.real)
         profiles = [value for name, value in values.items() if name.startswith("profile_error/")]
         score = sum(profiles) / len(profiles) + abs(values["response_ratio"] - 1.0)
@@ -138,7 +138,12 @@ class Validator:
         world = self._communicator.world
         size = min(BATCH_PER_RANK * world.size, self.samples)
         loader = evaluation_loader(
-            self._manifest, self._config.data, self._split, global_batch_size=size, rank=world.rank, size=world.size
+            self._manifest,
+            self._config.data,
+            self._split,
+            global_batch_size=size,
+            rank=world.rank,
+            size=world.size,
         )
         with loader:
             yield from loader

@@ -17,15 +17,15 @@ The last but one line begins as a cell in which a Poisson number of exponential 
 statistics. ``S`` sums principal modes of the transverse shape, learned transverse patterns weighted in each layer, and
 a stack of transposed convolutions. The mean response and its stochastic term, ``p``, the principal modes ``d`` of the
 longitudinal profile and those of the transverse shape, the mean shape ``t`` and the hit energy are fitted to training
-showers before the first step (`LcdFast.calibrate`): that is where learning starts from. ``T, P, S, c`` and ``w / hit
-energy`` are learned by adversarial training. A shower is put into a random one of the eight orientations of its square
-cross-section, all equally likely in nature.
+showers before the first step (`LcdFast.calibrate`): that is where learning starts from. ``T``, ``P``, ``c`` and what
+``S`` and ``w`` deviate from the fit by are learned by adversarial training. A shower is put into a random one of the
+eight orientations of its square cross-section, all equally likely in nature.
 
 The **discriminator** reads a shower, in a random orientation too, in two ways: strided convolutions of ln(1 + 4x), and
 dense layers on observables (visible energy, profiles, hits, core; cf. CaloGAN, arXiv:1712.10321) as deviations from
-their mean at the incident energy. The score is a conditional projection (arXiv:1802.05637). All its layers are divided
-by their spectral norm (arXiv:1802.05957), computed afresh from the weights: a norm that is iterated from call to call,
-as is usual, would depend on the number of micro-batches.
+their mean at the incident energy. The score is a conditional projection (arXiv:1802.05637). All layers up to the score
+are divided by their spectral norm (arXiv:1802.05957), computed afresh from the weights: a norm that is iterated from
+call to call, as is usual, would depend on the number of micro-batches.
 """
 
 from collections.abc import Mapping
@@ -47,8 +47,8 @@ from dist_calo.randomness import Draws
 DEPTH_MODES, TRANSVERSE_MODES = 6, 4
 """How many of the fitted modes are used."""
 COMPOUND_POISSON = (1.04, 0.46, 0.0, 1.0, 1.31)
-"""Constants c with which a cell follows the compound Poisson distribution of exponential hits: its mean and width to
-5 % for any number of hits."""
+"""Constants c with which a cell follows the compound Poisson distribution of exponential hits: mean and width of its
+energy within about a tenth for any number of hits, the chance of no energy exactly if 1.5 hits are expected or less."""
 ROUNDING = 0.003
 """Rounds off the infinite slope of the square root at no energy."""
 

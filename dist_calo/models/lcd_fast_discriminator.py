@@ -59,11 +59,10 @@ class FastDiscriminator(nn.Module):
             picture = leaky(convolution(picture))
         seen = leaky(self.flat(picture.flatten(1)))
         powers = torch.stack([torch.ones_like(e), e, e.square()], dim=1)
-        measured = (self.observables(x, energy) - powers @ self.means) / self.widths
+        deviations = (self.observables(x, energy) - powers @ self.means) / self.widths
+        measured = torch.cat([deviations, e[:, None]], dim=1)
         for layer in self.dense:
-            measured = leaky(
-                layer(measured if layer is not self.dense[0] else torch.cat([measured, e[:, None]], 1))
-            )
+            measured = leaky(layer(measured))
         both = torch.cat([seen, measured], dim=1)
         score = self.score(both) + e[:, None] * self.projection(both)
         visible = x.square().sum((1, 2, 3)) / self.fraction

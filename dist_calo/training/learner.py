@@ -15,6 +15,7 @@ from dist_calo.config import OptimizerConfig, RunConfig
 from dist_calo.data.loader import Batch
 from dist_calo.data.transforms import Transform
 from dist_calo.errors import TrainingError
+from dist_calo.models.layers import SyncBatchNorm
 from dist_calo.objectives import Objective, Update
 from dist_calo.randomness import Draws
 from dist_calo.training.schedule import learning_rate
@@ -230,8 +231,9 @@ class Learner:
         self.bad_steps = state["bad_steps"]
 
     def running_statistics(self) -> list[Tensor]:
-        """The floating-point buffers of all networks: running means and variances."""
-        return [b for net in self.model.networks.values() for b in net.buffers() if b.is_floating_point()]
+        """Running means and variances of all batch norms."""
+        layers = [layer for layer in self.model.modules() if isinstance(layer, SyncBatchNorm)]
+        return [values for layer in layers for values in (layer.running_mean, layer.running_var)]
 
     def digest(self) -> int:
         """A 63-bit number that is equal on two ranks only if all their weights are."""

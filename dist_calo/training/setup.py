@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import RunConfig, flattened
 from dist_calo.data.ledger import Ledger, prepare_ledger
-from dist_calo.data.loader import training_loader
+from dist_calo.data.loader import Loader, training_loader
 from dist_calo.data.order import Position
 from dist_calo.data.shards import Manifest, require_same_files
 from dist_calo.data.transforms import Transform
@@ -42,36 +43,29 @@ def build_run(config: RunConfig, communicator: Communicator) -> Iterator[Trainer
     device = pick_device(config.train.device, world.local_rank)
     manifest = shared_manifest(config.data, communicator)
     saved = communicator.broadcast_object(find_state(config, manifest) if world.rank == 0 else None)
-    transform = Transform.from_config(config.transform)
-    learner = build_learner(config, manifest, transform, communicator, device, saved)
     state = TrainState(**{name: saved[name] for name in vars(TrainState())} if saved else {})
+    transform = Transform.from_config(config.transform)
     with ExitStack() as stack:
-        ledger = open_ledger(config, communicator, state.step)
-        if ledger:
-            stack.callback(ledger.close)
-        loader = training_loader(
-            manifest,
-            config.data,
-            seed=config.train.seed,
-            global_batch_size=config.train.global_batch_size,
-            rank=world.rank,
-            size=world.size,
-            accumulation=config.train.accumulation,
-            start=Position(epoch=state.epoch, samples_seen=state.samples_seen),
-        )
-        stack.callback(loader.close)
         tracker = make_tracker(config.tracking, saved["run_id"] if saved else None, rank=world.rank)
+        outcome = stack.enter_context(recorded(tracker))
         facts = {"ranks": world.size, "launcher": world.launcher, "device": str(device), "threads": threads}
+        # Started first, so that the store answers while the networks are made.
         tracker.start(
             dict(flattened(config.to_dict())), {**describe_run(), **facts}, identity(manifest, config.data)
         )
+        learner = build_learner(config, manifest, transform, communicator, device, saved)
+        ledger = open_ledger(config, communicator, state.step)
+        if ledger:
+            stack.callback(ledger.close)
+        loader = stack.enter_context(open_loader(config, manifest, communicator, state))
         progress = Progress(config.train.max_steps, state.step, show=world.rank == 0)
         stack.callback(progress.close)
-        progress.say(
-            f"{world.size} ranks ({world.launcher}), {reason}, {device}; {manifest.rows} showers in "
-            f"{len(manifest.files)} files; MLflow run {tracker.run_id} in {config.tracking.uri}"
-            + (f"; continuing after step {state.step}" if saved else "")
-        )
+        progress.say(f"{world.size} rank(s), launcher {world.launcher}, {reason}, {device}")
+        progress.say(f"{manifest.rows} showers in {len(manifest.files)} file(s), {config.data.path}")
+        if saved:
+            progress.say(f"continuing after step {state.step} of {config.checkpoint.dir}")
+        if config.tracking.uri != "none":
+            progress.say(f"MLflow run {tracker.named_run_id()} in {config.tracking.uri}")
         trainer = Trainer(
             config,
             description={
@@ -88,8 +82,27 @@ def build_run(config: RunConfig, communicator: Communicator) -> Iterator[Trainer
             progress=progress,
             state=state,
         )
-        stack.push(lambda _kind, error, _trace: close_record(trainer, tracker, error))
         yield trainer
+        outcome.stopped_by = trainer.stopped_by
+
+
+@dataclass
+class Outcome:
+    """How a run ended, if not by an error."""
+
+    stopped_by: str | None = None
+
+
+@contextmanager
+def recorded(tracker: Tracker | NullTracker) -> Iterator[Outcome]:
+    """End the run's record as the run ends; a failing run is not held up by a store that does not answer."""
+    outcome = Outcome()
+    try:
+        yield outcome
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", timeout_s=5.0)
+        raise
+    tracker.finish("KILLED" if outcome.stopped_by else "FINISHED")
 
 
 def require_enough_samples(config: RunConfig, ranks: int) -> None:
@@ -196,6 +209,22 @@ def build_validator(
     return Validator(config, manifest, generator, communicator)
 
 
+def open_loader(
+    config: RunConfig, manifest: Manifest, communicator: Communicator, state: TrainState
+) -> Loader:
+    """This rank's share of the batches from the run's position on."""
+    return training_loader(
+        manifest,
+        config.data,
+        seed=config.train.seed,
+        global_batch_size=config.train.global_batch_size,
+        rank=communicator.world.rank,
+        size=communicator.world.size,
+        accumulation=config.train.accumulation,
+        start=Position(epoch=state.epoch, samples_seen=state.samples_seen),
+    )
+
+
 def open_ledger(config: RunConfig, communicator: Communicator, step: int) -> Ledger | None:
     """This rank's ledger, cut back to the step that the run continues from."""
     if config.data.ledger is None:
@@ -205,11 +234,3 @@ def open_ledger(config: RunConfig, communicator: Communicator, step: int) -> Led
         prepare_ledger(config.data.ledger, resume_after=step if resumed else None)
     communicator.barrier()
     return Ledger(config.data.ledger, communicator.world.rank)
-
-
-def close_record(trainer: Trainer, tracker: Tracker | NullTracker, error: BaseException | None) -> None:
-    """End the run's record as the run ended; a failing run is not held up by a store that does not answer."""
-    if error is None:
-        tracker.finish("KILLED" if trainer.stopped_by else "FINISHED")
-    else:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", timeout_s=5.0)

@@ -80,6 +80,13 @@ class Tracker:
         """The store's name of the run; before the store answered a name that resumes the run as well."""
         return self._spool.run_id or self._spool.spool_id
 
+    def named_run_id(self, timeout_s: float = 15.0) -> str:
+        """``run_id``, after a moment for the store to name the run; at once if it is known not to answer."""
+        deadline = time.monotonic() + timeout_s
+        while self._spool.run_id is None and not self._away and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self.run_id
+
     def start(
         self,
         parameters: Mapping[str, Any],
@@ -291,6 +298,9 @@ class NullTracker:
     """Records nothing: for ranks other than 0, and for ``tracking.uri=none``."""
 
     run_id: str | None = None
+
+    def named_run_id(self, timeout_s: float = 15.0) -> None:
+        """There is none."""
 
     def start(
         self,

@@ -1,0 +1,1 @@
+"""What a shower looks like, in the terms of the field."""

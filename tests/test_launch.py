@@ -14,15 +14,19 @@ import pytest
 from dist_calo.errors import LaunchError
 from dist_calo.launch import main, run_local, without_option
 
-SHOW = "import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'], os.environ['DIST_CALO_LAUNCHER'], flush=True)"
+SHOW = """
+import os
+words = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "DIST_CALO_LAUNCHER")]
+os.write(1, (" ".join(words) + "\\n").encode())
+"""
 WAIT = """
 import os, signal, sys, threading
 def stop(number, _):
-    print("saved", os.environ["RANK"], number, flush=True)
+    os.write(1, f"saved {os.environ['RANK']} {number}\\n".encode())
     sys.exit(75)
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
     signal.signal(number, stop)
-print("ready", os.getpid(), flush=True)
+os.write(1, f"ready {os.getpid()}\\n".encode())
 while True:
     threading.Event().wait(0.1)
 """

@@ -45,8 +45,7 @@ def config_parser(program: str, description: str) -> "ArgumentParser":
 
     class Parser(jsonargparse.ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            print(f"{self.prog}: {_with_nearest(message)}", file=sys.stderr)
-            raise SystemExit(EXIT_USER)
+            raise ConfigError(_with_nearest(message))
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = Parser(prog=program, description=description, exit_on_error=True)

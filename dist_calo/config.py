@@ -73,10 +73,10 @@ class TransformConfig:
 
     threshold: float = 0.0
     """Cells below this energy are set to 0, in GeV."""
-    scale: float = 1.0
+    scale: float = 1000.0
     """Factor on the energy of a cell, in 1/GeV."""
-    power: float = 1.0
-    """Exponent applied after the scale."""
+    power: float = 0.5
+    """Exponent applied after the scale; by default networks see the square root of the energy in MeV."""
     log: bool = False
     """Apply log(1 + x) last."""
 
@@ -144,7 +144,7 @@ class OptimizerConfig:
 
     name: Literal["adam", "rmsprop", "sgd"] = "adam"
     """Optimizer of every network."""
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-3
     """Learning rate at the reference batch size."""
     network_factors: dict[str, float] = field(default_factory=dict)
     """Factor on the learning rate of single networks, such as ``{discriminator: 0.5}``."""

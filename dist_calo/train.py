@@ -1,11 +1,16 @@
 """Train a generative network on calorimeter showers: ``python -m dist_calo.train``, alone or under any launcher."""
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dist_calo.command_line import build_config, config_parser, run_command
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_PREEMPTED, ConfigError
+
+if TYPE_CHECKING:
+    from dist_calo.comm.protocol import Communicator, World
 
 DESCRIPTION = """Train a generative network on calorimeter showers.
 
@@ -20,15 +25,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
+    from dist_calo.comm import find_world, report_failure
+
+    world = find_world(os.environ)
+    communicator = None
+    try:
+        config, ranks = _read(arguments)
+        if ranks > 1:
+            return _launch(ranks, arguments)
+        communicator = _connect(config, world)
+        code = _run(config, communicator)
+        communicator.close()
+    except (Exception, KeyboardInterrupt) as error:
+        return report_failure(error, world, communicator)
+    return code
+
+
+def _read(arguments: Sequence[str]) -> tuple[RunConfig, int]:
+    """The checked configuration, and the number of ranks to start."""
     parser = config_parser("python -m dist_calo.train", DESCRIPTION)
     parser.add_argument("--launch", type=int, default=1, help="Start so many ranks here, without a launcher.")
     values = parser.parse_args(list(arguments))
-    config = build_config(parser, values)
     if values.launch < 1:
         raise ConfigError(f"--launch {values.launch}: must be at least 1")
-    if values.launch > 1:
-        return _launch(values.launch, arguments)
-    return _run_rank(config)
+    return build_config(parser, values), values.launch
 
 
 def _launch(ranks: int, arguments: Sequence[str]) -> int:
@@ -37,24 +57,17 @@ def _launch(ranks: int, arguments: Sequence[str]) -> int:
     return run_local([sys.executable, "-m", "dist_calo.train", *without_option(arguments, "--launch")], ranks)
 
 
-def _run_rank(config: RunConfig) -> int:
-    import os
+def _connect(config: RunConfig, world: "World") -> "Communicator":
+    from dist_calo.comm import connect
 
-    from dist_calo.comm import connect, find_world, report_failure
+    return connect(config.comm.backend, world, timeout_s=config.comm.timeout_s, device=config.train.device)
 
-    world = find_world(os.environ)
-    communicator = None
-    try:
-        communicator = connect(
-            config.comm.backend, world, timeout_s=config.comm.timeout_s, device=config.train.device
-        )
-        from dist_calo.training.setup import build_run
 
-        with build_run(config, communicator) as trainer:
-            trainer.fit()
-        communicator.close()
-    except BaseException as error:
-        return report_failure(error, world, communicator)
+def _run(config: RunConfig, communicator: "Communicator") -> int:
+    from dist_calo.training.setup import build_run
+
+    with build_run(config, communicator) as trainer:
+        trainer.fit()
     return EXIT_PREEMPTED if trainer.stopped_by else 0
 
 

@@ -202,6 +202,8 @@ class _Job:
             if failed_at is not None and now - failed_at > GRACE_SECONDS:
                 break
             time.sleep(0.05)
+        # What a launcher leaves behind for a moment, such as its own helpers, is no rank that hangs.
+        psutil.wait_procs(self.alive(), timeout=3)
         killed = self.kill()
         codes = [process.returncode for process in self.processes if process.returncode]
         output, ranks = self.read()

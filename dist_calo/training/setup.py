@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dist_calo.comm import local_device
 from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import RunConfig, flattened
@@ -40,7 +41,9 @@ def build_run(config: RunConfig, communicator: Communicator) -> Iterator[Trainer
     world = communicator.world
     require_enough_samples(config, world.size)
     threads, reason = set_threads(communicator, config.comm.threads)
-    device = pick_device(config.train.device, world.local_rank)
+    device = torch.device(local_device(config.train.device, world))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     manifest = shared_manifest(config.data, communicator)
     saved = communicator.broadcast_object(find_state(config, manifest) if world.rank == 0 else None)
     state = TrainState(**{name: saved[name] for name in vars(TrainState())} if saved else {})
@@ -117,25 +120,6 @@ def require_enough_samples(config: RunConfig, ranks: int) -> None:
             f"train.global_batch_size={batch} with train.accumulation={accumulation}: {batch // accumulation} samples "
             f"a micro-batch are too few for {ranks} ranks; raise the batch size or start fewer ranks"
         )
-
-
-def pick_device(name: str, local_rank: int) -> torch.device:
-    """The device of this rank: its own GPU if there is one and it is wanted.
-
-    Raises:
-        ConfigError: if a GPU is asked for and there is none for this rank.
-    """
-    gpus = torch.cuda.device_count() if name != "cpu" else 0
-    if name == "cuda" and local_rank >= gpus:
-        raise ConfigError(
-            f"train.device=cuda: local rank {local_rank} finds {gpus} GPUs; start at most one rank a GPU or use "
-            "train.device=cpu"
-        )
-    if not gpus:
-        return torch.device("cpu")
-    device = torch.device("cuda", local_rank % gpus)
-    torch.cuda.set_device(device)
-    return device
 
 
 def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:

@@ -206,6 +206,8 @@ class TrainConfig:
     """Steps between two log lines and metric points."""
     validate_every_steps: int = 200
     """Steps between two validations; 0 validates at the end only."""
+    validation_showers: int = 10_000
+    """Most showers of a validation: the first ones of the split."""
     max_bad_steps: int = 10
     """Consecutive steps with non-finite gradients after which the run stops with an error."""
 
@@ -217,6 +219,7 @@ class TrainConfig:
                 "global_batch_size": self.global_batch_size,
                 "accumulation": self.accumulation,
                 "log_every_steps": self.log_every_steps,
+                "validation_showers": self.validation_showers,
                 "max_bad_steps": self.max_bad_steps,
             },
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dist_calo.command_line import one_line_parser, run_command
-from dist_calo.errors import ConfigError
+from dist_calo.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,19 +34,35 @@ def main(arguments: Sequence[str]) -> int:
     from dist_calo.training.checkpoint import find_checkpoint
     from dist_calo.training.restore import restore_generator
 
-    generator = restore_generator(find_checkpoint(options.checkpoint), options.device)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: this machine has no GPU that torch can use; take cpu")
+    state = find_checkpoint(options.checkpoint)
+    generator = restore_generator(state, options.device)
     attributes = {
         "generator": f"dist_calo, step {generator.step}, MLflow run {generator.run_id}",
         "seed": options.seed,
     }
+    if state["manifest"]["particle"]:
+        attributes["particle"] = state["manifest"]["particle"]
+    empty = 0
     with ShowerWriter(options.out, generator.geometry, attributes=attributes) as writer:
         for start in range(0, options.n, options.batch_size):
             samples = range(start, min(start + options.batch_size, options.n))
             draws = Draws(options.seed, 0, samples, "generate")
             conditions = draw_conditions(generator.geometry, ranges, draws)
             showers = generator.generate(torch.from_numpy(conditions), draws)
+            if not bool(torch.isfinite(showers).all()):
+                raise CheckpointError(
+                    f"checkpoint {options.checkpoint}: step {generator.step} generates cells that are not finite; "
+                    "training has diverged: take an earlier checkpoint"
+                )
+            empty += int((showers.flatten(1).sum(dim=1) == 0).sum())
             writer.append(showers.numpy(), conditions)
     print(f"{options.out}: {options.n} showers, {options.energy} GeV, from step {generator.step}")
+    if empty:
+        print(
+            f"{empty} of them are empty, which readers refuse: train for longer, or take another checkpoint"
+        )
     return 0
 
 
@@ -91,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="the same seed gives the same showers (default 0)"
     )
     parser.add_argument("--batch-size", type=int, default=100, help="showers made at a time (default 100)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default cpu)"
+    )
     return parser
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dist_calo.command_line import build_config, config_parser, run_command
 from dist_calo.config import RunConfig
-from dist_calo.errors import EXIT_PREEMPTED, ConfigError
+from dist_calo.errors import EXIT_PREEMPTED, ConfigError, UserError
 
 if TYPE_CHECKING:
     from dist_calo.comm.protocol import Communicator, World
@@ -27,12 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(arguments: Sequence[str]) -> int:
     from dist_calo.comm import find_world, report_failure
 
+    try:
+        config, ranks = _read(arguments)
+    except UserError as error:
+        return report_failure(error, find_world(os.environ))
+    if ranks > 1:
+        return _launch(ranks, arguments)
     world = find_world(os.environ)
     communicator = None
     try:
-        config, ranks = _read(arguments)
-        if ranks > 1:
-            return _launch(ranks, arguments)
         communicator = _connect(config, world)
         code = _run(config, communicator)
         communicator.close()
@@ -54,7 +57,9 @@ def _read(arguments: Sequence[str]) -> tuple[RunConfig, int]:
 def _launch(ranks: int, arguments: Sequence[str]) -> int:
     from dist_calo.launch import run_local, without_option
 
-    return run_local([sys.executable, "-m", "dist_calo.train", *without_option(arguments, "--launch")], ranks)
+    # The last word on the command line: a configuration file may ask for ranks as well.
+    rest = [*without_option(arguments, "--launch"), "--launch=1"]
+    return run_local([sys.executable, "-m", "dist_calo.train", *rest], ranks)
 
 
 def _connect(config: RunConfig, world: "World") -> "Communicator":

@@ -68,22 +68,10 @@ def tensors(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     return {name: tensor for part in parts for name, tensor in part.items()}
 
 
-def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, str]:
-    """The larger relative difference of the two networks' parameters, ``|a - b| / |b|`` over all of one network."""
-    worst = (0.0, "")
-    for network in ("generator", "discriminator"):
-        mine, reference = (
-            torch.cat(
-                [
-                    values.double().ravel()
-                    for name, values in state["model"].items()
-                    if name.startswith(network)
-                ]
-            )
-            for state in (one, other)
-        )
-        worst = max(worst, (float((mine - reference).norm() / reference.norm()), network))
-    return worst
+def parameters(state: dict[str, Any], network: str) -> torch.Tensor:
+    """All weights of one network of a checkpoint, one after the other, float64."""
+    weights = [values for name, values in state["model"].items() if name.startswith(network)]
+    return torch.cat([values.double().ravel() for values in weights])
 
 
 def same_bits(one: Any, other: Any) -> bool:

@@ -20,7 +20,7 @@ def test_what_is_saved_is_loaded(tmp_path):
     loaded = load_checkpoint(path)
     assert loaded["step"] == 5
     assert torch.equal(loaded["model"]["weight"], torch.full((3,), 5.0))
-    assert json.loads(path.with_suffix(".json").read_text()) == {"file": "step-00000005.pt", "step": 5}
+    assert json.loads(path.with_suffix(".json").read_text()) == {"step": 5}
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
@@ -90,3 +90,23 @@ def test_what_is_missing_or_foreign_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="format 99"):
         load_checkpoint(tmp_path / "future.pt")
     assert CheckpointFolder(tmp_path / "nowhere").newest() is None
+
+
+def test_going_on_from_an_older_one_sets_the_later_ones_aside_and_keeps_the_new(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=3)
+    for step in (200, 300, 400):
+        folder.save(state(step), {}, best=step == 300)
+    folder.set_aside_after(200)
+    assert folder.steps() == [200]
+    assert not (tmp_path / "best.pt").exists()
+    assert len(list((tmp_path / "abandoned").glob("*.pt"))) == 3
+    folder.save(state(250), {})
+    assert folder.steps() == [200, 250]
+    assert folder.best == folder.path(250)
+
+
+def test_the_one_just_written_is_never_forgotten(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(state(400), {})
+    folder.save(state(250), {})
+    assert folder.steps() == [250]

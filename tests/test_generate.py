@@ -27,6 +27,7 @@ def checkpoints(tmp_path_factory):
         "run_id": "abc",
         "config": RunConfig().to_dict(),
         "geometry": geometry.to_dict(),
+        "manifest": {"particle": "e-"},
         "transform": Transform(scale=1000.0, power=0.5).to_dict(),
         "model": model.state_dict(),
         "average": {"generator": model.generator.state_dict()},
@@ -53,6 +54,7 @@ def test_the_readers_read_what_was_generated(checkpoints, tmp_path):
     assert np.ptp(energies) > 20
     assert "step 7" in attributes["generator"]
     assert "abc" in attributes["generator"]
+    assert attributes["particle"] == "e-"
 
 
 def test_the_seed_decides_and_the_batch_size_does_not(checkpoints, tmp_path):
@@ -73,6 +75,7 @@ def test_the_seed_decides_and_the_batch_size_does_not(checkpoints, tmp_path):
         (["--energy", "60:20"], ConfigError, "lower bound comes first"),
         (["--checkpoint", "/nowhere"], CheckpointError, "/nowhere"),
         (["--speed", "9"], ConfigError, "--speed"),
+        (["--device", "tpu"], ConfigError, "--device"),
     ],
 )
 def test_wrong_options_are_refused_and_leave_no_file(checkpoints, tmp_path, options, error, message):

@@ -101,8 +101,10 @@ class SyncBatchNorm(nn.Module):
         with torch.no_grad():
             unbiased = var * count / (count - 1).clamp(min=1)
             weight = (self.momentum * (number > 0)).to(self.running_mean)
-            self.running_mean.lerp_(mean.to(self.running_mean), weight)
-            self.running_var.lerp_(unbiased.to(self.running_var), weight)
+            # A batch that is not finite is skipped by the trainer and must leave no trace here either.
+            finite = torch.isfinite(mean).all() & torch.isfinite(unbiased).all()
+            for running, found in ((self.running_mean, mean), (self.running_var, unbiased)):
+                running.copy_(torch.where(finite, running.lerp(found.to(running), weight), running))
         return mean, var
 
     def extra_repr(self) -> str:

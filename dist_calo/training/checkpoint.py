@@ -10,10 +10,11 @@ No state of random generators is stored: every draw is a function of the positio
 import json
 import os
 import re
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -24,19 +25,18 @@ BEST = "best.pt"
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
 
-def _replace(path: Path, write: Any) -> None:
-    """Write a file so that the final name holds either the old content or the whole new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file and wait until it is on disk."""
+    with open(path, "wb") as file:
         write(file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a complete file its final name, which holds either the old content or the new one at any instant."""
     os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -78,13 +78,12 @@ class CheckpointFolder:
         """
         path = self.path(state["step"])
         content = {"format": FORMAT_VERSION, **state}
-        text = json.dumps({"file": path.name, **summary}, indent=2, sort_keys=True).encode()
+        text = json.dumps({"step": state["step"], **summary}, indent=2, sort_keys=True).encode()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for target in [path, self.folder / BEST] if best else [path]:
-                _replace(target.with_suffix(".json"), lambda file: file.write(text))
-                _replace(target, lambda file: torch.save(content, file))
-            self._forget_old()
+            self._put(path.with_suffix(".json"), lambda file: file.write(text), best)
+            self._put(path, lambda file: torch.save(content, file), best)
+            self._forget_old(state["step"])
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
                 f"checkpoint {path} cannot be written ({error}); the older ones are untouched: free some space or set "
@@ -92,10 +91,37 @@ class CheckpointFolder:
             ) from error
         return path
 
-    def _forget_old(self) -> None:
-        for step in self.steps()[: -self._keep]:
+    def _put(self, path: Path, write: Callable[[BinaryIO], object], best: bool) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        _write(temporary, write)
+        if best:
+            # First the best, then the step: a kill between the two leaves a best one that the resumed run makes again.
+            copy = self.folder / f".{BEST}.tmp"
+            shutil.copyfile(temporary, copy)
+            _publish(copy, (self.folder / BEST).with_suffix(path.suffix))
+        _publish(temporary, path)
+
+    def _forget_old(self, current: int) -> None:
+        for step in [step for step in self.steps() if step != current][: -self._keep + 1 or None]:
             self.path(step).unlink(missing_ok=True)
             self.path(step).with_suffix(".json").unlink(missing_ok=True)
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint if there is one, else the newest."""
+        best = self.folder / BEST
+        return best if best.exists() else self.path(self.steps()[-1])
+
+    def set_aside_after(self, step: int) -> None:
+        """Move the checkpoints of later steps into ``abandoned/``: the run goes on from this step without them."""
+        later = [self.path(number) for number in self.steps() if number > step]
+        best = self.folder / BEST
+        if best.exists() and load_checkpoint(best)["step"] > step:
+            later.append(best)
+        for path in [*later, *(path.with_suffix(".json") for path in later)]:
+            if path.exists():
+                (self.folder / "abandoned").mkdir(exist_ok=True)
+                os.replace(path, self.folder / "abandoned" / path.name)
 
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read, or None if the folder holds none.

@@ -32,7 +32,7 @@ def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.
     """What objectives and models are calibrated with, from about a thousand training showers of shuffled blocks.
 
     Returns:
-        ``energy`` (n,), ``energy_sum`` (n,), ``showers`` (n, ...) and ``mean_shower`` (...), all in GeV.
+        ``energy`` (n,), ``energy_sum`` (n,), ``showers`` (n, ...), all in GeV.
     """
     samples = split_blocks(manifest, "train", config).samples
     batch = min(_STATISTICS_BATCH, samples)
@@ -45,7 +45,6 @@ def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.
         "energy": energy,
         "energy_sum": showers.reshape(len(showers), -1).sum(axis=1, dtype=np.float64),
         "showers": showers,
-        "mean_shower": showers.mean(axis=0, dtype=np.float64),
     }
 
 

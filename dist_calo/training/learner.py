@@ -14,7 +14,7 @@ from dist_calo.comm.protocol import Communicator
 from dist_calo.config import OptimizerConfig, RunConfig
 from dist_calo.data.loader import Batch
 from dist_calo.data.transforms import Transform
-from dist_calo.errors import TrainingError
+from dist_calo.errors import CheckpointError, ConfigError, TrainingError
 from dist_calo.models.layers import SyncBatchNorm
 from dist_calo.objectives import Objective, Update
 from dist_calo.randomness import Draws
@@ -93,6 +93,9 @@ class Learner:
         objective: what it learns from.
         transform: from GeV to network units.
         communicator: how the ranks talk.
+
+    Raises:
+        ConfigError: if a factor is given for a network that the model does not have.
     """
 
     def __init__(
@@ -103,6 +106,12 @@ class Learner:
         transform: Transform,
         communicator: Communicator,
     ) -> None:
+        unknown = sorted(set(config.optimizer.network_factors) - set(model.networks))
+        if unknown:
+            raise ConfigError(
+                f"optimizer.network_factors.{unknown[0]}: the model {config.model.name} has no such network; "
+                f"it has {', '.join(model.networks)}"
+            )
         self._config = config
         self.model = model
         self._objective = objective
@@ -135,7 +144,8 @@ class Learner:
         self.losses = {}
         finite = [self._update(update, batch, step) for update in self._objective.updates]
         self._count_bad(all(finite), step)
-        self.average.update(step)
+        if all(finite):
+            self.average.update(step)
 
     def _update(self, update: Update, batch: Batch, step: int) -> bool:
         averager = self.averagers[update.network]
@@ -219,7 +229,20 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what ``state_dict`` returned."""
+        """Continue from what ``state_dict`` returned.
+
+        Raises:
+            CheckpointError: if it belongs to other networks.
+        """
+        try:
+            self._load(state)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit model.name={self._config.model.name} ({str(error).splitlines()[0]}); "
+                "continue with the version of dist_calo that wrote it"
+            ) from error
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -231,9 +254,16 @@ class Learner:
         self.bad_steps = state["bad_steps"]
 
     def running_statistics(self) -> list[Tensor]:
-        """Running means and variances of all batch norms."""
+        """Running means and variances of all batch norms, and their moving averages."""
         layers = [layer for layer in self.model.modules() if isinstance(layer, SyncBatchNorm)]
-        return [values for layer in layers for values in (layer.running_mean, layer.running_var)]
+        current = [values for layer in layers for values in (layer.running_mean, layer.running_var)]
+        averages = [
+            values
+            for weights in self.average.weights.values()
+            for name, values in weights.items()
+            if name.endswith(("running_mean", "running_var"))
+        ]
+        return [*current, *averages]
 
     def digest(self) -> int:
         """A 63-bit number that is equal on two ranks only if all their weights are."""

@@ -1,7 +1,7 @@
 """Leaving in order when the batch system asks for it.
 
 A signal only sets a flag. The ranks agree on the flags in a collective that travels while the step computes, so a
-signal that reaches one rank stops all of them at the end of the same step.
+signal that reaches one rank stops all of them together: at the end of the step that begins after it at the latest.
 """
 
 import signal

@@ -58,13 +58,14 @@ class Progress:
         max_steps: last step of the run.
         step: step that the run starts from.
         show: False on ranks other than 0.
+        launcher: what started the ranks. Those of a cluster write log files, even where they look like terminals.
     """
 
-    def __init__(self, max_steps: int, step: int, *, show: bool) -> None:
+    def __init__(self, max_steps: int, step: int, *, show: bool, launcher: str = "none") -> None:
         self._max_steps = max_steps
         self._show = show
         self._bar: Any = None
-        if show and sys.stdout.isatty():
+        if show and launcher in ("none", "local") and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

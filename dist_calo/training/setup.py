@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,25 +48,32 @@ def build_run(config: RunConfig, communicator: Communicator) -> Iterator[Trainer
     manifest = shared_manifest(config.data, communicator)
     saved = communicator.broadcast_object(find_state(config, manifest) if world.rank == 0 else None)
     state = TrainState(**{name: saved[name] for name in vars(TrainState())} if saved else {})
+    resumed, run_id = saved is not None, saved["run_id"] if saved else None
     transform = Transform.from_config(config.transform)
     with ExitStack() as stack:
-        tracker = make_tracker(config.tracking, saved["run_id"] if saved else None, rank=world.rank)
+        tracker = make_tracker(config.tracking, run_id, rank=world.rank)
         outcome = stack.enter_context(recorded(tracker))
-        facts = {"ranks": world.size, "launcher": world.launcher, "device": str(device), "threads": threads}
-        # Started first, so that the store answers while the networks are made.
-        tracker.start(
-            dict(flattened(config.to_dict())), {**describe_run(), **facts}, identity(manifest, config.data)
-        )
+        if world.rank == 0:
+            # Started first, so that the store answers while the networks are made.
+            facts = {
+                "ranks": world.size,
+                "launcher": world.launcher,
+                "device": str(device),
+                "threads": threads,
+            }
+            parameters = dict(flattened(config.to_dict()))
+            tracker.start(parameters, {**describe_run(), **facts}, identity(manifest, config.data))
         learner = build_learner(config, manifest, transform, communicator, device, saved)
+        del saved  # weights, optimizers and averages, which the learner has now
         ledger = open_ledger(config, communicator, state.step)
         if ledger:
             stack.callback(ledger.close)
         loader = stack.enter_context(open_loader(config, manifest, communicator, state))
-        progress = Progress(config.train.max_steps, state.step, show=world.rank == 0)
+        progress = Progress(config.train.max_steps, state.step, show=world.rank == 0, launcher=world.launcher)
         stack.callback(progress.close)
         progress.say(f"{world.size} rank(s), launcher {world.launcher}, {reason}, {device}")
         progress.say(f"{manifest.rows} showers in {len(manifest.files)} file(s), {config.data.path}")
-        if saved:
+        if resumed:
             progress.say(f"continuing after step {state.step} of {config.checkpoint.dir}")
         if config.tracking.uri != "none":
             progress.say(f"MLflow run {tracker.named_run_id()} in {config.tracking.uri}")
@@ -75,6 +83,7 @@ def build_run(config: RunConfig, communicator: Communicator) -> Iterator[Trainer
                 "geometry": manifest.geometry.to_dict(),
                 "transform": transform.to_dict(),
                 "manifest": manifest.to_dict(),
+                "run_id": run_id,
             },
             learner=learner,
             loader=loader,
@@ -142,6 +151,11 @@ def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
             saved = folder.newest()
         case path:
             saved = load_checkpoint(path)
+            if folder.steps() and Path(path).resolve().parent != folder.folder.resolve():
+                raise CheckpointError(
+                    f"checkpoint.dir={config.checkpoint.dir} holds checkpoints and checkpoint.resume={path} is not one "
+                    "of them: name another folder"
+                )
     if saved is not None:
         require_same_run(config, saved)
         try:
@@ -150,6 +164,7 @@ def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
             raise DataError(
                 f"the run to continue (step {saved['step']}) was started with other data: {error}"
             ) from None
+        folder.set_aside_after(saved["step"])
     return saved
 
 

@@ -11,7 +11,7 @@ from dist_calo.config import RunConfig
 from dist_calo.data.ledger import Ledger
 from dist_calo.data.loader import Batch, Loader
 from dist_calo.errors import TrainingError
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
 from dist_calo.training.learner import Learner
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.progress import Progress, StepTimes
@@ -36,7 +36,7 @@ class Trainer:
 
     Args:
         config: the run's settings.
-        description: geometry, transform and manifest as plain values, stored in checkpoints.
+        description: geometry, transform, manifest and run id as plain values, stored in checkpoints.
         learner: networks and optimizers.
         loader: this rank's batches, from the position of ``state`` on.
         validator: what looks at generated showers, if some are held out.
@@ -93,6 +93,8 @@ class Trainer:
                 self._log(batch)
                 improved = self._validate()
                 self._checkpoint(now=improved or self.stopped_by is not None)
+        if not self.stopped_by:
+            self._record_model()
 
     def _advance(self, batch: Batch) -> None:
         self.state.step += 1
@@ -155,19 +157,32 @@ class Trainer:
         self._communicator.barrier()
         self._times.restart()
 
+    def _record_model(self) -> None:
+        if self._communicator.world.rank == 0:
+            best = self._folder.best
+            step = load_checkpoint(best)["step"]
+            self._tracker.model(
+                best, {name: self._description[name] for name in ("geometry", "transform")} | {"step": step}
+            )
+
     def _state_dict(self) -> dict[str, Any]:
         return {
             **vars(self.state),
             **self._learner.state_dict(),
             **self._description,
             "config": self._config.to_dict(),
-            "run_id": self._tracker.run_id,
+            "run_id": self._run_id,
         }
+
+    @property
+    def _run_id(self) -> str | None:
+        """The run in MLflow, also if this part of it is not recorded."""
+        return self._tracker.run_id or self._description["run_id"]
 
     def _summary(self) -> dict[str, Any]:
         return {
             **vars(self.state),
-            "run_id": self._tracker.run_id,
+            "run_id": self._run_id,
             "ranks": self._communicator.world.size,
             "config": self._config.to_dict(),
         }

@@ -1,5 +1,6 @@
 """Generated showers against held-out ones, on all ranks, each validation sample once."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ class Validator:
             size=world.size,
         )
         with loader:
-            yield from loader
+            yield from itertools.islice(loader, -(-self._config.train.validation_showers // size))
 
     def _equal_bins(self) -> Bins:
         """Bins of equal width over the incident energies of the split."""

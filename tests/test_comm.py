@@ -1,5 +1,6 @@
 """One contract for every backend, under every launcher that can start it."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from dist_calo.comm import BACKENDS, CommunicationError, choose_backend, connect
 from dist_calo.comm.device import local_device
 from dist_calo.comm.protocol import World
+from dist_calo.comm.torch_dist import TorchCommunicator
 from dist_calo.errors import ConfigError, LaunchError, MissingComponentError
 from tests.collectives import DTYPES, reports
 from tests.ranks import LAUNCHERS
@@ -169,7 +171,10 @@ def test_a_backend_that_contradicts_the_launcher(
         choose_backend(backend, World(size=4, launcher=launcher), environ)
 
 
-@pytest.mark.parametrize(("backend", "install"), [("mpi", r"dist_calo\[mpi\]"), ("horovod", "make horovod")])
+@pytest.mark.parametrize(
+    ("backend", "install"),
+    [("mpi", r"make setup, or pip install -e '\.\[mpi\]'"), ("horovod", "make horovod")],
+)
 def test_a_missing_backend_names_what_installs_it(
     monkeypatch: pytest.MonkeyPatch, backend: str, install: str
 ) -> None:
@@ -193,6 +198,13 @@ def test_a_library_that_counts_other_ranks_is_an_error(monkeypatch: pytest.Monke
         LaunchError, match=r"rank 1 of 4, but torch calls it rank 0 of 1.*built for another MPI"
     ):
         connect("torch", Alone.world)
+
+
+def test_gradients_wait_no_longer_than_other_collectives() -> None:
+    communicator = TorchCommunicator(World(), 7, "cpu")
+    group: Any = communicator._async_group
+    assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=7)
+    communicator.close()
 
 
 def test_a_tensor_must_be_contiguous() -> None:

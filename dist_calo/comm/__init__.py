@@ -65,7 +65,7 @@ BACKENDS: dict[str, Callable[[World, float, str], Communicator]] = {
 
 _MODULES = {"mpi": "mpi4py", "horovod": "horovod"}
 _INSTALL = {
-    "mpi": "the mpi backend needs mpi4py: pip install 'dist_calo[mpi]'",
+    "mpi": "the mpi backend needs mpi4py: make setup, or pip install -e '.[mpi]' in the checkout",
     "horovod": "the horovod backend needs Horovod: make horovod",
 }
 

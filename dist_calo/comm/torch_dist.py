@@ -62,11 +62,14 @@ class TorchCommunicator(Meter):
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         if backend != "gloo":
             torch.cuda.set_device(torch.device(device))
+        limit = timedelta(seconds=timeout_s)
         with self.blocked("meeting the other ranks"):
-            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **where)
+            dist.init_process_group(backend, timeout=limit, **where)
             # Buckets of gradients have connections of their own, so that they may overtake, or be overtaken by, the
             # blocking collectives of a backward pass (batch norm) on some ranks and not on others.
-            self._async_group = dist.new_group(backend="gloo") if backend == "gloo" else dist.group.WORLD
+            self._async_group = (
+                dist.new_group(backend="gloo", timeout=limit) if backend == "gloo" else dist.group.WORLD
+            )
             if world.size > 1:
                 self._alarm = Alarm(world, address, port, environ)
         self.rank_and_size = dist.get_rank(), dist.get_world_size()

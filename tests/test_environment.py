@@ -74,6 +74,8 @@ SRUN = {
     "SLURM_NODEID": "1",
     "SLURMD_NODENAME": "node2",
 }
+# Hydra starts its agents by srun, and the ranks inherit the agents' variables.
+ONE_AGENT_A_NODE = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
 FOURTH = {"rank": 3, "size": 4, "local_rank": 1, "local_size": 2}
 
 
@@ -135,6 +137,8 @@ def test_plain_torch_variables_of_one_process_a_node() -> None:
     [
         ({**BATCH_SCRIPT, **MPIRUN}, "mpirun"),
         ({**SRUN, **MPIRUN, "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, "mpirun"),
+        ({**SRUN, **HYDRA, "SLURM_PROCID": "1", "SLURM_LOCALID": "0", **ONE_AGENT_A_NODE}, "mpirun"),
+        ({**BATCH_SCRIPT, **HYDRA}, "mpirun"),
         ({**BATCH_SCRIPT, **HOROVODRUN}, "horovodrun"),
         ({**BATCH_SCRIPT, **TORCHRUN}, "torchrun"),
         ({**SRUN, **TORCHRUN, "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, "torchrun"),
@@ -147,6 +151,16 @@ def test_plain_torch_variables_of_one_process_a_node() -> None:
 def test_the_inner_most_launcher_decides(environ: dict[str, str], launcher: str) -> None:
     world = find_world(environ)
     assert (world.rank, world.size, world.launcher) == (3, 4, launcher)
+
+
+def test_every_rank_of_hydra_in_a_slurm_job_is_found_once() -> None:
+    found = []
+    for rank in range(4):
+        agent = {"SLURM_PROCID": str(rank // 2), "SLURM_LOCALID": "0", "SLURM_NODEID": str(rank // 2)}
+        own = {"PMI_RANK": str(rank), "MPI_LOCALRANKID": str(rank % 2)}
+        found.append(find_world({**SRUN, **ONE_AGENT_A_NODE, **agent, **HYDRA, **own}))
+    assert [(world.rank, world.size) for world in found] == [(rank, 4) for rank in range(4)]
+    assert [(world.local_rank, world.local_size) for world in found] == [(0, 2), (1, 2), (0, 2), (1, 2)]
 
 
 @pytest.mark.parametrize(

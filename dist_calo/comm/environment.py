@@ -38,7 +38,7 @@ def find_world(environ: Mapping[str, str], node: str | None = None) -> World:
         return World(node=node)
     if chosen not in (None, "local"):
         raise LaunchError(f"DIST_CALO_LAUNCHER={chosen}: must be local (set by `dist-calo launch`) or none")
-    outer = _horovodrun(environ) or _mpirun(environ) or _srun(environ) or _pmi(environ)
+    outer = _horovodrun(environ) or _mpirun(environ) or _srun_or_pmi(environ)
     if chosen == "local" or "TORCHELASTIC_RUN_ID" in environ:
         world = _torchrun(environ, outer)
     else:
@@ -189,6 +189,19 @@ def _srun(environ: Mapping[str, str]) -> World | None:
     return _checked(
         environ, names, rank, size, local_rank, local_size, "srun", environ.get("SLURMD_NODENAME")
     )
+
+
+def _srun_or_pmi(environ: Mapping[str, str]) -> World | None:
+    """A task of srun, or a process of Hydra's mpirun, which in a SLURM job starts one agent a node by srun."""
+    task = _srun(environ)
+    if task is None:
+        return _pmi(environ)
+    # srun sets PMI's variables itself as well (--mpi=pmi2), to its own numbers.
+    if {"PMI_RANK", "PMI_SIZE"} <= environ.keys():
+        inner = _number(environ, "PMI_RANK"), _number(environ, "PMI_SIZE")
+        if inner != (task.rank, task.size):
+            return _pmi(environ)
+    return task
 
 
 def _torchrun(environ: Mapping[str, str], outer: World | None) -> World | None:

@@ -1,5 +1,6 @@
 """A rank that fails ends the whole job, soon, with its own message, under every launcher."""
 
+import io
 import re
 import sys
 import time
@@ -110,6 +111,21 @@ def test_those_that_fail_because_of_others_speak_later(
     report_failure(ValueError("bug"), World(rank=1, size=2))
     assert left == [EXIT_FAILURE, EXIT_USER, EXIT_USER, EXIT_FAILURE]
     assert len(naps) == 2
+
+
+def test_a_rank_leaves_even_if_nobody_reads_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    codes: list[int] = []
+    for stream in ("stdout", "stderr"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, stream, Gone())
+            leave(World(size=2), "message", 7, codes.append)
+            getattr(sys, stream).close()
+            leave(World(size=2), "message", 7, codes.append)
+    assert codes == [7] * 4
 
 
 def test_every_line_names_the_rank(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,9 +36,12 @@ def leave(world: World, message: str, code: int, stop: Callable[[int], object] =
     name = rank_name(world)
     # One write, so that the lines of several ranks do not mix.
     text = "".join(f"[{name}] {line}\n" for line in message.splitlines())
-    sys.stdout.flush()
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    # Whoever read them may be gone already; the rank must leave all the same.
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
     stop(code)
 
 

@@ -97,6 +97,15 @@ def test_wrong_data_sets_are_named(tmp_path, data_sets, message):
         layout_of(path)
 
 
+@pytest.mark.parametrize("size", [5.1, [5.1, 5.1], [5.1, 5.1, 0.0], [5.1, 5.1, float("nan")], "5.1 5.1 5.1"])
+def test_a_cell_size_is_three_positive_lengths(tmp_path, size):
+    path = write_lcd(tmp_path / "a.h5", 2, chunk=2)
+    with h5py.File(path, "a") as file:
+        file.attrs["cell_size_mm"] = size
+    with pytest.raises(DataError, match=r"a.h5: attribute cell_size_mm is .*three positive numbers"):
+        layout_of(path)
+
+
 def test_files_that_cannot_be_opened(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         open_file(tmp_path / "none.h5")

@@ -77,13 +77,11 @@ class LcdFormat:
                     f"{file.filename}: data set {name} has {values.shape[0]} rows and ECAL has "
                     f"{cells.shape[0]}: they must be equal"
                 )
-        pitch = file.attrs.get("cell_size_mm")
         geometry = VoxelGrid(
             shape=cells.shape[1:], conditions=("energy", "theta") if "theta" in columns else ("energy",)
         )
-        if pitch is not None:
-            x, y, depth = (float(length) for length in pitch)
-            geometry = replace(geometry, cell_size=(x, y, depth))
+        if "cell_size_mm" in file.attrs:
+            geometry = replace(geometry, cell_size=_cell_size(file))
         return Layout(
             rows=cells.shape[0],
             geometry=geometry,
@@ -138,6 +136,18 @@ def _condition_columns(file: "h5py.File") -> tuple[str, ...]:
     """Names of the data sets that hold the conditions."""
     energy = "energy" if "energy" in file or "target" not in file else "target"
     return (energy, "theta") if "theta" in file else (energy,)
+
+
+def _cell_size(file: "h5py.File") -> tuple[float, float, float]:
+    """Pitch of the cells in x, y and depth, in mm."""
+    found = np.asarray(file.attrs["cell_size_mm"])
+    if found.shape != (3,) or found.dtype.kind not in "fiu" or not (np.isfinite(found) & (found > 0)).all():
+        raise DataError(
+            f"{file.filename}: attribute cell_size_mm is {found.tolist()}, must be three positive numbers "
+            "(x, y, depth); correct or remove it"
+        )
+    x, y, depth = found.tolist()
+    return float(x), float(y), float(depth)
 
 
 def _data_set(

@@ -79,8 +79,8 @@ class GanModel(nn.Module):
         """Take constants from the training data into buffers; called once before a run that starts anew.
 
         Args:
-            statistics: of a sample of n training showers in GeV: ``energy`` (n,), ``energy_sum`` (n,),
-                ``mean_shower`` (X, Y, Z).
+            statistics: of a sample of n training showers: ``energy`` (n,), ``energy_sum`` (n,) and ``showers``
+                (n, ...) in GeV, and ``network_units`` (n, ...), the same showers as the networks see them.
         """
 
 

@@ -64,8 +64,8 @@ class Objective(Protocol):
         """Take constants from the training data, here and in the model; once, before the first step of a new run.
 
         Args:
-            statistics: the same on every rank, of a sample of n training showers in GeV: ``energy`` (n,),
-                ``energy_sum`` (n,), ``mean_shower`` (X, Y, Z).
+            statistics: of a sample of n training showers: ``energy`` (n,), ``energy_sum`` (n,) and ``showers``
+                (n, ...) in GeV, and ``network_units`` (n, ...), the same showers as the networks see them.
         """
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,11 +23,6 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A NumPy generator whose stream depends on nothing but its arguments."""
-    return np.random.Generator(np.random.Philox(key=derived_seed(seed, *purpose)))
-
-
 class Draws:
     """The random numbers of some samples of a global batch in one update.
 

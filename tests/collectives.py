@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_calo.comm import Communicator, Reduction, connect, find_world
-from dist_calo.comm.gradients import WIRES, GradientAverager, broadcast_module
+from dist_calo.comm.gradients import WIRES, GradientAverager
 from dist_calo.comm.threads import set_threads
 from tests.ranks import run_ranks
 
@@ -154,7 +154,7 @@ def main(backend: str, folder: str) -> None:
     torch.manual_seed(world.rank)
     convolution = nn.Conv3d(1, 2, 2).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     net = nn.Sequential(convolution, nn.BatchNorm3d(2))
-    broadcast_module(net, communicator)
+    net.load_state_dict(communicator.broadcast_object(net.state_dict()))
     report = {
         "backend": type(communicator).__name__,
         "world": vars(world),

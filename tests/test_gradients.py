@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_calo.comm import connect
-from dist_calo.comm.gradients import GradientAverager, broadcast_module
+from dist_calo.comm.gradients import GradientAverager
 from dist_calo.comm.protocol import World
 from dist_calo.comm.single import SingleCommunicator
 from dist_calo.errors import ConfigError
@@ -234,21 +234,9 @@ def test_what_cannot_be_averaged_is_refused() -> None:
         GradientAverager(nn.Linear(2, 1).double(), Recorder())
 
 
-def test_a_closed_averager_watches_no_longer() -> None:
-    net = nn.Linear(2, 1)
-    GradientAverager(net, Recorder()).close()
-    net(torch.ones(1, 2)).sum().backward()
-
-
 def test_frozen_networks_and_empty_ones_cost_nothing() -> None:
     communicator = connect("single", World())
     averager = GradientAverager(nn.Linear(2, 1).requires_grad_(False), communicator)
     averager.finish()
     averager.zero()
     assert (communicator.bytes_sent, averager.bytes_per_update, float(averager.squared_norm())) == (0, 0, 0.0)
-
-
-def test_broadcast_module_sends_parameters_and_buffers() -> None:
-    communicator = connect("single", World())
-    broadcast_module(nn.BatchNorm1d(4), communicator)
-    assert communicator.bytes_sent == 4 * 4 * 4 + 8

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_calo.randomness import Draws, derived_seed, generator
+from dist_calo.randomness import Draws, derived_seed
 
 
 @given(
@@ -63,7 +63,6 @@ def test_no_samples_are_no_numbers():
     assert draws.dropout(torch.ones(0, 3), 0.5, "d").shape == (0, 3)
 
 
-def test_generators_are_reproducible_and_distinct():
-    assert derived_seed(1, "a") != derived_seed(1, "b") != derived_seed(2, "a")
-    assert generator(1, "order", 3).integers(1 << 40) == generator(1, "order", 3).integers(1 << 40)
-    assert generator(1, "order", 3).integers(1 << 40) != generator(1, "order", 4).integers(1 << 40)
+def test_seeds_are_reproducible_and_distinct():
+    assert derived_seed(1, "order", 3) == derived_seed(1, "order", 3)
+    assert len({derived_seed(1, "a"), derived_seed(1, "b"), derived_seed(2, "a")}) == 3

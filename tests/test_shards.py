@@ -13,7 +13,6 @@ from dist_calo.data.shards import (
     read_manifest,
     require_same_files,
     scan_rows,
-    verify,
 )
 from dist_calo.errors import ConfigError, DataError
 from tests.shower_files import energies, showers, write_lcd
@@ -74,11 +73,8 @@ def test_a_changed_file_is_found(data, tmp_path):
     before = manifest_at(data)
     stored = tmp_path / "manifest.json"
     stored.write_text(before.to_json())
-    verify(before)
     with h5py.File(tmp_path / "EleEscan_b.h5", "a") as file:
         file["energy"][3] = 50
-    with pytest.raises(DataError, match=r"EleEscan_b.h5: the file has changed since the manifest was made"):
-        verify(before)
     with pytest.raises(DataError, match=r"manifest.json: .*EleEscan_b.h5 has changed since .*--renew"):
         manifest_at(data, manifest=str(stored))
 
@@ -86,8 +82,6 @@ def test_a_changed_file_is_found(data, tmp_path):
 def test_missing_and_new_files_are_found(data, tmp_path):
     before = manifest_at(data)
     (tmp_path / "EleEscan_c.h5").rename(tmp_path / "EleEscan_d.h5")
-    with pytest.raises(DataError, match=r"EleEscan_c.h5: .*no longer there"):
-        verify(before)
     with pytest.raises(DataError, match=r"EleEscan_c.h5 is in the manifest and does not match"):
         require_same_files(before, manifest_at(data))
     write_lcd(tmp_path / "EleEscan_c.h5", 33, 47)

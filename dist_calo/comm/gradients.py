@@ -112,11 +112,9 @@ class GradientAverager:
         self._buckets = [
             _Bucket(group, WIRES[wire]) for group in _groups(parameters[::-1], bucket_mb * 2**20 / 4)
         ]
-        self._hooks = [
-            parameter.register_post_accumulate_grad_hook(self._hook(bucket))
-            for bucket in self._buckets
-            for parameter, _ in bucket.views
-        ]
+        for bucket in self._buckets:
+            for parameter, _ in bucket.views:
+                parameter.register_post_accumulate_grad_hook(self._hook(bucket))
 
     @property
     def bytes_per_update(self) -> int:
@@ -168,11 +166,6 @@ class GradientAverager:
         for bucket in self._buckets:
             bucket.flat.mul_(factor)
 
-    def close(self) -> None:
-        """Stop watching the network."""
-        for hook in self._hooks:
-            hook.remove()
-
     def _during(self, mode: Literal["accumulating", "reducing"]) -> Iterator[None]:
         self._mode = mode
         try:
@@ -203,14 +196,6 @@ class GradientAverager:
         while self._next < len(self._buckets) and self._buckets[self._next].awaited == 0:
             self._buckets[self._next].send(self._communicator)
             self._next += 1
-
-
-def broadcast_module(module: nn.Module, communicator: Communicator, root: int = 0) -> None:
-    """Copy the root's parameters and buffers to all ranks, in place."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        values = tensor.detach().contiguous()
-        communicator.broadcast(values, root)
-        tensor.detach().copy_(values)
 
 
 def _groups(parameters: list[nn.Parameter], elements: float) -> Iterator[list[nn.Parameter]]:

@@ -226,20 +226,6 @@ def manifest_of(paths: Sequence[str], format_name: str = "auto") -> Manifest:
     )
 
 
-def verify(manifest: Manifest) -> None:
-    """Check that every file is still the one that the manifest was made of.
-
-    Raises:
-        DataError: naming the first file that is missing or has changed.
-    """
-    for entry in manifest.files:
-        if not os.path.isfile(entry.path):
-            raise DataError(f"{entry.path}: the file is in the manifest and no longer there")
-        size = os.path.getsize(entry.path)
-        if size != entry.bytes or _fingerprint(entry.path, size) != entry.fingerprint:
-            raise DataError(f"{entry.path}: the file has changed since the manifest was made")
-
-
 def require_same_files(before: Manifest, now: Manifest) -> None:
     """Check that a data set has the files that it had before, wherever they lie.
 

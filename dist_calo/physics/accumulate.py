@@ -1,6 +1,6 @@
 """Sums that merge: what N ranks have seen is the sum of what each has seen."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -53,11 +53,3 @@ class SumState:
         for (name, array), part in zip(self.sums.items(), parts, strict=True):
             self.sums[name] = part.reshape(array.shape).copy()
         return self
-
-
-def merged(states: Iterable[SumState]) -> SumState:
-    """The first state with all others added to it."""
-    first, *rest = states
-    for state in rest:
-        first.merge(state)
-    return first

@@ -160,10 +160,8 @@ class Trainer:
     def _record_model(self) -> None:
         if self._communicator.world.rank == 0:
             best = self._folder.best
-            step = load_checkpoint(best)["step"]
-            self._tracker.model(
-                best, {name: self._description[name] for name in ("geometry", "transform")} | {"step": step}
-            )
+            facts = {name: self._description[name] for name in ("geometry", "transform")}
+            self._tracker.model(best, {**facts, "step": load_checkpoint(best)["step"]})
 
     def _state_dict(self) -> dict[str, Any]:
         return {

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dist_calo.command_line import build_config, config_parser
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_FAILURE, UserError
+
+if TYPE_CHECKING:
+    from dist_calo.data.shards import Manifest
 
 DESCRIPTION = """Check whether the trainer would run here, with the settings given.
 
@@ -99,6 +102,7 @@ class _Ranks:
 
         from dist_calo.comm import choose_backend, connect, find_world
         from dist_calo.comm.threads import set_threads
+        from dist_calo.training.setup import require_enough_samples
 
         world = find_world(os.environ)
         self.rank = world.rank
@@ -122,6 +126,8 @@ class _Ranks:
             )
         yield Check("ok", "backend", f"{backend}, {int(total)} of {world.size} ranks answer")
         yield Check("ok", "threads", f"{reason} ({os.cpu_count()} hardware threads on {world.node})")
+        if world.rank == 0:
+            require_enough_samples(config, world.size)
 
 
 def _versions(config: RunConfig) -> Iterator[Check]:
@@ -131,8 +137,13 @@ def _versions(config: RunConfig) -> Iterator[Check]:
         try:
             yield Check("ok", package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            install = {"mpi4py": "pip install 'dist_calo[mpi]'", "horovod": "make horovod"}
-            advice = f"not installed: {install.get(package, 'pip install dist_calo')}"
+            install = {
+                "mpi4py": "make setup, or pip install -e '.[mpi]' in the checkout",
+                "horovod": "make horovod",
+            }
+            advice = (
+                f"not installed: {install.get(package, 'make setup, or pip install -e . in the checkout')}"
+            )
             yield Check("--" if optional else "FAIL", package, advice)
 
 
@@ -189,6 +200,50 @@ def _data(config: RunConfig) -> Iterator[Check]:
         "data",
         f"{manifest.rows} showers of {shape} cells in {len(manifest.files)} files, {config.data.path}",
     )
+    for name, probe in PROBES_OF_DATA.items():
+        yield from _tried(name, lambda probe=probe: probe(config, manifest))  # type: ignore[misc]
+
+
+def _model(config: RunConfig, manifest: "Manifest") -> Iterator[Check]:
+    """Makes the networks and all that trains them as the job would, with constants from the data."""
+    import torch
+
+    from dist_calo.comm.protocol import World
+    from dist_calo.comm.single import SingleCommunicator
+    from dist_calo.data.transforms import Transform
+    from dist_calo.training.setup import build_learner
+
+    transform = Transform.from_config(config.transform)
+    alone, cpu = SingleCommunicator(World()), torch.device("cpu")
+    model = build_learner(config, manifest, transform, alone, cpu, saved=None).model
+    count = sum(weights.numel() for weights in model.parameters())
+    yield Check("ok", "model", f"{config.model.name} with {config.objective.name}, {count:,} parameters")
+
+
+def _batches(config: RunConfig, manifest: "Manifest") -> Iterator[Check]:
+    from dist_calo.data.loader import training_loader
+
+    batch = config.train.global_batch_size
+    training_loader(manifest, config.data, seed=config.train.seed, global_batch_size=batch).close()
+    yield Check("ok", "batches", f"of {batch} showers")
+
+
+def _resume(config: RunConfig, manifest: "Manifest") -> Iterator[Check]:
+    """Whether the job may go on from the checkpoint that it would find."""
+    from dist_calo.data.shards import Manifest, require_same_files
+    from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+    from dist_calo.training.restore import require_same_run
+
+    folder, resume = CheckpointFolder(config.checkpoint.dir), config.checkpoint.resume
+    if resume == "no":
+        return
+    saved = folder.newest() if resume == "auto" else load_checkpoint(resume)
+    if saved is None:
+        yield Check("--", "resume", f"{folder.folder} holds no checkpoint yet: the job would start anew")
+        return
+    require_same_run(config, saved)
+    require_same_files(Manifest.from_dict(saved["manifest"]), manifest)
+    yield Check("ok", "resume", f"the job would go on after step {saved['step']}")
 
 
 def _tracking(config: RunConfig) -> Iterator[Check]:
@@ -211,16 +266,23 @@ def _tracking(config: RunConfig) -> Iterator[Check]:
 
 
 def _checkpoints(config: RunConfig) -> Iterator[Check]:
+    from dist_calo.training.checkpoint import CheckpointFolder
+
     folder = Path(config.checkpoint.dir).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if existing.is_dir() and os.access(existing, os.W_OK):
-        yield Check("ok", "checkpoint", f"{folder} can be written")
+    setting = f"checkpoint.dir={config.checkpoint.dir}"
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        yield Check("FAIL", "checkpoint", f"{setting}: {existing} cannot be written; name another folder")
+        return
+    steps, resume = CheckpointFolder(folder).steps(), config.checkpoint.resume
+    if steps and resume == "no":
+        advice = "continue with --checkpoint.resume=auto, or name another folder"
+        yield Check("FAIL", "checkpoint", f"{setting} holds checkpoints up to step {steps[-1]}: {advice}")
+    elif steps and resume != "auto" and Path(resume).resolve().parent != folder.resolve():
+        advice = f"checkpoint.resume={resume} is not one of them: name another folder"
+        yield Check("FAIL", "checkpoint", f"{setting} holds checkpoints and {advice}")
     else:
-        yield Check(
-            "FAIL",
-            "checkpoint",
-            f"checkpoint.dir={config.checkpoint.dir}: {existing} cannot be written; name another folder",
-        )
+        yield Check("ok", "checkpoint", f"{folder} can be written")
 
 
 PROBES: dict[str, Callable[[RunConfig], Iterator[Check]]] = {
@@ -233,6 +295,12 @@ PROBES: dict[str, Callable[[RunConfig], Iterator[Check]]] = {
     "checkpoint": _checkpoints,
 }
 """What rank 0 looks at, in the order of the report."""
+PROBES_OF_DATA: dict[str, Callable[[RunConfig, "Manifest"], Iterator[Check]]] = {
+    "model": _model,
+    "batches": _batches,
+    "resume": _resume,
+}
+"""What depends on the data, looked at where they can be read."""
 
 
 if __name__ == "__main__":

@@ -9,8 +9,12 @@ import pytest
 import torch
 
 from dist_calo import doctor
+from dist_calo.comm.protocol import World
+from dist_calo.comm.single import SingleCommunicator
 from dist_calo.config import CommConfig, DataConfig, RunConfig, TrackingConfig, TrainConfig
+from dist_calo.data.shards import build_manifest
 from dist_calo.doctor import Check, main
+from dist_calo.training.checkpoint import CheckpointFolder
 from tests.ranks import run_ranks
 
 
@@ -47,6 +51,8 @@ def test_a_machine_that_can_train(settings: list[str], capsys: pytest.CaptureFix
         "h5py",
         "mlflow",
         "data",
+        "model",
+        "batches",
         "tracking",
         "checkpoint",
         "launcher",
@@ -65,12 +71,16 @@ def test_a_machine_that_can_train(settings: list[str], capsys: pytest.CaptureFix
         ("--data.path=/no/such.h5", "data", "give the path of a shower file"),
         ("--tracking.uri=/some/folder", "tracking", "use sqlite:///FILE"),
         ("--checkpoint.dir=/dev/null/x", "checkpoint", "name another folder"),
+        ("--checkpoint.resume=none.pt", "resume", "there is no such file"),
+        ("--model.name=lcd_4dgan", "model", "there is no such model"),
+        ("--objective.name=squared", "model", "there is no such objective"),
+        ("--train.global_batch_size=100000 --data.remainder=drop", "batches", "lower the batch size"),
     ],
 )
 def test_what_stops_the_job_is_named(
     settings: list[str], capsys: pytest.CaptureFixture[str], setting: str, name: str, advice: str
 ) -> None:
-    assert main([*settings, setting]) == 1
+    assert main([*settings, *setting.split()]) == 1
     shown = capsys.readouterr().out
     assert lines(shown)[name] == "FAIL"
     assert advice in next(line for line in shown.splitlines() if line.startswith(f"FAIL {name}"))
@@ -84,6 +94,44 @@ def test_contradicting_launcher_variables_stop_the_job(
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert main(settings) == 1
     assert "WORLD_SIZE=4" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_libraries")
+def test_a_folder_that_holds_checkpoints(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = RunConfig()
+    manifest = build_manifest(config.data)
+    state = {"step": 40, "config": config.to_dict(), "manifest": manifest.to_dict()}
+    path = CheckpointFolder(tmp_path / "checkpoints").save(state, {})
+    assert main(settings) == 1
+    shown = capsys.readouterr().out
+    assert "holds checkpoints up to step 40: continue with --checkpoint.resume=auto" in shown
+    for resume in ("auto", path):
+        assert main([*settings, f"--checkpoint.resume={resume}"]) == 0
+        assert "the job would go on after step 40" in capsys.readouterr().out
+    assert main([*settings, "--checkpoint.resume=auto", "--train.seed=9"]) == 1
+    assert lines(capsys.readouterr().out)["resume"] == "FAIL"
+    moved = path.rename(tmp_path / path.name)
+    CheckpointFolder(tmp_path / "checkpoints").save(state, {})
+    assert main([*settings, f"--checkpoint.resume={moved}"]) == 1
+    assert "is not one of them: name another folder" in capsys.readouterr().out
+
+
+def test_more_ranks_than_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list(
+        doctor._tried(
+            "ranks", lambda: doctor._Ranks().check(RunConfig(train=TrainConfig(global_batch_size=1)))
+        )
+    )
+    assert found[-1].status == "ok"
+    monkeypatch.setattr("dist_calo.comm.find_world", lambda _: World(size=4, launcher="mpirun"))
+    monkeypatch.setattr("dist_calo.comm.choose_backend", lambda *_: "single")
+    monkeypatch.setattr("dist_calo.comm.connect", lambda *_: SingleCommunicator(World()))
+    config = RunConfig(train=TrainConfig(global_batch_size=3))
+    found = list(doctor._tried("ranks", lambda: doctor._Ranks().check(config)))
+    assert found[-1].status == "FAIL"
+    assert "too few for 4 ranks" in found[-1].text
 
 
 def test_a_missing_backend_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

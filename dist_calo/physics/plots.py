@@ -1,0 +1,249 @@
+"""Figures of generated showers beside Geant4 ones.
+
+Every function returns a matplotlib `Figure` of its own and touches no global state, so that figures can be drawn on any
+thread. Colours are those of Okabe and Ito, which colour-blind readers tell apart.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dist_calo.physics.observables import Estimate, Observables, ShowerSummary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LABELS = ("Geant4", "generated")
+REFERENCE = "#000000"
+GENERATED = "#D55E00"
+MEV = 1000.0
+"""MeV in a GeV."""
+RATIO_RANGE = (0.5, 1.5)
+
+
+def profiles_figure(
+    real: ShowerSummary,
+    fake: ShowerSummary,
+    labels: tuple[str, str] = LABELS,
+    cell_size: tuple[float, float, float] | None = None,
+) -> "Figure":
+    """Mean longitudinal and transverse profiles of all showers, with the ratio below each.
+
+    Args:
+        real: Geant4 showers.
+        fake: generated showers.
+        labels: names of the two in the legend.
+        cell_size: pitch of the cells in x, y and depth in mm; without it transverse positions are counted in cells.
+    """
+    reference, generated = real.compute(), fake.compute()
+    figure, axes = _panels(3, width=4.4)
+    unit = "cell" if cell_size is None else "mm"
+    titles = {"longitudinal": "layer", "x": f"x from the centre [{unit}]", "y": f"y from the centre [{unit}]"}
+    for column, (name, title) in enumerate(titles.items()):
+        main, ratio = axes[:, column]
+        cells = reference.profiles[name].value.shape[1]
+        pitch = 1.0 if cell_size is None else cell_size["xy".find(name)]
+        edges = (
+            np.arange(cells + 1) - 0.5
+            if name == "longitudinal"
+            else (np.arange(cells + 1) - cells / 2) * pitch
+        )
+        pair = [_in(MEV, _overall(side.profiles[name])) for side in (reference, generated)]
+        _compare(main, ratio, edges, pair, labels)
+        if name != "longitudinal":
+            main.set_yscale("log")
+        of = {"longitudinal": "layer", "x": "column", "y": "row"}[name]
+        main.set_ylabel(f"mean energy of a {of} [MeV]")
+        ratio.set_xlabel(title)
+    axes[1, 0].set_ylabel(f"{labels[1]} / {labels[0]}")
+    axes[0, 0].legend(frameon=False)
+    figure.suptitle(_counts(reference, generated, labels), fontsize="medium")
+    return figure
+
+
+def response_figure(real: ShowerSummary, fake: ShowerSummary, labels: tuple[str, str] = LABELS) -> "Figure":
+    """Energy response and resolution against incident energy."""
+    reference, generated = real.compute(), fake.compute()
+    figure, axes = _panels(1, width=6.4, rows=(3, 2))
+    response, resolution = axes[:, 0]
+    edges = np.asarray(reference.bins.energy)
+    for side, label, colour, marker in zip(
+        (reference, generated), labels, (REFERENCE, GENERATED), ("o", "s"), strict=True
+    ):
+        energy = side.energy[:-1]
+        across = np.abs(np.stack([energy - edges[:-1], edges[1:] - energy]))
+        style = {"color": colour, "marker": marker, "markersize": 4.5, "linestyle": "none", "elinewidth": 1.2}
+        if marker == "s":
+            style["markerfacecolor"] = "white"
+        for panel, estimate in ((response, side.response), (resolution, side.resolution)):
+            shown = _in(100.0, Estimate(value=estimate.value[:-1], error=estimate.error[:-1]))
+            panel.errorbar(energy, shown.value, yerr=shown.error, xerr=across, label=label, **style)
+    response.set_ylabel("response  E$_{vis}$ / E$_{inc}$ [%]")
+    resolution.set_ylabel("resolution  σ / mean [%]")
+    resolution.set_xlabel("incident energy E$_{inc}$ [GeV]")
+    resolution.set_ylim(bottom=0.0)
+    _keep_range(response, reference.response.value[:-1] * 100.0, 0.05)
+    response.legend(frameon=False)
+    figure.suptitle(_counts(reference, generated, labels), fontsize="medium")
+    return figure
+
+
+def spectrum_figure(real: ShowerSummary, fake: ShowerSummary, labels: tuple[str, str] = LABELS) -> "Figure":
+    """Mean number of cells of a shower in bins of their energy, with the ratio below."""
+    reference, generated = real.compute(), fake.compute()
+    figure, axes = _panels(1, width=6.4)
+    main, ratio = axes[:, 0]
+    edges = reference.spectrum_edges * MEV
+    decades = np.log10(edges[1:] / edges[:-1])
+    pair = [_in(1.0 / decades, _overall(side.spectrum)) for side in (reference, generated)]
+    _compare(main, ratio, edges, pair, labels)
+    main.set(xscale="log", yscale="log", ylabel="cells of a shower per decade of energy")
+    ratio.set(xlabel="energy of a cell [MeV]", ylabel=f"{labels[1]} / {labels[0]}")
+    main.legend(frameon=False)
+    figure.suptitle(_counts(reference, generated, labels), fontsize="medium")
+    return figure
+
+
+def showers_figure(
+    real: np.ndarray,
+    real_energies: np.ndarray,
+    fake: np.ndarray,
+    fake_energies: np.ndarray,
+    columns: int = 4,
+    labels: tuple[str, str] = LABELS,
+) -> "Figure":
+    """Single showers at similar energies: seen from the side (summed over y) and along the beam (summed over depth).
+
+    Args:
+        real: Geant4 showers in GeV, shape (N, X, Y, Z).
+        real_energies: their incident energies in GeV, shape (N,).
+        fake: generated showers in GeV, shape (M, X, Y, Z).
+        fake_energies: their incident energies in GeV, shape (M,).
+        columns: how many of each are shown, from the lowest to the highest energy.
+        labels: names of the two.
+    """
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    shown = matching_showers(real_energies, fake_energies, columns)
+    columns = len(shown)
+    sides = [(labels[0], real, real_energies), (labels[1], fake, fake_energies)]
+    pictures = [
+        [(sample[pair[side]].sum(axis=axis) * MEV, energies[pair[side]]) for pair in shown]
+        for axis in (1, 2)
+        for side, (_, sample, energies) in enumerate(sides)
+    ]
+    highest = max(float(picture.max()) for row in pictures for picture, _ in row) or 1.0
+    norm = LogNorm(vmin=highest * 1e-5, vmax=highest)
+    figure = Figure(figsize=(2.3 * columns + 1.4, 8.6), layout="constrained")
+    axes = figure.subplots(4, columns, squeeze=False)
+    for row, (pictures_of_row, panels) in enumerate(zip(pictures, axes, strict=True)):
+        label, across = sides[row % 2][0], ("layer", "x [cell]")[row // 2]
+        for (picture, energy), panel in zip(pictures_of_row, panels, strict=True):
+            # Rows of an image run along y: the side view has x upwards, the view along the beam has y upwards.
+            image = picture if row < 2 else picture.T
+            drawn = panel.imshow(
+                image, origin="lower", norm=norm, cmap="viridis", interpolation="nearest", aspect="auto"
+            )
+            panel.set_title(f"{label}, {energy:.0f} GeV", fontsize="small")
+            panel.set_facecolor("#eeeeee")
+            panel.tick_params(labelsize="small", labelleft=panel is panels[0])
+            panel.set_xlabel(across, fontsize="small")
+        panels[0].set_ylabel(("x [cell]", "y [cell]")[row // 2])
+    colours = figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.02)
+    colours.set_label("energy summed along the line of sight [MeV]")
+    return figure
+
+
+def matching_showers(
+    real_energies: np.ndarray, fake_energies: np.ndarray, count: int
+) -> list[tuple[int, int]]:
+    """Pairs (real, fake) of shower numbers of nearly the same energy, from the lowest to the highest energy.
+
+    A generated shower is used once; there are fewer pairs than asked for if there are fewer showers.
+    """
+    count = min(count, len(real_energies), len(fake_energies))
+    order = np.argsort(real_energies, kind="stable")
+    distance = np.array(fake_energies, dtype=np.float64)
+    pairs = []
+    for real in order[np.linspace(0, len(order) - 1, count).round().astype(int)]:
+        fake = int(np.nanargmin(np.abs(distance - real_energies[real])))
+        distance[fake] = np.nan
+        pairs.append((int(real), fake))
+    return pairs
+
+
+def save_png(figure: "Figure", path: Path | str) -> Path:
+    """Write a figure as PNG, making its folder, and return the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=120)
+    return path
+
+
+def _panels(columns: int, width: float, rows: Sequence[int] = (3, 1)) -> "tuple[Figure, np.ndarray]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, 4.8), layout="constrained")
+    axes = figure.subplots(2, columns, sharex="col", squeeze=False, height_ratios=rows)
+    for panel in axes.ravel():
+        panel.tick_params(which="both", direction="in", top=True, right=True)
+        panel.minorticks_on()
+    return figure, axes
+
+
+def _compare(
+    main: "Axes", ratio: "Axes", edges: np.ndarray, pair: Sequence[Estimate], labels: tuple[str, str]
+) -> None:
+    """Geant4 as a filled histogram with its error band, the generated as points, and their ratio."""
+    reference, generated = pair
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    band = {"step": "post", "linewidth": 0.0, "color": REFERENCE}
+    main.stairs(reference.value, edges, fill=True, color="#d0d0d0", label=labels[0])
+    main.stairs(reference.value, edges, color=REFERENCE, linewidth=1.0)
+    points = {"color": GENERATED, "marker": "o", "markersize": 3.5, "linestyle": "none", "elinewidth": 1.2}
+    main.errorbar(middle, generated.value, yerr=generated.error, label=labels[1], **points)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, error = generated.value / reference.value, generated.error / reference.value
+        uncertain = reference.error / reference.value
+    padded = np.append(uncertain, uncertain[-1:])
+    ratio.fill_between(edges, 1.0 - padded, 1.0 + padded, alpha=0.25, **band)
+    ratio.axhline(1.0, color=REFERENCE, linewidth=1.0)
+    low, high = RATIO_RANGE
+    outside = np.where(value > high, high, np.where(value < low, low, np.nan))
+    ratio.errorbar(middle, np.where(np.isfinite(outside), np.nan, value), yerr=error, **points)
+    # What lies outside is marked at the edge by an arrow instead of being left out unseen.
+    for edge, marker in ((high, "^"), (low, "v")):
+        ratio.plot(
+            middle,
+            np.where(outside == edge, edge, np.nan),
+            marker,
+            color=GENERATED,
+            clip_on=False,
+            markersize=5,
+        )
+    ratio.set_ylim(low, high)
+
+
+def _overall(estimate: Estimate) -> Estimate:
+    return Estimate(value=estimate.value[-1], error=estimate.error[-1])
+
+
+def _in(factor: float | np.ndarray, estimate: Estimate) -> Estimate:
+    return Estimate(value=estimate.value * factor, error=estimate.error * factor)
+
+
+def _keep_range(axes: "Axes", values: np.ndarray, margin: float) -> None:
+    """Show at least this relative margin around the values, so that statistical noise does not look like a trend."""
+    known = values[np.isfinite(values)]
+    if known.size:
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, known.min() * (1.0 - margin)), max(high, known.max() * (1.0 + margin)))
+
+
+def _counts(reference: Observables, generated: Observables, labels: tuple[str, str]) -> str:
+    pairs = zip((reference, generated), labels, strict=True)
+    return " and ".join(f"{int(side.count[-1]):,} {label}" for side, label in pairs) + " showers"

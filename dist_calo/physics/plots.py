@@ -6,7 +6,7 @@ thread. Colours are those of Okabe and Ito, which colour-blind readers tell apar
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,7 +75,13 @@ def response_figure(real: ShowerSummary, fake: ShowerSummary, labels: tuple[str,
     ):
         energy = side.energy[:-1]
         across = np.abs(np.stack([energy - edges[:-1], edges[1:] - energy]))
-        style = {"color": colour, "marker": marker, "markersize": 4.5, "linestyle": "none", "elinewidth": 1.2}
+        style: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "markersize": 4.5,
+            "linestyle": "none",
+            "elinewidth": 1.2,
+        }
         if marker == "s":
             style["markerfacecolor"] = "white"
         for panel, estimate in ((response, side.response), (resolution, side.resolution)):
@@ -201,10 +207,16 @@ def _compare(
     """Geant4 as a filled histogram with its error band, the generated as points, and their ratio."""
     reference, generated = pair
     middle = 0.5 * (edges[1:] + edges[:-1])
-    band = {"step": "post", "linewidth": 0.0, "color": REFERENCE}
+    band: dict[str, Any] = {"step": "post", "linewidth": 0.0, "color": REFERENCE}
     main.stairs(reference.value, edges, fill=True, color="#d0d0d0", label=labels[0])
     main.stairs(reference.value, edges, color=REFERENCE, linewidth=1.0)
-    points = {"color": GENERATED, "marker": "o", "markersize": 3.5, "linestyle": "none", "elinewidth": 1.2}
+    points: dict[str, Any] = {
+        "color": GENERATED,
+        "marker": "o",
+        "markersize": 3.5,
+        "linestyle": "none",
+        "elinewidth": 1.2,
+    }
     main.errorbar(middle, generated.value, yerr=generated.error, label=labels[1], **points)
     with np.errstate(divide="ignore", invalid="ignore"):
         value, error = generated.value / reference.value, generated.error / reference.value

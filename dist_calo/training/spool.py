@@ -272,11 +272,9 @@ class Spool:
         shutil.rmtree(path.parent, ignore_errors=True)
 
     def remove(self) -> None:
-        """Delete the folder, and the folder of all spools once it is empty."""
+        """Delete the folder; that of all spools stays, so that ``dist-calo runs sync`` can always be given it."""
         self.unlock()
         shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):
-            self.folder.parent.rmdir()
 
     def _size(self) -> int:
         try:

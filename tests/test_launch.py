@@ -119,7 +119,6 @@ def test_signals_are_passed_on_once_and_the_ranks_are_waited_for(number: int) ->
     assert launcher.returncode == 75
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl")
 def test_ranks_do_not_outlive_their_launcher() -> None:
     launcher = start(WAIT, 2)
     ranks = [psutil.Process(number) for number in ready(launcher, 2)]

@@ -7,11 +7,15 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from dist_calo.command_line import run_command
 from dist_calo.errors import TrainingError
+
+if TYPE_CHECKING:
+    from dist_calo.physics.observables import Estimate, Observables
 
 RANKS = 2
 CONFIG = Path("configs/demo.yaml")
@@ -71,18 +75,39 @@ def compare(checkpoints: Path, out: Path) -> str | None:
         save_png(draw(), out / f"{name}.png")
     numbers = {name.removeprefix("validation/"): value for name, value in result.metrics.items()}
     (out / "results.json").write_text(json.dumps({"step": state["step"], **numbers}, indent=2) + "\n")
-    real, fake = result.real.compute(), result.fake.compute()
-    print(f"{int(real.count[-1])} held-out showers, weights of step {state['step']}; mean relative error of")
-    print(f"  longitudinal profile  {100 * numbers['profile_error/longitudinal']:.1f} %")
-    transverse = (numbers["profile_error/x"] + numbers["profile_error/y"]) / 2
-    print(f"  transverse profile    {100 * transverse:.1f} %")
-    for place, (low, high) in enumerate(pairwise(ENERGY_EDGES)):
-        pair = [100 * side.response.value[place] for side in (fake, real)]
-        error = 100 * real.response.error[place]
-        print(
-            f"  response {low:.0f}-{high:.0f} GeV     {pair[0]:.3f} %, Geant4 {pair[1]:.3f} +- {error:.3f} %"
-        )
+    show(result.real.compute(), result.fake.compute(), numbers, state["step"])
     return generator.run_id
+
+
+def show(real: "Observables", fake: "Observables", numbers: dict[str, float], step: int) -> None:
+    """Print errors of the profiles beside what the statistics of both samples alone would give, and the response."""
+    print(f"{int(real.count[-1])} held-out showers, weights of step {step}")
+    print("mean relative error, and in brackets what statistics alone would give")
+    for name, label in (
+        ("longitudinal", "longitudinal profile"),
+        ("x", "transverse profile x"),
+        ("y", "transverse profile y"),
+    ):
+        error, floor = (
+            numbers[f"profile_error/{name}"],
+            expected_error(real.profiles[name], fake.profiles[name]),
+        )
+        print(f"  {label}  {100 * error:4.1f} %  ({100 * floor:.1f} %)")
+    for place, (low, high) in enumerate(pairwise(ENERGY_EDGES)):
+        sides = [
+            f"{100 * s.response.value[place]:.3f} +- {100 * s.response.error[place]:.3f} %"
+            for s in (fake, real)
+        ]
+        print(f"  response at {low:.0f}-{high:.0f} GeV  {sides[0]}, Geant4 {sides[1]}")
+
+
+def expected_error(real: "Estimate", fake: "Estimate") -> float:
+    """Mean relative error of two equal profiles with these statistical errors: sqrt(2 / pi) sigma in each bin."""
+    import numpy as np
+
+    seen = real.value[-1] > 0
+    sigma = np.hypot(real.error[-1], fake.error[-1])[seen] / real.value[-1][seen]
+    return float(np.sqrt(2 / np.pi) * sigma.mean())
 
 
 def say(text: str) -> None:

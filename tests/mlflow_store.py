@@ -44,7 +44,11 @@ class Server:
         if self._process is not None:
             return
         command = [sys.executable, "-m", "mlflow", "server", "--workers=1"]
-        command += ["--host=127.0.0.1", f"--port={self.port}", f"--backend-store-uri={sqlite_uri(self.folder)}"]
+        command += [
+            "--host=127.0.0.1",
+            f"--port={self.port}",
+            f"--backend-store-uri={sqlite_uri(self.folder)}",
+        ]
         command += [f"--artifacts-destination={self.folder / 'artifacts'}"]
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         with (self.folder / "server.log").open("ab") as output:

@@ -228,9 +228,11 @@ def test_a_picture_that_cannot_be_drawn_does_not_end_the_run(config, store):
     assert store.files(tracker.run_id) == ["after.txt"]
 
 
-@pytest.mark.parametrize("uri", ["nonsense://somewhere", "file:///tmp/mlruns", "mlruns", "http://", "sqlite://"])
+@pytest.mark.parametrize(
+    "uri", ["nonsense://somewhere", "file:///tmp/mlruns", "mlruns", "http://", "sqlite://"]
+)
 def test_an_impossible_store_is_an_error_at_once(uri, tmp_path):
-    with pytest.raises(TrackingError, match="tracking.uri="):
+    with pytest.raises(TrackingError, match=r"tracking\.uri="):
         make_tracker(make_config(uri, tmp_path, "any"))
     assert not (tmp_path / "spool").exists()
 
@@ -243,7 +245,7 @@ def test_a_file_that_is_no_database_is_an_error(tmp_path):
 
 def test_a_spool_that_cannot_be_written_is_an_error(uri, tmp_path):
     (tmp_path / "spool").write_text("a file where the folder should be")
-    with pytest.raises(TrackingError, match="tracking.spool="):
+    with pytest.raises(TrackingError, match=r"tracking\.spool="):
         Tracker(make_config(uri, tmp_path, "any"))
 
 

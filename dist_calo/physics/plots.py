@@ -130,13 +130,21 @@ def showers_figure(
         fake_energies: their incident energies in GeV, shape (M,).
         columns: how many of each are shown, from the lowest to the highest energy.
         labels: names of the two.
+
+    Raises:
+        ValueError: if there are no showers, or not one energy for each shower.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
+    sides = [(labels[0], real, real_energies), (labels[1], fake, fake_energies)]
+    for label, sample, energies in sides:
+        if sample.ndim != 4 or not len(sample) or energies.shape != sample.shape[:1]:
+            raise ValueError(
+                f"{label} showers {sample.shape} with energies {energies.shape}: expected (N, X, Y, Z) and (N,), N > 0"
+            )
     shown = matching_showers(real_energies, fake_energies, columns)
     columns = len(shown)
-    sides = [(labels[0], real, real_energies), (labels[1], fake, fake_energies)]
     pictures = [
         [(sample[pair[side]].sum(axis=axis) * MEV, energies[pair[side]]) for pair in shown]
         for axis in (1, 2)
@@ -151,8 +159,14 @@ def showers_figure(
         for (picture, energy), panel in zip(pictures_of_row, panels, strict=True):
             # Rows of an image run along y: the side view has x upwards, the view along the beam has y upwards.
             image = picture if row < 2 else picture.T
+            # Cells are square in the transverse plane only: along the depth the number of layers sets the scale.
             drawn = panel.imshow(
-                image, origin="lower", norm=norm, cmap="viridis", interpolation="nearest", aspect="auto"
+                image,
+                origin="lower",
+                norm=norm,
+                cmap="viridis",
+                interpolation="nearest",
+                aspect="auto" if row < 2 else "equal",
             )
             panel.set_title(f"{label}, {energy:.0f} GeV", fontsize="small")
             panel.set_facecolor("#eeeeee")

@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+from dist_calo.command_line import run_command
+from dist_calo.runs import main
+from dist_calo.training.spool import Spool
+from tests.mlflow_store import Store, sqlite_uri
+from tests.ranks import free_port
+
+
+def run(*arguments):
+    return run_command("dist-calo runs", main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    return sqlite_uri(tmp_path_factory.mktemp("store"))
+
+
+def killed_job(root, uri, experiment):
+    """The spool of a job that was killed before its store answered, in the middle of a line."""
+    spool = Spool.open(root, None, {"uri": uri, "experiment": experiment, "run_name": "lost"})
+    start = {"kind": "start", "time_ms": spool.started_ms, "parameters": {"train.seed": 7}}
+    point = {"kind": "metrics", "time_ms": spool.started_ms + 1, "step": 1, "values": {"loss": 0.5}}
+    spool.append([{**start, "tags": {}, "datasets": {}}, point])
+    with (spool.folder / "journal.jsonl").open("a") as journal:
+        journal.write(json.dumps({**point, "step": 2})[:20])
+    return spool
+
+
+@pytest.mark.parametrize("arguments", [[], ["list"], ["sync", "--nonsense"]])
+def test_a_wrong_command_is_one_message(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(*arguments)
+    assert ended.value.code == 2
+    assert "usage: dist-calo runs" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path, capsys):
+    assert run("sync", "--spool", tmp_path / "mistyped") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "mistyped: there is no such folder" in line
+
+
+def test_a_store_that_cannot_be_is_an_error(tmp_path, capsys):
+    assert run("sync", "--spool", tmp_path, "--tracking.uri", "nonsense://somewhere") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "tracking.uri=nonsense://somewhere: not a tracking store" in line
+
+
+def test_nothing_to_send_is_no_error(tmp_path, monkeypatch, capsys):
+    assert run("sync", "--spool", tmp_path) == 0
+    assert f"nothing to send in {tmp_path}" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert run("sync") == 0
+    assert "nothing to send: there is no folder spool here" in capsys.readouterr().out
+
+
+def test_a_killed_job_is_sent_to_another_store(uri, tmp_path, capsys):
+    spool = killed_job(tmp_path, f"http://127.0.0.1:{free_port()}", "killed")
+    assert run("sync", "--spool", tmp_path, "--tracking.uri", uri) == 0
+    sent = Store(uri).only_run("killed")
+    assert f"run {sent.info.run_id}: 3 records sent to {uri}" in capsys.readouterr().out
+    assert sent.info.status == "KILLED"
+    assert sent.info.run_name == "lost"
+    assert sent.data.params == {"train.seed": "7"}
+    assert Store(uri).points(sent.info.run_id, "loss") == [(1, 0.5)]
+    assert not spool.folder.exists()
+
+
+def test_what_waits_is_said_and_kept(tmp_path, capsys):
+    killed_job(tmp_path, f"http://127.0.0.1:{free_port()}", "away")
+    for _ in range(2):
+        assert run("sync", "--spool", tmp_path) == 1
+        assert "3 records wait" in capsys.readouterr().out
+
+
+def test_a_running_job_is_left_alone(uri, tmp_path, capsys):
+    spool = killed_job(tmp_path, uri, "running")
+    assert spool.lock()
+    assert run("sync", "--spool", tmp_path) == 0
+    assert "its job is still running" in capsys.readouterr().out
+    assert spool.backlog() == 2
+    assert Store(uri).runs("running") == []
+    spool.unlock()
+
+
+def test_a_lost_confirmation_doubles_nothing(uri, tmp_path):
+    """The store took the records, and the process was killed before it wrote that down."""
+    spool = killed_job(tmp_path / "one", uri, "twice")
+    again = tmp_path / "two" / spool.spool_id
+    again.mkdir(parents=True)
+    for name in ("run.json", "journal.jsonl"):
+        (again / name).write_bytes((spool.folder / name).read_bytes())
+    assert run("sync", "--spool", tmp_path / "one") == 0
+    assert run("sync", "--spool", tmp_path / "two") == 0
+    sent = Store(uri).only_run("twice")
+    assert Store(uri).points(sent.info.run_id, "loss") == [(1, 0.5)]

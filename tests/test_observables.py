@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -131,10 +133,7 @@ def test_any_split_among_ranks_gives_the_whole(cuts, order):
     showers, energies = random_showers(40)
     whole = summary(showers, energies)
     edges = [0, *sorted(cuts), 40]
-    parts = [
-        summary(showers[low:high], energies[low:high])
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    parts = [summary(showers[low:high], energies[low:high]) for low, high in itertools.pairwise(edges)]
     order.shuffle(parts)
     summed = ShowerSummary(GRID, TWO_BINS).from_vector(np.sum([part.to_vector() for part in parts], axis=0))
     merged = ShowerSummary(GRID, TWO_BINS)
@@ -164,7 +163,8 @@ def test_an_empty_summary_is_undefined_without_warnings():
         seen = empty.compute(normalised)
         assert not seen.count.any()
         for estimate in (seen.response, seen.resolution, seen.hits, seen.spectrum, *seen.profiles.values()):
-            assert np.isnan(estimate.value).all() and np.isnan(estimate.error).all()
+            assert np.isnan(estimate.value).all()
+            assert np.isnan(estimate.error).all()
         assert np.isnan(seen.energy).all()
     filled = summary(*random_showers(20))
     values = compared(empty, empty)
@@ -226,7 +226,7 @@ def test_only_bins_that_both_have_showers_in_are_compared():
 
 
 @pytest.mark.parametrize(
-    "showers, energies",
+    ("showers", "energies"),
     [((5, 2, 3, 5), (5,)), ((5, 2, 3, 4), (4,)), ((5, 2, 3, 4), (5, 1)), ((2, 3, 4), (2,))],
 )
 def test_showers_that_do_not_fit_are_refused(showers, energies):

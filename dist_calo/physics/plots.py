@@ -53,12 +53,12 @@ def profiles_figure(
         )
         pair = [_in(MEV, _overall(side.profiles[name])) for side in (reference, generated)]
         _compare(main, ratio, edges, pair, labels)
-        if name != "longitudinal":
+        if name != "longitudinal" and _any_positive(pair):
             main.set_yscale("log")
         of = {"longitudinal": "layer", "x": "column", "y": "row"}[name]
         main.set_ylabel(f"mean energy of a {of} [MeV]")
         ratio.set_xlabel(title)
-    axes[1, 0].set_ylabel(f"{labels[1]} / {labels[0]}")
+    axes[1, 0].set_ylabel(f"{labels[1]} / {labels[0]}", fontsize="small")
     axes[0, 0].legend(frameon=False)
     figure.suptitle(_counts(reference, generated, labels), fontsize="medium")
     return figure
@@ -106,8 +106,11 @@ def spectrum_figure(real: ShowerSummary, fake: ShowerSummary, labels: tuple[str,
     decades = np.log10(edges[1:] / edges[:-1])
     pair = [_in(1.0 / decades, _overall(side.spectrum)) for side in (reference, generated)]
     _compare(main, ratio, edges, pair, labels)
-    main.set(xscale="log", yscale="log", ylabel="cells of a shower per decade of energy")
-    ratio.set(xlabel="energy of a cell [MeV]", ylabel=f"{labels[1]} / {labels[0]}")
+    main.set(xscale="log", ylabel="cells of a shower per decade of energy")
+    if _any_positive(pair):
+        main.set_yscale("log")
+    ratio.set_xlabel("energy of a cell [MeV]")
+    ratio.set_ylabel(f"{labels[1]} / {labels[0]}", fontsize="small")
     main.legend(frameon=False)
     figure.suptitle(_counts(reference, generated, labels), fontsize="medium")
     return figure
@@ -152,8 +155,10 @@ def showers_figure(
     ]
     highest = max(float(picture.max()) for row in pictures for picture, _ in row) or 1.0
     norm = LogNorm(vmin=highest * 1e-5, vmax=highest)
-    figure = Figure(figsize=(2.3 * columns + 1.4, 8.6), layout="constrained")
-    axes = figure.subplots(4, columns, squeeze=False)
+    size = (2.0 * columns + 1.6, 9.0)
+    figure = Figure(figsize=size)
+    margins = _margins(size, left=0.6, right=1.0, bottom=0.5, top=0.3)
+    axes = figure.subplots(4, columns, squeeze=False, gridspec_kw={**margins, "wspace": 0.08, "hspace": 0.42})
     for row, (pictures_of_row, panels) in enumerate(zip(pictures, axes, strict=True)):
         label, across = sides[row % 2][0], ("layer", "x [cell]")[row // 2]
         for (picture, energy), panel in zip(pictures_of_row, panels, strict=True):
@@ -173,7 +178,8 @@ def showers_figure(
             panel.tick_params(labelsize="small", labelleft=panel is panels[0])
             panel.set_xlabel(across, fontsize="small")
         panels[0].set_ylabel(("x [cell]", "y [cell]")[row // 2])
-    colours = figure.colorbar(drawn, ax=axes, shrink=0.6, pad=0.02)
+    bar = figure.add_axes((margins["right"] + 0.2 / size[0], 0.25, 0.16 / size[0], 0.5))
+    colours = figure.colorbar(drawn, cax=bar)
     colours.set_label("energy summed along the line of sight [MeV]")
     return figure
 
@@ -207,12 +213,31 @@ def save_png(figure: "Figure", path: Path | str) -> Path:
 def _panels(columns: int, width: float, rows: Sequence[int] = (3, 1)) -> "tuple[Figure, np.ndarray]":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, 4.8), layout="constrained")
-    axes = figure.subplots(2, columns, sharex="col", squeeze=False, height_ratios=rows)
+    size = (width * columns, 4.8)
+    figure = Figure(figsize=size)
+    # Fixed margins: a layout that measures every label takes longer than the drawing.
+    margins = _margins(size, left=0.75, right=0.15, bottom=0.55, top=0.35)
+    spaces = {"wspace": 0.75 / (width - 0.75), "hspace": 0.06}
+    axes = figure.subplots(
+        2, columns, sharex="col", squeeze=False, height_ratios=rows, gridspec_kw={**margins, **spaces}
+    )
     for panel in axes.ravel():
         panel.tick_params(which="both", direction="in", top=True, right=True)
         panel.minorticks_on()
     return figure, axes
+
+
+def _margins(
+    size: tuple[float, float], *, left: float, right: float, bottom: float, top: float
+) -> dict[str, float]:
+    """Margins in inches as the shares of the figure that matplotlib asks for."""
+    width, height = size
+    return {
+        "left": left / width,
+        "right": 1.0 - right / width,
+        "bottom": bottom / height,
+        "top": 1.0 - top / height,
+    }
 
 
 def _compare(
@@ -252,6 +277,11 @@ def _compare(
             markersize=5,
         )
     ratio.set_ylim(low, high)
+
+
+def _any_positive(pair: Sequence[Estimate]) -> bool:
+    """Whether a logarithmic scale has anything to show."""
+    return any(bool(np.any(side.value > 0)) for side in pair)
 
 
 def _overall(estimate: Estimate) -> Estimate:

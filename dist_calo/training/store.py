@@ -24,6 +24,8 @@ PAIRS_PER_CALL = 100
 """Most parameters or tags that MLflow takes at once."""
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST")
 """Answers that sending again will not change."""
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's pages show runs with their metric charts, not as evaluations of language models."""
 MLFLOW_SETTINGS = {
     # A store that hangs must not hold the sender for MLflow's default of 120 s and 7 retries: the spool retries.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -237,7 +239,8 @@ class Sender:
         found = client.get_experiment_by_name(name)
         if found is None:
             # If another job makes it at the same moment this fails, and the next try finds it.
-            return client.create_experiment(name, artifact_location=_artifact_location(self._spool.uri, name))
+            location = _artifact_location(self._spool.uri, name)
+            return client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return found.experiment_id

@@ -48,7 +48,7 @@ def config_parser(program: str, description: str) -> "ArgumentParser":
             raise ConfigError(_with_nearest(message))
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = Parser(prog=program, description=description, exit_on_error=True)
+    parser = Parser(prog=program, description=description, exit_on_error=True, allow_abbrev=False)
     parser.add_argument(
         "--config", action="config", help="YAML file of settings; the options below override it."
     )
@@ -79,7 +79,7 @@ def one_line_parser(program: str, description: str) -> argparse.ArgumentParser:
         def error(self, message: str) -> NoReturn:
             raise ConfigError(f"{message} (see {self.prog} --help)")
 
-    return Parser(prog=program, description=description)
+    return Parser(prog=program, description=description, allow_abbrev=False)
 
 
 def run_command(program: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:

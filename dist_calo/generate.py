@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_calo.command_line import one_line_parser, run_command
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(list(arguments))
     if options.n < 1 or options.batch_size < 1:
         raise ConfigError(f"--n {options.n} --batch-size {options.batch_size}: both must be at least 1")
+    if Path(options.out).exists() and not options.force:
+        raise ConfigError(f"--out {options.out}: the file exists; name another or add --force to replace it")
     ranges = {
         "energy": parse_range("--energy", options.energy),
         "theta": parse_range("--theta", options.theta),
@@ -103,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--energy", default="10:100", help="GeV, one number or LOW:HIGH (default 10:100)")
     parser.add_argument("--theta", default="1.5708", help="rad, for models with angle (default 1.5708)")
     parser.add_argument("--out", required=True, help="HDF5 file to write, in the schema that training reads")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     parser.add_argument(
         "--seed", type=int, default=0, help="the same seed gives the same showers (default 0)"
     )

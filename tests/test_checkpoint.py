@@ -53,6 +53,14 @@ def test_a_write_cut_short_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     assert folder.newest()["step"] == 1
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        CheckpointFolder(tmp_path / "file").require_writable()
+    CheckpointFolder(tmp_path / "new").require_writable()
+    assert not list((tmp_path / "new").iterdir())
+
+
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
     folder = CheckpointFolder(tmp_path)
     folder.save(state(1), {})

@@ -42,6 +42,7 @@ def test_the_printed_configuration_is_read_back_to_the_same(tmp_path, capsys):
             ["--train.max_stepz=3"],
             "train.max_stepz: there is no such setting; the nearest is train.max_steps",
         ),
+        (["--train.max_step=3"], "train.max_step: there is no such setting; the nearest is train.max_steps"),
         (["--train.max_steps=three"], "three"),
         (["--train.precision=fp8"], "fp8"),
         (["--train.ema_decay=2"], "train.ema_decay=2.0: must be at least 0 and below 1"),

@@ -87,3 +87,12 @@ def test_wrong_options_are_refused_and_leave_no_file(checkpoints, tmp_path, opti
 def test_ranges():
     assert parse_range("--energy", "10:100") == (10.0, 100.0)
     assert parse_range("--energy", "50") == (50.0, 50.0)
+
+
+def test_an_existing_file_is_replaced_only_when_asked(checkpoints, tmp_path):
+    path = tmp_path / "fake.h5"
+    path.write_text("precious")
+    with pytest.raises(ConfigError, match="--force"):
+        generate(["--checkpoint", checkpoints, "--n", "2", "--out", str(path)])
+    assert path.read_text() == "precious"
+    assert len(made(checkpoints, path, "--n", "2", "--force")[0]) == 2

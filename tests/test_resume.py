@@ -48,7 +48,7 @@ def stop_at(step, folder, command, number):
                 for process in [*processes, run]:
                     process.send_signal(number)
                 break
-        run.stdout.read()
+        print(run.stdout.read())
         return run.wait(60)
     finally:
         if run.poll() is None:
@@ -100,9 +100,10 @@ def test_resumed_on_another_number_of_ranks_repeats_and_leaves_out_nothing(data,
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_asked_to_stop_it_checkpoints_leaves_with_75_and_goes_on(data, never_killed, tmp_path, number):
+def test_asked_to_stop_it_checkpoints_leaves_with_75_and_goes_on(data, never_killed, tmp_path, number, capfd):
     command = train_command(data, tmp_path, STEPS, "--launch=2")
     assert stop_at(7, tmp_path, command, number) == EXIT_PREEMPTED
+    assert f"{number.name}: stopped after step" in capfd.readouterr().out
     stopped = final_state(tmp_path)["step"]
     assert 7 <= stopped < 23
     run_ranks([*command, AGAIN], 1, "single").check()

@@ -58,6 +58,7 @@ def test_a_bad_row_is_found_at_start_before_anything_is_written(data, tmp_path):
         ("--tracking.uri=ftp://x", "ftp"),
         ("--train.device=cuda", "train.device=cuda"),
         ("--checkpoint.resume=/nowhere.pt", "/nowhere.pt"),
+        ("--checkpoint.dir=/proc/nowhere", "/proc/nowhere"),
     ],
 )
 def test_a_setting_that_cannot_work_is_one_line_and_exit_code_2(data, tmp_path, override, message):
@@ -68,3 +69,4 @@ def test_a_setting_that_cannot_work_is_one_line_and_exit_code_2(data, tmp_path, 
     assert len(lines) == 1, run.output
     assert "Traceback" not in run.output
     assert not list(tmp_path.glob("checkpoints/*"))
+    assert not (tmp_path / "mlflow.db").exists()

@@ -65,6 +65,22 @@ class CheckpointFolder:
         """File of the checkpoint of a step."""
         return self.folder / f"step-{step:08d}.pt"
 
+    def require_writable(self) -> None:
+        """Make the folder and check that files can be written, before hours of training depend on it.
+
+        Raises:
+            CheckpointError: if not.
+        """
+        probe = self.folder / ".probe.tmp"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(probe, lambda file: file.write(b"probe"))
+            probe.unlink()
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint.dir={self.folder} cannot be written ({error}): name a folder that can"
+            ) from error
+
     def save(self, state: Mapping[str, Any], summary: Mapping[str, Any], *, best: bool = False) -> Path:
         """Write a checkpoint and remove those that are no longer kept.
 

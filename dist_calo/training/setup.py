@@ -50,11 +50,14 @@ def build_run(config: RunConfig, communicator: Communicator) -> Iterator[Trainer
     state = TrainState(**{name: saved[name] for name in vars(TrainState())} if saved else {})
     resumed, run_id = saved is not None, saved["run_id"] if saved else None
     transform = Transform.from_config(config.transform)
+    learner = build_learner(config, manifest, transform, communicator, device, saved)
+    del saved  # weights, optimizers and averages, which the learner has now
+    if world.rank == 0:
+        CheckpointFolder(config.checkpoint.dir).require_writable()
     with ExitStack() as stack:
         tracker = make_tracker(config.tracking, run_id, rank=world.rank)
         outcome = stack.enter_context(recorded(tracker))
         if world.rank == 0:
-            # Started first, so that the store answers while the networks are made.
             facts = {
                 "ranks": world.size,
                 "launcher": world.launcher,
@@ -63,8 +66,6 @@ def build_run(config: RunConfig, communicator: Communicator) -> Iterator[Trainer
             }
             parameters = dict(flattened(config.to_dict()))
             tracker.start(parameters, {**describe_run(), **facts}, identity(manifest, config.data))
-        learner = build_learner(config, manifest, transform, communicator, device, saved)
-        del saved  # weights, optimizers and averages, which the learner has now
         ledger = open_ledger(config, communicator, state.step)
         if ledger:
             stack.callback(ledger.close)

@@ -93,7 +93,12 @@ class Trainer:
                 self._log(batch)
                 improved = self._validate()
                 self._checkpoint(now=improved or self.stopped_by is not None)
-        if not self.stopped_by:
+        if self.stopped_by:
+            self._progress.say(
+                f"{self.stopped_by}: stopped after step {self.state.step}, checkpoint in {self._folder.folder}; "
+                "the same command with --checkpoint.resume=auto goes on"
+            )
+        else:
             self._record_model()
 
     def _advance(self, batch: Batch) -> None:

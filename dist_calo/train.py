@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    from dist_calo.comm import find_world, report_failure
+    from dist_calo.comm import find_world, leave_in_order, report_failure
 
     try:
         config, ranks = _read(arguments)
@@ -41,6 +41,8 @@ def _train(arguments: Sequence[str]) -> int:
         communicator.close()
     except (Exception, KeyboardInterrupt) as error:
         return report_failure(error, world, communicator)
+    if world.size > 1:
+        leave_in_order(code)
     return code
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from dist_calo.comm.device import local_device
 from dist_calo.comm.environment import find_world, mpi_started
-from dist_calo.comm.failure import CommunicationError, rank_name, report_failure
+from dist_calo.comm.failure import CommunicationError, leave_in_order, rank_name, report_failure
 from dist_calo.comm.protocol import Communicator, Reduction, Work, World
 from dist_calo.errors import ConfigError, LaunchError, MissingComponentError
 
@@ -25,6 +25,7 @@ __all__ = [
     "choose_backend",
     "connect",
     "find_world",
+    "leave_in_order",
     "local_device",
     "rank_name",
     "report_failure",

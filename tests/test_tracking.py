@@ -370,3 +370,14 @@ def test_a_server_killed_in_mid_run_loses_and_doubles_nothing(server, tmp_path, 
     assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
     assert store.points(run_id, "loss") == losses(1, 1700)
     assert store.files(run_id) == ["pictures/profiles.png"]
+
+
+def test_what_a_checkpoint_has_behind_it_is_on_disk(tmp_path):
+    config = TrackingConfig(uri=sqlite_uri(tmp_path), spool=str(tmp_path / "spool"), system_metrics=False)
+    tracker = Tracker(config)
+    tracker.start({})
+    tracker.metrics({"loss": 0.125}, 7)
+    tracker.secure()
+    (journal,) = (tmp_path / "spool").glob("*/journal.jsonl")
+    assert '"loss": 0.125' in journal.read_text()
+    assert tracker.finish("FINISHED")

@@ -11,8 +11,10 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -37,7 +39,7 @@ QUEUE_LENGTH = 100_000
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Drawing: TypeAlias = "Path | str | Figure | Callable[[], Figure]"
-Entry = Record | Callable[[], Record]
+Entry = Record | Callable[[], Record] | threading.Event
 """What the queue holds: a record, or what makes one on the writer's thread."""
 
 
@@ -73,6 +75,8 @@ class Tracker:
         self._writer = threading.Thread(target=self._write, name="tracking-writer", daemon=True)
         self._sender = threading.Thread(target=self._send, name="tracking-sender", daemon=True)
         self._unwritten: list[Record] = []
+        self._drawings: deque[Callable[[], Record]] = deque()
+        self._wake = threading.Event()
         self._away = False
 
     @property
@@ -160,6 +164,14 @@ class Tracker:
         self.artifact(path, "model")
         self.json({**description, "file": Path(path).name}, "model/model.json")
 
+    def secure(self, timeout_s: float = 10.0) -> None:
+        """Wait until all metrics recorded so far are on disk: what a checkpoint has behind it is never said again."""
+        if self._writer.is_alive():
+            done = threading.Event()
+            self._put(done)
+            self._wake.set()
+            done.wait(timeout_s)
+
     def finish(self, status: Status, timeout_s: float = 60.0) -> bool:
         """End the run: write everything to disk, send what the store takes within this time.
 
@@ -176,6 +188,7 @@ class Tracker:
         deadline = time.monotonic() + timeout_s
         self._put({"kind": "end", "time_ms": _now_ms(), "status": status})
         self._ending.set()
+        self._wake.set()
         self._writer.join(timeout_s)
         self._sender.join(max(0.0, deadline - time.monotonic()))
         if self._dropped:
@@ -223,7 +236,9 @@ class Tracker:
     def _write(self) -> None:
         """The writer's thread: from the queue to the disk."""
         while True:
-            last = self._ending.wait(WRITE_EVERY_S)
+            self._wake.wait(WRITE_EVERY_S)
+            self._wake.clear()
+            last = self._ending.is_set()
             self._drain()
             if last:
                 self._dropped += len(self._unwritten)
@@ -231,19 +246,34 @@ class Tracker:
                 return
 
     def _drain(self) -> None:
+        self._take()
+        while self._drawings:
+            try:
+                self._unwritten.append(self._drawings.popleft()())
+            except Exception as error:
+                # A run does not end for a picture that cannot be drawn.
+                log.warning("an artifact is not recorded: %s", one_line(error))
+            # Drawing takes its time: what was said meanwhile is made safe before the next picture.
+            self._take()
+
+    def _take(self) -> None:
+        """Bring everything that was said to the disk; what is to be drawn waits."""
+        asked: list[threading.Event] = []
         with suppress(queue.Empty):
             while True:
                 entry = self._queue.get_nowait()
-                if isinstance(entry, dict):
+                if isinstance(entry, threading.Event):
+                    asked.append(entry)
+                elif isinstance(entry, dict) and entry["kind"] != "end":
                     self._unwritten.append(entry)
-                    continue
-                self._flush()  # drawing takes its time: what was said before is safe first
-                try:
-                    self._unwritten.append(entry())
-                except Exception as error:
-                    # A run does not end for a picture that cannot be drawn.
-                    log.warning("an artifact is not recorded: %s", one_line(error))
+                elif isinstance(entry, dict):
+                    # The end of the run comes after its last picture.
+                    self._drawings.append(partial(dict, entry))
+                else:
+                    self._drawings.append(entry)
         self._flush()
+        for event in asked:
+            event.set()
 
     def _flush(self) -> None:
         if not self._unwritten:
@@ -329,6 +359,9 @@ class NullTracker:
         """Do nothing."""
 
     def model(self, path: Path | str, description: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def secure(self, timeout_s: float = 10.0) -> None:
         """Do nothing."""
 
     def finish(self, status: Status, timeout_s: float = 60.0) -> bool:

@@ -155,6 +155,7 @@ class Trainer:
         self._share_statistics()
         self._require_equal_ranks()
         if self._communicator.world.rank == 0:
+            self._tracker.secure()
             state = self._state_dict()
             best = self.state.best_step == self.state.step
             path = self._folder.save(state, self._summary(), best=best)

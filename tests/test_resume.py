@@ -15,7 +15,7 @@ from tests.ranks import run_ranks
 from tests.small_runs import final_state, same_bits, train_command, write_showers
 
 STEPS = "--train.max_steps=23"
-OFTEN = "--checkpoint.every_steps=5"
+OFTEN = "--checkpoint.every_steps=10"
 AGAIN = "--checkpoint.resume=auto"
 
 

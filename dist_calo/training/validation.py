@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -37,19 +37,22 @@ class Comparison:
     energies: np.ndarray
     """Incident energies of the examples in GeV, shape (n,)."""
 
+    @cached_property
+    def _numbers(self) -> dict[str, float]:
+        return compared(self.fake, self.real)
+
     @property
     def metrics(self) -> dict[str, float]:
         """The comparison in numbers, as logged."""
-        values = {f"validation/{name}": value for name, value in compared(self.fake, self.real).items()}
+        values = {f"validation/{name}": value for name, value in self._numbers.items()}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         return {"validation/score": self.score, **finite}
 
     @property
     def score(self) -> float:
         """What the best checkpoint has least of: mean relative error of the profiles, plus that of the response."""
-        values = compared(self.fake, self.real)
-        profiles = [value for name, value in values.items() if name.startswith("profile_error/")]
-        score = sum(profiles) / len(profiles) + abs(values["response_ratio"] - 1.0)
+        profiles = [value for name, value in self._numbers.items() if name.startswith("profile_error/")]
+        score = sum(profiles) / len(profiles) + abs(self._numbers["response_ratio"] - 1.0)
         return score if math.isfinite(score) else math.inf
 
     def pictures(self) -> dict[str, Callable[[], Any]]:

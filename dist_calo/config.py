@@ -119,11 +119,21 @@ class ObjectiveConfig:
     """Chance that a sample's real-or-fake label is flipped in the discriminator's update."""
     gradient_penalty: float = 10.0
     """Weight of the gradient penalty of wgan_gp."""
+    weight_limit: float = 0.01
+    """Bound of the critic's weights of wgan, clipped after each of its steps."""
+    kl_weight: float = 1.0
+    """Weight of the Kullback-Leibler term of vae."""
+    kl_warmup_steps: int = 0
+    """Steps over which that weight rises linearly from 0."""
 
     def __post_init__(self) -> None:
         _positive(
             "objective",
-            {"discriminator_steps": self.discriminator_steps, "generator_steps": self.generator_steps},
+            {
+                "discriminator_steps": self.discriminator_steps,
+                "generator_steps": self.generator_steps,
+                "weight_limit": self.weight_limit,
+            },
         )
         _fraction("objective", {"label_flip": self.label_flip})
         _not_negative(
@@ -134,6 +144,8 @@ class ObjectiveConfig:
                 "angle_weight": self.angle_weight,
                 "energy_sum_weight": self.energy_sum_weight,
                 "gradient_penalty": self.gradient_penalty,
+                "kl_weight": self.kl_weight,
+                "kl_warmup_steps": self.kl_warmup_steps,
             },
         )
 

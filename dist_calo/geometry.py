@@ -1,13 +1,14 @@
 """What a detector reads out: the shape of a shower and the quantities that it is conditioned on.
 
-A geometry is all that models, objectives and the trainer know of a detector. Energies are GeV, angles rad,
-lengths mm everywhere inside the package; readers convert.
+A geometry is all that models, objectives and the trainer know of a detector. Energies are GeV, angles rad, lengths mm,
+times ns everywhere inside the package; readers convert.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dist_calo.errors import ConfigError
 
@@ -16,17 +17,44 @@ CONDITION_UNITS = {"energy": "GeV", "theta": "rad"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoxelGrid:
+class Readout:
+    """What all geometries share.
+
+    Raises:
+        ConfigError: if a condition is not known or the energy is not the first.
+    """
+
+    kind: ClassVar[str]
+    """Name in files and checkpoints."""
+    signed: ClassVar[bool] = False
+    """Whether a value may be below 0, as a sample with noise may and an energy may not."""
+    conditions: tuple[str, ...] = ("energy",)
+    """Columns of a batch's conditions: ``energy`` in GeV, and ``theta`` in rad where the data have it."""
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.conditions if name not in CONDITION_UNITS]
+        if unknown or self.conditions[:1] != ("energy",):
+            raise ConfigError(
+                f"geometry conditions {self.conditions}: the first is energy, others are among "
+                f"{sorted(CONDITION_UNITS)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as stored in checkpoints and HDF5 attributes."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoxelGrid(Readout):
     """A calorimeter read out as a regular grid of cells.
 
     Raises:
         ConfigError: if the shape is not three positive numbers or a condition is not known.
     """
 
+    kind: ClassVar[str] = "voxel_grid"
     shape: tuple[int, int, int]
     """Cells in x, y and along the depth (layers)."""
-    conditions: tuple[str, ...] = ("energy",)
-    """Columns of a batch's conditions: ``energy`` in GeV, and ``theta`` in rad where the data have it."""
     cell_size: tuple[float, float, float] = (5.1, 5.1, 5.1)
     """Pitch of the cells in x, y and depth, in mm."""
 
@@ -35,25 +63,163 @@ class VoxelGrid:
             raise ConfigError(
                 f"geometry shape {self.shape}: a voxel grid has three positive numbers of cells (x, y, layers)"
             )
-        unknown = [name for name in self.conditions if name not in CONDITION_UNITS]
-        if unknown or self.conditions[:1] != ("energy",):
-            raise ConfigError(
-                f"geometry conditions {self.conditions}: the first is energy, others are among "
-                f"{sorted(CONDITION_UNITS)}"
-            )
+        super().__post_init__()
 
     @property
     def cells(self) -> int:
         """Number of cells of a shower."""
         return math.prod(self.shape)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as stored in checkpoints and HDF5 attributes."""
-        return {"kind": "voxel_grid", **asdict(self)}
+
+@dataclass(frozen=True, kw_only=True)
+class LayeredReadout(Readout):
+    """Layers of cells one behind the other; a shower is the cells of all of them in one row, layer by layer."""
+
+    @property
+    def layer_cells(self) -> tuple[int, ...]:
+        """Cells of each layer; a layer that is not read out has none."""
+        raise NotImplementedError
+
+    @property
+    def layer_slices(self) -> tuple[slice, ...]:
+        """Where each layer's cells lie in the row of a shower."""
+        ends = [0, *itertools.accumulate(self.layer_cells)]
+        return tuple(slice(first, last) for first, last in itertools.pairwise(ends))
+
+    @property
+    def cells(self) -> int:
+        """Number of cells of a shower."""
+        return sum(self.layer_cells)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """Shape of the array of one shower."""
+        return (self.cells,)
 
 
-Geometry = VoxelGrid
+@dataclass(frozen=True, kw_only=True)
+class LayeredGrid(LayeredReadout):
+    """A calorimeter of layers with rectangular cells, whose size differs from layer to layer.
+
+    Raises:
+        ConfigError: if there is no layer, a layer has no cell, or the sizes do not go with the layers.
+    """
+
+    kind: ClassVar[str] = "layers"
+    layers: tuple[tuple[int, int], ...]
+    """Cells in eta and phi of each layer; phi is the faster index."""
+    cell_sizes: tuple[tuple[float, float], ...] | None = None
+    """Pitch of each layer's cells in eta and phi, in mm; None where the data do not say."""
+
+    def __post_init__(self) -> None:
+        if not self.layers or any(len(layer) != 2 or min(layer) < 1 for layer in self.layers):
+            raise ConfigError(
+                f"geometry layers {self.layers}: each layer has two positive numbers of cells (eta, phi)"
+            )
+        if self.cell_sizes is not None and (
+            len(self.cell_sizes) != len(self.layers)
+            or any(len(size) != 2 or not min(size) > 0 for size in self.cell_sizes)
+        ):
+            raise ConfigError(
+                f"geometry cell_sizes {self.cell_sizes}: {len(self.layers)} layers need as many pairs of positive "
+                "lengths in mm (eta, phi)"
+            )
+        super().__post_init__()
+
+    @property
+    def layer_cells(self) -> tuple[int, ...]:
+        return tuple(eta * phi for eta, phi in self.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CylindricalLayers(LayeredReadout):
+    """Layers cut in rings and sectors around the particle's direction, as in the CaloChallenge's binning files.
+
+    Raises:
+        ConfigError: if there is no cell, edges do not increase, or the sectors do not go with the layers.
+    """
+
+    kind: ClassVar[str] = "cylinder"
+    r_edges: tuple[tuple[float, ...], ...]
+    """Edges of each layer's rings in mm; a layer with fewer than two is not read out. Rings are the faster index."""
+    sectors: tuple[int, ...]
+    """Sectors of each layer in the azimuth alpha."""
+
+    def __post_init__(self) -> None:
+        if len(self.r_edges) != len(self.sectors) or self.cells == 0:
+            raise ConfigError(
+                f"geometry with {len(self.r_edges)} layers of rings and {len(self.sectors)} of sectors: there must be "
+                "as many, and a cell in at least one"
+            )
+        for number, (edges, sectors) in enumerate(zip(self.r_edges, self.sectors, strict=True)):
+            if any(low >= high for low, high in itertools.pairwise(edges)) or (
+                len(edges) > 1 and sectors < 1
+            ):
+                raise ConfigError(
+                    f"geometry layer {number} with r edges {edges} and {sectors} sectors: edges must increase and "
+                    "sectors be at least 1"
+                )
+        super().__post_init__()
+
+    @property
+    def layer_cells(self) -> tuple[int, ...]:
+        return tuple(
+            max(len(edges) - 1, 0) * sectors
+            for edges, sectors in zip(self.r_edges, self.sectors, strict=True)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waveforms(Readout):
+    """Detectors side by side, each read out as a waveform: channels x samples, above the baseline.
+
+    Raises:
+        ConfigError: if a number is not positive.
+    """
+
+    kind: ClassVar[str] = "waveforms"
+    signed: ClassVar[bool] = True
+    rows: int = 3
+    """Detectors in x."""
+    columns: int = 3
+    """Detectors in y, the faster index of the channels."""
+    samples: int = 1024
+    """Samples of a waveform."""
+    sample_ns: float = 0.2
+    """Time between two samples, in ns."""
+    noise: float = 1.0
+    """Standard deviation of the noise of a sample, in ``unit``."""
+    unit: str = "ADC counts"
+    """Unit of the samples."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "columns", "samples", "sample_ns", "noise"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"geometry {name} {getattr(self, name)}: waveforms need a number above 0")
+        super().__post_init__()
+
+    @property
+    def channels(self) -> int:
+        """Number of detectors."""
+        return self.rows * self.columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the array of one event: channels, samples."""
+        return (self.channels, self.samples)
+
+    @property
+    def cells(self) -> int:
+        """Numbers of an event."""
+        return self.channels * self.samples
+
+
+Geometry = VoxelGrid | LayeredGrid | CylindricalLayers | Waveforms
 """Every read-out that the package knows."""
+GEOMETRIES: dict[str, type[Geometry]] = {
+    known.kind: known for known in (VoxelGrid, LayeredGrid, CylindricalLayers, Waveforms)
+}
+"""Read-outs by kind."""
 
 
 def geometry_from_dict(values: Mapping[str, Any]) -> Geometry:
@@ -64,6 +230,11 @@ def geometry_from_dict(values: Mapping[str, Any]) -> Geometry:
     """
     fields = dict(values)
     kind = fields.pop("kind", None)
-    if kind != "voxel_grid":
-        raise ConfigError(f"geometry kind {kind!r} is not known: use 'voxel_grid'")
-    return VoxelGrid(**{name: tuple(value) for name, value in fields.items()})
+    if kind not in GEOMETRIES:
+        raise ConfigError(f"geometry kind {kind!r} is not known: use one of {', '.join(GEOMETRIES)}")
+    return GEOMETRIES[kind](**{name: _as_tuple(value) for name, value in fields.items()})
+
+
+def _as_tuple(value: Any) -> Any:
+    """Lists, which JSON makes of tuples, as tuples again."""
+    return tuple(_as_tuple(part) for part in value) if isinstance(value, list | tuple) else value

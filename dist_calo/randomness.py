@@ -42,6 +42,11 @@ class Draws:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def step(self) -> int:
+        """The training step, counted from 1."""
+        return int(self._key[1])
+
     def named(self, *purpose: str | int) -> "Draws":
         """Numbers of the same samples for another purpose."""
         seed, step, *rest = self._key

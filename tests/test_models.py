@@ -9,8 +9,9 @@ from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import MODELS, build_model
 from dist_calo.models.flops import forward_flops
-from dist_calo.models.gan import GanModel, Verdict, column, require_grid
+from dist_calo.models.gan import GanModel, Verdict
 from dist_calo.models.layers import Dropout
+from dist_calo.models.requirements import column, require_grid
 from dist_calo.randomness import Draws
 
 GRID = VoxelGrid(shape=(25, 25, 25))

@@ -13,15 +13,16 @@ from dist_calo.config import ModelConfig, ObjectiveConfig
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import build_model
-from dist_calo.models.gan import GanModel, Verdict
+from dist_calo.models.gan import Game, GanModel, Verdict
 from dist_calo.models.layers import Dropout, SyncBatchNorm, synchronise_batch_norm
 from dist_calo.objectives import OBJECTIVES, build_objective
 from dist_calo.objectives.adversarial import BinaryCrossEntropy, Hinge
-from dist_calo.objectives.wgan_gp import CriticScore
+from dist_calo.objectives.wgan import CriticScore
 from dist_calo.randomness import Draws
 from tests.simulated_ranks import on_simulated_ranks
 
 GRID = VoxelGrid(shape=(4, 4, 3), conditions=("energy", "theta"))
+ADVERSARIAL = tuple(name for name in OBJECTIVES if name != "vae")
 BATCH = 5
 STATISTICS = {"energy": np.linspace(10.0, 100.0, 40), "energy_sum": 0.02 * np.linspace(10.0, 100.0, 40)}
 
@@ -104,7 +105,9 @@ def updates(name, **options):
 
 
 def test_an_unknown_objective_lists_the_choices():
-    with pytest.raises(ConfigError, match=r"objective\.name=hnge: .* choose from hinge, vanilla, wgan_gp"):
+    with pytest.raises(
+        ConfigError, match=r"objective\.name=hnge: .* choose from hinge, vae, vanilla, wgan, wgan_gp"
+    ):
         build_objective(ObjectiveConfig(name="hnge"), tiny_model(), Scaled())
 
 
@@ -118,7 +121,7 @@ def test_updates_are_those_of_the_configuration_in_order():
     ]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ADVERSARIAL)
 @pytest.mark.parametrize("network", ["discriminator", "generator"])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_an_update_gives_gradients_to_its_own_network_alone(name, network, frozen):
@@ -135,7 +138,7 @@ def test_an_update_gives_gradients_to_its_own_network_alone(name, network, froze
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.networks[network].parameters())
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ADVERSARIAL)
 def test_only_the_total_is_differentiable(name):
     objective = tiny_objective(name)
     for update in objective.updates:
@@ -145,7 +148,7 @@ def test_only_the_total_is_differentiable(name):
         assert all(value.shape == () for value in losses.values())
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ADVERSARIAL)
 @settings(max_examples=8, deadline=None)
 @given(shares=st.lists(st.integers(0, BATCH), min_size=1, max_size=3).filter(lambda s: sum(s) == BATCH))
 def test_losses_and_gradients_of_shares_add_up_to_those_of_the_batch(name, shares):
@@ -184,7 +187,7 @@ def test_losses_and_gradients_of_shares_add_up_to_those_of_the_batch(name, share
                 torch.testing.assert_close(together, value, rtol=2e-5, atol=2e-6, msg=key)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ADVERSARIAL)
 def test_a_rank_without_samples_takes_part_in_every_sum_in_the_same_order(name):
     torch.manual_seed(0)
     grid = VoxelGrid(shape=(25, 25, 25))
@@ -254,6 +257,18 @@ class Puppet(nn.Module):
         return Verdict(
             score=showers.flatten(1).sum(1) * 0 + self.scores[real],
             energy=showers.flatten(1).sum(1) * 0 + self.energies[real],
+        )
+
+    @property
+    def games(self):
+        return (
+            Game(
+                generator="generator",
+                discriminator="discriminator",
+                view=lambda showers: showers,
+                generate=self.generate,
+                judge=self.discriminator,
+            ),
         )
 
     def calibrate(self, statistics):
@@ -380,3 +395,59 @@ def test_fakes_differ_between_updates_and_draws_decide_them():
     first, second = objective.updates[1:]
     assert score(first, 1) == score(first, 1)
     assert len({score(first, 1), score(second, 1), score(first, 2)}) == 3
+
+
+def test_clipped_weights_are_asked_for_the_critic_alone():
+    limits = {u.network: u.weight_limit for u in updates("wgan", weight_limit=0.03)}
+    assert limits == {"discriminator": 0.03, "generator": None}
+
+
+class TwoGames(Puppet):
+    """Plays about the sum of a shower and, apart from that, about its first cell."""
+
+    @property
+    def games(self):
+        return tuple(
+            Game(
+                generator=f"{name}_generator",
+                discriminator=f"{name}_discriminator",
+                view=view,
+                generate=lambda conditions, draws, view=view: view(self.generate(conditions, draws)),
+                judge=lambda seen, conditions, draws, sign=sign: Verdict(score=sign * seen.squeeze(1)),
+                whole=False,
+            )
+            for name, view, sign in (
+                ("sum", lambda showers: showers.flatten(1).sum(1, keepdim=True), 1.0),
+                ("cell", lambda showers: showers.flatten(1)[:, :1], -1.0),
+            )
+        )
+
+
+def test_games_are_played_side_by_side_each_about_its_own_view():
+    objective = build_objective(
+        ObjectiveConfig(name="wgan_gp", gradient_penalty=0.0, discriminator_steps=2), TwoGames(), Scaled()
+    )
+    assert [update.name for update in objective.updates] == [
+        "sum_discriminator/0",
+        "sum_discriminator/1",
+        "sum_generator/0",
+        "cell_discriminator/0",
+        "cell_discriminator/1",
+        "cell_generator/0",
+    ]
+    showers, conditions = torch.full((2, *GRID.shape), 3.0), torch.ones(2, 2)
+    seen = {
+        update.name: float(
+            objective.losses(update, showers, conditions, Draws(0, 0, range(2)), 2).get("score_real", 0.0)
+        )
+        for update in objective.updates
+    }
+    assert seen["sum_discriminator/0"] == 3.0 * 48
+    assert seen["cell_discriminator/0"] == -3.0
+
+
+def test_the_sum_of_cells_needs_a_view_of_whole_showers():
+    with pytest.raises(
+        ConfigError, match=r"objective\.energy_sum_weight=1\.0: the networks of this model see no"
+    ):
+        build_objective(ObjectiveConfig(energy_sum_weight=1.0), TwoGames(), Scaled())

@@ -1,13 +1,12 @@
 """The interface of every generative adversarial model: a generator, a discriminator, and what the latter says."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
-from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry
 from dist_calo.randomness import Draws
 
@@ -23,6 +22,27 @@ class Verdict:
 
     score: Tensor
     energy: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Game:
+    """Two networks of a model that learn from each other.
+
+    A model plays one game, or several side by side, each about its own view of a shower: amplitudes, shapes, layers.
+    """
+
+    generator: str
+    """Name among the model's networks."""
+    discriminator: str
+    """Name among the model's networks."""
+    view: Callable[[Tensor], Tensor]
+    """What the discriminator sees of showers in network units (B, ...): (B, ...), with no gradient needed."""
+    generate: Callable[[Tensor, Draws], Tensor]
+    """Such views, generated for conditions (B, C) and the draws of these samples."""
+    judge: Callable[[Tensor, Tensor, Draws], Verdict]
+    """What the discriminator says of views, given their conditions and draws."""
+    whole: bool = True
+    """Whether a view is the whole shower, so that its energy can be summed."""
 
 
 class Generator(Protocol):
@@ -61,6 +81,20 @@ class GanModel(nn.Module):
         """What is optimised, each network by its own optimizer."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
+    @property
+    def games(self) -> tuple[Game, ...]:
+        """What the networks play: here one game about whole showers."""
+        judge: Any = self.discriminator
+        return (
+            Game(
+                generator="generator",
+                discriminator="discriminator",
+                view=lambda showers: showers,
+                generate=self.generate,
+                judge=judge,
+            ),
+        )
+
     def generate(self, conditions: Tensor, draws: Draws) -> Tensor:
         """Generate showers.
 
@@ -82,41 +116,3 @@ class GanModel(nn.Module):
             statistics: of a sample of n training showers: ``energy`` (n,), ``energy_sum`` (n,) and ``showers``
                 (n, ...) in GeV, and ``network_units`` (n, ...), the same showers as the networks see them.
         """
-
-
-def require_grid(
-    model: str, geometry: Geometry, shape: tuple[int, int, int], conditions: tuple[str, ...]
-) -> None:
-    """Check that a model made for one grid gets showers of this grid.
-
-    Raises:
-        ConfigError: if the shape differs or a condition is missing.
-    """
-    if geometry.shape != shape:
-        raise ConfigError(
-            f"model.name={model}: the data have {_cells(geometry.shape)} cells, this model is for {_cells(shape)}; "
-            "choose another model or other data"
-        )
-    missing = [name for name in conditions if name not in geometry.conditions]
-    if missing:
-        raise ConfigError(
-            f"model.name={model}: the data have no {', '.join(missing)} (only {', '.join(geometry.conditions)}), which "
-            "this model is conditioned on; choose another model or other data"
-        )
-
-
-def column(conditions: Tensor, geometry: Geometry, name: str) -> Tensor:
-    """One quantity of the conditions (B, C), shape (B,).
-
-    Raises:
-        ConfigError: if the geometry has no such condition.
-    """
-    if name not in geometry.conditions:
-        raise ConfigError(
-            f"condition {name!r} is needed, but the data have only {', '.join(geometry.conditions)}"
-        )
-    return conditions[:, geometry.conditions.index(name)]
-
-
-def _cells(shape: tuple[int, ...]) -> str:
-    return "x".join(str(n) for n in shape)

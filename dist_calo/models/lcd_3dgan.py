@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry
-from dist_calo.models.gan import GanModel, Verdict, column, require_grid
+from dist_calo.models.gan import GanModel, Verdict
 from dist_calo.models.layers import Dropout, SyncBatchNorm, glorot_uniform, he_uniform, same_padding
+from dist_calo.models.requirements import column, require_grid
 from dist_calo.randomness import Draws
 
 ENERGY_UNIT = 100.0

@@ -37,11 +37,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dist_calo.errors import ConfigError
-from dist_calo.geometry import Geometry
+from dist_calo.geometry import Geometry, VoxelGrid
 from dist_calo.models import lcd_fast_fit as fit
-from dist_calo.models.gan import GanModel, column
+from dist_calo.models.gan import GanModel
 from dist_calo.models.lcd_fast_discriminator import FLOOR, FastDiscriminator
 from dist_calo.models.lcd_fast_layers import coarser, leaky, oriented
+from dist_calo.models.requirements import column, require_kind
 from dist_calo.randomness import Draws
 
 DEPTH_MODES, TRANSVERSE_MODES = 6, 4
@@ -73,7 +74,7 @@ class FastGenerator(nn.Module):
     hit: Tensor
     scale: Tensor
 
-    def __init__(self, geometry: Geometry, latent: int, width: int, hidden: int, patterns: int) -> None:
+    def __init__(self, geometry: VoxelGrid, latent: int, width: int, hidden: int, patterns: int) -> None:
         super().__init__()
         x, y, z = geometry.shape
         self.geometry, self.latent, self.patterns = geometry, latent, patterns
@@ -228,8 +229,9 @@ def lcd_fast(
         discriminator_width: channels of the first convolution; the others have twice as many.
 
     Raises:
-        ConfigError: if a size is too small.
+        ConfigError: if the data are no voxel grid or a size is too small.
     """
+    grid = require_kind("lcd_fast", geometry, VoxelGrid)
     least = 1 + DEPTH_MODES + TRANSVERSE_MODES
     if latent < least:
         raise ConfigError(
@@ -244,7 +246,7 @@ def lcd_fast(
         if size < 1:
             raise ConfigError(f"model.options.{name}={size}: must be at least 1")
     return LcdFast(
-        geometry,
-        FastGenerator(geometry, latent, width, hidden, patterns),
-        FastDiscriminator(geometry, discriminator_width, hidden),
+        grid,
+        FastGenerator(grid, latent, width, hidden, patterns),
+        FastDiscriminator(grid, discriminator_width, hidden),
     )

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from dist_calo.geometry import Geometry
-from dist_calo.models.gan import Verdict, column
+from dist_calo.geometry import VoxelGrid
+from dist_calo.models.gan import Verdict
 from dist_calo.models.lcd_fast_layers import SpectralNorm, coarser, leaky, oriented
+from dist_calo.models.requirements import column
 from dist_calo.randomness import Draws
 
 FLOOR = 1e-6
@@ -28,7 +29,7 @@ class FastDiscriminator(nn.Module):
     widths: Tensor
     fraction: Tensor
 
-    def __init__(self, geometry: Geometry, width: int, hidden: int) -> None:
+    def __init__(self, geometry: VoxelGrid, width: int, hidden: int) -> None:
         super().__init__()
         x, y, z = geometry.shape
         self.geometry = geometry

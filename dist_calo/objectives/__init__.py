@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 OBJECTIVES: dict[str, str] = {
     "vanilla": "dist_calo.objectives.adversarial:vanilla",
     "hinge": "dist_calo.objectives.adversarial:hinge",
-    "wgan_gp": "dist_calo.objectives.wgan_gp:wgan_gp",
+    "wgan": "dist_calo.objectives.wgan:wgan",
+    "wgan_gp": "dist_calo.objectives.wgan:wgan_gp",
+    "vae": "dist_calo.objectives.vae:vae",
 }
 """Module and function that build each objective: ``build(config, model, transform) -> Objective``."""
 
@@ -35,6 +37,8 @@ class Update:
     """Name of the network whose parameters move; all others are frozen."""
     name: str
     """Unique within the training step, such as ``generator/1``."""
+    weight_limit: float | None = None
+    """Bound of the absolute values of the network's weights after the step; None leaves them free."""
 
 
 class Objective(Protocol):

@@ -1,12 +1,13 @@
 """Adversarial learning: the discriminator tells real showers from generated ones, the generator learns to pass.
 
 A training step is ``discriminator_steps`` updates of the discriminator, each on real showers and on as many generated
-for the same conditions, then ``generator_steps`` of the generator, with new noise each. How a score becomes a loss is a
+for the same conditions, then ``generator_steps`` of the generator, with new noise each. A model whose networks play
+several games, each about its own view of a shower, takes these updates for each. How a score becomes a loss is a
 `ScoreLoss`; the auxiliary terms (Odena et al., arXiv:1610.09585; Carminati et al., J. Phys. Conf. Ser. 1085, 032016)
 are common to all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from dist_calo.config import ObjectiveConfig
 from dist_calo.errors import ConfigError
-from dist_calo.geometry import Geometry
+from dist_calo.geometry import Geometry, VoxelGrid
 from dist_calo.objectives import Update
 from dist_calo.objectives.auxiliary import (
     energy_sum,
@@ -37,19 +38,37 @@ class Verdict(Protocol):
     def energy(self) -> Tensor | None: ...
 
 
-class Discriminator(Protocol):
-    """Judges showers in network units, given their conditions and random numbers for its dropout."""
+class Game(Protocol):
+    """Two networks that learn from each other, by the names that the optimizers know them by."""
 
-    def __call__(self, showers: Tensor, conditions: Tensor, draws: Draws) -> Verdict: ...
+    @property
+    def generator(self) -> str: ...
+    @property
+    def discriminator(self) -> str: ...
+    @property
+    def view(self) -> Callable[[Tensor], Tensor]:
+        """What the discriminator sees of showers in network units."""
+
+    @property
+    def generate(self) -> Callable[[Tensor, Draws], Tensor]:
+        """Such views, generated for conditions."""
+
+    @property
+    def judge(self) -> Callable[[Tensor, Tensor, Draws], Verdict]:
+        """What the discriminator says of views, given their conditions and random numbers for its dropout."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a view is the whole shower."""
 
 
 class AdversarialModel(Protocol):
-    """What these objectives need of a model, whose networks are called ``generator`` and ``discriminator``."""
+    """What these objectives need of a model."""
 
-    geometry: Geometry
-    discriminator: Discriminator
-
-    def generate(self, conditions: Tensor, draws: Draws) -> Tensor: ...
+    @property
+    def geometry(self) -> Geometry: ...
+    @property
+    def games(self) -> Sequence[Game]: ...
     def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None: ...
 
 
@@ -99,26 +118,38 @@ class Adversarial:
         score_loss: how scores become losses.
 
     Raises:
-        ConfigError: if the angle is asked for and the data have none.
+        ConfigError: if the model plays no game, or a term is asked for that its showers or the data do not have.
     """
 
     def __init__(
         self, config: ObjectiveConfig, model: AdversarialModel, transform: Transform, score_loss: ScoreLoss
     ) -> None:
-        if config.angle_weight and "theta" not in model.geometry.conditions:
+        if not hasattr(model, "games"):
+            raise ConfigError(
+                f"objective.name={config.name}: the model has no discriminator; choose vae, or another model"
+            )
+        geometry = model.geometry
+        if config.angle_weight and not (isinstance(geometry, VoxelGrid) and "theta" in geometry.conditions):
             raise ConfigError(
                 f"objective.angle_weight={config.angle_weight}: the data have no theta; set it to 0 or use other data"
+            )
+        if config.energy_sum_weight and (geometry.signed or not any(game.whole for game in model.games)):
+            raise ConfigError(
+                f"objective.energy_sum_weight={config.energy_sum_weight}: the networks of this model see no showers "
+                "whose energy can be summed; set it to 0 or choose another model"
             )
         self._config = config
         self._model = model
         self._transform = transform
         self._score_loss = score_loss
         self._response: Tensor | None = None
+        self._games = {name: game for game in model.games for name in (game.discriminator, game.generator)}
         self.updates = tuple(
             Update(network=network, name=f"{network}/{number}")
+            for game in model.games
             for network, steps in (
-                ("discriminator", config.discriminator_steps),
-                ("generator", config.generator_steps),
+                (game.discriminator, config.discriminator_steps),
+                (game.generator, config.generator_steps),
             )
             for number in range(steps)
         )
@@ -132,22 +163,23 @@ class Adversarial:
             ConfigError: if the energy term is asked for and the discriminator reads no energy.
             RuntimeError: if the term of the energy sum is asked for before ``calibrate``.
         """
-        if update.network == "discriminator":
+        game = self._games[update.network]
+        if update.network == game.discriminator:
             with torch.no_grad():
-                fakes = self._model.generate(conditions, draws)
-            terms, weights = self._judging(showers, fakes, conditions, draws)
+                seen, fakes = game.view(showers), game.generate(conditions, draws)
+            terms, weights = self._judging(game, seen, fakes, conditions, draws)
         else:
-            terms, weights = self._generating(conditions, draws)
+            terms, weights = self._generating(game, conditions, draws)
         sums = {name: term.float().sum() / global_size for name, term in terms.items()}
         total = torch.stack([weights[name] * sums[name] for name in weights]).sum()
         return {"total": total} | {name: value.detach() for name, value in sums.items()}
 
     def _judging(
-        self, showers: Tensor, fakes: Tensor, conditions: Tensor, draws: Draws
+        self, game: Game, seen: Tensor, fakes: Tensor, conditions: Tensor, draws: Draws
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Terms of the discriminator's update, one number a sample, and the weights of those that are learnt from."""
-        on_real = self._model.discriminator(showers, conditions, draws.named("real"))
-        on_fake = self._model.discriminator(fakes, conditions, draws.named("fake"))
+        on_real = game.judge(seen, conditions, draws.named("real"))
+        on_fake = game.judge(fakes, conditions, draws.named("fake"))
         called_real = ~self._flipped(draws, "flip_real", on_real.score)
         called_fake = self._flipped(draws, "flip_fake", on_fake.score)
         terms = {
@@ -163,10 +195,12 @@ class Adversarial:
             weights["energy_real"] = weights["energy_fake"] = self._config.energy_weight
         return terms, weights
 
-    def _generating(self, conditions: Tensor, draws: Draws) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _generating(
+        self, game: Game, conditions: Tensor, draws: Draws
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Terms of the generator's update; gradients flow through the discriminator, whose weights are frozen."""
-        fakes = self._model.generate(conditions, draws)
-        verdict = self._model.discriminator(fakes, conditions, draws.named("fake"))
+        fakes = game.generate(conditions, draws)
+        verdict = game.judge(fakes, conditions, draws.named("fake"))
         terms = {
             "score_loss": self._score_loss.generator(verdict.score.float()),
             "score_fake": verdict.score,
@@ -175,6 +209,8 @@ class Adversarial:
         if self._config.energy_weight:
             terms["energy"] = self._energy_error(verdict, conditions)
             weights["energy"] = self._config.energy_weight
+        if not game.whole:
+            return terms, weights
         if self._config.energy_sum_weight or self._config.angle_weight:
             cells = self._transform.inverse(fakes.float())
         if self._config.energy_sum_weight:
@@ -182,7 +218,7 @@ class Adversarial:
                 truth=self._expected_sum(conditions), predicted=energy_sum(cells)
             )
             weights["energy_sum"] = self._config.energy_sum_weight
-        if self._config.angle_weight:
+        if self._config.angle_weight and isinstance(self._model.geometry, VoxelGrid):
             angle = measured_angle(cells, self._model.geometry.cell_size)
             terms["angle"] = (angle - self._column(conditions, "theta")).abs()
             weights["angle"] = self._config.angle_weight
@@ -213,7 +249,8 @@ class Adversarial:
 
     def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
         """Fit the energy response, and let the model take its constants."""
-        self._response = torch.from_numpy(fit_response(statistics["energy"], statistics["energy_sum"]))
+        if self._config.energy_sum_weight:
+            self._response = torch.from_numpy(fit_response(statistics["energy"], statistics["energy_sum"]))
         self._model.calibrate(statistics)
 
     def state_dict(self) -> dict[str, Any]:

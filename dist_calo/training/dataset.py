@@ -11,7 +11,9 @@ from dist_calo.data.blocks import split_blocks
 from dist_calo.data.loader import training_loader
 from dist_calo.data.shards import Manifest, build_manifest, scan_rows
 
-_STATISTICS_BATCH, _STATISTICS_BATCHES = 64, 16
+_STATISTICS_BATCH = 64
+_STATISTICS_NUMBERS = 2**24
+_STATISTICS_SHOWERS = 8192
 
 
 def shared_manifest(config: DataConfig, communicator: Communicator) -> Manifest:
@@ -29,14 +31,17 @@ def shared_manifest(config: DataConfig, communicator: Communicator) -> Manifest:
 
 
 def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.ndarray]:
-    """What objectives and models are calibrated with, from about a thousand training showers of shuffled blocks.
+    """What objectives and models are calibrated with, from some training showers of shuffled blocks.
+
+    At most 8,192, and no more than make 64 MiB.
 
     Returns:
         ``energy`` (n,), ``energy_sum`` (n,), ``showers`` (n, ...), all in GeV.
     """
     samples = split_blocks(manifest, "train", config).samples
     batch = min(_STATISTICS_BATCH, samples)
-    batches = min(_STATISTICS_BATCHES, samples // batch)
+    most = max(batch, _STATISTICS_NUMBERS // manifest.geometry.cells)
+    batches = min(samples, _STATISTICS_SHOWERS, most) // batch
     with training_loader(manifest, config, seed=0, global_batch_size=batch) as loader:
         read = [next(loader) for _ in range(batches)]
     showers = np.concatenate([part.showers for part in read])

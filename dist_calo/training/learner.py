@@ -45,6 +45,13 @@ def trained_alone(networks: Mapping[str, nn.Module], name: str) -> Iterator[None
             network.requires_grad_(True)
 
 
+@torch.no_grad()
+def clip_weights(network: nn.Module, limit: float) -> None:
+    """Bring every weight into [-limit, limit]."""
+    torch._foreach_clamp_min_(list(network.parameters()), -limit)
+    torch._foreach_clamp_max_(list(network.parameters()), limit)
+
+
 class MovingAverage:
     """Exponential moving average of the weights that generate, with the usual short memory at the start."""
 
@@ -156,6 +163,8 @@ class Learner:
                     self._backward(update, batch, micro, step)
             averager.finish()
         finite = self._step(update.network, step)
+        if finite and update.weight_limit is not None:
+            clip_weights(self.model.networks[update.network], update.weight_limit)
         averager.zero()
         return finite
 

@@ -36,11 +36,13 @@ class TrainedGenerator:
             draws: random numbers of these B samples.
 
         Returns:
-            Cell energies in GeV, shape (B, *geometry.shape), on the CPU.
+            Cell energies in GeV, or samples in the geometry's unit, shape (B, *geometry.shape), on the CPU.
         """
         weight = next(self.model.parameters())
         cells = self.transform.inverse(self.model.generate(conditions.to(weight), draws)).float()
-        return torch.where(cells < self.transform.threshold, 0.0, cells).cpu()
+        if not self.geometry.signed:
+            cells = torch.where(cells < self.transform.threshold, 0.0, cells)
+        return cells.cpu()
 
 
 def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedGenerator:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dist_calo.errors import DataError
-from dist_calo.geometry import Geometry
+from dist_calo.geometry import Geometry, VoxelGrid
 
 Compression = Literal["gzip", "lzf", "none"]
 
@@ -61,7 +61,8 @@ class ShowerWriter:
                 f"{self.path}: cannot be written ({error}): name a file in a folder that exists"
             ) from error
         self._file.attrs.update({**(attributes or {}), "units": "GeV, rad, mm"})
-        self._file.attrs["cell_size_mm"] = np.asarray(geometry.cell_size)
+        if isinstance(geometry, VoxelGrid):
+            self._file.attrs["cell_size_mm"] = np.asarray(geometry.cell_size)
         filters: dict[str, Any] = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}}.get(
             compression, {"compression": "gzip", "compression_opts": level, "shuffle": True}
         )

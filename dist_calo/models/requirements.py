@@ -1,0 +1,64 @@
+"""What a model needs of the data: a kind of read-out, a grid, conditions."""
+
+from typing import TypeVar
+
+from torch import Tensor
+
+from dist_calo.errors import ConfigError
+from dist_calo.geometry import GEOMETRIES, Geometry, Readout, VoxelGrid
+
+Kind = TypeVar("Kind", bound=Readout)
+
+
+def require_kind(model: str, geometry: Geometry, kind: type[Kind]) -> Kind:
+    """Check that a model made for one kind of read-out gets showers of this kind, and return the geometry.
+
+    Raises:
+        ConfigError: if the data have another read-out.
+    """
+    if not isinstance(geometry, kind):
+        wanted = " or ".join(name for name, known in GEOMETRIES.items() if issubclass(known, kind))
+        raise ConfigError(
+            f"model.name={model}: the data are of kind {geometry.kind}, this model is for {wanted}; "
+            "choose another model or other data"
+        )
+    return geometry
+
+
+def require_grid(
+    model: str, geometry: Geometry, shape: tuple[int, int, int], conditions: tuple[str, ...]
+) -> None:
+    """Check that a model made for one grid gets showers of this grid.
+
+    Raises:
+        ConfigError: if the shape differs or a condition is missing.
+    """
+    grid = require_kind(model, geometry, VoxelGrid)
+    if grid.shape != shape:
+        raise ConfigError(
+            f"model.name={model}: the data have {_cells(grid.shape)} cells, this model is for {_cells(shape)}; "
+            "choose another model or other data"
+        )
+    missing = [name for name in conditions if name not in geometry.conditions]
+    if missing:
+        raise ConfigError(
+            f"model.name={model}: the data have no {', '.join(missing)} (only {', '.join(geometry.conditions)}), which "
+            "this model is conditioned on; choose another model or other data"
+        )
+
+
+def column(conditions: Tensor, geometry: Geometry, name: str) -> Tensor:
+    """One quantity of the conditions (B, C), shape (B,).
+
+    Raises:
+        ConfigError: if the geometry has no such condition.
+    """
+    if name not in geometry.conditions:
+        raise ConfigError(
+            f"condition {name!r} is needed, but the data have only {', '.join(geometry.conditions)}"
+        )
+    return conditions[:, geometry.conditions.index(name)]
+
+
+def _cells(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in shape)

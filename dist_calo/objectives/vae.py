@@ -1,0 +1,83 @@
+"""The variational autoencoder (Kingma and Welling, arXiv:1312.6114).
+
+The loss of a shower is ``reconstruction + beta KL(q(z | shower) || N(0, 1))``, where the reconstruction is minus the
+logarithm of the decoder's likelihood, up to a constant, and ``beta`` rises over the warm-up from 0 to ``kl_weight``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from dist_calo.config import ObjectiveConfig
+from dist_calo.errors import ConfigError
+from dist_calo.objectives import Update
+from dist_calo.randomness import Draws
+
+
+class Elbo(Protocol):
+    """What an autoencoder makes of showers, one number each."""
+
+    @property
+    def reconstruction(self) -> Mapping[str, Tensor]:
+        """Terms of the reconstruction by name, each of shape (B,); their sum is minimised."""
+
+    @property
+    def kl(self) -> Tensor:
+        """Kullback-Leibler divergence of the encoder's distribution from the prior, shape (B,)."""
+
+
+class AutoencoderModel(Protocol):
+    """What this objective needs of a model, whose one network is called ``autoencoder``."""
+
+    def elbo(self, showers: Tensor, conditions: Tensor, draws: Draws) -> Elbo: ...
+    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Variational:
+    """The evidence lower bound with a weight on its divergence."""
+
+    config: ObjectiveConfig
+    model: AutoencoderModel
+    updates: tuple[Update, ...] = (Update(network="autoencoder", name="autoencoder/0"),)
+
+    def losses(
+        self, update: Update, showers: Tensor, conditions: Tensor, draws: Draws, global_size: int
+    ) -> dict[str, Tensor]:
+        """See `dist_calo.objectives.Objective`."""
+        elbo = self.model.elbo(showers, conditions, draws)
+        terms = {name: term.float().sum() / global_size for name, term in elbo.reconstruction.items()}
+        kl = elbo.kl.float().sum() / global_size
+        total = sum(terms.values(), start=self.kl_weight(draws.step) * kl)
+        return {"total": total, "kl": kl.detach()} | {name: term.detach() for name, term in terms.items()}
+
+    def kl_weight(self, step: int) -> float:
+        """Weight of the divergence in a step, counted from 1."""
+        return self.config.kl_weight * min(1.0, step / max(self.config.kl_warmup_steps, 1))
+
+    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
+        """Let the model take its constants."""
+        self.model.calibrate(statistics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: all is in the model."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to continue from."""
+
+
+def vae(config: ObjectiveConfig, model: AutoencoderModel, transform: Any) -> Variational:
+    """The objective of autoencoders.
+
+    Raises:
+        ConfigError: if the model is none.
+    """
+    if not hasattr(model, "elbo"):
+        raise ConfigError(
+            "objective.name=vae: the model is no autoencoder; choose another objective or model"
+        )
+    return Variational(config, model)

@@ -1,0 +1,1 @@
+"""Showers and signals made without Geant4."""

@@ -56,8 +56,10 @@ def compare(checkpoints: Path, out: Path) -> str | None:
     from dist_calo.comm.single import SingleCommunicator
     from dist_calo.config import DataConfig, RunConfig, TrainConfig
     from dist_calo.data.shards import Manifest
+    from dist_calo.geometry import VoxelGrid
     from dist_calo.physics.observables import Bins
     from dist_calo.physics.plots import save_png
+    from dist_calo.physics.voxels import VoxelView
     from dist_calo.training.checkpoint import find_checkpoint
     from dist_calo.training.restore import restore_generator
     from dist_calo.training.validation import Validator
@@ -69,8 +71,9 @@ def compare(checkpoints: Path, out: Path) -> str | None:
     generator = restore_generator(state)
     manifest = Manifest.from_dict(state["manifest"])
     communicator = SingleCommunicator(World())
-    bins = Bins(energy=ENERGY_EDGES)
-    result = Validator(config, manifest, generator, communicator, split="test", bins=bins).run()
+    assert isinstance(generator.geometry, VoxelGrid), "the demo trains on a voxel grid"
+    view = VoxelView(generator.geometry, Bins(energy=ENERGY_EDGES))
+    result = Validator(config, manifest, generator, communicator, split="test", view=view).run()
     for name, draw in result.pictures().items():
         save_png(draw(), out / f"{name}.png")
     numbers = {name.removeprefix("validation/"): value for name, value in result.metrics.items()}

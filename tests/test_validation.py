@@ -9,6 +9,7 @@ from dist_calo.config import DataConfig, RunConfig
 from dist_calo.data.blocks import split_blocks
 from dist_calo.data.shards import build_manifest
 from dist_calo.physics.observables import Bins
+from dist_calo.physics.voxels import VoxelView
 from dist_calo.training.validation import Validator
 from tests.simulated_ranks import on_simulated_ranks
 from tests.small_runs import write_showers
@@ -55,17 +56,21 @@ def test_again_reads_nothing_and_gives_the_same(setting, monkeypatch):
 def test_three_ranks_find_what_one_finds(setting):
     config, manifest = setting
     bins = Bins()
-    alone = Validator(config, manifest, Constant(), SingleCommunicator(World()), bins=bins).run()
+    alone = Validator(
+        config, manifest, Constant(), SingleCommunicator(World()), view=VoxelView(manifest.geometry, bins)
+    ).run()
 
     def on_rank(rank, all_reduce):
         communicator = SingleCommunicator(World(rank=rank, size=3))
         communicator.all_reduce = all_reduce
         generator = Constant()
-        return generator, Validator(config, manifest, generator, communicator, bins=bins).run()
+        return generator, Validator(
+            config, manifest, generator, communicator, view=VoxelView(manifest.geometry, bins)
+        ).run()
 
     ranks = on_simulated_ranks(3, on_rank)
     asked = sorted(sample for generator, _ in ranks for sample in generator.samples)
     assert len(asked) == len(set(asked)) == alone.real.compute().count[-1]
     for _, result in ranks:
         assert result.metrics == pytest.approx(alone.metrics, rel=1e-12)
-    assert all(len(result.fake_examples) for _, result in ranks)
+    assert all(len(result.examples.fake) for _, result in ranks)

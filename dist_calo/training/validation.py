@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,31 +15,29 @@ from dist_calo.config import RunConfig
 from dist_calo.data.blocks import Split, split_blocks
 from dist_calo.data.loader import evaluation_loader
 from dist_calo.data.shards import Manifest
-from dist_calo.physics.observables import Bins, ShowerSummary, compared
+from dist_calo.errors import DataError
+from dist_calo.physics.views import Examples, View, view_of
 from dist_calo.randomness import Draws
 from dist_calo.training.restore import TrainedGenerator
 
 EXAMPLES = 4
 BATCH_PER_RANK = 64
-ENERGY_BINS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What a validation saw, the same on all ranks but for the examples, which rank 0 has."""
 
-    real: ShowerSummary
-    fake: ShowerSummary
-    real_examples: np.ndarray
-    """Geant4 showers, shape (n, ...), in GeV."""
-    fake_examples: np.ndarray
-    """Generated showers for the same conditions, shape (n, ...), in GeV."""
-    energies: np.ndarray
-    """Incident energies of the examples in GeV, shape (n,)."""
+    view: View
+    real: Any
+    """Summary of the Geant4 showers."""
+    fake: Any
+    """Summary of the showers generated for the same conditions."""
+    examples: Examples
 
     @cached_property
     def _numbers(self) -> dict[str, float]:
-        return compared(self.fake, self.real)
+        return self.view.numbers(self.fake, self.real)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -50,23 +48,14 @@ class Comparison:
 
     @property
     def score(self) -> float:
-        """What the best checkpoint has least of: mean relative error of the profiles, plus that of the response."""
-        profiles = [value for name, value in self._numbers.items() if name.startswith("profile_error/")]
-        score = sum(profiles) / len(profiles) + abs(self._numbers["response_ratio"] - 1.0)
+        """What the best checkpoint has least of."""
+        score = self.view.score(self._numbers)
         return score if math.isfinite(score) else math.inf
 
     def pictures(self) -> dict[str, Callable[[], Any]]:
         """Functions that draw each picture, by name."""
-        from dist_calo.physics import plots
-
-        return {
-            "pictures/profiles": partial(plots.profiles_figure, self.real, self.fake),
-            "pictures/response": partial(plots.response_figure, self.real, self.fake),
-            "pictures/spectrum": partial(plots.spectrum_figure, self.real, self.fake),
-            "pictures/showers": partial(
-                plots.showers_figure, self.real_examples, self.energies, self.fake_examples, self.energies
-            ),
-        }
+        drawn = self.view.pictures(self.real, self.fake, self.examples)
+        return {f"pictures/{name}": draw for name, draw in drawn.items()}
 
 
 class Validator:
@@ -81,7 +70,7 @@ class Validator:
         generator: what generates, with the weights that it has at the time of the call.
         communicator: how the ranks talk.
         split: which showers.
-        bins: how observables are binned; by default over the incident energies of the split.
+        view: how showers are looked at; by default that of the geometry.
 
     Raises:
         DataError: if the split is empty though its fraction is not 0.
@@ -94,17 +83,17 @@ class Validator:
         generator: TrainedGenerator,
         communicator: Communicator,
         split: Split = "validation",
-        bins: Bins | None = None,
+        view: View | None = None,
     ) -> None:
         self._config = config
         self._manifest = manifest
         self._generator = generator
         self._communicator = communicator
         self._split = split
-        self._bins = bins
+        self._view = view or view_of(manifest.geometry)
         self.samples = split_blocks(manifest, split, config.data).samples
         """Showers of the split."""
-        self._real: ShowerSummary | None = None
+        self._real: Any = None
         self._conditions: list[tuple[np.ndarray, np.ndarray]] = []
         self._examples: np.ndarray = np.empty(0)
 
@@ -112,7 +101,7 @@ class Validator:
         """Generate for every condition of the split and compare; collective."""
         if self._real is None:
             self._real = self._read()
-        fake = ShowerSummary(self._manifest.geometry.shape, self._real.bins)
+        fake = self._view.summary()
         examples: list[np.ndarray] = []
         for ids, conditions in self._conditions:
             draws = Draws(self._config.train.seed, 0, ids, self._split)
@@ -120,17 +109,19 @@ class Validator:
             fake.update(showers, conditions[:, 0])
             examples = examples or [showers[:EXAMPLES]]
         first = self._conditions[0][1][:EXAMPLES, 0] if self._conditions else np.empty(0)
+        generated = np.concatenate(examples) if examples else np.empty(0)
         return Comparison(
+            view=self._view,
             real=self._real,
             fake=self._summed(fake),
-            real_examples=self._examples,
-            fake_examples=np.concatenate(examples) if examples else np.empty(0),
-            energies=first,
+            examples=Examples(real=self._examples, fake=generated, energies=first),
         )
 
-    def _read(self) -> ShowerSummary:
+    def _read(self) -> Any:
         """Sums over the split's showers on all ranks; remembers this rank's conditions and examples."""
-        summary = ShowerSummary(self._manifest.geometry.shape, self._bins or self._equal_bins())
+        if not self._view.settled:
+            self._settle()
+        summary = self._view.summary()
         for batch in self._batches():
             if len(batch.ids):
                 self._conditions.append((batch.ids, batch.conditions))
@@ -152,19 +143,18 @@ class Validator:
         with loader:
             yield from itertools.islice(loader, -(-self._config.train.validation_showers // size))
 
-    def _equal_bins(self) -> Bins:
-        """Bins of equal width over the incident energies of the split."""
-        bounds = torch.tensor([-math.inf, -math.inf], dtype=torch.float64)
+    def _settle(self) -> None:
+        """Let the view decide its bins from all showers of the split, the same on all ranks."""
+        found: torch.Tensor | None = None
         for batch in self._batches():
-            if len(batch.ids):
-                energies = batch.conditions[:, 0]
-                seen = torch.tensor([-float(energies.min()), float(energies.max())], dtype=torch.float64)
-                bounds = torch.maximum(bounds, seen)
-        self._communicator.all_reduce(bounds, "max")
-        low, high = math.floor(-float(bounds[0])), math.ceil(float(bounds[1]))
-        return Bins(energy=tuple(np.linspace(low, max(high, low + 1), ENERGY_BINS + 1).tolist()))
+            seen = torch.from_numpy(self._view.extremes(batch.showers, batch.conditions[:, 0]))
+            found = seen if found is None else torch.maximum(found, seen)
+        if found is None:
+            raise DataError(f"the {self._split} split has no showers: raise its fraction in data")
+        self._communicator.all_reduce(found, "max")
+        self._view.settle(found.numpy())
 
-    def _summed(self, summary: ShowerSummary) -> ShowerSummary:
+    def _summed(self, summary: Any) -> Any:
         vector = torch.from_numpy(summary.to_vector())
         self._communicator.all_reduce(vector)
         return summary.from_vector(vector.numpy())

@@ -1,0 +1,145 @@
+"""Showers in layers: the energy of each layer, how the layers go together, and what lies within one.
+
+With ``E_i`` the energy in layer i and ``E_vis`` their sum, the columns are ``layer_energy`` E_i in GeV, ``share`` the
+logarithm of E_i / E_vis to base 10, ``response`` E_vis / E_inc, ``depth`` the energy-weighted layer and ``depth_width``
+its standard deviation; within a layer ``centre_x``, ``centre_y`` and ``width`` (root mean square distance of its energy
+from the centre) and ``hit_share`` the share of its cells above the threshold. An empty layer has no share, centre or
+width.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dist_calo.geometry import CylindricalLayers, LayeredGrid, LayeredReadout
+from dist_calo.physics.distances import compared
+from dist_calo.physics.features import Feature, FeatureSummary, Ranges, extremes
+from dist_calo.physics.views import Examples
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+THRESHOLD = 1e-5
+"""Cells above this energy count as hit, in GeV."""
+PER_LAYER = ("layer_energy", "share", "centre_x", "centre_y", "width", "hit_share")
+OF_SHOWER = ("response", "depth", "depth_width")
+
+
+def cell_positions(geometry: LayeredReadout) -> np.ndarray:
+    """Centres of the cells in the plane of their layer, shape (V, 2): x along phi and y along eta.
+
+    In mm about the middle of the layer; in units of the layer's size where the geometry does not tell the cells'.
+    """
+    layers: list[np.ndarray] = []
+    if isinstance(geometry, LayeredGrid):
+        for number, (eta, phi) in enumerate(geometry.layers):
+            sizes = geometry.cell_sizes[number] if geometry.cell_sizes else (1 / eta, 1 / phi)
+            y, x = ((np.arange(n) + 0.5 - n / 2) * size for n, size in zip((eta, phi), sizes, strict=True))
+            layers.append(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2))
+    elif isinstance(geometry, CylindricalLayers):
+        for edges, sectors in zip(geometry.r_edges, geometry.sectors, strict=True):
+            if len(edges) < 2:
+                continue
+            r = (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
+            alpha = (np.arange(sectors) + 0.5) * (2 * math.pi / sectors)
+            # One sector surrounds the axis: its centre is on it, but its ring still tells the width.
+            direction = np.stack([np.cos(alpha), np.sin(alpha)], axis=-1)
+            layers.append((direction[:, None, :] * r[None, :, None]).reshape(-1, 2))
+    return np.concatenate(layers)
+
+
+class LayerSummary(FeatureSummary):
+    """Sums over showers in layers, with the mean of each cell."""
+
+    def __init__(self, view: "LayerView", ranges: Ranges) -> None:
+        super().__init__(view.features, ranges, {"cells": view.geometry.shape})
+        self._view = view
+
+    def update(self, showers: np.ndarray, energies: np.ndarray) -> Self:
+        """Add showers (n, V) in GeV of incident energies (n,) in GeV, and return this summary."""
+        values = self._view.observe(showers, energies)
+        return self.add(values, {"cells": showers.sum(axis=0, dtype=np.float64)})
+
+
+class LayerView:
+    """See `dist_calo.physics.views.View`."""
+
+    def __init__(self, geometry: LayeredReadout) -> None:
+        self.geometry = geometry
+        self._read_out = [number for number, cells in enumerate(geometry.layer_cells) if cells]
+        self._slices = [geometry.layer_slices[number] for number in self._read_out]
+        self._positions = cell_positions(geometry)
+        length = "mm" if isinstance(geometry, CylindricalLayers) or _has_sizes(geometry) else ""
+        units = {"layer_energy": "GeV", "centre_x": length, "centre_y": length, "width": length}
+        self.features = [
+            Feature(group=group, index=number, unit=units.get(group, ""))
+            for group in PER_LAYER
+            for number in self._read_out
+        ] + [Feature(group=group) for group in OF_SHOWER]
+        self._ranges: Ranges | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self._ranges is not None
+
+    def extremes(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
+        return extremes(self.observe(showers, energies))
+
+    def settle(self, extremes: np.ndarray) -> None:
+        self._ranges = Ranges.from_extremes(extremes)
+
+    def observe(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
+        """The features of showers (n, V) in GeV of incident energies (n,) in GeV, shape (n, F)."""
+        columns: dict[str, list[np.ndarray]] = {group: [] for group in PER_LAYER}
+        for part in self._slices:
+            cells, (x, y) = showers[:, part], self._positions[part].T
+            energy = cells.sum(axis=1, dtype=np.float64)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                centre_x, centre_y = cells @ x / energy, cells @ y / energy
+                square = cells @ (x**2 + y**2) / energy - centre_x**2 - centre_y**2
+            columns["layer_energy"].append(energy)
+            columns["centre_x"].append(centre_x)
+            columns["centre_y"].append(centre_y)
+            columns["width"].append(np.sqrt(np.maximum(square, 0.0)))
+            columns["hit_share"].append((cells > THRESHOLD).mean(axis=1))
+        layers = np.stack(columns["layer_energy"], axis=1)
+        total = layers.sum(axis=1)
+        number = np.array(self._read_out, dtype=np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.log10(layers / total[:, None])
+            depth = layers @ number / total
+            depth_width = np.sqrt(np.maximum(layers @ number**2 / total - depth**2, 0.0))
+        columns["share"] = list(np.where(np.isfinite(share), share, np.nan).T)
+        stacked = [column for group in PER_LAYER for column in columns[group]]
+        return np.stack([*stacked, total / energies, depth, depth_width], axis=1)
+
+    def summary(self) -> LayerSummary:
+        """An empty summary.
+
+        Raises:
+            ValueError: if the bins are not settled.
+        """
+        if self._ranges is None:
+            raise ValueError("the bins are not settled: look at the real showers first")
+        return LayerSummary(self, self._ranges)
+
+    def numbers(self, fake: LayerSummary, real: LayerSummary) -> dict[str, float]:
+        return compared(fake, real, detailed=("layer_energy",))
+
+    def score(self, numbers: dict[str, float]) -> float:
+        """Mean separation power of all observables, plus the mean difference of the layers' correlations."""
+        separations = [numbers[f"separation/{group}"] for group in (*PER_LAYER, *OF_SHOWER)]
+        known = [value for value in separations if math.isfinite(value)]
+        correlation = numbers.get("correlation/layer_energy", 0.0)
+        return sum(known) / len(known) + correlation if known else math.inf
+
+    def pictures(
+        self, real: LayerSummary, fake: LayerSummary, examples: Examples
+    ) -> "dict[str, Callable[[], Figure]]":
+        return {}
+
+
+def _has_sizes(geometry: LayeredReadout) -> bool:
+    return isinstance(geometry, LayeredGrid) and geometry.cell_sizes is not None

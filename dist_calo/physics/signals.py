@@ -1,0 +1,101 @@
+"""Waveforms of detectors side by side: the amplitude and the time of each pulse, and how they go together.
+
+The scores are those of Fakanov and Ratnikov: the mean over the detectors of the Wasserstein-1 distance of the
+amplitudes and of the times, and the mean absolute difference of the correlation matrices of both. A channel under five
+standard deviations of its noise has no time; the share of such channels is a number of its own.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dist_calo.geometry import Waveforms
+from dist_calo.physics.distances import compared
+from dist_calo.physics.features import Feature, FeatureSummary, Ranges, extremes
+from dist_calo.physics.views import Examples
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCORES = ("wasserstein/amplitude", "wasserstein/time", "correlation/amplitude", "correlation/time")
+"""The four published numbers."""
+BATCH = 256
+"""Events that are measured at once, which bounds the memory of the measurement."""
+
+
+class SignalSummary(FeatureSummary):
+    """Sums over events, with the mean waveform of each channel."""
+
+    def __init__(self, view: "SignalView", ranges: Ranges) -> None:
+        super().__init__(view.features, ranges, {"waveform": view.geometry.shape})
+        self._view = view
+
+    def update(self, showers: np.ndarray, energies: np.ndarray) -> Self:
+        """Add events (n, channels, samples), and return this summary; the incident energies have no say."""
+        values = self._view.observe(showers, energies)
+        return self.add(values, {"waveform": showers.sum(axis=0, dtype=np.float64)})
+
+
+class SignalView:
+    """See `dist_calo.physics.views.View`."""
+
+    def __init__(self, geometry: Waveforms) -> None:
+        self.geometry = geometry
+        self.features = [
+            Feature(group=group, index=channel, unit=unit)
+            for group, unit in (("amplitude", geometry.unit), ("time", "ns"))
+            for channel in range(geometry.channels)
+        ]
+        self._ranges: Ranges | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self._ranges is not None
+
+    def extremes(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
+        return extremes(self.observe(showers, energies))
+
+    def settle(self, extremes: np.ndarray) -> None:
+        self._ranges = Ranges.from_extremes(extremes)
+
+    def observe(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
+        """Amplitudes and times of events (n, channels, samples), shape (n, 2 channels)."""
+        import torch
+
+        from dist_calo.pulses import amplitudes_and_times
+
+        values = np.empty((len(showers), 2 * self.geometry.channels))
+        for first in range(0, len(showers), BATCH):
+            part = slice(first, first + BATCH)
+            waveforms = torch.from_numpy(np.ascontiguousarray(showers[part]))
+            measured = amplitudes_and_times(
+                waveforms, sample_ns=self.geometry.sample_ns, noise=self.geometry.noise
+            )
+            values[part] = torch.cat(measured, dim=1).numpy()
+        return values
+
+    def summary(self) -> SignalSummary:
+        """An empty summary.
+
+        Raises:
+            ValueError: if the bins are not settled.
+        """
+        if self._ranges is None:
+            raise ValueError("the bins are not settled: look at the real events first")
+        return SignalSummary(self, self._ranges)
+
+    def numbers(self, fake: SignalSummary, real: SignalSummary) -> dict[str, float]:
+        return compared(fake, real, detailed=("amplitude", "time"))
+
+    def score(self, numbers: dict[str, float]) -> float:
+        """Mean separation power of amplitudes and times, plus both correlation differences and the missing times."""
+        terms = ("separation/amplitude", "separation/time", "correlation/amplitude", "correlation/time")
+        values = [numbers[name] for name in (*terms, "fraction/time")]
+        return sum(values) if all(math.isfinite(value) for value in values) else math.inf
+
+    def pictures(
+        self, real: SignalSummary, fake: SignalSummary, examples: Examples
+    ) -> "dict[str, Callable[[], Figure]]":
+        return {}

@@ -44,8 +44,8 @@ class Reader:
             stopped: asked before each block; once true the rest is left unread.
 
         Returns:
-            Showers in GeV, float32 with shape (n, *geometry.shape), and conditions, float32 with shape
-            (n, C), in the order of `ids`.
+            Showers in GeV, or waveforms above the baseline, float32 with shape (n, *geometry.shape), and
+            conditions, float32 with shape (n, C), in the order of `ids`.
         """
         geometry = self._manifest.geometry
         showers = self._memory.array((len(ids), *geometry.shape))
@@ -60,7 +60,7 @@ class Reader:
                 return showers, conditions
             opened = self._opened(int(files[first]))
             opened.place(rows[first:last], showers, conditions, places[first:last])
-        if not rows_are_good(showers, conditions):
+        if not rows_are_good(showers, conditions, geometry.signed):
             self._raise_first(files, rows, showers[places], conditions[places])
         return showers, conditions
 
@@ -80,8 +80,9 @@ class Reader:
             if len(self._open) == _OPEN_FILES:
                 self._open.popitem(last=False)[1][0].close()
             file = open_file(entry.path)
-            self._open[number] = file, self._format.rows(file)
-            found = self._format.describe(file)
+            options = self._manifest.options
+            self._open[number] = file, self._format.rows(file, options)
+            found = self._format.describe(file, options)
             if (found.rows, found.geometry) != (entry.rows, self._manifest.geometry):
                 raise DataError(f"{entry.path}: the file has changed since the manifest was made")
         self._open.move_to_end(number)

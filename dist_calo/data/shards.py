@@ -9,14 +9,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dist_calo.config import DataConfig
-from dist_calo.data.formats import Format, Problem, format_named, open_file, recognise
+from dist_calo.data.formats import Format, Problem, ReadOptions, format_named, open_file, recognise
 from dist_calo.errors import DataError
 from dist_calo.geometry import Geometry, geometry_from_dict
 
@@ -48,6 +48,8 @@ class Manifest:
     geometry: Geometry
     particle: str | None
     files: tuple[FileEntry, ...]
+    options: ReadOptions = field(default_factory=ReadOptions)
+    """What the user says of the files."""
 
     @property
     def rows(self) -> int:
@@ -72,6 +74,7 @@ class Manifest:
             "format": self.format,
             "geometry": self.geometry.to_dict(),
             "particle": self.particle,
+            "options": asdict(self.options),
             "rows": self.rows,
             "checksum": self.checksum,
             "files": [asdict(entry) for entry in self.files],
@@ -90,6 +93,7 @@ class Manifest:
                 geometry=geometry_from_dict(values["geometry"]),
                 particle=values["particle"],
                 files=tuple(FileEntry(**entry) for entry in values["files"]),
+                options=ReadOptions(**values.get("options", {})),
             )
             version, checksum = values["version"], values["checksum"]
         except (KeyError, TypeError) as error:
@@ -126,19 +130,21 @@ class Manifest:
 def build_manifest(config: DataConfig) -> Manifest:
     """The manifest of the files that ``config.path`` names.
 
-    Opens every file but reads no shower. Where ``config.manifest`` names a manifest, the files must be those
-    in it.
+    Opens every file and reads a few of its showers, to check their units. Where ``config.manifest`` names a
+    manifest, the files must be those in it.
 
     Raises:
         DataError: if no file matches; if a file is truncated, lacks a data set or has one of the wrong shape;
-            if geometries or particles differ between files; if the files differ from the stored manifest.
+            if geometries or particles differ between files; if energies contradict their units; if the files
+            differ from the stored manifest.
         ConfigError: if the format is not known.
     """
     try:
         files = matching_files(config.path)
     except DataError as error:
         raise DataError(f"data.path={error}") from error
-    manifest = manifest_of(files, config.format)
+    options = ReadOptions(cell_unit=config.cell_unit, energy_unit=config.energy_unit, binning=config.binning)
+    manifest = manifest_of(files, config.format, options)
     if config.manifest is not None:
         try:
             require_same_files(read_manifest(config.manifest), manifest)
@@ -186,8 +192,11 @@ def matching_files(*patterns: str) -> list[str]:
     return sorted(found)
 
 
-def manifest_of(paths: Sequence[str], format_name: str = "auto") -> Manifest:
+def manifest_of(
+    paths: Sequence[str], format_name: str = "auto", options: ReadOptions | None = None
+) -> Manifest:
     """The manifest of these files; raises as `build_manifest` does."""
+    options = options or ReadOptions()
     ordered = sorted(set(paths))
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in ordered])
     required = None if format_name == "auto" else format_named(format_name)
@@ -196,7 +205,8 @@ def manifest_of(paths: Sequence[str], format_name: str = "auto") -> Manifest:
     for path in ordered:
         with open_file(path) as file:
             format_ = required or recognise(file)
-            layout = format_.describe(file)
+            layout = format_.describe(file, options)
+            format_.check(file, options)
         kinds = {"format": format_.name, "geometry": layout.geometry, "particle": layout.particle}
         for kind, value in kinds.items():
             if kind == "particle" and value is None:
@@ -223,6 +233,7 @@ def manifest_of(paths: Sequence[str], format_name: str = "auto") -> Manifest:
         geometry=seen["geometry"][0],
         particle=seen.get("particle", (None, ""))[0],
         files=tuple(entries),
+        options=options,
     )
 
 
@@ -266,14 +277,16 @@ def find_problems(manifest: Manifest, rank: int = 0, size: int = 1) -> Iterator[
         )
         if start < stop:
             piece = max(1, _SCAN_BYTES // (row_bytes * chunk)) * chunk
-            for problem in _file_problems(format_, entry, start, stop, piece):
+            for problem in _file_problems(format_, manifest.options, entry, start, stop, piece):
                 yield entry, problem
 
 
-def _file_problems(format_: Format, entry: FileEntry, start: int, stop: int, piece: int) -> Iterator[Problem]:
+def _file_problems(
+    format_: Format, options: ReadOptions, entry: FileEntry, start: int, stop: int, piece: int
+) -> Iterator[Problem]:
     told: set[tuple[str, str]] = set()
     with open_file(entry.path) as file:
-        rows = format_.rows(file)
+        rows = format_.rows(file, options)
         for first in range(start, stop, piece):
             showers, conditions = rows.read(first, min(first + piece, stop))
             for problem in rows.problems(showers, conditions, first):

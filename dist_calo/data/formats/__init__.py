@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dist_calo.data.formats.layers import LayersFormat
 from dist_calo.data.formats.lcd import LcdFormat
-from dist_calo.data.formats.protocol import Format, Layout, Problem, ShowerRows
+from dist_calo.data.formats.protocol import Format, Layout, Problem, ReadOptions, ShowerRows
+from dist_calo.data.formats.signals import SignalsFormat, read_deposits
 from dist_calo.data.formats.writer import ShowerWriter
 from dist_calo.errors import ConfigError, DataError
 
@@ -16,14 +18,16 @@ __all__ = [
     "Format",
     "Layout",
     "Problem",
+    "ReadOptions",
     "ShowerRows",
     "ShowerWriter",
     "format_named",
     "open_file",
+    "read_deposits",
     "recognise",
 ]
 
-FORMATS: dict[str, Format] = {"lcd": LcdFormat()}
+FORMATS: dict[str, Format] = {known.name: known for known in (LcdFormat(), LayersFormat(), SignalsFormat())}
 """Schemas by name."""
 
 

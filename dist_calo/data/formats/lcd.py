@@ -10,15 +10,16 @@ Data sets, N rows each:
 The particle is the attribute ``particle`` or the prefix of the file's name.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dist_calo.data.formats.protocol import Layout, Problem, broken_rules, rows_are_good
+from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows
+from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
 from dist_calo.data.formats.rows import RowReader
+from dist_calo.data.formats.units import units_of
 from dist_calo.errors import DataError
 from dist_calo.geometry import VoxelGrid
 
@@ -58,25 +59,10 @@ class LcdFormat:
     def recognises(self, file: "h5py.File") -> bool:
         return "ECAL" in file
 
-    def describe(self, file: "h5py.File") -> Layout:
-        cells = _data_set(
-            file, "ECAL", "(N, 25, 25, 25) or (N, 51, 51, 25)", lambda shape: shape[1:] in SHAPES
-        )
-        if cells.shape[0] == 0:
-            raise DataError(f"{file.filename}: data set ECAL has no rows")
+    def describe(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> Layout:
+        cells = numbers(file, "ECAL", "(N, 25, 25, 25) or (N, 51, 51, 25)", lambda shape: shape[1:] in SHAPES)
         columns = _condition_columns(file)
-        for name in columns:
-            if name == "target":
-                values = _data_set(
-                    file, name, "(N, 2) or wider", lambda shape: len(shape) == 2 and shape[1] >= 2
-                )
-            else:
-                values = _data_set(file, name, "(N, 1) or (N,)", lambda shape: shape[1:] in ((), (1,)))
-            if values.shape[0] != cells.shape[0]:
-                raise DataError(
-                    f"{file.filename}: data set {name} has {values.shape[0]} rows and ECAL has "
-                    f"{cells.shape[0]}: they must be equal"
-                )
+        require_equal_rows(cells, *(_column(file, name) for name in columns))
         geometry = VoxelGrid(
             shape=cells.shape[1:], conditions=("energy", "theta") if "theta" in columns else ("energy",)
         )
@@ -90,46 +76,21 @@ class LcdFormat:
             particle=particle_of(file),
         )
 
-    def rows(self, file: "h5py.File") -> "LcdRows":
-        return LcdRows(file)
+    def check(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> None:
+        """Nothing to look at: LCD files have one unit, and calibrations whose response is not a fraction."""
 
-
-class LcdRows:
-    """Rows of an open LCD file."""
-
-    def __init__(self, file: "h5py.File") -> None:
-        self._name = file.filename
-        self._cells = RowReader(file["ECAL"])
-        self._shape: tuple[int, ...] = file["ECAL"].shape[1:]
-        self._columns = {name: file[name] for name in _condition_columns(file)}
-
-    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        showers = np.empty((stop - start, *self._shape), dtype=np.float32)
-        conditions = np.empty((stop - start, len(self._columns)), dtype=np.float32)
-        self.place(np.arange(start, stop), showers, conditions, np.arange(stop - start))
-        return showers, conditions
-
-    def place(
-        self, rows: np.ndarray, showers: np.ndarray, conditions: np.ndarray, places: np.ndarray
-    ) -> None:
-        if not len(rows):
-            return
-        start, stop = int(rows[0]), int(rows[-1]) + 1
-        try:
-            self._cells.read(rows, showers, places)
-            for column, (name, values) in enumerate(self._columns.items()):
-                found = values[start:stop, 1] if name == "target" else values[start:stop].reshape(-1)
-                conditions[places, column] = found[rows - start]
-        except OSError as error:
-            raise DataError(
-                f"{self._name}: rows {start} to {stop - 1} cannot be read ({error}): the file is damaged, "
-                "make or copy it again"
-            ) from error
-
-    def problems(self, showers: np.ndarray, conditions: np.ndarray, first_row: int) -> list[Problem]:
-        if rows_are_good(showers, conditions):
-            return []
-        return broken_rules(showers, conditions, first_row, "ECAL", tuple(self._columns))
+    def rows(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> FileRows:
+        cells = file["ECAL"]
+        units = units_of(file, options, cells="GeV", energy="GeV")
+        return FileRows(
+            file,
+            [RowReader(cells, factor=units.cells_factor)],
+            shapes=[cells.shape[1:]],
+            shape=cells.shape[1:],
+            columns=_condition_columns(file),
+            energy_factor=units.energy_factor,
+            name="ECAL",
+        )
 
 
 def _condition_columns(file: "h5py.File") -> tuple[str, ...]:
@@ -150,19 +111,8 @@ def _cell_size(file: "h5py.File") -> tuple[float, float, float]:
     return float(x), float(y), float(depth)
 
 
-def _data_set(
-    file: "h5py.File", name: str, wanted: str, fits: Callable[[tuple[int, ...]], bool]
-) -> "h5py.Dataset":
-    """An array of numbers whose shape fits."""
-    import h5py
-
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset):
-        held = ", ".join(sorted(file)) or "none"
-        missing = "energy (or target)" if name == "energy" else name
-        raise DataError(f"{file.filename}: data set {missing} is missing; the file holds {held}")
-    if found.dtype.kind not in "fiu":
-        raise DataError(f"{file.filename}: data set {name} holds {found.dtype}, must hold numbers")
-    if not found.shape or not fits(found.shape):
-        raise DataError(f"{file.filename}: data set {name} has shape {found.shape}, must be {wanted}")
-    return found
+def _column(file: "h5py.File", name: str) -> "h5py.Dataset":
+    """The values of a condition."""
+    if name == "target":
+        return numbers(file, name, "(N, 2) or wider", lambda shape: len(shape) == 2 and shape[1] >= 2)
+    return column(file, name, missing="energy (or target)" if name == "energy" else "")

@@ -4,7 +4,7 @@ Readers give showers in GeV as float32 whatever the file holds. Nothing else in 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -16,6 +16,24 @@ if TYPE_CHECKING:
 EMPTY_SHOWER = "the shower has no energy in any cell"
 _INFINITY_BITS = 0x7F800000
 """Bit pattern of float32 infinity: finite numbers that are not negative lie below, all others at or above."""
+
+
+Unit = Literal["auto", "GeV", "MeV", "keV"]
+"""Unit of energies in a file; ``auto`` goes by the file's attributes, else by its schema."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What files may leave unsaid; see `dist_calo.config.DataConfig`."""
+
+    cell_unit: Unit = "auto"
+    energy_unit: Unit = "auto"
+    binning: str | None = None
+    """File that tells the cells of cylindrical layers."""
+
+
+AS_FILES_SAY = ReadOptions()
+"""Options that leave everything to the files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +69,8 @@ class ShowerRows(Protocol):
         """Read contiguous rows.
 
         Returns:
-            Showers in GeV, float32 with shape (n, *geometry.shape), and conditions, float32 with shape
-            (n, len(geometry.conditions)).
+            Showers in GeV (waveforms: in their own unit above the baseline), float32 with shape
+            (n, *geometry.shape), and conditions, float32 with shape (n, len(geometry.conditions)).
 
         Raises:
             DataError: if the file is damaged.
@@ -87,55 +105,66 @@ class Format(Protocol):
     def recognises(self, file: "h5py.File") -> bool:
         """Whether the file's data sets look like this schema."""
 
-    def describe(self, file: "h5py.File") -> Layout:
-        """Rows, geometry and chunks of a file.
+    def describe(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> Layout:
+        """Rows, geometry and chunks of a file, from its data sets' shapes and attributes.
 
         Raises:
             DataError: if a data set is missing or has the wrong shape, or their row counts differ.
         """
 
-    def rows(self, file: "h5py.File") -> ShowerRows:
+    def check(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> None:
+        """Look at a few showers of a file that `describe` accepts, whether their units can be right.
+
+        Raises:
+            DataError: if the energies contradict the units that the file or the options tell.
+        """
+
+    def rows(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> ShowerRows:
         """The rows of a file that `describe` accepts; valid as long as the file is open."""
 
 
-def rows_are_good(showers: np.ndarray, conditions: np.ndarray) -> bool:
+def rows_are_good(showers: np.ndarray, conditions: np.ndarray, signed: bool = False) -> bool:
     """Whether all rows keep the rules of `broken_rules`, in one quick pass over the cells.
 
     Read as integers, the bits of float32 numbers that are not negative are ordered like the numbers
     themselves and negative numbers and NaN come after infinity: so the largest bit pattern of a shower tells
     that all its cells are finite and not negative, and that at least one is hit. A negative zero fails here;
-    `broken_rules` lets it pass.
+    `broken_rules` lets it pass. Signed numbers need only be finite: NaN and infinity show in the extremes.
     """
     if not len(showers):
         return True
-    bits = showers.reshape(len(showers), -1).view(np.uint32).max(axis=1)
-    return bool(
-        bits.min() > 0
-        and bits.max() < _INFINITY_BITS
-        and np.isfinite(conditions).all()
-        and (conditions[:, 0] > 0).all()
-    )
+    if signed:
+        good = np.isfinite(showers.max()) and np.isfinite(showers.min())
+    else:
+        bits = showers.reshape(len(showers), -1).view(np.uint32).max(axis=1)
+        good = bits.min() > 0 and bits.max() < _INFINITY_BITS
+    return bool(good and np.isfinite(conditions).all() and (conditions[:, 0] > 0).all())
 
 
 def broken_rules(
-    showers: np.ndarray, conditions: np.ndarray, first_row: int, cells: str, columns: tuple[str, ...]
+    showers: np.ndarray,
+    conditions: np.ndarray,
+    first_row: int,
+    cells: str,
+    columns: tuple[str, ...],
+    signed: bool = False,
 ) -> list[Problem]:
     """Every rule that some row breaks, with the first such row.
 
     Args:
-        showers: energies of cells in GeV, float32 with shape (n, ...).
+        showers: energies of cells in GeV, or signed samples, float32 with shape (n, ...).
         conditions: float32 with shape (n, C), the incident energy in GeV first.
         first_row: row of the file that the first shower is.
         cells: the file's name for the cells.
         columns: the file's names for the conditions.
+        signed: whether values below 0 and showers of nothing but zeros are right, as they are for waveforms.
     """
     cell_rows = showers.reshape(len(showers), -1)
     finite = np.isfinite(cell_rows).all(axis=1)
-    rules = [
-        (cells, ~finite, "a cell is NaN or infinite"),
-        (cells, (cell_rows < 0).any(axis=1), "a cell has negative energy"),
-        (cells, finite & ~(cell_rows != 0).any(axis=1), EMPTY_SHOWER),
-    ]
+    rules = [(cells, ~finite, "a sample is NaN or infinite" if signed else "a cell is NaN or infinite")]
+    if not signed:
+        rules.append((cells, (cell_rows < 0).any(axis=1), "a cell has negative energy"))
+        rules.append((cells, finite & ~(cell_rows != 0).any(axis=1), EMPTY_SHOWER))
     for column, name in enumerate(columns):
         rules.append((name, ~np.isfinite(conditions[:, column]), "the value is NaN or infinite"))
     rules.append((columns[0], conditions[:, 0] <= 0, "the incident energy is not above 0"))

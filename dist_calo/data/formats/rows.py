@@ -29,10 +29,14 @@ class RowReader:
 
     Args:
         data_set: numbers with shape (N, ...).
+        offset: subtracted from each number.
+        factor: multiplies each number after that.
     """
 
-    def __init__(self, data_set: "h5py.Dataset") -> None:
+    def __init__(self, data_set: "h5py.Dataset", *, offset: float = 0.0, factor: float = 1.0) -> None:
         self._data_set = data_set
+        self._offset = np.float32(offset)
+        self._factor = np.float32(factor)
         self._row_shape: tuple[int, ...] = data_set.shape[1:]
         self._row_bytes = _NUMBER.itemsize * int(np.prod(self._row_shape))
         self.storage, self._shuffled = _storage(data_set)
@@ -44,12 +48,22 @@ class RowReader:
 
         Args:
             rows: the rows, ascending, shape (n,).
-            out: float32 with shape (m, ...), contiguous.
+            out: float32 with shape (m, ...), of which each ``out[place]`` is contiguous.
             places: where in `out` each row goes, shape (n,).
 
         Raises:
             OSError: if the file is damaged.
         """
+        self._read_stored(rows, out, places)
+        # Row by row: an index of many rows would copy them.
+        if self._offset:
+            for place in places:
+                out[place] -= self._offset
+        if self._factor != 1:
+            for place in places:
+                out[place] *= self._factor
+
+    def _read_stored(self, rows: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
         if self.storage == "other":
             self._read_by_h5py(rows, out, places)
             return
@@ -103,7 +117,8 @@ class RowReader:
 
     def _read_by_h5py(self, rows: np.ndarray, out: np.ndarray, places: np.ndarray) -> None:
         start, stop = int(rows[0]), int(rows[-1]) + 1
-        found = self._data_set[start:stop]
+        # HDF5 converts numbers piece by piece: the rows are never held in two formats at once.
+        found = self._data_set.astype(np.float32)[start:stop]
         # Rows without gaps need no selection, which would copy them once more.
         out[places] = found if len(found) == len(rows) else found[rows - start]
 

@@ -1,0 +1,175 @@
+"""Waveforms of detectors side by side.
+
+Data sets, N rows each:
+
+* ``signals`` (N, channels, samples), integers or floats: ADC counts or volts, on a baseline.
+* ``energy`` (N, 1) or (N,): incident energy in GeV.
+* ``edep`` (N, layers, rows, columns), optional: energy deposited in each layer of each detector in GeV, the truth
+  behind the signals.
+* others, such as ``t0``, are not read.
+
+Attributes of ``signals``:
+
+* ``sample_ns``: time between two samples in ns, and ``noise`` (or ``noise_counts``): standard deviation of a sample's
+  noise in the samples' unit. Both must be there: neither can be told reliably from the samples.
+* ``baseline``: what a sample without signal is, subtracted by the reader; 0 if not given.
+* ``units``: the samples' unit, ``ADC counts`` if not given.
+* ``channels``: rows x columns of detectors, such as ``3x3 row-major [x, y]``; if not given, a square, or one row
+  if the channels make none.
+"""
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows, text_attribute
+from dist_calo.data.formats.lcd import particle_of
+from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
+from dist_calo.data.formats.rows import RowReader
+from dist_calo.data.formats.units import ENERGIES, Units, units_of
+from dist_calo.errors import DataError
+from dist_calo.geometry import Waveforms
+
+if TYPE_CHECKING:
+    import h5py
+
+
+class SignalsFormat:
+    """Reader of files of waveforms."""
+
+    name = "signals"
+    needs = "signals and energy"
+
+    def recognises(self, file: "h5py.File") -> bool:
+        return "signals" in file
+
+    def describe(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> Layout:
+        signals = _signals(file)
+        require_equal_rows(signals, column(file, "energy"))
+        if options.cell_unit != "auto":
+            raise DataError(
+                f"{file.filename}: data.cell_unit={options.cell_unit}, but waveforms are no energies: leave it at auto"
+            )
+        rows, columns = _array(signals)
+        return Layout(
+            rows=signals.shape[0],
+            geometry=Waveforms(
+                rows=rows,
+                columns=columns,
+                samples=signals.shape[2],
+                sample_ns=_required(signals, "sample_ns", "the time between two samples in ns"),
+                noise=_required(signals, "noise", "the standard deviation of a sample's noise"),
+                unit=text_attribute(signals, "units") or "ADC counts",
+            ),
+            chunk_rows=signals.chunks[0] if signals.chunks else None,
+            storage=signals.compression or "none",
+            particle=particle_of(file),
+        )
+
+    def check(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> None:
+        unit = self._units(file, options)
+        energy = float(np.median(file["energy"][:1024])) * unit.energy_factor
+        if options.energy_unit == "auto" and energy > ENERGIES[1]:
+            raise DataError(
+                f"{file.filename}: the incident energies have median {energy:.3g} GeV, must be at most "
+                f"{ENERGIES[1]:g} GeV: read in {unit.energy}; set data.energy_unit=MeV (--energy-unit MeV)"
+            )
+
+    def rows(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> FileRows:
+        signals = _signals(file)
+        baseline = _number(signals, "baseline")
+        return FileRows(
+            file,
+            [RowReader(signals, offset=baseline if baseline is not None else 0.0)],
+            shapes=[signals.shape[1:]],
+            shape=signals.shape[1:],
+            columns=("energy",),
+            energy_factor=self._units(file, options).energy_factor,
+            name="signals",
+            signed=True,
+        )
+
+    def _units(self, file: "h5py.File", options: ReadOptions) -> Units:
+        return units_of(file, options, cells="GeV", energy="GeV")
+
+
+def read_deposits(path: str | Path, start: int, stop: int) -> np.ndarray:
+    """The energies deposited in the detectors, the truth behind rows of a file's signals.
+
+    Args:
+        path: a file that holds ``edep``.
+        start: its first row.
+        stop: the row after the last.
+
+    Returns:
+        Energies in GeV, float32 with shape (n, layers, rows, columns).
+
+    Raises:
+        DataError: if the file holds no deposits, or they do not go with its signals.
+    """
+    from dist_calo.data.formats import open_file
+
+    with open_file(path) as file:
+        found = numbers(file, "edep", "(N, layers, rows, columns)", lambda shape: len(shape) == 4)
+        if "signals" in file:
+            require_equal_rows(_signals(file), found)
+        deposits = np.empty((stop - start, *found.shape[1:]), dtype=np.float32)
+        try:
+            RowReader(found).read(np.arange(start, stop), deposits, np.arange(stop - start))
+        except OSError as error:
+            raise DataError(
+                f"{path}: the deposits of rows {start} to {stop - 1} cannot be read ({error})"
+            ) from error
+    return deposits
+
+
+def _signals(file: "h5py.File") -> "h5py.Dataset":
+    return numbers(
+        file, "signals", "(N, channels, samples)", lambda shape: len(shape) == 3 and min(shape[1:]) > 0
+    )
+
+
+def _array(signals: "h5py.Dataset") -> tuple[int, int]:
+    """Rows and columns of detectors."""
+    channels = signals.shape[1]
+    told = text_attribute(signals, "channels")
+    if told is None:
+        side = math.isqrt(channels)
+        return (side, side) if side * side == channels else (1, channels)
+    match = re.match(r"\s*(\d+)\s*x\s*(\d+)", told)
+    if match is None or int(match[1]) * int(match[2]) != channels:
+        raise DataError(
+            f"{signals.file.filename}: attribute channels of data set signals is {told!r}, must begin with rows x "
+            f"columns that make {channels} channels, such as 1x{channels}; correct or remove it"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _number(signals: "h5py.Dataset", name: str) -> float | None:
+    """A finite number among the attributes, None where it is missing."""
+    if name not in signals.attrs:
+        return None
+    found = np.asarray(signals.attrs[name])
+    if found.size != 1 or found.dtype.kind not in "fiu" or not np.isfinite(found).all():
+        raise DataError(
+            f"{signals.file.filename}: attribute {name} of data set signals is {found.tolist()}, must be a finite "
+            "number; correct it"
+        )
+    return float(found.reshape(-1)[0])
+
+
+def _required(signals: "h5py.Dataset", name: str, meaning: str) -> float:
+    """A positive number among the attributes, under its name or that name with ``_counts``."""
+    found = _number(signals, name)
+    if found is None:
+        found = _number(signals, f"{name}_counts")
+    if found is None or found <= 0:
+        raise DataError(
+            f"{signals.file.filename}: attribute {name} of data set signals, {meaning}, is "
+            f"{'missing' if found is None else f'{found:g}'}, must be a number above 0: set it, as by "
+            f'h5py.File("{Path(signals.file.filename).name}", "a")["signals"].attrs["{name}"] = 1.0'
+        )
+    return found

@@ -1,0 +1,180 @@
+"""Units of the energies in a file, and whether the energies bear them out.
+
+A wrong unit changes energies by a factor of 1,000. It shows in the response, the sum of a shower's cells over the
+incident energy: no calorimeter sees more than there was, and none that the package is made for sees less than a
+few thousandths of it.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dist_calo.data.formats.data_sets import text_attribute
+from dist_calo.data.formats.protocol import ReadOptions, ShowerRows
+from dist_calo.errors import DataError
+
+if TYPE_CHECKING:
+    import h5py
+
+UNITS = {"GeV": 1.0, "MeV": 1e-3, "keV": 1e-6}
+"""Energy units, in GeV."""
+LOWEST_RESPONSE = 1.5e-3
+"""Above what a calorimeter that sees everything would give were its GeV read as MeV."""
+HIGHEST_RESPONSE = 1.1
+"""Everything, and a few percent for calibration and resolution."""
+ENERGIES = (0.01, 2e4)
+"""Incident energies that a data set may have in the median, in GeV."""
+_PIECES, _PIECE_ROWS = 4, 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """In which units a file is read."""
+
+    cells: str
+    energy: str
+
+    @property
+    def cells_factor(self) -> float:
+        """Factor on cells, to GeV."""
+        return UNITS[self.cells]
+
+    @property
+    def energy_factor(self) -> float:
+        """Factor on the incident energy, to GeV."""
+        return UNITS[self.energy]
+
+
+def told_unit(file: "h5py.File", attribute: str) -> str | None:
+    """The energy unit in an attribute such as ``GeV, mm``, None where it names none.
+
+    Raises:
+        DataError: if it names two.
+    """
+    text = text_attribute(file, attribute)
+    found = sorted(set(re.findall(r"\b(?:GeV|MeV|keV)\b", text or "")))
+    if len(found) > 1:
+        raise DataError(
+            f"{file.filename}: attribute {attribute} is {text!r}, names {' and '.join(found)}: set the attribute "
+            "cell_units to the unit of the cells"
+        )
+    return found[0] if found else None
+
+
+def units_of(file: "h5py.File", options: ReadOptions, *, cells: str, energy: str) -> Units:
+    """Units by the options, else by the file's attributes, else those of the schema.
+
+    Attributes are ``cell_units`` or ``units`` for the cells and ``energy_units`` for the incident energy.
+
+    Args:
+        file: an open file.
+        options: what the user says.
+        cells: the schema's unit of the cells.
+        energy: the schema's unit of the incident energy.
+
+    Raises:
+        DataError: if an attribute names two units.
+    """
+    told_cells: str | None = options.cell_unit
+    if told_cells == "auto":
+        told_cells = told_unit(file, "cell_units") or told_unit(file, "units")
+    told_energy: str | None = options.energy_unit
+    if told_energy == "auto":
+        told_energy = told_unit(file, "energy_units")
+    return Units(cells=told_cells or cells, energy=told_energy or energy)
+
+
+def require_plausible(
+    file_name: str,
+    rows: ShowerRows,
+    count: int,
+    units: Units,
+    options: ReadOptions,
+    *,
+    highest_response: float = HIGHEST_RESPONSE,
+    energies: tuple[float, float] = ENERGIES,
+) -> None:
+    """Check the units of a file on at most 64 showers, in 4 places spread over it.
+
+    The median response must lie within `LOWEST_RESPONSE` and `highest_response`. The median incident energy must
+    lie within `energies`, unless the options say its unit: a unit that is wrong for cells and incident energies
+    alike leaves the response as it is.
+
+    Args:
+        file_name: for the message.
+        rows: rows of the file, read with those units.
+        count: how many there are.
+        units: the units they are read with.
+        options: what the user says.
+        highest_response: most that the cells may sum to, in incident energies.
+        energies: bounds of the median incident energy, in GeV.
+
+    Raises:
+        DataError: if not; the message says which units would do.
+    """
+    response, energy, sampled = _sampled(rows, count)
+    if not sampled:
+        return
+    known_energy = options.energy_unit != "auto"
+
+    def plausible(tried: Units) -> bool:
+        energy_change = tried.energy_factor / units.energy_factor
+        found = response * tried.cells_factor / units.cells_factor / energy_change
+        return bool(
+            LOWEST_RESPONSE <= found <= highest_response
+            and (
+                (known_energy and tried.energy == units.energy)
+                or energies[0] <= energy * energy_change <= energies[1]
+            )
+        )
+
+    if plausible(units):
+        return
+    if LOWEST_RESPONSE <= response <= highest_response:
+        seen = f"the incident energies of {sampled} sampled showers have median {energy:.3g} GeV"
+        rule = f"must be {energies[0]:g} to {energies[1]:g} GeV"
+    else:
+        seen = (
+            f"the cells of {sampled} sampled showers sum to {response:.3g} times the incident energy (median)"
+        )
+        rule = f"must be {LOWEST_RESPONSE:g} to {highest_response:g} times"
+    tried = [Units(cells=cells, energy=energy) for cells, energy in itertools.product(UNITS, repeat=2)]
+    fitting = [_advice(units, other) for other in tried if plausible(other)]
+    fewest = min((len(advice) for advice in fitting), default=0)
+    advice = " or ".join(" and ".join(advice) for advice in fitting if len(advice) == fewest)
+    raise DataError(
+        f"{file_name}: {seen}, {rule}: read with cells in {units.cells} and incident energies in {units.energy}; "
+        + (f"set {advice}" if advice else "no other unit helps: correct the file")
+    )
+
+
+def _sampled(rows: ShowerRows, count: int) -> tuple[float, float, int]:
+    """Median response, median incident energy in GeV, and of how many showers; bad rows are left to the scan."""
+    starts = sorted({count * piece // _PIECES for piece in range(_PIECES)})
+    after = [*starts[1:], count]
+    read = [rows.read(start, min(start + _PIECE_ROWS, end)) for start, end in zip(starts, after, strict=True)]
+    sums = np.concatenate(
+        [showers.reshape(len(showers), -1).sum(axis=1, dtype=np.float64) for showers, _ in read]
+    )
+    energy = np.concatenate([conditions[:, 0] for _, conditions in read]).astype(np.float64)
+    good = np.isfinite(sums) & (sums > 0) & np.isfinite(energy) & (energy > 0)
+    if not good.any():
+        return 0.0, 0.0, 0
+    return (
+        float(np.median(sums[good] / energy[good])),
+        float(np.median(energy[good])),
+        int(np.count_nonzero(good)),
+    )
+
+
+def _advice(units: Units, other: Units) -> list[str]:
+    """Settings that lead from one pair of units to the other, as the trainer and ``dist-calo data`` call them."""
+    changes = []
+    if other.cells != units.cells:
+        changes.append(f"data.cell_unit={other.cells} (--cells-unit {other.cells})")
+    if other.energy != units.energy:
+        changes.append(f"data.energy_unit={other.energy} (--energy-unit {other.energy})")
+    return changes

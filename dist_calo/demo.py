@@ -52,34 +52,24 @@ def main(arguments: Sequence[str]) -> int:
 
 def compare(checkpoints: Path, out: Path) -> str | None:
     """Draw and print how the best checkpoint's showers compare with the test split; return the run that made it."""
-    from dist_calo.comm.protocol import World
-    from dist_calo.comm.single import SingleCommunicator
-    from dist_calo.config import DataConfig, RunConfig, TrainConfig
-    from dist_calo.data.shards import Manifest
-    from dist_calo.geometry import VoxelGrid
+    from dist_calo.geometry import VoxelGrid, geometry_from_dict
     from dist_calo.physics.observables import Bins
     from dist_calo.physics.plots import save_png
     from dist_calo.physics.voxels import VoxelView
     from dist_calo.training.checkpoint import find_checkpoint
-    from dist_calo.training.restore import restore_generator
-    from dist_calo.training.validation import Validator
+    from dist_calo.training.held_out import held_out_validator
 
     state = find_checkpoint(checkpoints)
-    config = RunConfig(
-        data=DataConfig(**state["config"]["data"]), train=TrainConfig(**state["config"]["train"])
-    )
-    generator = restore_generator(state)
-    manifest = Manifest.from_dict(state["manifest"])
-    communicator = SingleCommunicator(World())
-    assert isinstance(generator.geometry, VoxelGrid), "the demo trains on a voxel grid"
-    view = VoxelView(generator.geometry, Bins(energy=ENERGY_EDGES))
-    result = Validator(config, manifest, generator, communicator, split="test", view=view).run()
+    geometry = geometry_from_dict(state["geometry"])
+    assert isinstance(geometry, VoxelGrid), "the demo trains on a voxel grid"
+    result = held_out_validator(state, view=VoxelView(geometry, Bins(energy=ENERGY_EDGES))).run()
     for name, draw in result.pictures().items():
         save_png(draw(), out / f"{name}.png")
     numbers = {name.removeprefix("validation/"): value for name, value in result.metrics.items()}
     (out / "results.json").write_text(json.dumps({"step": state["step"], **numbers}, indent=2) + "\n")
     show(result.real.compute(), result.fake.compute(), numbers, state["step"])
-    return generator.run_id
+    run_id: str | None = state["run_id"]
+    return run_id
 
 
 def show(real: "Observables", fake: "Observables", numbers: dict[str, float], step: int) -> None:

@@ -47,7 +47,7 @@ def require_grid(
         )
 
 
-def column(conditions: Tensor, geometry: Geometry, name: str) -> Tensor:
+def column(conditions: Tensor, geometry: Readout, name: str) -> Tensor:
     """One quantity of the conditions (B, C), shape (B,).
 
     Raises:

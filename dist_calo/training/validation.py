@@ -117,6 +117,23 @@ class Validator:
             examples=Examples(real=self._examples, fake=generated, energies=first),
         )
 
+    def floor(self, repeats: int = 8) -> dict[str, float]:
+        """The numbers of a comparison between two halves of the real showers, the mean of several halvings; collective.
+
+        What a perfect generator of as many showers as half of the split would reach.
+        """
+        if not self._view.settled:
+            self._settle()
+        halves = [(self._view.summary(), self._view.summary()) for _ in range(repeats)]
+        for batch in self._batches():
+            for repeat, pair in enumerate(halves):
+                draws = Draws(self._config.train.seed, repeat, batch.ids, "halves")
+                first = draws.uniform("half").numpy()[:, 0] < 0.5
+                for summary, mine in zip(pair, (first, ~first), strict=True):
+                    summary.update(batch.showers[mine], batch.conditions[mine, 0])
+        numbers = [self._view.numbers(*(self._summed(half) for half in pair)) for pair in halves]
+        return {name: float(np.mean([values[name] for values in numbers])) for name in numbers[0]}
+
     def _read(self) -> Any:
         """Sums over the split's showers on all ranks; remembers this rank's conditions and examples."""
         if not self._view.settled:

@@ -7,15 +7,13 @@ from torch import nn
 from dist_calo.config import ModelConfig
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
-from dist_calo.models import MODELS, build_model
+from dist_calo.models import build_model
 from dist_calo.models.flops import forward_flops
 from dist_calo.models.gan import GanModel, Verdict
 from dist_calo.models.layers import Dropout
 from dist_calo.models.requirements import column, require_grid
 from dist_calo.randomness import Draws
-
-GRID = VoxelGrid(shape=(25, 25, 25))
-ANGLED = VoxelGrid(shape=(51, 51, 25), conditions=("energy", "theta"))
+from tests.geometries import ANGLED, GRID
 
 
 class TinyGenerator(nn.Module):
@@ -66,37 +64,6 @@ def test_a_whole_number_is_taken_where_a_float_is_wanted():
     model = build_model(ModelConfig(name="lcd_3dgan", options={"dropout": 0}), GRID)
     dropouts = [layer for layer in model.modules() if isinstance(layer, Dropout)]
     assert [layer.probability for layer in dropouts] == [0.0] * 4
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_generates_and_judges(name):
-    geometry = ANGLED if name.endswith("angle") else GRID
-    torch.manual_seed(0)
-    model = build_model(ModelConfig(name=name), geometry)
-    conditions = torch.tensor([[50.0, 1.5]])[:, : len(geometry.conditions)]
-    draws = Draws(0, 1, [7])
-    with torch.no_grad():
-        showers = model.generate(conditions, draws)
-        verdict = model.discriminator(showers, conditions, draws)
-    assert showers.shape == (1, *geometry.shape)
-    assert torch.isfinite(showers).all()
-    assert verdict.score.shape == (1,)
-    assert verdict.energy is None or verdict.energy.shape == (1,)
-    assert set(model.generating) <= set(model.networks)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_seed_decides_the_weights(name):
-    geometry = ANGLED if name.endswith("angle") else GRID
-
-    def weights(seed):
-        torch.manual_seed(seed)
-        return torch.cat(
-            [p.detach().flatten() for p in build_model(ModelConfig(name=name), geometry).parameters()]
-        )
-
-    assert torch.equal(weights(1), weights(1))
-    assert not torch.equal(weights(1), weights(2))
 
 
 def test_networks_share_nothing(tiny):

@@ -3,28 +3,57 @@
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dist_calo.config import ModelConfig
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry
 
 if TYPE_CHECKING:
-    from dist_calo.models.gan import GanModel
+    import numpy as np
+    from torch import Tensor, nn
+
+    from dist_calo.randomness import Draws
 
 MODELS: dict[str, str] = {
     "lcd_3dgan": "dist_calo.models.lcd_3dgan:fixed_angle",
     "lcd_3dgan_angle": "dist_calo.models.lcd_3dgan:variable_angle",
     "lcd_fast": "dist_calo.models.lcd_fast:lcd_fast",
 }
-"""Module and function that build each model: ``build(geometry, *, option=default, ...) -> GanModel``.
+"""Module and function that build each model: ``build(geometry, *, option=default, ...) -> Model``.
 
 The keyword-only parameters of the function are the model's options; an option is of the type of its default.
 """
 
 
-def build_model(config: ModelConfig, geometry: Geometry) -> "GanModel":
-    """Build the networks of a configuration; their weights come from torch's global generator, so seed it before.
+class Model(Protocol):
+    """What the trainer needs of a model, an `nn.Module` besides; what an objective needs, the objective says."""
+
+    generating: tuple[str, ...]
+    """Networks whose weights generate; the moving average is theirs."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """The read-out that showers have."""
+
+    @property
+    def networks(self) -> "dict[str, nn.Module]":
+        """What is optimised, each network by its own optimizer; every weight belongs to one of them."""
+
+    def generate(self, conditions: "Tensor", draws: "Draws") -> "Tensor":
+        """Showers in network units, shape (B, *geometry.shape), of conditions (B, C); a pure function of the draws."""
+
+    def calibrate(self, statistics: "Mapping[str, np.ndarray]") -> None:
+        """Take constants from training showers into buffers; once, before a run that starts anew.
+
+        Args:
+            statistics: ``energy`` (n,), ``energy_sum`` (n,), ``showers`` (n, ...) in physical units, and
+                ``network_units`` (n, ...), the same showers as the networks see them.
+        """
+
+
+def build_model(config: ModelConfig, geometry: Geometry) -> Any:
+    """Build the `Model` of a configuration; its weights come from torch's global generator, so seed it before.
 
     Raises:
         ConfigError: if the name or an option is not known, an option has the wrong type or breaks a rule of the
@@ -36,10 +65,7 @@ def build_model(config: ModelConfig, geometry: Geometry) -> "GanModel":
         )
     module, function = MODELS[config.name].split(":")
     build = getattr(importlib.import_module(module), function)
-    model: GanModel = build(
-        geometry, **_checked_options(config.name, config.options, inspect.signature(build))
-    )
-    return model
+    return build(geometry, **_checked_options(config.name, config.options, inspect.signature(build)))
 
 
 def _checked_options(name: str, options: Mapping[str, Any], signature: inspect.Signature) -> dict[str, Any]:

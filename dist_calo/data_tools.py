@@ -12,6 +12,7 @@ from dist_calo.errors import EXIT_USER, ConfigError, DataError
 
 if TYPE_CHECKING:
     from dist_calo.data.convert import Rewrite
+    from dist_calo.data.formats import ReadOptions
     from dist_calo.data.shards import Manifest
 
 
@@ -33,10 +34,10 @@ def _validate(options: argparse.Namespace) -> int:
     from dist_calo.data.shards import manifest_of, matching_files
 
     paths = matching_files(*options.path)
-    problems = [problem for path in paths for problem in _file_problems(path, options.format)]
+    problems = [problem for path in paths for problem in _file_problems(path, options)]
     if not problems:
         try:
-            manifest = manifest_of(paths, options.format)
+            manifest = manifest_of(paths, options.format, _read_options(options))
             _check_manifest(manifest, options)
         except DataError as error:
             problems.append(str(error))
@@ -47,14 +48,13 @@ def _validate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _file_problems(path: str, format_name: str) -> list[str]:
+def _file_problems(path: str, options: argparse.Namespace) -> list[str]:
     """What is wrong with one file, so that one bad file does not hide the others' problems."""
     from dist_calo.data.shards import find_problems, manifest_of
 
     try:
-        return [
-            f"{entry.path}: {problem}" for entry, problem in find_problems(manifest_of([path], format_name))
-        ]
+        manifest = manifest_of([path], options.format, _read_options(options))
+        return [f"{entry.path}: {problem}" for entry, problem in find_problems(manifest)]
     except DataError as error:
         return [str(error)]
 
@@ -108,7 +108,14 @@ def _split(options: argparse.Namespace) -> int:
 def _manifest(options: argparse.Namespace) -> "Manifest":
     from dist_calo.data.shards import manifest_of, matching_files
 
-    return manifest_of(matching_files(*options.path), options.format)
+    return manifest_of(matching_files(*options.path), options.format, _read_options(options))
+
+
+def _read_options(options: argparse.Namespace) -> "ReadOptions":
+    """What the user says of the files."""
+    from dist_calo.data.formats import ReadOptions
+
+    return ReadOptions(cell_unit=options.cells_unit, energy_unit=options.energy_unit, binning=options.binning)
 
 
 def _prepare(targets: Sequence[Path], force: bool) -> None:
@@ -129,7 +136,7 @@ def _report(written: dict[Path, int]) -> int:
 
 
 def _rewrite(options: argparse.Namespace) -> "Rewrite":
-    from dist_calo.data.convert import UNITS, Rewrite
+    from dist_calo.data.convert import Rewrite
 
     values = {"--chunk-rows": options.chunk_rows, "--cells-factor": getattr(options, "cells_factor", 1.0)}
     for name, value in values.items():
@@ -143,8 +150,7 @@ def _rewrite(options: argparse.Namespace) -> "Rewrite":
     if options.command == "split":
         return Rewrite(**stored)
     return Rewrite(
-        cells_factor=UNITS[options.cells_unit] * options.cells_factor,
-        energy_factor=UNITS[options.energy_unit],
+        cells_factor=options.cells_factor,
         cut=options.cut,
         least_sum=options.min_sum,
         particle=options.particle,
@@ -166,15 +172,8 @@ def _parser() -> argparse.ArgumentParser:
         commands, "convert", _convert, "write showers anew: older schema, other unit or chunks"
     )
     convert.add_argument("--out", required=True, help="the file to write, or a folder for one file each")
-    units = ("GeV", "MeV", "keV")
-    convert.add_argument(
-        "--cells-unit", choices=units, default="GeV", help="unit of the cells read (default GeV)"
-    )
     convert.add_argument(
         "--cells-factor", type=float, default=1.0, help="factor on the cells besides (default 1)"
-    )
-    convert.add_argument(
-        "--energy-unit", choices=units, default="GeV", help="unit of the incident energy read"
     )
     convert.add_argument(
         "--cut", type=float, default=0.0, help="cells below this become 0, in GeV (default 0)"
@@ -205,6 +204,14 @@ def _command(
     parser.add_argument(
         "--format", default="auto", help="schema of the files (default: found by their data sets)"
     )
+    units = ("auto", "GeV", "MeV", "keV")
+    parser.add_argument(
+        "--cells-unit", choices=units, default="auto", help="unit of the cells (default: as the files say)"
+    )
+    parser.add_argument(
+        "--energy-unit", choices=units, default="auto", help="unit of the incident energy, likewise"
+    )
+    parser.add_argument("--binning", help="XML file that tells the cells of the CaloChallenge's showers")
     parser.set_defaults(run=run)
     return parser
 

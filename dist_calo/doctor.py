@@ -192,13 +192,14 @@ def _gpus(config: RunConfig) -> Iterator[Check]:
 
 def _data(config: RunConfig) -> Iterator[Check]:
     from dist_calo.data.shards import build_manifest
+    from dist_calo.data.summary import cells_text
 
     manifest = build_manifest(config.data)
-    shape = "x".join(str(cells) for cells in manifest.geometry.shape)
     yield Check(
         "ok",
         "data",
-        f"{manifest.rows} showers of {shape} cells in {len(manifest.files)} files, {config.data.path}",
+        f"{manifest.rows} showers of {cells_text(manifest.geometry)} in {len(manifest.files)} files, "
+        f"{config.data.path}",
     )
     for name, probe in PROBES_OF_DATA.items():
         yield from _tried(name, lambda probe=probe: probe(config, manifest))  # type: ignore[misc]

@@ -60,7 +60,7 @@ def test_a_machine_that_can_train(settings: list[str], capsys: pytest.CaptureFix
         "threads",
     ):
         assert found[name] == "ok"
-    assert "1500 showers of 25x25x25 cells" in shown
+    assert "1500 showers of 25 x 25 x 25 cells" in shown
     assert shown.endswith("The trainer would run here.\n")
 
 

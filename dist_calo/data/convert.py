@@ -11,12 +11,11 @@ from dist_calo.config import DataConfig
 from dist_calo.data.blocks import Blocks, Split, split_blocks
 from dist_calo.data.formats import ShowerWriter, format_named, open_file
 from dist_calo.data.formats.protocol import EMPTY_SHOWER
+from dist_calo.data.formats.schema import OWN_ATTRIBUTES
 from dist_calo.data.formats.writer import Compression
 from dist_calo.data.shards import FileEntry, Manifest
-from dist_calo.errors import DataError
+from dist_calo.errors import ConfigError, DataError
 
-UNITS = {"GeV": 1.0, "MeV": 1e-3, "keV": 1e-6}
-"""Energy units, in GeV."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -25,9 +24,7 @@ class Rewrite:
     """How showers are changed and stored."""
 
     cells_factor: float = 1.0
-    """Factor on the energies of cells, to GeV."""
-    energy_factor: float = 1.0
-    """Factor on the incident energy, to GeV."""
+    """Factor on the energies of cells."""
     cut: float = 0.0
     """Cells below this energy become 0, in GeV."""
     least_sum: float | None = None
@@ -47,7 +44,12 @@ def convert(manifest: Manifest, out: Path, rewrite: Rewrite, *, into_folder: boo
 
     Raises:
         DataError: at the first row that breaks a rule, before or after the change; that file is not written.
+        ConfigError: if waveforms, which are no energies, are to be cut or scaled.
     """
+    if manifest.geometry.signed and replace(rewrite, cells_factor=1.0, cut=0.0, least_sum=None) != rewrite:
+        raise ConfigError(
+            "--cells-factor, --cut and --min-sum change energies of cells, and waveforms have none: leave them out"
+        )
     if not into_folder:
         return {out: _write_files(manifest, manifest.files, out, rewrite)}
     targets = {out / Path(entry.name).name: entry for entry in manifest.files}
@@ -86,7 +88,7 @@ def _attributes(manifest: Manifest, files: Sequence[FileEntry]) -> dict[str, Any
             for name, value in shared.items()
             if name in found and np.array_equal(value, found[name])
         }
-    own = {"units": None, "cell_size_mm": None, "particle": manifest.particle}
+    own = {**dict.fromkeys(OWN_ATTRIBUTES), "particle": manifest.particle}
     kept = {name: value for name, value in (shared | own).items() if value is not None}
     return {**kept, "converted_from": ", ".join(entry.name for entry in files)[:1000]}
 
@@ -126,14 +128,13 @@ def _rewritten(
         mine = files == number
         starts = (blocks.first_ids[mine] - manifest.first_ids[number]).tolist()
         with open_file(entry.path) as file:
-            rows = format_named(manifest.format).rows(file)
+            rows = format_named(manifest.format).rows(file, manifest.options)
             for start, count in zip(starts, blocks.rows[mine].tolist(), strict=True):
                 showers, conditions = rows.read(start, start + count)
                 showers *= np.float32(rewrite.cells_factor)
-                conditions[:, 0] *= np.float32(rewrite.energy_factor)
                 if rewrite.cut > 0:
                     showers[showers < rewrite.cut] = 0
-                sums = showers.sum(axis=(1, 2, 3), dtype=np.float64)
+                sums = showers.reshape(len(showers), -1).sum(axis=1, dtype=np.float64)
                 # NaN compares as False: such a shower is kept here and refused below.
                 kept = ~(sums <= rewrite.least_sum) if rewrite.least_sum is not None else slice(None)
                 for problem in rows.problems(showers, conditions, start):

@@ -6,6 +6,7 @@ import numpy as np
 
 from dist_calo.data.formats import format_named, open_file
 from dist_calo.data.shards import FileEntry, Manifest
+from dist_calo.geometry import CylindricalLayers, Geometry, LayeredGrid, VoxelGrid, Waveforms
 
 _PIECES, _PIECE_ROWS = 8, 32
 
@@ -14,13 +15,14 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
     """Facts about each file and all of them, as plain values.
 
     Energies, sampling fraction (energy in all cells / incident energy) and the share of empty cells are those
-    of at most 256 showers a file, in 8 places spread over it.
+    of at most 256 showers a file, in 8 places spread over it. Waveforms have neither of the last two: None.
     """
     files = [_summarise_file(manifest, entry) for entry in manifest.files]
-    sampled = sum(file["sampled_rows"] for file in files)
     return {
         "format": manifest.format,
+        "geometry": manifest.geometry.to_dict(),
         "shape": list(manifest.geometry.shape),
+        "cells": cells_text(manifest.geometry),
         "conditions": list(manifest.geometry.conditions),
         "particle": manifest.particle,
         "rows": manifest.rows,
@@ -28,11 +30,17 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "checksum": manifest.checksum,
         "energy_min": min(file["energy_min"] for file in files),
         "energy_max": max(file["energy_max"] for file in files),
-        "sampling_fraction": sum(file["sampling_fraction"] * file["sampled_rows"] for file in files)
-        / sampled,
-        "empty_cells": sum(file["empty_cells"] * file["sampled_rows"] for file in files) / sampled,
+        "sampling_fraction": _mean(files, "sampling_fraction"),
+        "empty_cells": _mean(files, "empty_cells"),
         "files": files,
     }
+
+
+def _mean(files: list[dict[str, Any]], name: str) -> float | None:
+    """The mean over the sampled showers of all files, None where it has no meaning."""
+    if any(file[name] is None for file in files):
+        return None
+    return float(np.average([file[name] for file in files], weights=[file["sampled_rows"] for file in files]))
 
 
 def _summarise_file(manifest: Manifest, entry: FileEntry) -> dict[str, Any]:
@@ -41,13 +49,14 @@ def _summarise_file(manifest: Manifest, entry: FileEntry) -> dict[str, Any]:
         after = [*starts[1:], entry.rows]
         stops = [min(start + _PIECE_ROWS, end) for start, end in zip(starts, after, strict=True)]
         format_ = format_named(manifest.format)
-        rows = format_.rows(file)
+        rows = format_.rows(file, manifest.options)
         read = [rows.read(start, stop) for start, stop in zip(starts, stops, strict=True)]
-        storage = format_.describe(file).storage
+        storage = format_.describe(file, manifest.options).storage
     showers = np.concatenate([showers for showers, _ in read])
     energy = np.concatenate([conditions[:, 0] for _, conditions in read])
+    energies = not manifest.geometry.signed
     with np.errstate(divide="ignore", invalid="ignore"):
-        fraction = showers.sum(axis=(1, 2, 3), dtype=np.float64) / energy
+        fraction = showers.reshape(len(showers), -1).sum(axis=1, dtype=np.float64) / energy
     return {
         "name": entry.name,
         "rows": entry.rows,
@@ -57,16 +66,29 @@ def _summarise_file(manifest: Manifest, entry: FileEntry) -> dict[str, Any]:
         "sampled_rows": len(showers),
         "energy_min": float(energy.min()),
         "energy_max": float(energy.max()),
-        "sampling_fraction": float(fraction.mean()),
-        "empty_cells": float((showers == 0).mean()),
+        "sampling_fraction": float(fraction.mean()) if energies else None,
+        "empty_cells": float((showers == 0).mean()) if energies else None,
     }
+
+
+def cells_text(geometry: Geometry) -> str:
+    """The cells of a shower in words, such as ``25 x 25 x 25 cells``."""
+    match geometry:
+        case LayeredGrid():
+            layers = ", ".join(f"{eta} x {phi}" for eta, phi in geometry.layers)
+            return f"{geometry.cells} cells in {len(geometry.layers)} layers ({layers})"
+        case CylindricalLayers():
+            return f"{geometry.cells} cells in {sum(map(bool, geometry.layer_cells))} layers"
+        case Waveforms():
+            return f"{geometry.channels} waveforms of {geometry.samples} samples ({geometry.sample_ns:g} ns each)"
+        case VoxelGrid():
+            return f"{' x '.join(str(cells) for cells in geometry.shape)} cells"
 
 
 def table(summary: dict[str, Any]) -> str:
     """The summary as text, a line a file."""
-    shape = " x ".join(str(cells) for cells in summary["shape"])
     lines = [
-        f"{summary['rows']} showers of {shape} cells in {len(summary['files'])} file(s), "
+        f"{summary['rows']} showers of {summary['cells']} in {len(summary['files'])} file(s), "
         f"{_megabytes(summary['bytes'])}; schema {summary['format']}, "
         f"particle {summary['particle'] or 'not told'}, conditions {', '.join(summary['conditions'])}",
         f"checksum {summary['checksum']}",
@@ -90,8 +112,8 @@ def table(summary: dict[str, Any]) -> str:
             f"{file['chunk_rows']} rows" if file["chunk_rows"] else "none",
             file["storage"],
             f"{file['energy_min']:.4g} to {file['energy_max']:.4g}",
-            f"{file['sampling_fraction']:.4%}",
-            f"{file['empty_cells']:.1%}",
+            "none" if file["sampling_fraction"] is None else f"{file['sampling_fraction']:.4%}",
+            "none" if file["empty_cells"] is None else f"{file['empty_cells']:.1%}",
         )
         for file in summary["files"]
     ]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dist_calo.data.formats.calochallenge import CaloChallengeFormat
 from dist_calo.data.formats.layers import LayersFormat
 from dist_calo.data.formats.lcd import LcdFormat
 from dist_calo.data.formats.protocol import Format, Layout, Problem, ReadOptions, ShowerRows
@@ -27,7 +28,9 @@ __all__ = [
     "recognise",
 ]
 
-FORMATS: dict[str, Format] = {known.name: known for known in (LcdFormat(), LayersFormat(), SignalsFormat())}
+FORMATS: dict[str, Format] = {
+    known.name: known for known in (LcdFormat(), LayersFormat(), CaloChallengeFormat(), SignalsFormat())
+}
 """Schemas by name."""
 
 

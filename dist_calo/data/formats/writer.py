@@ -1,4 +1,4 @@
-"""Writing showers in the schema that the readers read."""
+"""Writing showers in the schema that the reader of their geometry reads."""
 
 import os
 from collections.abc import Mapping
@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dist_calo.data.formats.schema import StoredArray, schema_of
 from dist_calo.errors import DataError
-from dist_calo.geometry import Geometry, VoxelGrid
+from dist_calo.geometry import Geometry
 
 Compression = Literal["gzip", "lzf", "none"]
 
@@ -60,28 +61,33 @@ class ShowerWriter:
             raise DataError(
                 f"{self.path}: cannot be written ({error}): name a file in a folder that exists"
             ) from error
-        self._file.attrs.update({**(attributes or {}), "units": "GeV, rad, mm"})
-        if isinstance(geometry, VoxelGrid):
-            self._file.attrs["cell_size_mm"] = np.asarray(geometry.cell_size)
+        told = dict(attributes or {})
+        schema = schema_of(geometry, told.get("particle"))
+        self._file.attrs.update(told | schema.attributes)
         filters: dict[str, Any] = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}}.get(
             compression, {"compression": "gzip", "compression_opts": level, "shuffle": True}
         )
-        self._cells = self._new_data_set("ECAL", geometry.shape, filters)
-        self._columns = [self._new_data_set(name, (1,), {}) for name in geometry.conditions]
+        self._arrays = [(array, self._new_data_set(array, filters)) for array in schema.arrays]
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._waiting_rows = 0
 
-    def _new_data_set(self, name: str, shape: tuple[int, ...], filters: dict[str, Any]) -> Any:
-        rows = self._chunk_rows if len(shape) > 1 else 1024
-        return self._file.create_dataset(
-            name, (0, *shape), np.float32, maxshape=(None, *shape), chunks=(rows, *shape), **filters
+    def _new_data_set(self, array: StoredArray, filters: dict[str, Any]) -> Any:
+        made = self._file.create_dataset(
+            array.name,
+            (0, *array.shape),
+            np.float32,
+            maxshape=(None, *array.shape),
+            chunks=(self._chunk_rows if array.cells else 1024, *array.shape),
+            **(filters if array.cells else {}),
         )
+        made.attrs.update(array.attributes)
+        return made
 
     def append(self, showers: np.ndarray, conditions: np.ndarray) -> None:
         """Add showers.
 
         Args:
-            showers: energies of cells in GeV, shape (n, *geometry.shape).
+            showers: energies of cells in GeV, or samples above the baseline, shape (n, *geometry.shape).
             conditions: shape (n, len(geometry.conditions)), in the geometry's order.
 
         Raises:
@@ -89,10 +95,9 @@ class ShowerWriter:
         """
         if showers.shape[1:] != self._geometry.shape:
             raise ValueError(f"showers have shape {showers.shape}, must be (n, *{self._geometry.shape})")
-        if conditions.shape != (len(showers), len(self._columns)):
-            raise ValueError(
-                f"conditions have shape {conditions.shape}, must be {(len(showers), len(self._columns))}"
-            )
+        wanted = (len(showers), len(self._geometry.conditions))
+        if conditions.shape != wanted:
+            raise ValueError(f"conditions have shape {conditions.shape}, must be {wanted}")
         self._waiting.append((showers, conditions))
         self._waiting_rows += len(showers)
         self.rows += len(showers)
@@ -104,11 +109,9 @@ class ShowerWriter:
         showers = np.concatenate([showers for showers, _ in self._waiting])
         conditions = np.concatenate([conditions for _, conditions in self._waiting])
         stop = self._written + rows
-        self._cells.resize(stop, axis=0)
-        self._cells[self._written : stop] = showers[:rows]
-        for column, data_set in enumerate(self._columns):
+        for array, data_set in self._arrays:
             data_set.resize(stop, axis=0)
-            data_set[self._written : stop, 0] = conditions[:rows, column]
+            data_set[self._written : stop] = array.values(showers[:rows], conditions[:rows])
         self._written = stop
         self._waiting = [(showers[rows:].copy(), conditions[rows:].copy())] if rows < len(showers) else []
         self._waiting_rows -= rows

@@ -1,0 +1,111 @@
+"""Which data sets and attributes a file of each geometry has: the writer's side of the readers' schemas."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dist_calo.data.formats.binning import binning_text
+from dist_calo.geometry import CylindricalLayers, Geometry, LayeredGrid, VoxelGrid, Waveforms
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredArray:
+    """A data set to write, float32."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Shape of a row."""
+    values: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """Its rows, shape (n, *shape), from showers and conditions as the package has them."""
+    cells: bool
+    """Whether it holds showers, which are compressed, and not a condition."""
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """What a file consists of."""
+
+    attributes: dict[str, Any]
+    arrays: tuple[StoredArray, ...]
+
+
+OWN_ATTRIBUTES = (
+    "units",
+    "cell_units",
+    "energy_units",
+    "cell_size_mm",
+    "cell_sizes_mm",
+    "binning",
+)
+"""Attributes of a file that tell how it is stored: a file that is written anew has its own."""
+
+
+def schema_of(geometry: Geometry, particle: str | None = None) -> Schema:
+    """How showers of a geometry are stored, in the schema that its reader reads.
+
+    Args:
+        geometry: shape and conditions of the showers.
+        particle: for the binning of cylindrical layers.
+    """
+    match geometry:
+        case VoxelGrid():
+            cells = (_cells("ECAL", geometry.shape, lambda showers: showers),)
+            told: dict[str, Any] = {"cell_size_mm": np.asarray(geometry.cell_size)}
+            return Schema(
+                attributes={"units": "GeV, rad, mm", **told}, arrays=(*cells, *_conditions(geometry))
+            )
+        case LayeredGrid():
+            layers = tuple(
+                _layer(number, shape, part)
+                for number, (shape, part) in enumerate(
+                    zip(geometry.layers, geometry.layer_slices, strict=True)
+                )
+            )
+            sizes = {} if geometry.cell_sizes is None else {"cell_sizes_mm": np.asarray(geometry.cell_sizes)}
+            return Schema(
+                attributes={"units": "GeV, rad, mm", "cell_units": "GeV", "energy_units": "GeV", **sizes},
+                arrays=(*layers, *_conditions(geometry)),
+            )
+        case CylindricalLayers():
+            voxels = _cells("showers", geometry.shape, lambda showers: showers * np.float32(1000))
+            told = {"cell_units": "MeV", "energy_units": "MeV", "binning": binning_text(geometry, particle)}
+            return Schema(
+                attributes={"units": "MeV, rad, mm", **told},
+                arrays=(voxels, *_conditions(geometry, energy="incident_energies", factor=1000.0)),
+            )
+        case Waveforms():
+            signals = _cells("signals", geometry.shape, lambda showers: showers)
+            signals.attributes.update(
+                baseline=0.0,
+                noise=geometry.noise,
+                sample_ns=geometry.sample_ns,
+                units=geometry.unit,
+                channels=f"{geometry.rows}x{geometry.columns} row-major [x, y]",
+            )
+            return Schema(attributes={"units": "GeV, ns"}, arrays=(signals, *_conditions(geometry)))
+
+
+def _cells(name: str, shape: tuple[int, ...], values: Callable[[np.ndarray], np.ndarray]) -> StoredArray:
+    return StoredArray(name=name, shape=shape, values=lambda showers, _: values(showers), cells=True)
+
+
+def _layer(number: int, shape: tuple[int, int], part: slice) -> StoredArray:
+    return _cells(f"layer_{number}", shape, lambda showers: showers[:, part].reshape(-1, *shape))
+
+
+def _conditions(geometry: Geometry, energy: str = "energy", factor: float = 1.0) -> tuple[StoredArray, ...]:
+    """The conditions, of which the energy may have another name and unit."""
+
+    def column(number: int, name: str) -> StoredArray:
+        scale = np.float32(factor if number == 0 else 1.0)
+        return StoredArray(
+            name=energy if number == 0 else name,
+            shape=(1,),
+            values=lambda _, conditions: conditions[:, number : number + 1] * scale,
+            cells=False,
+        )
+
+    return tuple(column(number, name) for number, name in enumerate(geometry.conditions))

@@ -19,6 +19,9 @@ MODELS: dict[str, str] = {
     "lcd_3dgan": "dist_calo.models.lcd_3dgan:fixed_angle",
     "lcd_3dgan_angle": "dist_calo.models.lcd_3dgan:variable_angle",
     "lcd_fast": "dist_calo.models.lcd_fast:lcd_fast",
+    "signals_full": "dist_calo.models.signals:full",
+    "signals_shapes_amplitudes": "dist_calo.models.signals:shapes_and_amplitudes",
+    "signals_simplified": "dist_calo.models.signals:simplified",
 }
 """Module and function that build each model: ``build(geometry, *, option=default, ...) -> Model``.
 

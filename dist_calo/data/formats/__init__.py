@@ -29,7 +29,10 @@ __all__ = [
 ]
 
 FORMATS: dict[str, Format] = {
-    known.name: known for known in (LcdFormat(), LayersFormat(), CaloChallengeFormat(), SignalsFormat())
+    "lcd": LcdFormat(),
+    "layers": LayersFormat(),
+    "calochallenge": CaloChallengeFormat(),
+    "signals": SignalsFormat(),
 }
 """Schemas by name."""
 

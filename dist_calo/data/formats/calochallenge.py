@@ -135,8 +135,8 @@ def _only(matching: list[Binning], file: "h5py.File", source: str) -> Binning:
     if any(binning.geometry != candidates[0].geometry for binning in candidates):
         names = ", ".join("/".join(binning.names) or "not named" for binning in candidates)
         raise DataError(
-            f"{file.filename}: {source} tell {len(candidates)} different binnings of {candidates[0].geometry.cells} "
-            f"voxels ({names}): name one XML file in data.binning (--binning), or the particle in the attribute particle"
+            f"{file.filename}: {source} tell different binnings of {candidates[0].geometry.cells} voxels ({names}): "
+            "name one XML file in data.binning (--binning), or the particle in the attribute particle"
         )
     if any(binning.particle != candidates[0].particle for binning in candidates):
         return replace(candidates[0], particle=None)

@@ -54,6 +54,7 @@ class SignalsFormat:
                 f"{file.filename}: data.cell_unit={options.cell_unit}, but waveforms are no energies: leave it at auto"
             )
         rows, columns = _array(signals)
+        _baseline(signals)
         return Layout(
             rows=signals.shape[0],
             geometry=Waveforms(
@@ -80,10 +81,9 @@ class SignalsFormat:
 
     def rows(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> FileRows:
         signals = _signals(file)
-        baseline = _number(signals, "baseline")
         return FileRows(
             file,
-            [RowReader(signals, offset=baseline if baseline is not None else 0.0)],
+            [RowReader(signals, offset=_baseline(signals))],
             shapes=[signals.shape[1:]],
             shape=signals.shape[1:],
             columns=("energy",),
@@ -146,6 +146,12 @@ def _array(signals: "h5py.Dataset") -> tuple[int, int]:
             f"columns that make {channels} channels, such as 1x{channels}; correct or remove it"
         )
     return int(match[1]), int(match[2])
+
+
+def _baseline(signals: "h5py.Dataset") -> float:
+    """What a sample without signal is."""
+    told = _number(signals, "baseline")
+    return 0.0 if told is None else told
 
 
 def _number(signals: "h5py.Dataset", name: str) -> float | None:

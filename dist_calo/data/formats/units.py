@@ -141,13 +141,14 @@ def require_plausible(
             f"the cells of {sampled} sampled showers sum to {response:.3g} times the incident energy (median)"
         )
         rule = f"must be {LOWEST_RESPONSE:g} to {highest_response:g} times"
-    tried = [Units(cells=cells, energy=energy) for cells, energy in itertools.product(UNITS, repeat=2)]
+    usual = ("GeV", "MeV")
+    tried = [Units(cells=cells, energy=energy) for cells, energy in itertools.product(usual, repeat=2)]
     fitting = [_advice(units, other) for other in tried if plausible(other)]
     fewest = min((len(advice) for advice in fitting), default=0)
     advice = " or ".join(" and ".join(advice) for advice in fitting if len(advice) == fewest)
     raise DataError(
         f"{file_name}: {seen}, {rule}: read with cells in {units.cells} and incident energies in {units.energy}; "
-        + (f"set {advice}" if advice else "no other unit helps: correct the file")
+        + (f"set {advice}" if advice else "GeV and MeV do not help: correct the file")
     )
 
 

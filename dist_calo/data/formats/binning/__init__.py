@@ -1,8 +1,8 @@
 """The CaloChallenge's binning files, which tell the cells of each layer.
 
-A file holds ``<Bins>``, in it a ``<Bin>`` for each particle (``pid`` and ``name``), in that a ``<Layer>`` for each layer:
-``id``, ``r_edges`` (edges of the rings in mm, separated by commas; one edge means that the layer is not read out) and
-``n_bin_alpha`` (sectors). Those of the challenge's four data sets lie beside this module; their edges are those of
+A file holds ``<Bins>``, in it a ``<Bin>`` for each particle (``pid`` and ``name``), in that a ``<Layer>`` for each
+layer: ``id``, ``r_edges`` (edges of the rings in mm, separated by commas; one edge means that the layer is not read
+out) and ``n_bin_alpha`` (sectors). Those of the challenge's four data sets lie beside this module, with the edges of
 https://github.com/CaloChallenge/homepage.
 """
 

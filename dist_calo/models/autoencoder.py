@@ -1,0 +1,89 @@
+"""What variational autoencoders have in common: the evidence lower bound of a shower and its divergence."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dist_calo.errors import ConfigError
+from dist_calo.models.lcd_fast_layers import leaky
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elbo:
+    """Minus the evidence lower bound of B showers, in parts, up to constants."""
+
+    reconstruction: Mapping[str, Tensor]
+    """Minus the logarithm of the decoder's likelihood, in parts by name, each of shape (B,)."""
+    kl: Tensor
+    """Divergence of the encoder's distribution from the prior, shape (B,)."""
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(0, 1)), summed over dimensions, (B,), of numbers (B, latent).
+
+    Kingma and Welling, arXiv:1312.6114, appendix B.
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(1)
+
+
+def widths(hidden: int, latent: int) -> list[int]:
+    """Widths of the dense layers of an encoder; 1500, 1000, 500, 100 for the published 1500 and latent 50."""
+    return [hidden, max(2 * hidden // 3, 1), max(hidden // 3, 1), 2 * latent]
+
+
+class Dense(nn.Module):
+    """Dense layers, each followed by a leaky ReLU.
+
+    Args:
+        inputs: numbers of a sample.
+        sizes: width of each layer.
+    """
+
+    def __init__(self, inputs: int, sizes: list[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Linear(before, after) for before, after in zip([inputs, *sizes[:-1]], sizes, strict=True)
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Numbers (B, inputs) to (B, sizes[-1])."""
+        for layer in self.layers:
+            values = leaky(layer(values))
+        return values
+
+
+class Encoder(nn.Module):
+    """Mean and logarithm of the variance of the latent numbers of a shower.
+
+    Args:
+        inputs: numbers that are read of a shower.
+        hidden: width of the first layer.
+        latent: latent numbers.
+    """
+
+    def __init__(self, inputs: int, hidden: int, latent: int) -> None:
+        super().__init__()
+        self.dense = Dense(inputs, widths(hidden, latent))
+        self.mean, self.log_variance = (nn.Linear(2 * latent, latent) for _ in range(2))
+
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Of numbers (B, inputs): (B, latent) each."""
+        h = self.dense(values)
+        return self.mean(h), self.log_variance(h).clamp(-12.0, 4.0)
+
+
+def sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """Latent numbers (B, latent) of the encoder's distribution, from standard normal ones (the reparametrisation)."""
+    return mean + (0.5 * log_variance).exp() * noise.to(mean)
+
+
+def require_sizes(**sizes: int) -> None:
+    """Check options that are sizes.
+
+    Raises:
+        ConfigError: if one is below 1.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"model.options.{name}={size}: must be at least 1")

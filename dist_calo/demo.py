@@ -54,7 +54,7 @@ def compare(checkpoints: Path, out: Path) -> str | None:
     """Draw and print how the best checkpoint's showers compare with the test split; return the run that made it."""
     from dist_calo.geometry import VoxelGrid, geometry_from_dict
     from dist_calo.physics.observables import Bins
-    from dist_calo.physics.plots import save_png
+    from dist_calo.physics.panels import save_png
     from dist_calo.physics.voxels import VoxelView
     from dist_calo.training.checkpoint import find_checkpoint
     from dist_calo.training.held_out import held_out_validator

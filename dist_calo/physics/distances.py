@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from dist_calo.physics.features import FeatureSummary
+from dist_calo.physics.features import FeatureSummary, rebinned
 
 
 def separation_power(first: np.ndarray, second: np.ndarray) -> float:
@@ -50,13 +50,36 @@ def correlation_difference(first: np.ndarray, second: np.ndarray) -> float:
     return float(difference[known].mean()) if known.any() else float("nan")
 
 
+def relative_difference(value: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """``(value - reference) / |reference|``, elementwise; NaN where the reference is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(reference == 0, np.nan, (value - reference) / np.abs(reference)))
+
+
 def relative_error(value: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """``|value - reference| / |reference|``, elementwise; NaN where the reference is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(reference == 0, np.nan, np.abs(value - reference) / np.abs(reference)))
+    return np.abs(relative_difference(value, reference))
 
 
-def compared(fake: FeatureSummary, real: FeatureSummary, detailed: Collection[str]) -> dict[str, float]:
+def separation(fake: FeatureSummary, real: FeatureSummary, column: int, share: float | None = None) -> float:
+    """Separation power of one observable.
+
+    Args:
+        fake: generated showers.
+        real: Geant4 showers.
+        column: which observable.
+        share: with bins over this central share of the Geant4 showers only; without it over all their values.
+    """
+    if share is None:
+        return separation_power(fake.histogram(column)[0], real.histogram(column)[0])
+    edges = real.central_edges(column, share)
+    first, second = (rebinned(*side.histogram(column, fine=True), edges) for side in (fake, real))
+    return separation_power(first, second)
+
+
+def compared(
+    fake: FeatureSummary, real: FeatureSummary, detailed: Collection[str], share: float | None = None
+) -> dict[str, float]:
     """Two samples in numbers, all of them 0 where both agree.
 
     For each group of features the means over the group: ``separation/GROUP``, ``wasserstein/GROUP`` in its unit,
@@ -68,6 +91,7 @@ def compared(fake: FeatureSummary, real: FeatureSummary, detailed: Collection[st
         fake: generated showers.
         real: Geant4 showers.
         detailed: groups whose features are told one by one.
+        share: of the Geant4 showers over which the bins of the separation power reach, as `separation` takes it.
 
     Raises:
         ValueError: if the two were binned differently.
@@ -78,9 +102,7 @@ def compared(fake: FeatureSummary, real: FeatureSummary, detailed: Collection[st
     missing = np.abs(fake.fraction() - real.fraction())
     values: dict[str, float] = {}
     for group, columns in real.groups.items():
-        separations = np.array(
-            [separation_power(fake.histogram(column)[0], real.histogram(column)[0]) for column in columns]
-        )
+        separations = np.array([separation(fake, real, column, share) for column in columns])
         fine = [
             (fake.histogram(column, fine=True)[0], *real.histogram(column, fine=True)) for column in columns
         ]

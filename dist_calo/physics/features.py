@@ -19,6 +19,8 @@ MARGIN_BINS = 20
 """Such bins on either side for generated values beyond; what lies farther out counts in the last one."""
 FINE = 50
 """Parts of each bin, for the Wasserstein distance: an error of at most 1/2000 of the range of the real values."""
+ROUNDING = 1e-12
+"""Variances below this part of the mean square are rounding errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +129,9 @@ class FeatureSummary(SumState):
         self.sums["sum"] += scaled.sum(axis=0)
         self.sums["square"] += (scaled**2).sum(axis=0)
         bins = self.sums["histogram"].shape[1]
-        place = np.floor((scaled + 0.5) * (COARSE_BINS * FINE)).astype(np.int64) + MARGIN_BINS * FINE
-        place = np.clip(place, 0, bins - 1) + bins * np.arange(values.shape[1])
+        # Cut before the conversion: what a diverged generator makes does not fit into an integer.
+        place = np.clip(np.floor((scaled + 0.5) * (COARSE_BINS * FINE)) + MARGIN_BINS * FINE, 0, bins - 1)
+        place = place.astype(np.int64) + bins * np.arange(values.shape[1])
         counts = np.bincount(place[seen], minlength=bins * values.shape[1])
         self.sums["histogram"] += counts.reshape(-1, bins)
         for name, columns in self.groups.items():
@@ -182,6 +185,24 @@ class FeatureSummary(SumState):
         inside[-1] += coarse[-MARGIN_BINS:].sum()
         return inside, np.linspace(low, high, COARSE_BINS + 1)
 
+    def central_edges(self, column: int, share: float) -> np.ndarray:
+        """Edges of at most `COARSE_BINS` equal bins, made of fine ones, around the central values of this sample.
+
+        Of the Geant4 sample these are the bins for an observable with a few values far away from all others.
+
+        Args:
+            column: which feature.
+            share: of the showers that lie between the outer edges, at least, and half of the others on either side.
+        """
+        counts, fine = self.histogram(column, fine=True)
+        total = np.cumsum(counts) / max(float(counts.sum()), 1.0)
+        first = int(np.searchsorted(total, (1.0 - share) / 2, side="right"))
+        last = int(np.searchsorted(total, (1.0 + share) / 2 - 1e-9)) + 1
+        first, last = min(first, len(counts) - 1), min(max(last, first + 1), len(counts))
+        width = -(-(last - first) // COARSE_BINS)
+        ends = first + width * np.arange(-(-(last - first) // width) + 1)
+        return fine[ends[ends < len(fine)]]
+
     def correlation(self, group: str) -> np.ndarray:
         """Pearson's correlation of each pair of a group's features over the showers that have both, shape (k, k).
 
@@ -189,9 +210,26 @@ class FeatureSummary(SumState):
         """
         n, x, xx, xy = (self.sums[f"{part} {group}"] for part in _PAIR_SUMS)
         with np.errstate(divide="ignore", invalid="ignore"):
-            variance = xx / n - (x / n) ** 2
+            square = xx / n
+            variance = square - (x / n) ** 2
+            # What rounding leaves of the variance of a constant is no variance.
+            variance[~(variance > ROUNDING * square)] = np.nan
             covariance = xy / n - (x / n) * (x.T / n)
             return np.asarray(covariance / np.sqrt(variance * variance.T))
+
+
+def rebinned(counts: np.ndarray, fine: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Sums of counts (S,) in wider bins, shape (T,); what lies beyond them counts in the first and the last.
+
+    Args:
+        counts: in the fine bins.
+        fine: edges of the fine bins, shape (S + 1,).
+        edges: some of the fine edges, to rounding, shape (T + 1,).
+    """
+    places = np.searchsorted(fine, edges - (fine[1] - fine[0]) / 2)
+    places[0], places[-1] = 0, len(counts)
+    total = np.append(0.0, np.cumsum(counts))
+    return np.asarray(np.diff(total[places]))
 
 
 _PAIR_SUMS = ("n", "x", "xx", "xy")

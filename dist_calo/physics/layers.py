@@ -4,11 +4,12 @@ With ``E_i`` the energy in layer i and ``E_vis`` their sum, the columns are ``la
 logarithm of E_i / E_vis to base 10, ``response`` E_vis / E_inc, ``depth`` the energy-weighted layer and ``depth_width``
 its standard deviation; within a layer ``centre_x``, ``centre_y`` and ``width`` (root mean square distance of its energy
 from the centre) and ``hit_share`` the share of its cells above the threshold. An empty layer has no share, centre or
-width.
+width; a layer of rings without sectors has no centre, and its width is about the axis.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -28,25 +29,29 @@ OF_SHOWER = ("response", "depth", "depth_width")
 
 
 def cell_positions(geometry: LayeredReadout) -> np.ndarray:
-    """Centres of the cells in the plane of their layer, shape (V, 2): x along phi and y along eta.
+    """Where the cells are in the plane of their layer, shape (V, 3): x along phi, y along eta, and the squared radius.
 
-    In mm about the middle of the layer; in units of the layer's size where the geometry does not tell the cells'.
+    In mm about the middle of the layer; in units of the layer's size where the geometry does not tell the cells'. A
+    ring that is not cut in sectors has a radius, but x and y are NaN: it does not tell in which direction energy lies.
     """
     layers: list[np.ndarray] = []
     if isinstance(geometry, LayeredGrid):
         for number, (eta, phi) in enumerate(geometry.layers):
             sizes = geometry.cell_sizes[number] if geometry.cell_sizes else (1 / eta, 1 / phi)
             y, x = ((np.arange(n) + 0.5 - n / 2) * size for n, size in zip((eta, phi), sizes, strict=True))
-            layers.append(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2))
+            plane = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+            layers.append(np.column_stack([plane, (plane**2).sum(axis=1)]))
     elif isinstance(geometry, CylindricalLayers):
         for edges, sectors in zip(geometry.r_edges, geometry.sectors, strict=True):
             if len(edges) < 2:
                 continue
             r = (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
             alpha = (np.arange(sectors) + 0.5) * (2 * math.pi / sectors)
-            # One sector surrounds the axis: its centre is on it, but its ring still tells the width.
             direction = np.stack([np.cos(alpha), np.sin(alpha)], axis=-1)
-            layers.append((direction[:, None, :] * r[None, :, None]).reshape(-1, 2))
+            plane = (direction[:, None, :] * r[None, :, None]).reshape(-1, 2)
+            layers.append(np.column_stack([plane, np.tile(r**2, sectors)]))
+            if sectors == 1:
+                layers[-1][:, :2] = np.nan
     return np.concatenate(layers)
 
 
@@ -65,6 +70,15 @@ class LayerSummary(FeatureSummary):
 
 class LayerView:
     """See `dist_calo.physics.views.View`."""
+
+    headlines = (
+        "separation/layer_energy",
+        "correlation/layer_energy",
+        "separation/share",
+        "separation/width",
+        "separation/hit_share",
+        "separation/response",
+    )
 
     def __init__(self, geometry: LayeredReadout) -> None:
         self.geometry = geometry
@@ -94,11 +108,12 @@ class LayerView:
         """The features of showers (n, V) in GeV of incident energies (n,) in GeV, shape (n, F)."""
         columns: dict[str, list[np.ndarray]] = {group: [] for group in PER_LAYER}
         for part in self._slices:
-            cells, (x, y) = showers[:, part], self._positions[part].T
+            cells, (x, y, square_radius) = showers[:, part], self._positions[part].T
             energy = cells.sum(axis=1, dtype=np.float64)
             with np.errstate(divide="ignore", invalid="ignore"):
                 centre_x, centre_y = cells @ x / energy, cells @ y / energy
-                square = cells @ (x**2 + y**2) / energy - centre_x**2 - centre_y**2
+                square = cells @ square_radius / energy
+                square -= np.nan_to_num(centre_x**2 + centre_y**2)
             columns["layer_energy"].append(energy)
             columns["centre_x"].append(centre_x)
             columns["centre_y"].append(centre_y)
@@ -133,12 +148,20 @@ class LayerView:
         separations = [numbers[f"separation/{group}"] for group in (*PER_LAYER, *OF_SHOWER)]
         known = [value for value in separations if math.isfinite(value)]
         correlation = numbers.get("correlation/layer_energy", 0.0)
-        return sum(known) / len(known) + correlation if known else math.inf
+        return sum(known) / len(known) + correlation if known and math.isfinite(correlation) else math.inf
 
     def pictures(
         self, real: LayerSummary, fake: LayerSummary, examples: Examples
     ) -> "dict[str, Callable[[], Figure]]":
-        return {}
+        from dist_calo.physics import layer_plots
+
+        return {
+            "layer_energies": partial(layer_plots.energies_figure, real, fake),
+            "layer_correlations": partial(layer_plots.correlations_figure, real, fake),
+            "layer_shapes": partial(layer_plots.shapes_figure, real, fake),
+            "layer_means": partial(layer_plots.means_figure, self.geometry, real, fake),
+            "showers": partial(layer_plots.showers_figure, self.geometry, examples),
+        }
 
 
 def _has_sizes(geometry: LayeredReadout) -> bool:

@@ -4,24 +4,26 @@ Every function returns a matplotlib `Figure` of its own and touches no global st
 thread. Colours are those of Okabe and Ito, which colour-blind readers tell apart.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dist_calo.physics.observables import Estimate, Observables, ShowerSummary
+from dist_calo.physics.panels import (
+    GENERATED,
+    LABELS,
+    MEV,
+    REFERENCE,
+    any_positive,
+    compare,
+    compared_panels,
+    margins,
+)
+from dist_calo.physics.panels import save_png as save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-LABELS = ("Geant4", "generated")
-REFERENCE = "#000000"
-GENERATED = "#D55E00"
-MEV = 1000.0
-"""MeV in a GeV."""
-RATIO_RANGE = (0.5, 1.5)
 
 
 def profiles_figure(
@@ -39,7 +41,7 @@ def profiles_figure(
         cell_size: pitch of the cells in x, y and depth in mm; without it transverse positions are counted in cells.
     """
     reference, generated = real.compute(), fake.compute()
-    figure, axes = _panels(3, width=4.4)
+    figure, axes = compared_panels(3, width=4.4)
     unit = "cell" if cell_size is None else "mm"
     titles = {"longitudinal": "layer", "x": f"x from the centre [{unit}]", "y": f"y from the centre [{unit}]"}
     for column, (name, title) in enumerate(titles.items()):
@@ -52,8 +54,8 @@ def profiles_figure(
             else (np.arange(cells + 1) - cells / 2) * pitch
         )
         pair = [_in(MEV, _overall(side.profiles[name])) for side in (reference, generated)]
-        _compare(main, ratio, edges, pair, labels)
-        if name != "longitudinal" and _any_positive(pair):
+        compare(main, ratio, edges, pair, labels)
+        if name != "longitudinal" and any_positive(pair):
             main.set_yscale("log")
         of = {"longitudinal": "layer", "x": "column", "y": "row"}[name]
         main.set_ylabel(f"mean energy of a {of} [MeV]")
@@ -67,7 +69,7 @@ def profiles_figure(
 def response_figure(real: ShowerSummary, fake: ShowerSummary, labels: tuple[str, str] = LABELS) -> "Figure":
     """Energy response and resolution against incident energy."""
     reference, generated = real.compute(), fake.compute()
-    figure, axes = _panels(1, width=6.4, rows=(3, 2))
+    figure, axes = compared_panels(1, width=6.4, rows=(3, 2))
     response, resolution = axes[:, 0]
     edges = np.asarray(reference.bins.energy)
     for side, label, colour, marker in zip(
@@ -100,14 +102,14 @@ def response_figure(real: ShowerSummary, fake: ShowerSummary, labels: tuple[str,
 def spectrum_figure(real: ShowerSummary, fake: ShowerSummary, labels: tuple[str, str] = LABELS) -> "Figure":
     """Mean number of cells of a shower in bins of their energy, with the ratio below."""
     reference, generated = real.compute(), fake.compute()
-    figure, axes = _panels(1, width=6.4)
+    figure, axes = compared_panels(1, width=6.4)
     main, ratio = axes[:, 0]
     edges = reference.spectrum_edges * MEV
     decades = np.log10(edges[1:] / edges[:-1])
     pair = [_in(1.0 / decades, _overall(side.spectrum)) for side in (reference, generated)]
-    _compare(main, ratio, edges, pair, labels)
+    compare(main, ratio, edges, pair, labels)
     main.set(xscale="log", ylabel="cells of a shower per decade of energy")
-    if _any_positive(pair):
+    if any_positive(pair):
         main.set_yscale("log")
     ratio.set_xlabel("energy of a cell [MeV]")
     ratio.set_ylabel(f"{labels[1]} / {labels[0]}", fontsize="small")
@@ -157,8 +159,8 @@ def showers_figure(
     norm = LogNorm(vmin=highest * 1e-5, vmax=highest)
     size = (2.0 * columns + 1.6, 9.0)
     figure = Figure(figsize=size)
-    margins = _margins(size, left=0.6, right=1.0, bottom=0.5, top=0.3)
-    axes = figure.subplots(4, columns, squeeze=False, gridspec_kw={**margins, "wspace": 0.08, "hspace": 0.42})
+    edges = margins(size, left=0.6, right=1.0, bottom=0.5, top=0.3)
+    axes = figure.subplots(4, columns, squeeze=False, gridspec_kw={**edges, "wspace": 0.08, "hspace": 0.42})
     for row, (pictures_of_row, panels) in enumerate(zip(pictures, axes, strict=True)):
         label, across = sides[row % 2][0], ("layer", "x [cell]")[row // 2]
         for (picture, energy), panel in zip(pictures_of_row, panels, strict=True):
@@ -178,7 +180,7 @@ def showers_figure(
             panel.tick_params(labelsize="small", labelleft=panel is panels[0])
             panel.set_xlabel(across, fontsize="small")
         panels[0].set_ylabel(("x [cell]", "y [cell]")[row // 2])
-    bar = figure.add_axes((margins["right"] + 0.2 / size[0], 0.25, 0.16 / size[0], 0.5))
+    bar = figure.add_axes((edges["right"] + 0.2 / size[0], 0.25, 0.16 / size[0], 0.5))
     colours = figure.colorbar(drawn, cax=bar)
     colours.set_label("energy summed along the line of sight [MeV]")
     return figure
@@ -200,88 +202,6 @@ def matching_showers(
         distance[fake] = np.nan
         pairs.append((int(real), fake))
     return pairs
-
-
-def save_png(figure: "Figure", path: Path | str) -> Path:
-    """Write a figure as PNG, making its folder, and return the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=120)
-    return path
-
-
-def _panels(columns: int, width: float, rows: Sequence[int] = (3, 1)) -> "tuple[Figure, np.ndarray]":
-    from matplotlib.figure import Figure
-
-    size = (width * columns, 4.8)
-    figure = Figure(figsize=size)
-    # Fixed margins: a layout that measures every label takes longer than the drawing.
-    margins = _margins(size, left=0.75, right=0.15, bottom=0.55, top=0.35)
-    spaces = {"wspace": 0.75 / (width - 0.75), "hspace": 0.06}
-    axes = figure.subplots(
-        2, columns, sharex="col", squeeze=False, height_ratios=rows, gridspec_kw={**margins, **spaces}
-    )
-    for panel in axes.ravel():
-        panel.tick_params(which="both", direction="in", top=True, right=True)
-        panel.minorticks_on()
-    return figure, axes
-
-
-def _margins(
-    size: tuple[float, float], *, left: float, right: float, bottom: float, top: float
-) -> dict[str, float]:
-    """Margins in inches as the shares of the figure that matplotlib asks for."""
-    width, height = size
-    return {
-        "left": left / width,
-        "right": 1.0 - right / width,
-        "bottom": bottom / height,
-        "top": 1.0 - top / height,
-    }
-
-
-def _compare(
-    main: "Axes", ratio: "Axes", edges: np.ndarray, pair: Sequence[Estimate], labels: tuple[str, str]
-) -> None:
-    """Geant4 as a filled histogram with its error band, the generated as points, and their ratio."""
-    reference, generated = pair
-    middle = 0.5 * (edges[1:] + edges[:-1])
-    band: dict[str, Any] = {"step": "post", "linewidth": 0.0, "color": REFERENCE}
-    main.stairs(reference.value, edges, fill=True, color="#d0d0d0", label=labels[0])
-    main.stairs(reference.value, edges, color=REFERENCE, linewidth=1.0)
-    points: dict[str, Any] = {
-        "color": GENERATED,
-        "marker": "o",
-        "markersize": 3.5,
-        "linestyle": "none",
-        "elinewidth": 1.2,
-    }
-    main.errorbar(middle, generated.value, yerr=generated.error, label=labels[1], **points)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value, error = generated.value / reference.value, generated.error / reference.value
-        uncertain = reference.error / reference.value
-    padded = np.append(uncertain, uncertain[-1:])
-    ratio.fill_between(edges, 1.0 - padded, 1.0 + padded, alpha=0.25, **band)
-    ratio.axhline(1.0, color=REFERENCE, linewidth=1.0)
-    low, high = RATIO_RANGE
-    outside = np.where(value > high, high, np.where(value < low, low, np.nan))
-    ratio.errorbar(middle, np.where(np.isfinite(outside), np.nan, value), yerr=error, **points)
-    # What lies outside is marked at the edge by an arrow instead of being left out unseen.
-    for edge, marker in ((high, "^"), (low, "v")):
-        ratio.plot(
-            middle,
-            np.where(outside == edge, edge, np.nan),
-            marker,
-            color=GENERATED,
-            clip_on=False,
-            markersize=5,
-        )
-    ratio.set_ylim(low, high)
-
-
-def _any_positive(pair: Sequence[Estimate]) -> bool:
-    """Whether a logarithmic scale has anything to show."""
-    return any(bool(np.any(side.value > 0)) for side in pair)
 
 
 def _overall(estimate: Estimate) -> Estimate:

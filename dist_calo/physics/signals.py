@@ -7,6 +7,7 @@ standard deviations of its noise has no time; the share of such channels is a nu
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SCORES = ("wasserstein/amplitude", "wasserstein/time", "correlation/amplitude", "correlation/time")
 """The four published numbers."""
+SHARE = 0.99
+"""The bins of the separation power reach over this share of the events: noise alone makes a few times far from all."""
 BATCH = 256
 """Events that are measured at once, which bounds the memory of the measurement."""
 
@@ -40,6 +43,8 @@ class SignalSummary(FeatureSummary):
 
 class SignalView:
     """See `dist_calo.physics.views.View`."""
+
+    headlines = (*SCORES, "fraction/time")
 
     def __init__(self, geometry: Waveforms) -> None:
         self.geometry = geometry
@@ -87,7 +92,7 @@ class SignalView:
         return SignalSummary(self, self._ranges)
 
     def numbers(self, fake: SignalSummary, real: SignalSummary) -> dict[str, float]:
-        return compared(fake, real, detailed=("amplitude", "time"))
+        return compared(fake, real, detailed=("amplitude", "time"), share=SHARE)
 
     def score(self, numbers: dict[str, float]) -> float:
         """Mean separation power of amplitudes and times, plus both correlation differences and the missing times."""
@@ -98,4 +103,11 @@ class SignalView:
     def pictures(
         self, real: SignalSummary, fake: SignalSummary, examples: Examples
     ) -> "dict[str, Callable[[], Figure]]":
-        return {}
+        from dist_calo.physics import signal_plots
+
+        return {
+            "amplitudes": partial(signal_plots.amplitudes_figure, self.geometry, real, fake),
+            "times": partial(signal_plots.times_figure, self.geometry, real, fake),
+            "correlations": partial(signal_plots.correlations_figure, real, fake),
+            "waveforms": partial(signal_plots.waveforms_figure, self.geometry, real, fake, examples),
+        }

@@ -39,6 +39,9 @@ class Examples:
 class View(Protocol):
     """How showers of one read-out are looked at."""
 
+    headlines: tuple[str, ...]
+    """The numbers that are shown at a glance."""
+
     @property
     def settled(self) -> bool:
         """Whether the bins are known, so that no look at the real showers is needed first."""

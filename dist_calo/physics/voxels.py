@@ -25,6 +25,15 @@ class VoxelView:
         bins: how observables are binned; by default in equal bins over the incident energies of the real showers.
     """
 
+    headlines = (
+        "profile_error/longitudinal",
+        "profile_error/x",
+        "profile_error/y",
+        "response_ratio",
+        "resolution_ratio",
+        "hits_ratio",
+    )
+
     def __init__(self, geometry: VoxelGrid, bins: Bins | None = None) -> None:
         self._geometry = geometry
         self._bins = bins

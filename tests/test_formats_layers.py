@@ -4,7 +4,8 @@ import pytest
 
 from dist_calo.config import DataConfig
 from dist_calo.data.formats import FORMATS, ReadOptions, open_file, recognise
-from dist_calo.data.shards import build_manifest, find_problems, manifest_of
+from dist_calo.data.loader import training_loader
+from dist_calo.data.shards import Manifest, build_manifest, find_problems, manifest_of
 from dist_calo.errors import DataError
 from dist_calo.geometry import LayeredGrid
 from tests.calochallenge_files import LAYERS, incident_energies, layers, voxels, write
@@ -120,6 +121,20 @@ def test_wrong_data_sets_are_named(tmp_path, data_sets, message):
         manifest_of([str(path)])
 
 
+def test_the_manifest_carries_the_units_to_the_loader(tmp_path):
+    found = {name: values * np.float32(1000) for name, values in layers(40).items()}
+    path = write(tmp_path / "a.h5", {"units": "GeV"}, **found)
+    config = DataConfig(
+        path=str(path), cell_unit="MeV", energy_unit="MeV", validation_fraction=0, test_fraction=0
+    )
+    manifest = Manifest.from_json(build_manifest(config).to_json())
+    assert manifest == build_manifest(config)
+    with training_loader(manifest, config, seed=0, global_batch_size=8) as loader:
+        batch = next(loader)
+    np.testing.assert_allclose(batch.showers, voxels(40, 44)[batch.ids], rtol=1e-5)
+    np.testing.assert_allclose(batch.conditions, incident_energies(40)[batch.ids], rtol=1e-5)
+
+
 def test_cell_sizes_are_a_pair_for_each_layer(tmp_path):
     sizes = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.5]]
     path = write(tmp_path / "a.h5", {"units": "GeV", "cell_sizes_mm": sizes}, **layers(4))
@@ -138,9 +153,9 @@ def test_bad_rows_are_named(tmp_path):
     found["energy"][9] = 0
     path = write(tmp_path / "a.h5", {"units": "GeV"}, **found)
     assert [(problem.row, problem.data_set) for _, problem in find_problems(manifest_of([str(path)]))] == [
-        (5, "layer_0 to layer_2"),
-        (3, "layer_0 to layer_2"),
-        (7, "layer_0 to layer_2"),
+        (3, "layer_1"),
+        (5, "layer_2"),
+        (7, "layer_0 and layer_1 and layer_2"),
         (9, "energy"),
     ]
 

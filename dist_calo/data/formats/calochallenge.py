@@ -26,7 +26,6 @@ from dist_calo.data.formats.binning import (
 from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows, text_attribute
 from dist_calo.data.formats.lcd import particle_of
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
-from dist_calo.data.formats.rows import RowReader
 from dist_calo.data.formats.units import Units, require_plausible, units_of
 from dist_calo.errors import DataError
 
@@ -81,12 +80,11 @@ class CaloChallengeFormat:
         units = self._units(file, options)
         return FileRows(
             file,
-            [RowReader(showers, factor=units.cells_factor)],
-            shapes=[showers.shape[1:]],
+            [showers],
             shape=showers.shape[1:],
             columns=_conditions(file),
+            cells_factor=units.cells_factor,
             energy_factor=units.energy_factor,
-            name="showers",
         )
 
     def _units(self, file: "h5py.File", options: ReadOptions) -> Units:

@@ -1,5 +1,7 @@
 """What the readers of all schemas share: finding data sets of the right shape, and reading rows from them."""
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -75,33 +77,36 @@ class FileRows:
     """Rows of an open file whose showers lie in one or more data sets and whose conditions lie in others.
 
     Args:
-        cells: readers of the data sets whose rows make a shower, one after the other.
-        shapes: shape of a row of each.
+        cells: the data sets whose rows make a shower, one after the other.
+        cells_factor: factor on them, to GeV.
+        offset: subtracted from them before.
         shape: shape of a shower.
         columns: data sets of the conditions; of one with several columns, such as ``target``, the second counts.
         energy_factor: factor on the first condition, to GeV.
-        name: what problems call the cells.
         signed: whether cells may be below 0.
     """
 
     def __init__(
         self,
         file: "h5py.File",
-        cells: Sequence[RowReader],
+        cells: Sequence["h5py.Dataset"],
         *,
-        shapes: Sequence[tuple[int, ...]],
         shape: tuple[int, ...],
         columns: Sequence[str],
-        name: str,
+        cells_factor: float = 1.0,
         energy_factor: float = 1.0,
+        offset: float = 0.0,
         signed: bool = False,
     ) -> None:
         self._file_name = file.filename
-        self._cells = list(zip(cells, shapes, strict=True))
+        self._readers = [RowReader(part, offset=offset, factor=cells_factor) for part in cells]
+        self._row_shapes: list[tuple[int, ...]] = [part.shape[1:] for part in cells]
+        ends = [0, *itertools.accumulate(math.prod(row_shape) for row_shape in self._row_shapes)]
+        names = [part.name.lstrip("/") for part in cells]
+        self._cells = dict(zip(names, itertools.starmap(slice, itertools.pairwise(ends)), strict=True))
         self._shape = shape
         self._columns = {name: file[name] for name in columns}
         self._energy_factor = np.float32(energy_factor)
-        self._name = name
         self._signed = signed
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,18 +135,17 @@ class FileRows:
             conditions[places, 0] *= self._energy_factor
 
     def _place_cells(self, rows: np.ndarray, showers: np.ndarray, places: np.ndarray) -> None:
-        if len(self._cells) == 1:
-            self._cells[0][0].read(rows, showers, places)
+        if len(self._readers) == 1:
+            self._readers[0].read(rows, showers, places)
             return
-        first = 0
-        for reader, shape in self._cells:
-            last = first + int(np.prod(shape))
-            # Splitting the last axis gives a view even of this part of the rows.
-            reader.read(rows, showers[:, first:last].reshape(-1, *shape), places)
-            first = last
+        for reader, row_shape, part in zip(
+            self._readers, self._row_shapes, self._cells.values(), strict=True
+        ):
+            # Splitting the last axis gives a view even of a part of the rows.
+            reader.read(rows, showers[:, part].reshape(-1, *row_shape), places)
 
     def problems(self, showers: np.ndarray, conditions: np.ndarray, first_row: int) -> list[Problem]:
         if rows_are_good(showers, conditions, self._signed):
             return []
         columns = tuple(self._columns)
-        return broken_rules(showers, conditions, first_row, self._name, columns, self._signed)
+        return broken_rules(showers, conditions, first_row, self._cells, columns, self._signed)

@@ -12,6 +12,7 @@ hold MeV and say nothing, which is what is assumed then. The attribute ``cell_si
 of the cells in eta and phi.
 """
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,6 @@ import numpy as np
 from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows
 from dist_calo.data.formats.lcd import particle_of
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
-from dist_calo.data.formats.rows import RowReader
 from dist_calo.data.formats.units import Units, require_plausible, units_of
 from dist_calo.errors import DataError
 from dist_calo.geometry import LayeredGrid
@@ -65,15 +65,13 @@ class LayersFormat:
     def rows(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> FileRows:
         layers = _layers(file)
         units = self._units(file, options)
-        shapes = [layer.shape[1:] for layer in layers]
         return FileRows(
             file,
-            [RowReader(layer, factor=units.cells_factor) for layer in layers],
-            shapes=shapes,
-            shape=(sum(int(np.prod(shape)) for shape in shapes),),
+            layers,
+            shape=(sum(math.prod(layer.shape[1:]) for layer in layers),),
             columns=_conditions(file),
+            cells_factor=units.cells_factor,
             energy_factor=units.energy_factor,
-            name=f"layer_0 to layer_{len(layers) - 1}",
         )
 
     def _units(self, file: "h5py.File", options: ReadOptions) -> Units:

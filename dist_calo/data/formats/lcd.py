@@ -18,7 +18,6 @@ import numpy as np
 
 from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
-from dist_calo.data.formats.rows import RowReader
 from dist_calo.data.formats.units import units_of
 from dist_calo.errors import DataError
 from dist_calo.geometry import VoxelGrid
@@ -84,12 +83,11 @@ class LcdFormat:
         units = units_of(file, options, cells="GeV", energy="GeV")
         return FileRows(
             file,
-            [RowReader(cells, factor=units.cells_factor)],
-            shapes=[cells.shape[1:]],
+            [cells],
             shape=cells.shape[1:],
             columns=_condition_columns(file),
+            cells_factor=units.cells_factor,
             energy_factor=units.energy_factor,
-            name="ECAL",
         )
 
 

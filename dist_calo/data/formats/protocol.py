@@ -3,6 +3,7 @@
 Readers give showers in GeV as float32 whatever the file holds. Nothing else in the package knows a schema.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -145,7 +146,7 @@ def broken_rules(
     showers: np.ndarray,
     conditions: np.ndarray,
     first_row: int,
-    cells: str,
+    cells: Mapping[str, slice],
     columns: tuple[str, ...],
     signed: bool = False,
 ) -> list[Problem]:
@@ -155,16 +156,20 @@ def broken_rules(
         showers: energies of cells in GeV, or signed samples, float32 with shape (n, ...).
         conditions: float32 with shape (n, C), the incident energy in GeV first.
         first_row: row of the file that the first shower is.
-        cells: the file's name for the cells.
+        cells: the file's data sets of cells, and where in a row of all cells each one's lie.
         columns: the file's names for the conditions.
         signed: whether values below 0 and showers of nothing but zeros are right, as they are for waveforms.
     """
     cell_rows = showers.reshape(len(showers), -1)
-    finite = np.isfinite(cell_rows).all(axis=1)
-    rules = [(cells, ~finite, "a sample is NaN or infinite" if signed else "a cell is NaN or infinite")]
+    rules = []
+    for name, part in cells.items():
+        found = cell_rows[:, part]
+        kind = "sample" if signed else "cell"
+        rules.append((name, ~np.isfinite(found).all(axis=1), f"a {kind} is NaN or infinite"))
+        if not signed:
+            rules.append((name, (found < 0).any(axis=1), "a cell has negative energy"))
     if not signed:
-        rules.append((cells, (cell_rows < 0).any(axis=1), "a cell has negative energy"))
-        rules.append((cells, finite & ~(cell_rows != 0).any(axis=1), EMPTY_SHOWER))
+        rules.append((" and ".join(cells), ~cell_rows.any(axis=1), EMPTY_SHOWER))
     for column, name in enumerate(columns):
         rules.append((name, ~np.isfinite(conditions[:, column]), "the value is NaN or infinite"))
     rules.append((columns[0], conditions[:, 0] <= 0, "the incident energy is not above 0"))

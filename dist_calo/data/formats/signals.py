@@ -83,12 +83,11 @@ class SignalsFormat:
         signals = _signals(file)
         return FileRows(
             file,
-            [RowReader(signals, offset=_baseline(signals))],
-            shapes=[signals.shape[1:]],
+            [signals],
             shape=signals.shape[1:],
             columns=("energy",),
             energy_factor=self._units(file, options).energy_factor,
-            name="signals",
+            offset=_baseline(signals),
             signed=True,
         )
 

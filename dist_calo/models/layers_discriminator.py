@@ -5,7 +5,8 @@ before it. One more reads explicit energies and what physicists look at: the nor
 layers (`dist_calo.models.layers_energies`), the logarithms of these energies, hits above four levels, how
 concentrated a layer is, and how much of each principal fluctuation its shape shows. The score is a conditional
 projection (arXiv:1802.05637); all layers up to it are divided by their spectral norm (arXiv:1802.05957), computed
-afresh from the weights. Nothing depends on other showers of a batch.
+afresh from the weights. Noise is added to all that is read, so that single training showers cannot be learned by
+heart (arXiv:1701.04862). Nothing depends on other showers of a batch.
 """
 
 import numpy as np
@@ -36,6 +37,7 @@ class LayersDiscriminator(nn.Module):
         geometry: any layered read-out.
         width: of each stream.
         modes: principal fluctuations of the shapes.
+        blur: width of the noise added to all that is read, in units of its own width.
     """
 
     unit: Tensor
@@ -45,9 +47,9 @@ class LayersDiscriminator(nn.Module):
     means: Tensor
     widths: Tensor
 
-    def __init__(self, geometry: LayeredReadout, width: int, modes: int) -> None:
+    def __init__(self, geometry: LayeredReadout, width: int, modes: int, blur: float) -> None:
         super().__init__()
-        self.geometry = geometry
+        self.geometry, self.blur = geometry, blur
         self.energies = LayerEnergies(geometry)
         self.cells = LayerCells(self.energies, geometry.cells, modes)
         count = len(self.cells.sizes)
@@ -75,8 +77,10 @@ class LayersDiscriminator(nn.Module):
         e = self.energies.standardised(incident)
         powers = torch.stack([torch.ones_like(e), e, e.square()], dim=1)
         pictures = (self.pictures(showers) - powers @ self.picture_means) / self.picture_widths
-        observables = self.observables(showers, incident)
-        measured = (observables - powers @ self.means) / self.widths
+        measured = (self.observables(showers, incident) - powers @ self.means) / self.widths
+        noise = self.blur * draws.normal("blur", pictures.shape[1] + measured.shape[1]).to(pictures)
+        pictures = pictures + noise[:, : pictures.shape[1]]
+        measured = measured + noise[:, pictures.shape[1] :]
         told = torch.cat([e[:, None], measured[:, : len(self.streams)]], dim=1)
         near, far = pictures.chunk(2, dim=1)
         seen: list[Tensor] = []

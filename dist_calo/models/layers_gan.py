@@ -44,8 +44,9 @@ COMPOUND_POISSON = (1.04, 0.46, 0.0, 1.0, 1.31)
 """Constants c with which a cell follows the compound Poisson distribution, as in `dist_calo.models.lcd_fast`."""
 ROUNDING = 0.003
 """Rounds off the infinite slope of the square root at no energy."""
-START = 0.1
-"""Factor on what the networks add to the fit, so that they start with little."""
+START, ENERGY_START = 0.1, 0.03
+"""Factors on what the networks add to the fitted shapes and energies, so that they start with little and learn slowly
+what is fitted well."""
 
 
 class LayersGenerator(nn.Module):
@@ -102,7 +103,7 @@ class LayersGenerator(nn.Module):
         correlated = latent[:, : len(self.shapes)] @ self.energies.copula.T
         normal = correlated[:, :0]
         for k, network in enumerate(self.normal):
-            shift = START * network(torch.cat([h, normal], dim=1))
+            shift = ENERGY_START * network(torch.cat([h, normal], dim=1))
             normal = torch.cat([normal, correlated[:, k : k + 1] + shift], dim=1)
         return normal
 
@@ -169,6 +170,7 @@ def layers_gan(
     hidden: int = 128,
     modes: int = 8,
     discriminator_width: int = 64,
+    blur: float = 0.5,
 ) -> LayersGan:
     """Build the two networks for any layered read-out.
 
@@ -179,6 +181,7 @@ def layers_gan(
         hidden: width of the generator's dense layers.
         modes: fitted principal fluctuations of the shapes of layers.
         discriminator_width: width of each stream of the discriminator.
+        blur: noise on what the discriminator reads, in units of the width of each number.
 
     Raises:
         ConfigError: if the data have no layers or a size is too small.
@@ -193,8 +196,10 @@ def layers_gan(
     ):
         if size < smallest:
             raise ConfigError(f"model.options.{name}={size}: must be at least {smallest}")
+    if blur < 0:
+        raise ConfigError(f"model.options.blur={blur}: must not be negative")
     return LayersGan(
         geometry,
         LayersGenerator(layered, latent, hidden, modes),
-        LayersDiscriminator(layered, discriminator_width, modes),
+        LayersDiscriminator(layered, discriminator_width, modes, blur),
     )

@@ -1,15 +1,22 @@
 """Small training runs for tests: odd-sized shower files, a command line, and what a run leaves behind."""
 
 import itertools
+import os
+import signal
+import sqlite3
+import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 import torch
 
 from dist_calo.data.formats import ShowerWriter
+from dist_calo.data.ledger import read_ledger
 from dist_calo.geometry import VoxelGrid
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
 from tests.ranks import ROOT
@@ -27,6 +34,22 @@ def write_showers(folder: Path, rows: tuple[int, ...] = (61, 46)) -> str:
             with ShowerWriter(path, VoxelGrid(shape=(25, 25, 25)), chunk_rows=8) as writer:
                 writer.append(sample["ECAL"][first:last], sample["energy"][first:last])
     return str(folder / "EleEscan_*.h5")
+
+
+def write_part(source: Path, folder: Path, rows: tuple[int, ...] = (61, 46)) -> str:
+    """Write files of the first rows of a file, with all its data sets and attributes, and return their glob."""
+    folder.mkdir(parents=True, exist_ok=True)
+    bounds = np.cumsum([0, *rows])
+    with h5py.File(source) as whole:
+        for number, (first, last) in enumerate(itertools.pairwise(bounds)):
+            with h5py.File(folder / f"part_{number}.h5", "w") as part:
+                part.attrs.update(whole.attrs)
+                for name, values in whole.items():
+                    chunks = (8, *values.shape[1:])
+                    part.create_dataset(name, data=values[first:last], chunks=chunks).attrs.update(
+                        values.attrs
+                    )
+    return str(folder / "part_*.h5")
 
 
 def train_command(data: str, folder: Path, *overrides: str, model: str = "lcd_fast") -> list[str]:
@@ -80,3 +103,42 @@ def same_bits(one: Any, other: Any) -> bool:
     return first.keys() == second.keys() and all(
         first[name].numpy().tobytes() == second[name].numpy().tobytes() for name in first
     )
+
+
+def stop_at(step: int, command: list[str], number: int) -> int:
+    """Start a run, send a signal to all its processes once it has taken a step, and return its exit code."""
+    run = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert run.stdout is not None
+    try:
+        for line in run.stdout:
+            print(line, end="")
+            if line.startswith(f"step {step:>2}/"):
+                # The ranks before their launcher, which would ask them to stop in order.
+                if number == signal.SIGKILL:
+                    for process in psutil.Process(run.pid).children(recursive=True):
+                        process.send_signal(number)
+                run.send_signal(number)
+                break
+        print(run.stdout.read())
+        return run.wait(60)
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+        run.stdout.close()
+
+
+def logged_metrics(folder: Path) -> tuple[dict[tuple[str, int], float], int]:
+    """All points in MLflow as (name, step) -> value, and the number of runs; times and rates are left out."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        (runs,) = store.execute("select count(*) from runs").fetchone()
+        points = store.execute("select key, step, value from metrics").fetchall()
+    kept = [point for point in points if not point[0].startswith(("time/", "throughput/", "system/"))]
+    assert len({(key, step) for key, step, _ in kept}) == len(kept), "a point was logged twice"
+    return {(key, step): value for key, step, value in kept}, runs
+
+
+def ledger_sets(folder: Path) -> dict[tuple[int, int], list[int]]:
+    """Sample ids of each (epoch, step), over all ranks."""
+    return {key: sorted(ids.tolist()) for key, ids in read_ledger(folder / "ledger").items()}

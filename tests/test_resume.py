@@ -1,18 +1,21 @@
 """A run that is killed or asked to stop goes on as if nothing had happened."""
 
-import os
 import signal
-import sqlite3
-import subprocess
-from contextlib import closing
 
-import psutil
 import pytest
 
 from dist_calo.data.ledger import read_ledger
 from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER
 from tests.ranks import run_ranks
-from tests.small_runs import final_state, same_bits, train_command, write_showers
+from tests.small_runs import (
+    final_state,
+    ledger_sets,
+    logged_metrics,
+    same_bits,
+    stop_at,
+    train_command,
+    write_showers,
+)
 
 STEPS = "--train.max_steps=23"
 OFTEN = "--checkpoint.every_steps=10"
@@ -32,43 +35,9 @@ def never_killed(data, tmp_path_factory):
     return folder
 
 
-def stop_at(step, folder, command, number):
-    """Start a run, send a signal to all its processes once it has taken a step, and return its exit code."""
-    run = subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        for line in run.stdout:
-            print(line, end="")
-            if line.startswith(f"step {step:>2}/"):
-                # The ranks before their launcher, which would ask them to stop in order.
-                processes = (
-                    psutil.Process(run.pid).children(recursive=True) if number == signal.SIGKILL else []
-                )
-                for process in [*processes, run]:
-                    process.send_signal(number)
-                break
-        print(run.stdout.read())
-        return run.wait(60)
-    finally:
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGKILL)
-        run.stdout.close()
-
-
-def logged_metrics(folder):
-    """All points in MLflow as (name, step) -> value, and the number of runs; times and rates are left out."""
-    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        (runs,) = store.execute("select count(*) from runs").fetchone()
-        points = store.execute("select key, step, value from metrics").fetchall()
-    kept = [point for point in points if not point[0].startswith(("time/", "throughput/", "system/"))]
-    assert len({(key, step) for key, step, _ in kept}) == len(kept), "a point was logged twice"
-    return {(key, step): value for key, step, value in kept}, runs
-
-
 def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_never_killed(data, never_killed, tmp_path):
     command = train_command(data, tmp_path, STEPS, OFTEN, "--launch=2")
-    assert stop_at(11, tmp_path, command, signal.SIGKILL) != 0
+    assert stop_at(11, command, signal.SIGKILL) != 0
     assert final_state(tmp_path)["step"] == 10
     assert max(step for _, step in read_ledger(tmp_path / "ledger")) >= 11
     run_ranks([*command, AGAIN], 1, "single").check()
@@ -87,13 +56,9 @@ def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_never_killed(data, n
     assert runs == 1
 
 
-def ledger_sets(folder):
-    return {key: sorted(ids.tolist()) for key, ids in read_ledger(folder / "ledger").items()}
-
-
 def test_resumed_on_another_number_of_ranks_repeats_and_leaves_out_nothing(data, never_killed, tmp_path):
     command = train_command(data, tmp_path, STEPS, OFTEN, "--launch=2")
-    assert stop_at(11, tmp_path, command, signal.SIGKILL) != 0
+    assert stop_at(11, command, signal.SIGKILL) != 0
     assert final_state(tmp_path)["step"] == 10
     run_ranks([*train_command(data, tmp_path, STEPS, OFTEN), AGAIN], 3).check()
     assert ledger_sets(tmp_path) == ledger_sets(never_killed)
@@ -102,7 +67,7 @@ def test_resumed_on_another_number_of_ranks_repeats_and_leaves_out_nothing(data,
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_asked_to_stop_it_checkpoints_leaves_with_75_and_goes_on(data, never_killed, tmp_path, number, capfd):
     command = train_command(data, tmp_path, STEPS, "--launch=2")
-    assert stop_at(7, tmp_path, command, number) == EXIT_PREEMPTED
+    assert stop_at(7, command, number) == EXIT_PREEMPTED
     assert f"{number.name}: stopped after step" in capfd.readouterr().out
     stopped = final_state(tmp_path)["step"]
     assert 7 <= stopped < 23

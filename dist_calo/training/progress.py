@@ -95,11 +95,8 @@ class Progress:
             self._bar.update(self._task, completed=step)
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Report a validation."""
-        overall = {name: value for name, value in metrics.items() if not name.endswith("GeV")}
-        values = "  ".join(
-            f"{name.removeprefix('validation/')} {value:.3g}" for name, value in overall.items()
-        )
+        """Report a validation in a few numbers."""
+        values = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
         self.say(f"step {step}: validation  {values}")
 
     def close(self) -> None:

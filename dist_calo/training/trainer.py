@@ -142,7 +142,7 @@ class Trainer:
         self._tracker.metrics(result.metrics, self.state.step)
         for name, draw in result.pictures().items():
             self._tracker.figure(draw, name, self.state.step)
-        self._progress.validation(self.state.step, result.metrics)
+        self._progress.validation(self.state.step, result.headlines)
         self._times.restart()
         improved = self.state.best_score is None or result.score < self.state.best_score
         if improved:

@@ -47,6 +47,13 @@ class Comparison:
         return {"validation/score": self.score, **finite}
 
     @property
+    def headlines(self) -> dict[str, float]:
+        """The score and the few numbers that are shown at a glance."""
+        return {"score": self.score} | {
+            name: self._numbers[name] for name in self.view.headlines if name in self._numbers
+        }
+
+    @property
     def score(self) -> float:
         """What the best checkpoint has least of."""
         score = self.view.score(self._numbers)

@@ -231,6 +231,18 @@ def test_the_full_family_sees_what_it_generates():
         )
 
 
+def test_the_full_family_sees_signals_a_few_units_from_their_mean():
+    """And alike if it is calibrated twice."""
+    model = built("signals_full")
+    waveforms = TRANSFORM.forward(torch.from_numpy(signals()[0]))
+    for _ in range(2):
+        seen = model.games[0].view(waveforms)
+        assert (seen - seen.mean(dim=0)).square().sum(dim=(1, 2)).mean().sqrt() == pytest.approx(
+            3.0, rel=1e-4
+        )
+        model.calibrate(statistics())
+
+
 def test_the_simplified_family_gives_back_the_generated_amplitudes_and_times():
     model = built("signals_simplified")
     generator = model.generator

@@ -7,7 +7,7 @@ A signal is the waveforms ``x_c(t)`` of all detectors c. With ``z ~ N(0, 1)`` an
   another about the shapes ``s_c = r_c / max_t r_c``, ``r_c(t) = m_c(t) + w_c(t) G_2c(t; z_2, e) + n_c(z_2, e) u_c(t)``.
   Both are played in one run; amplitudes and shapes meet at generation.
 - ``signals_full``: all samples at once, ``x_c(t) = k sinh(m_c(t) + w_c(t) G_c(t; z, e)) + n_c(z, e) u_c(t)``; the
-  critic sees ``asinh(x / k)``, in which small and large pulses weigh alike.
+  critic sees ``asinh(x / k)`` in units of its spread, in which small and large pulses weigh alike.
 - ``signals_simplified``: amplitudes as above and times ``T = c + d sinh G(z, e)``, in one game about both;
   ``x_c(t) = A_c p_c(t - T_c)`` with the mean pulse ``p_c`` of the training events. A detector with an amplitude under
   5 standard deviations of the noise has no time, and no critic sees one.
@@ -160,9 +160,12 @@ class FullSignals(SignalModel):
         return _with_noise(self.generator, conditions, draws, "signals")
 
     def take_constants(self, waveforms: np.ndarray, noise: float) -> None:
-        units.fill(self.generator, knee=KNEE * noise, noise=np.full(self.geometry.channels, noise))
+        levels = np.full(self.geometry.channels, noise)
+        units.fill(self.generator, knee=KNEE * noise, noise=levels, spread=1.0)
         seen = torch.from_numpy(waveforms).to(self.generator.knee)
         self.generator.start_from(self.generator.compressed(seen))
+        # A gradient penalty holds scores to the scale of what the critic is given; its layers like numbers about 1.
+        units.fill(self.discriminator, gain=self.generator.spread.cpu().numpy())
 
 
 class SimplifiedSignals(SignalModel):

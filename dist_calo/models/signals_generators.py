@@ -13,6 +13,9 @@ from dist_calo.models.requirements import column
 from dist_calo.pulses import SIGNIFICANCE, amplitudes_and_times
 from dist_calo.randomness import Draws
 
+APART = 3.0
+"""Distance of a compressed signal from the mean: that of nine standardised amplitudes."""
+
 
 class Conditioned(nn.Module):
     """A network that is told the incident energy, standardised.
@@ -125,6 +128,12 @@ class ShapeGenerator(WaveformGenerator):
 class SampleGenerator(WaveformGenerator):
     """Generates waveforms as they are, in network units."""
 
+    spread: Tensor
+
+    def __init__(self, geometry: Waveforms, network: nn.Module, latent: int) -> None:
+        super().__init__(geometry, network, latent)
+        self.register_buffer("spread", torch.ones(()))
+
     def forward(self, conditions: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
         """Waveforms, of conditions (B, C), noise (B, latent) and noise of the samples (B, detectors, samples)."""
         values, level = self.smooth(conditions, latent)
@@ -132,17 +141,25 @@ class SampleGenerator(WaveformGenerator):
         return self.knee * values.clamp(-12.0, 12.0).sinh() + level * noise
 
     def compressed(self, showers: Tensor) -> Tensor:
-        """What the critic sees of waveforms in network units."""
-        return torch.asinh(showers / self.knee)
+        """What the critic sees of waveforms in network units: two of them are a few units apart, as a whole."""
+        return torch.asinh(showers / self.knee) / self.spread
+
+    def start_from(self, views: Tensor) -> None:
+        """Take the constants from compressed training events, (n, detectors, samples)."""
+        super().start_from(views)
+        units.fill(self, spread=max(float(self.width.square().sum().sqrt()) / APART, 1.0))
 
 
 class Critic(Conditioned):
     """Tells how real a view of a signal looks, at its incident energy."""
 
+    gain: Tensor
+
     def __init__(self, geometry: Waveforms, network: nn.Module) -> None:
         super().__init__(geometry)
         self.network = network
+        self.register_buffer("gain", torch.ones(()))
 
     def forward(self, views: Tensor, conditions: Tensor, draws: Draws) -> Verdict:
         """The score of views (B, detectors, numbers) of signals with conditions (B, C)."""
-        return Verdict(score=self.network(views, self.energy(conditions)))
+        return Verdict(score=self.network(self.gain * views, self.energy(conditions)))

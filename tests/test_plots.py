@@ -2,12 +2,12 @@ from functools import cache
 from pathlib import Path
 
 import h5py
-import matplotlib.image
 import numpy as np
 import pytest
 
 from dist_calo.physics import plots
 from dist_calo.physics.observables import Bins, ShowerSummary
+from tests.pictures import contrast
 
 SAMPLE = Path(__file__).parent.parent / "data" / "sample" / "EleEscan_lcd25_0.h5"
 GRID = (25, 25, 25)
@@ -31,16 +31,6 @@ def summaries():
 def few(count: int) -> ShowerSummary:
     showers, energies = halves()[1]
     return ShowerSummary(GRID).update(showers[:count], energies[:count])
-
-
-def contrast(figure, folder) -> float:
-    """Write a figure as PNG and return the standard deviation of its brightness."""
-    path = plots.save_png(figure, folder / "new" / "figure.png")
-    assert path == folder / "new" / "figure.png"
-    assert path.read_bytes().startswith(b"\x89PNG\r\n")
-    picture = matplotlib.image.imread(path)
-    assert min(picture.shape[:2]) > 400
-    return float(picture[..., :3].std())
 
 
 @pytest.mark.parametrize(("cell_size", "unit"), [(None, "cell"), ((5.1, 5.1, 5.1), "mm")])

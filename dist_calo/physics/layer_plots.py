@@ -98,19 +98,17 @@ def means_figure(
     norm = _energies(means)
     ratio = Normalize(*panels.RATIO_RANGE)
     rows = [(labels[0], means[0], norm), (labels[1], means[1], norm), ("ratio", quotient, ratio)]
-    size = (2.3 * len(numbers) + 2.0, 7.6)
+    size = (2.4 * len(numbers) + 2.0, 7.4)
     figure = Figure(figsize=size)
     edges = panels.margins(size, left=0.95, right=1.0, bottom=0.55, top=0.75)
     axes = figure.subplots(
-        3, len(numbers), squeeze=False, gridspec_kw={**edges, "wspace": 0.2, "hspace": 0.2}
+        3, len(numbers), squeeze=False, gridspec_kw={**edges, "wspace": 0.3, "hspace": 0.15}
     )
     for (label, cells, scale), line in zip(rows, axes, strict=True):
         colours = "PuOr_r" if label == "ratio" else "viridis"
         for number, panel in zip(numbers, line, strict=True):
             drawn = _draw_layer(panel, geometry, number, cells[geometry.layer_slices[number]], scale, colours)
-            panel.tick_params(
-                labelsize="x-small", labelleft=number == numbers[0], labelbottom=label == "ratio"
-            )
+            panel.tick_params(labelsize="x-small", labelbottom=label == "ratio")
         line[0].set_ylabel(f"{label}\n{_axes_of(geometry)[1]}", fontsize="small")
         bar = line[-1].inset_axes((1.08, 0.0, 0.07, 1.0))
         extend = "both" if label == "ratio" else "min"

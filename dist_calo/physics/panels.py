@@ -65,7 +65,8 @@ def compared_panels(columns: int, width: float, rows: Sequence[int] = (3, 1)) ->
         2, columns, sharex="col", squeeze=False, height_ratios=rows, gridspec_kw={**edges, **spaces}
     )
     for panel in axes.ravel():
-        _ticks(panel)
+        panel.tick_params(which="both", direction="in", top=True, right=True)
+        panel.minorticks_on()
     return figure, axes
 
 
@@ -94,16 +95,11 @@ def panel_grid(
             main = figure.add_subplot(pair[0])
             ratio = figure.add_subplot(pair[1], sharex=main)
             main.tick_params(labelbottom=False)
+            # No minor ticks but those of logarithmic axes: drawing them would take most of the time.
             for panel in (main, ratio):
-                _ticks(panel)
-                panel.tick_params(labelsize="small")
+                panel.tick_params(which="both", direction="in", top=True, right=True, labelsize="small")
             axes[:, row, column] = main, ratio
     return figure, axes
-
-
-def _ticks(panel: "Axes") -> None:
-    panel.tick_params(which="both", direction="in", top=True, right=True)
-    panel.minorticks_on()
 
 
 def compare(

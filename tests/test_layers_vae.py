@@ -19,6 +19,10 @@ from dist_calo.randomness import Draws
 from tests.layers_showers import AMPLITUDES, GRID, RINGS, layer_energies, layered_showers
 
 NAMES = ("layers_vae", "layers_vae_plain")
+SMALL = {
+    "layers_vae": {"latent": 4, "hidden": 12, "modes": 2},
+    "layers_vae_plain": {"latent": 3, "hidden": 12},
+}
 TERMS = {
     "layers_vae": {"total_energy", "layer_fractions", "cell_fractions"},
     "layers_vae_plain": {"cells"},
@@ -27,7 +31,7 @@ TERMS = {
 
 def small_vae(name, geometry, statistics=None, **options):
     torch.manual_seed(0)
-    model = build_model(ModelConfig(name=name, options={"latent": 3, "hidden": 12, **options}), geometry)
+    model = build_model(ModelConfig(name=name, options={**SMALL[name], **options}), geometry)
     if statistics is not None:
         model.calibrate(statistics)
     return model

@@ -1,13 +1,15 @@
-"""The discriminator of `dist_calo.models.layers_gan`.
+"""The discriminators of `dist_calo.models.layers_gan`.
 
-One stream a layer reads its cells, as deviations from their mean at this incident energy; it is told of the layer
-before it. One more reads explicit energies and what physicists look at: the normal coordinates w of the energies of
-layers (`dist_calo.models.layers_energies`), the logarithms of these energies, hits above four levels, how
-concentrated a layer is, and how much of each principal fluctuation its shape shows. The score is a conditional
-projection (arXiv:1802.05637); all layers up to it are divided by their spectral norm (arXiv:1802.05957), computed
-afresh from the weights. Noise is added to all that is read, so that single training showers cannot be learned by
-heart (arXiv:1701.04862). Nothing depends on other showers of a batch.
+That of energies reads the normal coordinates w of the energies of layers (`dist_calo.models.layers_energies`). That
+of showers has streams. One a layer reads its cells, as deviations from their mean at this incident energy; it is told
+of the layer before it. One more reads explicit energies and what physicists look at: w, the logarithms of the
+energies, hits above four levels, how concentrated a layer is, and how much of each principal fluctuation its shape
+shows. Scores are conditional projections (arXiv:1802.05637); all layers up to them are divided by their spectral norm
+(arXiv:1802.05957), computed afresh from the weights. Noise is added to all that is read, so that single training
+showers cannot be learned by heart (arXiv:1701.04862). Nothing depends on other showers of a batch.
 """
+
+import math
 
 import numpy as np
 import torch
@@ -26,8 +28,51 @@ LEVELS = (0.1, 0.5, 2.0, 8.0)
 """Amplitudes about which hits are counted, in units of that of a usual cell with energy."""
 FLOOR = 1e-4
 """Energy, in units of that of a usual cell, below which nothing is told apart."""
+EMPTY = 1e-9
+"""Energy of a layer in network units squared below which it is empty."""
 NARROWEST = 0.05
 """Smallest width that a number is measured in."""
+
+
+class EnergiesDiscriminator(nn.Module):
+    """Tells real from generated energies of layers, read as normal coordinates w given the incident energy.
+
+    Args:
+        geometry: any layered read-out.
+        width: of the dense layers.
+        blur: width of the noise added to each coordinate.
+    """
+
+    def __init__(self, geometry: LayeredReadout, width: int, blur: float) -> None:
+        super().__init__()
+        self.geometry, self.blur = geometry, blur
+        self.energies = LayerEnergies(geometry)
+        self.dense = nn.ModuleList([nn.Linear(self.energies.coordinates + 1, width), nn.Linear(width, width)])
+        self.score, self.projection = nn.Linear(width, 1), nn.Linear(width, 1)
+        for layer in (*self.dense, self.score, self.projection):
+            register_parametrization(layer, "weight", SpectralNorm())
+
+    def view(self, showers: Tensor) -> Tensor:
+        """What is told apart of amplitudes (B, V): `seen` of the energies of their layers, (B, K)."""
+        return self.seen(self.energies.of_cells(showers.square()))
+
+    def seen(self, layers: Tensor) -> Tensor:
+        """Logarithm of energies of layers (B, K) in network units squared, from a floor on."""
+        return layers.clamp(min=EMPTY).log()
+
+    def forward(self, logs: Tensor, conditions: Tensor, draws: Draws) -> Verdict:
+        """The verdict on logarithms of energies of layers (B, K)."""
+        incident = column(conditions, self.geometry, "energy")
+        e = self.energies.standardised(incident)
+        layers = torch.where(logs > math.log(2 * EMPTY), logs, 0.0).exp()
+        layers = torch.where(logs > math.log(2 * EMPTY), layers, 0.0)
+        normal = self.energies.normal(layers, incident).values
+        noise = draws.normal("blur", normal.shape[1]).to(normal)
+        h = torch.cat([normal + self.blur * noise, e[:, None]], dim=1)
+        for layer in self.dense:
+            h = leaky(layer(h))
+        score = self.score(h) + e[:, None] * self.projection(h)
+        return Verdict(score=score.squeeze(1))
 
 
 class LayersDiscriminator(nn.Module):
@@ -41,7 +86,6 @@ class LayersDiscriminator(nn.Module):
     """
 
     unit: Tensor
-    fraction: Tensor
     picture_means: Tensor
     picture_widths: Tensor
     means: Tensor
@@ -55,7 +99,6 @@ class LayersDiscriminator(nn.Module):
         count = len(self.cells.sizes)
         observables = count * (4 + len(LEVELS) + modes)
         self.register_buffer("unit", torch.tensor(1.0))
-        self.register_buffer("fraction", torch.tensor(1.0))
         self.register_buffer("picture_means", torch.zeros(3, 2 * geometry.cells))
         self.register_buffer("picture_widths", torch.ones(2 * geometry.cells))
         self.register_buffer("means", torch.zeros(3, observables))
@@ -67,7 +110,6 @@ class LayersDiscriminator(nn.Module):
         self.dense = nn.ModuleList([nn.Linear(observables + 1, 2 * width), nn.Linear(2 * width, width)])
         self.both = nn.Linear((count + 1) * width, width)
         self.score, self.projection = nn.Linear(width, 1), nn.Linear(width, 1)
-        self.energy = nn.Linear(width, 1)
         for layer in (*self.streams, *self.dense, self.both, self.score, self.projection):
             register_parametrization(layer, "weight", SpectralNorm())
 
@@ -92,10 +134,7 @@ class LayersDiscriminator(nn.Module):
             observed = leaky(layer(observed))
         both = leaky(self.both(torch.cat([*seen, observed], dim=1)))
         score = self.score(both) + e[:, None] * self.projection(both)
-        visible = showers.square().sum(1) / self.fraction
-        return Verdict(
-            score=score.squeeze(1), energy=visible * (0.1 * self.energy(observed)).squeeze(1).exp()
-        )
+        return Verdict(score=score.squeeze(1))
 
     def pictures(self, x: Tensor) -> Tensor:
         """What the streams see of amplitudes (B, V): their logarithm and whether a cell is hit, (B, 2 V)."""
@@ -123,9 +162,7 @@ class LayersDiscriminator(nn.Module):
 
     def fit(self, amplitudes: np.ndarray, energy: np.ndarray) -> None:
         """Take units, means and widths from training showers, (n, V) and (n,), after energies and cells did."""
-        hit = amplitudes[amplitudes > 0]
-        sums = np.square(amplitudes, dtype=np.float64).sum()
-        fill(self, unit=np.median(hit), fraction=sums / energy.sum(dtype=np.float64))
+        fill(self, unit=np.median(amplitudes[amplitudes > 0]))
         device = self.unit.device
         x, incident = (torch.from_numpy(values).float().to(device) for values in (amplitudes, energy))
         with torch.no_grad():

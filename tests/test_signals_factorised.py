@@ -29,9 +29,9 @@ ARRIVAL = 20.0
 """Time at which the pulses of the law below cross half of their amplitude, in ns."""
 
 
-def pulses(amplitudes, times, generator):
+def pulses(amplitudes, times, generator, samples=GEOMETRY.samples):
     """Digitised pulses (n, channels, samples) that rise in about 2 ns and decay in 6 ns."""
-    time = 0.2 * np.arange(GEOMETRY.samples) - times[..., None]
+    time = 0.2 * np.arange(samples) - times[..., None]
     shape = 1.0 / (1.0 + np.exp(-time / 0.5)) * np.exp(-np.maximum(time, 0.0) / 6.0)
     noise = generator.normal(size=shape.shape)
     return np.round(amplitudes[..., None] * shape / shape.max() + noise).astype(np.float32)
@@ -131,16 +131,26 @@ def test_quantiles_of_a_known_law_are_found_and_turned_around():
     generator = np.random.default_rng(0)
     covariate = generator.uniform(0.0, 1.0, 20_000)
     values = 2.0 * covariate + (1.0 + covariate) * generator.normal(size=20_000)
-    knots = np.linspace(0.0, 1.0, 5)
-    mapping = QuantileMap([0], 5)
-    table = quantile_table(values, covariate, knots, narrow=0.5, trend=True, step=1e-4)
+    knots = np.linspace(0.0, 1.0, 9)
+    mapping = QuantileMap([0], 9)
+    table = quantile_table(values, covariate, knots, narrow=0.5, step=1e-4)
     mapping.knots.copy_(torch.from_numpy(knots))
     mapping.table.copy_(torch.from_numpy(table)[None])
-    score, given = torch.tensor([[-1.5], [0.0], [1.0]]), torch.tensor([[0.25], [0.5], [0.9]])
+    score, given = torch.tensor([[-1.5], [0.0], [1.0]]), torch.tensor([[0.25], [0.5], [0.8]])
     expected = 2.0 * given + (1.0 + given) * score
     value = mapping.to_value(score, given)
     torch.testing.assert_close(value, expected, atol=0.12, rtol=0.0)
     torch.testing.assert_close(mapping.to_score(value, given), score, atol=1e-3, rtol=0.0)
+
+
+def test_quantiles_rise_with_the_covariate_above_the_floor_alone():
+    generator = np.random.default_rng(0)
+    log_energy = generator.uniform(0.0, 2.0, 20_000)
+    empty = generator.random(20_000) < 0.3
+    sizes = np.where(empty, 2.0, 3.0 + 10.0 * np.exp(log_energy))
+    table = quantile_table(np.log(sizes), log_energy, np.array([0.5, 1.5]), narrow=0.7, step=0.0, floor=3.0)
+    np.testing.assert_allclose(np.exp(table[:, 0]), 2.0, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(table[:, -1]), 3.0 + 10.0 * np.exp([0.5, 1.5]), rtol=1e-6)
 
 
 def test_the_square_has_eight_orientations_and_three_kinds_of_channels():
@@ -246,7 +256,7 @@ def test_calibration_is_deterministic(calibrated, sample):
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("objective", ["hinge", "vanilla", "wgan_gp"])
+@pytest.mark.parametrize("objective", ["hinge", "vanilla", "wgan", "wgan_gp"])
 def test_gradients_reach_every_weight_and_empty_shares_add_none(calibrated, sample, objective):
     learning = build_objective(ObjectiveConfig(name=objective), calibrated, TRANSFORM)
     for rows in (12, 0):
@@ -285,6 +295,22 @@ def test_signals_without_any_pulse_in_a_channel_leave_no_nan(sample):
         assert torch.isfinite(
             game.judge(seen, torch.full((8, 1), 5.0), Draws(0, 1, np.arange(8))).score
         ).all()
+
+
+def test_any_odd_square_of_detectors_can_be_fitted():
+    geometry = Waveforms(rows=5, columns=5, samples=96, sample_ns=0.2, noise=1.0)
+    generator = np.random.default_rng(6)
+    energy = generator.uniform(1.0, 20.0, 150)
+    rows, columns = np.indices((5, 5)) - 2
+    x, y = generator.uniform(-0.5, 0.5, (2, 150, 1))
+    distance = (rows.ravel() - x) ** 2 + (columns.ravel() - y) ** 2
+    amplitudes = 60.0 * energy[:, None] * np.exp(-distance)
+    showers = pulses(amplitudes, np.full((150, 25), 8.0), generator, samples=96)
+    model = build_model(ModelConfig(name="signals_factorised", options=SIZES), geometry)
+    model.calibrate(statistics(showers, energy))
+    made = measured(generate(model, energy))[0]
+    assert made.argmax(dim=1).eq(12).float().mean() > 0.8
+    assert float(made[:, 12].median()) == pytest.approx(float(np.median(showers[:, 12].max(axis=1))), rel=0.2)
 
 
 def test_verdicts_do_not_depend_on_the_orientation_of_the_detector_on_average(calibrated, sample):

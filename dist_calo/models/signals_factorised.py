@@ -49,6 +49,8 @@ ROUNDING = 1e-5
 """How far, relative to it, an amplitude at the threshold may lie below by rounding."""
 NUDGE = 1.0 + 3e-7
 """Keeps an amplitude at the threshold from falling below when network units are scaled back."""
+NOISE_FLOOR = 3.0
+"""The largest sample of a channel without light, in units of the noise: about."""
 MEASURED_AT_ONCE = 256
 
 
@@ -205,7 +207,8 @@ class SignalsFactorised(nn.Module):
         knots = fit.energy_knots(log_energy, ENERGY_KNOTS)
         smeared = fit.smeared(amplitudes, step)
         classes = fit.equivalent_channels(side)
-        table = fit.amplitude_tables(np.log(smeared), log_energy, classes, knots)
+        floor = NOISE_FLOOR * self.geometry.noise
+        table = fit.amplitude_tables(np.log(smeared), log_energy, classes, knots, floor)
         for network in (generator, judge):
             _fill(network.amplitude_map, knots=knots, table=table)
             _fill(network, log_energy=standard, step=step)

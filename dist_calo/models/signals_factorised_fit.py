@@ -52,14 +52,16 @@ def energy_knots(log_energy: Array, count: int) -> Array:
     return np.asarray(knots + 1e-3 * np.arange(count))
 
 
-def amplitude_tables(log_amplitudes: Array, log_energy: Array, classes: list[int], knots: Array) -> Array:
-    """Quantiles of the logarithms (n, channels) at energies, for each class of channels."""
+def amplitude_tables(
+    log_amplitudes: Array, log_energy: Array, classes: list[int], knots: Array, floor: float
+) -> Array:
+    """Quantiles of the logarithms (n, channels) at energies, for each class; up to the floor they are noise."""
     tables = []
     for kind in range(max(classes) + 1):
         members = [channel for channel, found in enumerate(classes) if found == kind]
         values = log_amplitudes[:, members].ravel()
         covariate = np.repeat(log_energy, len(members))
-        tables.append(quantile_table(values, covariate, knots, narrow=0.7, trend=True, step=SMALLEST_STEP))
+        tables.append(quantile_table(values, covariate, knots, narrow=0.7, step=SMALLEST_STEP, floor=floor))
     return np.stack(tables)
 
 
@@ -70,11 +72,7 @@ def time_tables(times: Array, log_amplitudes: Array, classes: list[int], knots: 
         members = [channel for channel, found in enumerate(classes) if found == kind]
         values, covariate = times[:, members].ravel(), log_amplitudes[:, members].ravel()
         found = np.isfinite(values)
-        tables.append(
-            quantile_table(
-                values[found], covariate[found], knots, narrow=0.5, trend=False, step=SMALLEST_STEP
-            )
-        )
+        tables.append(quantile_table(values[found], covariate[found], knots, narrow=0.5, step=SMALLEST_STEP))
     return np.stack(tables)
 
 
@@ -123,7 +121,7 @@ def impact_point(amplitudes: Array, log_energy: Array, side: int, knots: Array) 
     along = [grid.sum(axis=axis) for axis in (2, 1)]
     asymmetries = [np.log(sums[:, side // 2 + 1 :].sum(1) / sums[:, : side // 2].sum(1)) for sums in along]
     pooled = np.concatenate([sign * asymmetry for asymmetry in asymmetries for sign in (1, -1)])
-    table = quantile_table(pooled, np.tile(log_energy, 4), knots, narrow=0.7, trend=False, step=SMALLEST_STEP)
+    table = quantile_table(pooled, np.tile(log_energy, 4), knots, narrow=0.7, step=SMALLEST_STEP)
     scores = np.linspace(-LARGEST_SCORE, LARGEST_SCORE, table.shape[1])
     x, y = (_uniform(asymmetry, log_energy, knots, table, scores) for asymmetry in asymmetries)
     return x, y

@@ -73,7 +73,7 @@ def _at(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def quantile_table(
-    values: Array, covariate: Array, knots: Array, *, narrow: float, trend: bool, step: float
+    values: Array, covariate: Array, knots: Array, *, narrow: float, step: float, floor: float | None = None
 ) -> Array:
     """Quantiles of values (n,) at knots of their covariate (n,), smoothed over neighbouring knots.
 
@@ -82,8 +82,9 @@ def quantile_table(
         covariate: what the distribution depends on.
         knots: rising, at least two.
         narrow: width of the smoothing in units of the distance between knots.
-        trend: whether values move along their local line to the knot first; not for distributions with far tails.
         step: least rise from one quantile to the next, so that the map can be turned around.
+        floor: if given, values and covariate are logarithms of two quantities, the first of which rises in proportion
+            to the second above this floor; neighbours are scaled so before they count.
 
     Returns:
         Shape (knots, LEVELS), rising along the second axis.
@@ -95,11 +96,10 @@ def quantile_table(
     for row, (knot, width) in enumerate(zip(knots, widths, strict=True)):
         weights = np.exp(-0.5 * ((covariate - knot) / width) ** 2) + 1e-12
         moved = values
-        if trend:
-            center = np.average(covariate, weights=weights)
-            spread = np.average((covariate - center) ** 2, weights=weights)
-            rise = np.average((covariate - center) * values, weights=weights) / max(float(spread), 1e-12)
-            moved = values + rise * (knot - covariate)
+        if floor is not None:
+            size = np.exp(values)
+            above = np.maximum(size - floor, 0.0) * np.exp(knot - covariate)
+            moved = np.log(np.minimum(size, floor) + above)
         order = np.argsort(moved)
         sums = np.cumsum(weights[order])
         table[row] = np.interp(chances, (sums - 0.5 * weights[order]) / sums[-1], moved[order])

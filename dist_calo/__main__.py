@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("dist_calo.train", "train a network on showers, on one rank or many"),
     "launch": ("dist_calo.launch", "start local ranks of the trainer without any launcher"),
     "generate": ("dist_calo.generate", "make showers with a trained network"),
+    "simulate": ("dist_calo.simulate", "make parametrised showers without any training"),
     "data": ("dist_calo.data_tools", "inspect, validate, convert or split shower files"),
     "runs": ("dist_calo.runs", "send metrics that could not be sent while training"),
     "doctor": ("dist_calo.doctor", "check this machine: versions, backends, launcher, cores, tracking store"),

@@ -82,6 +82,21 @@ def one_line_parser(program: str, description: str) -> argparse.ArgumentParser:
     return Parser(prog=program, description=description, allow_abbrev=False)
 
 
+def parse_range(option: str, text: str) -> tuple[float, float]:
+    """Bounds of ``LOW:HIGH`` or of a single number.
+
+    Raises:
+        ConfigError: if the text is neither, or the bounds are in the wrong order.
+    """
+    try:
+        low, high = (float(part) for part in (text if ":" in text else f"{text}:{text}").split(":"))
+    except ValueError:
+        raise ConfigError(f"{option} {text}: give one number or a range such as 10:100") from None
+    if not low <= high < float("inf"):
+        raise ConfigError(f"{option} {text}: the lower bound comes first and both are finite")
+    return low, high
+
+
 def run_command(program: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     """Run a command; a `UserError` becomes one line on standard error and exit code 2."""
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_calo.command_line import one_line_parser, run_command
+from dist_calo.command_line import one_line_parser, parse_range, run_command
 from dist_calo.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -67,21 +67,6 @@ def main(arguments: Sequence[str]) -> int:
             f"{empty} of them are empty, which readers refuse: train for longer, or take another checkpoint"
         )
     return 0
-
-
-def parse_range(option: str, text: str) -> tuple[float, float]:
-    """Bounds of ``LOW:HIGH`` or of a single number.
-
-    Raises:
-        ConfigError: if the text is neither, or the bounds are in the wrong order.
-    """
-    try:
-        low, high = (float(part) for part in (text if ":" in text else f"{text}:{text}").split(":"))
-    except ValueError:
-        raise ConfigError(f"{option} {text}: give one number or a range such as 10:100") from None
-    if not low <= high < float("inf"):
-        raise ConfigError(f"{option} {text}: the lower bound comes first and both are finite")
-    return low, high
 
 
 def draw_conditions(

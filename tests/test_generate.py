@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from dist_calo.command_line import parse_range
 from dist_calo.config import ModelConfig, RunConfig
 from dist_calo.data.shards import manifest_of, scan_rows
 from dist_calo.data.transforms import Transform
 from dist_calo.errors import CheckpointError, ConfigError
 from dist_calo.generate import main as generate
-from dist_calo.generate import parse_range
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import build_model
 from dist_calo.training.checkpoint import CheckpointFolder

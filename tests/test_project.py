@@ -45,6 +45,7 @@ def test_import_loads_nothing_heavy():
         ["dist_calo", "train", "--help"],
         ["dist_calo", "data", "--help"],
         ["dist_calo", "generate", "--help"],
+        ["dist_calo", "simulate", "--help"],
         ["dist_calo", "launch", "--help"],
         ["dist_calo.train", "--help"],
         ["dist_calo.generate", "--help"],

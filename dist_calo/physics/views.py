@@ -39,8 +39,9 @@ class Examples:
 class View(Protocol):
     """How showers of one read-out are looked at."""
 
-    headlines: tuple[str, ...]
-    """The numbers that are shown at a glance."""
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """The numbers that are shown at a glance."""
 
     @property
     def settled(self) -> bool:

@@ -181,7 +181,7 @@ def build_learner(
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, manifest.geometry).to(device)
     if config.train.channels_last:
-        model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last_3d)
     if config.model.batch_norm == "sync":
         synchronise_batch_norm(model, communicator.all_reduce)
     objective = build_objective(config.objective, model, transform)

@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 
 from dist_calo.simulation.detectors import Detector, Parametrisation, find_detector, images
-from dist_calo.simulation.longitudinal import Longitudinal
+from dist_calo.simulation.longitudinal import NODES, Longitudinal
 from dist_calo.simulation.parametrised import NORMAL_INCIDENCE, simulate
 from dist_calo.simulation.radial import Radial, column_shares
 
@@ -34,7 +34,7 @@ MEDIA = {"lcd": (0.008, 5.1 / 0.9759), "layers": (0.0074, 6.0 / 0.3850), "signal
 """Critical energy in GeV of the absorber, and radiation length in mm of absorber and active medium together."""
 BINS = 8
 """Bins of the incident energy, and of T, with as many showers each."""
-ROUNDS = 8
+ROUNDS = 10
 START = Longitudinal(
     critical_energy=0.008,
     radiation_length=1.0,
@@ -85,7 +85,7 @@ def plain(values: Any) -> Any:
     """Numbers of four digits, tuples as lists."""
     if isinstance(values, dict):
         return {name: plain(value) for name, value in values.items()}
-    if isinstance(values, tuple):
+    if isinstance(values, tuple | list):
         return [plain(value) for value in values]
     return values if isinstance(values, str) else float(f"{values:.4g}")
 
@@ -212,6 +212,8 @@ def adjusted(
     )
     real, fake = sample.profile.sum(1) / energies, profile.sum(1) / energies
     variances = [np.mean(energies * (some / some.mean() - 1.0) ** 2) for some in (real, fake)]
+    seen = [by_age(detector, longitudinal, *some) for some in ((sample.profile, wanted), (profile, found))]
+    visible = np.clip(np.array(longitudinal.visible) * np.sqrt(seen[0] / seen[1]), 0.25, 4.0).tolist()
     rough = [roughness(some, energies) for some in (sample.profile, profile)]
     return replace(
         constants,
@@ -219,8 +221,19 @@ def adjusted(
         spot_energy=float(constants.spot_energy * variances[0] / variances[1]),
         # Independent lumps add six of their shares to the square of a second difference.
         lump_energy=max(0.0, constants.lump_energy + (rough[0] - rough[1]) / 6.0),
-        longitudinal=Longitudinal(**{**asdict(longitudinal), **lines}),
+        longitudinal=Longitudinal(**{**asdict(longitudinal), **lines, "visible": visible}),
     )
+
+
+def by_age(
+    detector: Detector, longitudinal: Longitudinal, profile: np.ndarray, logarithms: np.ndarray
+) -> np.ndarray:
+    """Share of the energy around each of the nodes of tau, shape (nodes,)."""
+    edges = sampling_edges(detector) / longitudinal.radiation_length
+    tau = 0.5 * (edges[1:] + edges[:-1]) / np.exp(logarithms[0])[:, None]
+    hats = np.eye(len(NODES))
+    sums = np.array([(profile * np.interp(tau, NODES, hat)).sum() for hat in hats])
+    return np.asarray((sums + 1e-9 * sums.sum()) / sums.sum())
 
 
 def roughness(profile: np.ndarray, energies: np.ndarray) -> float:

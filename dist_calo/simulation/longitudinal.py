@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NODES = np.array([0.05, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.25, 1.5, 1.8, 2.2, 2.7, 3.3])
+"""Depths in units of T between which the visible fraction is interpolated."""
 LEAST_ALPHA = 1.1
 """Smallest alpha: the maximum must lie inside the calorimeter."""
 _OFFSET = 0.5 / math.sqrt(3.0)
@@ -31,6 +33,8 @@ class Longitudinal:
         maximum_spread: S0, S1 of the standard deviation of ln T, ``1 / (S0 + S1 ln y)``.
         alpha_spread: the same of ln alpha.
         correlation: R0, R1 of the correlation of the two, ``R0 + R1 ln y``.
+        visible: visible fraction relative to its mean at the depths `NODES`: as a shower ages, particles get softer,
+            and deposit another fraction of their energy in the active medium.
     """
 
     critical_energy: float
@@ -40,6 +44,7 @@ class Longitudinal:
     maximum_spread: tuple[float, float]
     alpha_spread: tuple[float, float]
     correlation: tuple[float, float]
+    visible: tuple[float, ...] = (1.0,) * len(NODES)
 
     def draw(self, energies: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shape parameters of some showers.
@@ -58,6 +63,11 @@ class Longitudinal:
         alpha = _line(self.alpha, ln_y) * np.exp(second / _line(self.alpha_spread, ln_y))
         maximum = _line(self.maximum, ln_y) * np.exp(first / _line(self.maximum_spread, ln_y))
         return np.maximum(alpha, LEAST_ALPHA), maximum
+
+    def visible_shares(self, alpha: np.ndarray, maximum: np.ndarray, edges: np.ndarray) -> np.ndarray:
+        """Visible energy between consecutive depths as a share of the mean of all, shape (n, K); see `shares`."""
+        tau = 0.5 * (edges[..., 1:] + edges[..., :-1]) / self.radiation_length / maximum[:, None]
+        return self.shares(alpha, maximum, edges) * np.interp(tau, NODES, self.visible)
 
     def shares(self, alpha: np.ndarray, maximum: np.ndarray, edges: np.ndarray) -> np.ndarray:
         """Share of the energy between consecutive depths, shape (n, K).

@@ -42,7 +42,7 @@ def simulate(
     layer = np.searchsorted(detector.layer_edges, middle) - 1
     sine = np.sin(theta)[:, None]
     alpha, maximum = longitudinal.draw(energies, numbers.standard_normal((count, 2)))
-    shares = longitudinal.shares(alpha, maximum, edges / sine)
+    shares = longitudinal.visible_shares(alpha, maximum, edges / sine)
     if constants.lump_energy > 0:
         shares = lumpy(shares, energies / constants.lump_energy, numbers)
     tau = middle / sine / longitudinal.radiation_length / maximum[:, None]

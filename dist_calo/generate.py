@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
                     f"checkpoint {options.checkpoint}: step {generator.step} generates cells that are not finite; "
                     "training has diverged: take an earlier checkpoint"
                 )
-            empty += int((showers.flatten(1).sum(dim=1) == 0).sum())
+            empty += int((showers.flatten(1) == 0).all(dim=1).sum())
             writer.append(showers.numpy(), conditions)
     print(f"{options.out}: {options.n} showers, {options.energy} GeV, from step {generator.step}")
     if empty:

@@ -131,6 +131,9 @@ def stop_at(step: int, command: list[str], number: int) -> int:
 
 def logged_metrics(folder: Path) -> tuple[dict[tuple[str, int], float], int]:
     """All points in MLflow as (name, step) -> value, and the number of runs; times and rates are left out."""
+    # A busy machine may have left some of it in the spool when the run ended.
+    sync = [sys.executable, "-m", "dist_calo", "runs", "sync", "--spool", str(folder / "spool")]
+    subprocess.run(sync, check=True, timeout=120)
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
         (runs,) = store.execute("select count(*) from runs").fetchone()
         points = store.execute("select key, step, value from metrics").fetchall()

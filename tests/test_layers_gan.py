@@ -104,7 +104,21 @@ def test_the_sum_of_a_layers_cells_is_its_explicit_energy(calibrated):
     hook = calibrated.energies.energies.register_forward_hook(lambda _, __, layers: explicit.append(layers))
     showers = generate(calibrated, np.linspace(2.0, 50.0, 200))
     hook.remove()
-    torch.testing.assert_close(calibrated.energies.energies.of_cells(showers**2), explicit[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        calibrated.energies.energies.of_cells(showers**2), explicit[0], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_energies_stay_exact_under_autocast(calibrated):
+    explicit = []
+    hook = calibrated.energies.energies.register_forward_hook(lambda _, __, layers: explicit.append(layers))
+    with torch.autocast("cpu", torch.bfloat16):
+        showers = generate(calibrated, np.linspace(2.0, 50.0, 50))
+    hook.remove()
+    exact = generate(calibrated, np.linspace(2.0, 50.0, 50))
+    of_cells = calibrated.energies.energies.of_cells
+    torch.testing.assert_close(of_cells(showers**2), explicit[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(of_cells(showers**2).sum(1), of_cells(exact**2).sum(1), rtol=1e-3, atol=0.0)
 
 
 def test_the_start_has_the_layer_energies_of_the_data(started, statistics):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_calo.models import layers_fit as fit
-from dist_calo.models.layers_energies import LayerEnergies, fill
+from dist_calo.models.layers_energies import LayerEnergies, fill, in_float32
 
 MOST_HITS = 12.0
 """Logarithm of the largest mean number of hits of a cell; minus twice this, of the smallest."""
@@ -47,14 +47,17 @@ class LayerCells(nn.Module):
             member[cut, number] = 1.0
         self.register_buffer("member", member, persistent=False)
 
+    @in_float32
     def mean_logits(self, e: Tensor) -> Tensor:
         """Logarithm of the mean shares, up to a constant in each layer, (B, V), at energies e (B,) in [-1, 1]."""
         return self.shape[0] + e.clamp(-1.0, 1.0)[:, None] * self.shape[1]
 
+    @in_float32
     def spread(self, layers: Tensor) -> Tensor:
         """Numbers of layers (B, K) at each of their cells, (B, V)."""
         return layers @ self.member.T
 
+    @in_float32
     def totals(self, cells: Tensor) -> Tensor:
         """Sums over the cells of each layer, (B, K), of numbers (B, V)."""
         return cells @ self.member

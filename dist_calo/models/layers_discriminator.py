@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from dist_calo.geometry import LayeredReadout
 from dist_calo.models.gan import Verdict
 from dist_calo.models.layers_cells import LayerCells
-from dist_calo.models.layers_energies import LayerEnergies, fill
+from dist_calo.models.layers_energies import LayerEnergies, fill, in_float32
 from dist_calo.models.lcd_fast_layers import SpectralNorm, leaky
 from dist_calo.models.requirements import column
 from dist_calo.randomness import Draws
@@ -117,9 +117,7 @@ class LayersDiscriminator(nn.Module):
         """The verdict on amplitudes (B, V)."""
         incident = column(conditions, self.geometry, "energy")
         e = self.energies.standardised(incident)
-        powers = torch.stack([torch.ones_like(e), e, e.square()], dim=1)
-        pictures = (self.pictures(showers) - powers @ self.picture_means) / self.picture_widths
-        measured = (self.observables(showers, incident) - powers @ self.means) / self.widths
+        pictures, measured = self.deviations(showers, incident)
         noise = self.blur * draws.normal("blur", pictures.shape[1] + measured.shape[1]).to(pictures)
         pictures = pictures + noise[:, : pictures.shape[1]]
         measured = measured + noise[:, pictures.shape[1] :]
@@ -135,6 +133,15 @@ class LayersDiscriminator(nn.Module):
         both = leaky(self.both(torch.cat([*seen, observed], dim=1)))
         score = self.score(both) + e[:, None] * self.projection(both)
         return Verdict(score=score.squeeze(1))
+
+    @in_float32
+    def deviations(self, showers: Tensor, incident: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 2 V) and observables (B, N) as deviations from their mean at this energy, over their width."""
+        e = self.energies.standardised(incident)
+        powers = torch.stack([torch.ones_like(e), e, e.square()], dim=1)
+        pictures = (self.pictures(showers) - powers @ self.picture_means) / self.picture_widths
+        measured = (self.observables(showers, incident) - powers @ self.means) / self.widths
+        return pictures, measured
 
     def pictures(self, x: Tensor) -> Tensor:
         """What the streams see of amplitudes (B, V): their logarithm and whether a cell is hit, (B, 2 V)."""

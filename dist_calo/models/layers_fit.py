@@ -24,6 +24,8 @@ NEVER = -30.0
 """Logit of the chance of what is not in the sample."""
 SHARE_FLOOR, MODE_FLOOR = 1e-7, 3e-3
 """Shares of a layer's energy below which nothing is told apart in the mean shape and in its fluctuations."""
+MODE_SHOWERS = 1024
+"""Showers that the fluctuations of the shapes are taken from at most: those with most hits."""
 FEW = 10.0
 """Showers that a cell's own statistics need to count as much as those of its layer."""
 
@@ -206,13 +208,17 @@ def shape_modes(shares: Array, mean: Array, hits: Array, count: int) -> Array:
         hits: of each cell's layer in the same showers, shape (n, V).
         count: modes; zeros stand for those beyond the rank.
     """
-    most = np.argsort(-hits.sum(axis=1), kind="stable")[: min(2048, (len(hits) + 1) // 2)]
+    most = np.argsort(-hits.sum(axis=1), kind="stable")[: min(MODE_SHOWERS, (len(hits) + 1) // 2)]
     roots = np.sqrt(shares[most]) - np.sqrt(mean[most])
     width = np.sqrt((1.0 / (2.0 * np.maximum(hits[most], 1.0))).mean(axis=0))
-    _, lengths, directions = np.linalg.svd((roots - roots.mean(axis=0)) / width, full_matrices=False)
-    kept = min(count, len(lengths))
-    beyond = np.sqrt(np.maximum(lengths[:kept, None] ** 2 / len(roots) - 1.0, 0.0))
+    scaled = (roots - roots.mean(axis=0)) / width
+    # Principal directions by way of the showers' scalar products, which are fewer than the cells'.
+    variances, showers = np.linalg.eigh(scaled @ scaled.T / len(scaled))
+    kept = min(count, len(variances))
+    directions = showers[:, ::-1][:, :kept].T @ scaled
+    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    beyond = np.sqrt(np.maximum(variances[::-1][:kept, None] - 1.0, 0.0))
     modes = np.zeros((count, shares.shape[1]))
-    modes[:kept] = directions[:kept] * width * beyond
+    modes[:kept] = directions * width * beyond
     average = mean[most].mean(axis=0)
     return 2.0 * modes * np.sqrt(average) / (average + MODE_FLOOR)

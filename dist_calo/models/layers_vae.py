@@ -247,7 +247,7 @@ def gamma_numbers(shape: Tensor, draws: Draws) -> Tensor:
     return torch.where(shape < 1.0, found * power, found)
 
 
-def layers_vae(geometry: Geometry, *, latent: int = 20, hidden: int = 240, modes: int = 8) -> LayersVae:
+def layers_vae(geometry: Geometry, *, latent: int = 16, hidden: int = 128, modes: int = 8) -> LayersVae:
     """Build the autoencoder for any layered read-out.
 
     Args:

@@ -1,20 +1,26 @@
 """Train families of models for the same time and compare them with held-out Geant4 showers, for docs/results.md.
 
-    python benchmarks/families.py layers --seconds 240 --out results/layers
-    python benchmarks/families.py signals --seconds 150 --out results/signals
+    python benchmarks/families.py layers --seconds 400 --out results/layers
+    python benchmarks/families.py signals --seconds 120 --out results/signals
 
-Each entry is one configuration with overrides, trained on one rank with one thread for the time given (after a short
-measurement of its speed, which decides the number of steps), several at once. Prints a Markdown table; the folder
-keeps the numbers (JSON), the pictures and the checkpoints. The floor is the same comparison between two halves of the
-held-out real showers, so a model can lie below it: it is compared with all of them.
+Each entry is one configuration with overrides, trained on one rank with one thread for so many seconds of processor
+time, whatever else the machine does: a short measurement of its speed decides the number of steps. Several entries are
+trained side by side. The last weights are then compared with the test split, which neither training nor the choice of
+settings has seen: every number is the mean over several generations for the conditions of all its showers. The floor is
+the same comparison between two halves of the real showers of the split.
+
+Prints a Markdown table; the folder keeps the numbers (JSON), the pictures and the checkpoints. What is there already is
+not trained again; remove ``numbers.json`` to compare anew.
 """
 
 import argparse
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,7 +28,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PROBE_STEPS = 12
+PROBE_STEPS = 10
+HELD_OUT = 0.2
+GENERATIONS = 5
 PUBLISHED = ("signals_shapes_amplitudes", "signals_full", "signals_simplified")
 NETWORKS = ("linear", "lstm", "cnn")
 OBJECTIVES = ("vanilla", "wgan", "wgan_gp")
@@ -69,16 +77,26 @@ def main() -> None:
     options = parser.parse_args()
     rows = {name: given for name, given in entries(options.table).items() if options.only in name}
     if options.worker:
-        numbers = train_and_compare(
-            rows[options.worker], options.seconds, folder_of(options.out, options.worker)
-        )
-        (folder_of(options.out, options.worker) / "numbers.json").write_text(
-            json.dumps(numbers, indent=2) + "\n"
-        )
+        work(rows[options.worker], options.seconds, folder_of(options.out, options.worker))
         return
     with ThreadPoolExecutor(options.at_once) as pool:
         found = dict(zip(rows, pool.map(lambda name: in_process(name, options), rows), strict=True))
     print(table_of(found, SIGNAL_COLUMNS if options.table == "signals" else LAYER_COLUMNS))
+
+
+def work(arguments: list[str], seconds: float, folder: Path) -> None:
+    """Train one row unless that has been done with these settings, and compare it."""
+    settings = {"arguments": arguments, "seconds": seconds}
+    record = folder / "trained.json"
+    if not record.exists():
+        trained = train(arguments, seconds, folder / "checkpoints")
+        record.write_text(json.dumps(settings | trained, indent=2) + "\n")
+    trained = json.loads(record.read_text())
+    if any(trained[name] != value for name, value in settings.items()):
+        raise SystemExit(
+            f"{record}: was trained with other settings: name another --out or remove the folder"
+        )
+    (folder / "numbers.json").write_text(json.dumps(trained | compare(folder), indent=2) + "\n")
 
 
 def folder_of(out: Path, name: str) -> Path:
@@ -114,53 +132,59 @@ def in_process(name: str, options: argparse.Namespace) -> dict[str, Any] | None:
     return result
 
 
-def train_and_compare(arguments: list[str], seconds: float, folder: Path) -> dict[str, Any]:
-    """Train for so long and compare the last weights with the test split."""
-    from dist_calo.physics.panels import save_png
-
+def train(arguments: list[str], seconds: float, folder: Path) -> dict[str, Any]:
+    """Train for so many seconds of processor time; returns the steps taken and the time."""
     from dist_calo.comm.protocol import World
     from dist_calo.comm.single import SingleCommunicator
     from dist_calo.command_line import build_config, config_parser
-    from dist_calo.config import CheckpointConfig, RunConfig
-    from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
-    from dist_calo.training.held_out import held_out_validator
+    from dist_calo.config import CheckpointConfig
     from dist_calo.training.setup import build_run
 
     parser = config_parser("families", "")
     config = build_config(parser, parser.parse_args([*arguments, "--comm.threads=1", "--tracking.uri=none"]))
-    alone = SingleCommunicator(World())
 
-    def train(steps: int, where: str) -> tuple[RunConfig, float]:
-        every = {"validate_every_steps": steps, "log_every_steps": max(steps // 20, 1)}
+    def fit(steps: int, where: Path) -> float:
         settings = replace(
             config,
-            train=replace(config.train, max_steps=steps, **every),
-            checkpoint=CheckpointConfig(dir=str(folder / where), every_steps=steps),
-            data=replace(config.data, validation_fraction=0.0, test_fraction=held_out_fraction),
+            # No validation but the one at the end, whose time is not counted as it does not train.
+            train=replace(
+                config.train, max_steps=steps, validate_every_steps=0, log_every_steps=max(steps // 20, 1)
+            ),
+            checkpoint=CheckpointConfig(dir=str(where), every_steps=steps),
+            data=replace(config.data, validation_fraction=0.0, test_fraction=HELD_OUT),
         )
-        with build_run(settings, alone) as trainer:
-            began = time.perf_counter()
+        with build_run(settings, SingleCommunicator(World())) as trainer:
+            began = time.process_time()
             trainer.fit()
-            return settings, time.perf_counter() - began
+            return time.process_time() - began
 
-    # Nothing here is tuned while it trains, so what the configuration keeps for validation is held out as well.
-    held_out_fraction = config.data.validation_fraction + config.data.test_fraction
-    probe = f"probe-{time.time_ns()}"
-    _, warm = train(PROBE_STEPS, f"{probe}/a")
-    _, longer = train(3 * PROBE_STEPS, f"{probe}/b")
-    steps = max(1, round(seconds * 2 * PROBE_STEPS / (longer - warm)))
-    _, took = train(steps, f"run-{time.time_ns()}")
-    newest = max(folder.glob("run-*"), key=lambda path: path.name)
-    checkpoints = CheckpointFolder(newest)
+    with tempfile.TemporaryDirectory() as scratch:
+        fit(2, Path(scratch) / "warm")
+        short, longer = (fit(steps, Path(scratch) / str(steps)) for steps in (PROBE_STEPS, 3 * PROBE_STEPS))
+    if longer <= short:
+        raise SystemExit(
+            f"{3 * PROBE_STEPS} steps took {longer:.2f} s, {PROBE_STEPS} took {short:.2f} s: measure again"
+        )
+    steps = max(1, round(seconds * 2 * PROBE_STEPS / (longer - short)))
+    return {"steps": steps, "trained_s": round(fit(steps, folder), 1)}
+
+
+def compare(folder: Path) -> dict[str, Any]:
+    """The last weights beside the test split, and the floor; draws the pictures."""
+    from dist_calo.physics.panels import save_png
+    from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+    from dist_calo.training.held_out import held_out_validator
+
+    checkpoints = CheckpointFolder(folder / "checkpoints")
     validator = held_out_validator(load_checkpoint(checkpoints.path(checkpoints.steps()[-1])))
-    result = validator.run()
-    for name, draw in result.pictures().items():
+    results = [validator.run(repeat) for repeat in range(GENERATIONS)]
+    for name, draw in results[0].pictures().items():
         save_png(draw(), folder / f"{name}.png")
+    each = [result.numbers for result in results]
     return {
-        "steps": steps,
-        "seconds": round(took, 1),
-        "showers": result.real.count,
-        "numbers": {name.removeprefix("validation/"): value for name, value in result.metrics.items()},
+        "showers": validator.samples,
+        "numbers": {name: statistics.fmean(values[name] for values in each) for name in each[0]},
+        "spread": {name: statistics.stdev(values[name] for values in each) for name in each[0]},
         "floor": validator.floor(),
     }
 
@@ -176,13 +200,16 @@ def table_of(found: dict[str, dict[str, Any] | None], columns: dict[str, str]) -
         parts = sorted(key for key in known["floor"] if key.startswith(f"{column}/"))
         one_by_one = parts if "layer_energy" in column else []
         titles |= {key: f"{title} {key.rsplit('/', 1)[1]}" for key in one_by_one} or {column: title}
-    lines = ["| | steps | time [s] | " + " | ".join(titles.values()) + " |", "|---" * (len(titles) + 3) + "|"]
+    lines = [
+        "| | steps | CPU time [s] | " + " | ".join(titles.values()) + " |",
+        "|---" * (len(titles) + 3) + "|",
+    ]
     for name, result in found.items():
         if result is None:
             lines.append(f"| {name} | failed |")
             continue
         values = " | ".join(f"{result['numbers'].get(key, float('nan')):.4g}" for key in titles)
-        lines.append(f"| {name} | {result['steps']:,} | {result['seconds']:.0f} | {values} |")
+        lines.append(f"| {name} | {result['steps']:,} | {result['trained_s']:.0f} | {values} |")
     floor = " | ".join(f"{known['floor'][key]:.4g}" for key in titles)
     lines.append(f"| *floor: halves of {known['showers']:,} real* | | | {floor} |")
     return "\n".join(lines)

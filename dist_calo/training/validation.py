@@ -36,13 +36,14 @@ class Comparison:
     examples: Examples
 
     @cached_property
-    def _numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float]:
+        """The comparison in numbers, by name; NaN where neither sample tells."""
         return self.view.numbers(self.fake, self.real)
 
     @property
     def metrics(self) -> dict[str, float]:
         """The comparison in numbers, as logged."""
-        values = {f"validation/{name}": value for name, value in self._numbers.items()}
+        values = {f"validation/{name}": value for name, value in self.numbers.items()}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         return {"validation/score": self.score, **finite}
 
@@ -50,13 +51,13 @@ class Comparison:
     def headlines(self) -> dict[str, float]:
         """The score and the few numbers that are shown at a glance."""
         return {"score": self.score} | {
-            name: self._numbers[name] for name in self.view.headlines if name in self._numbers
+            name: self.numbers[name] for name in self.view.headlines if name in self.numbers
         }
 
     @property
     def score(self) -> float:
         """What the best checkpoint has least of."""
-        score = self.view.score(self._numbers)
+        score = self.view.score(self.numbers)
         return score if math.isfinite(score) else math.inf
 
     def pictures(self) -> dict[str, Callable[[], Any]]:
@@ -104,14 +105,18 @@ class Validator:
         self._conditions: list[tuple[np.ndarray, np.ndarray]] = []
         self._examples: np.ndarray = np.empty(0)
 
-    def run(self) -> Comparison:
-        """Generate for every condition of the split and compare; collective."""
+    def run(self, repeat: int = 0) -> Comparison:
+        """Generate for every condition of the split and compare; collective.
+
+        Args:
+            repeat: another number draws other random numbers for the same conditions.
+        """
         if self._real is None:
             self._real = self._read()
         fake = self._view.summary()
         examples: list[np.ndarray] = []
         for ids, conditions in self._conditions:
-            draws = Draws(self._config.train.seed, 0, ids, self._split)
+            draws = Draws(self._config.train.seed, repeat, ids, self._split)
             showers = self._generator.generate(torch.from_numpy(conditions), draws).numpy()
             fake.update(showers, conditions[:, 0])
             examples = examples or [showers[:EXAMPLES]]

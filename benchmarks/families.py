@@ -29,7 +29,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE_STEPS = 10
-HELD_OUT = 0.2
 GENERATIONS = 5
 PUBLISHED = ("signals_shapes_amplitudes", "signals_full", "signals_simplified")
 NETWORKS = ("linear", "lstm", "cnn")
@@ -146,12 +145,11 @@ def train(arguments: list[str], seconds: float, folder: Path) -> dict[str, Any]:
     def fit(steps: int, where: Path) -> float:
         settings = replace(
             config,
-            # No validation but the one at the end, whose time is not counted as it does not train.
+            # No validation but the one at the end, which is the same for all.
             train=replace(
                 config.train, max_steps=steps, validate_every_steps=0, log_every_steps=max(steps // 20, 1)
             ),
             checkpoint=CheckpointConfig(dir=str(where), every_steps=steps),
-            data=replace(config.data, validation_fraction=0.0, test_fraction=HELD_OUT),
         )
         with build_run(settings, SingleCommunicator(World())) as trainer:
             began = time.process_time()

@@ -1,13 +1,15 @@
 """Make showers with a trained network: ``dist-calo generate --checkpoint DIR --n 1000 --energy 10:100 --out FILE``."""
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dist_calo.command_line import one_line_parser, parse_range, run_command
 from dist_calo.errors import CheckpointError, ConfigError
+from dist_calo.geometry import CONDITION_UNITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,11 +25,12 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--n {options.n} --batch-size {options.batch_size}: both must be at least 1")
     if Path(options.out).exists() and not options.force:
         raise ConfigError(f"--out {options.out}: the file exists; name another or add --force to replace it")
-    ranges = {
-        "energy": parse_range("--energy", options.energy),
-        "theta": parse_range("--theta", options.theta),
+    asked = {
+        name: parse_range(f"--{name}", text)
+        for name, text in (("energy", options.energy), ("theta", options.theta))
+        if text is not None
     }
-    if ranges["energy"][0] <= 0:
+    if "energy" in asked and asked["energy"][0] <= 0:
         raise ConfigError(f"--energy {options.energy}: incident energies are above 0 GeV")
 
     import torch
@@ -41,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("--device cuda: this machine has no GPU that torch can use; take cpu")
     state = find_checkpoint(options.checkpoint)
     generator = restore_generator(state, options.device)
+    ranges = ranges_of(state, asked)
     attributes = {
         "generator": f"dist_calo, step {generator.step}, MLflow run {generator.run_id}",
         "seed": options.seed,
@@ -61,12 +65,30 @@ def main(arguments: Sequence[str]) -> int:
                 )
             empty += int((showers.flatten(1) == 0).all(dim=1).sum())
             writer.append(showers.numpy(), conditions)
-    print(f"{options.out}: {options.n} showers, {options.energy} GeV, from step {generator.step}")
+    low, high = ranges["energy"]
+    print(f"{options.out}: {options.n} showers of {low:g} to {high:g} GeV, from step {generator.step}")
     if empty:
         print(
             f"{empty} of them are empty, which readers refuse: train for longer, or take another checkpoint"
         )
     return 0
+
+
+def ranges_of(
+    state: Mapping[str, Any], asked: dict[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """The range of each condition: what is asked for, else what training saw; says where the two do not go together."""
+    seen = {name: (low, high) for name, (low, high) in state.get("condition_ranges", {}).items()}
+    for name in asked.keys() & seen.keys():
+        # A sample of the training showers tells the range: its ends are not sharp.
+        margin = 0.01 * (seen[name][1] - seen[name][0])
+        if asked[name][0] < seen[name][0] - margin or asked[name][1] > seen[name][1] + margin:
+            print(
+                f"--{name}: training saw {seen[name][0]:.4g} to {seen[name][1]:.4g} {CONDITION_UNITS[name]}; "
+                "showers beyond are extrapolated",
+                file=sys.stderr,
+            )
+    return {"energy": (10.0, 100.0), "theta": (math.pi / 2, math.pi / 2)} | seen | asked
 
 
 def draw_conditions(
@@ -88,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint", required=True, help="checkpoint file, or folder: its best checkpoint is taken"
     )
     parser.add_argument("--n", type=int, default=1000, help="number of showers (default 1000)")
-    parser.add_argument("--energy", default="10:100", help="GeV, one number or LOW:HIGH (default 10:100)")
-    parser.add_argument("--theta", default="1.5708", help="rad, for models with angle (default 1.5708)")
+    parser.add_argument("--energy", help="GeV, one number or LOW:HIGH (default: as in training)")
+    parser.add_argument("--theta", help="rad, for models with angle (default: as in training)")
     parser.add_argument("--out", required=True, help="HDF5 file to write, in the schema that training reads")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     parser.add_argument(

@@ -31,6 +31,7 @@ def checkpoints(tmp_path_factory):
         "transform": Transform(scale=1000.0, power=0.5).to_dict(),
         "model": model.state_dict(),
         "average": {"generator": model.generator.state_dict()},
+        "condition_ranges": {"energy": [15.0, 60.0]},
     }
     CheckpointFolder(folder).save(state, {})
     return str(folder)
@@ -82,6 +83,15 @@ def test_wrong_options_are_refused_and_leave_no_file(checkpoints, tmp_path, opti
     with pytest.raises(error, match=message):
         generate(["--checkpoint", checkpoints, "--out", str(tmp_path / "x.h5"), *options])
     assert not list(tmp_path.iterdir())
+
+
+def test_energies_are_those_of_training_unless_asked_for(checkpoints, tmp_path, capsys):
+    _, energies, _ = made(checkpoints, tmp_path / "default.h5", "--n", "50")
+    assert energies.min() >= 15
+    assert energies.max() <= 60
+    assert "extrapolated" not in capsys.readouterr().err
+    made(checkpoints, tmp_path / "beyond.h5", "--n", "2", "--energy", "20:90")
+    assert "--energy: training saw 15 to 60 GeV; showers beyond are extrapolated" in capsys.readouterr().err
 
 
 def test_ranges():

@@ -36,7 +36,8 @@ def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.
     At most 8,192, and no more than make 64 MiB.
 
     Returns:
-        ``energy`` (n,), ``energy_sum`` (n,), ``showers`` (n, ...), all in GeV.
+        ``energy`` (n,), ``energy_sum`` (n,), ``showers`` (n, ...) in GeV, or in the unit of their samples, and
+        ``conditions`` (n, C).
     """
     samples = split_blocks(manifest, "train", config).samples
     batch = min(_STATISTICS_BATCH, samples)
@@ -45,12 +46,19 @@ def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.
     with training_loader(manifest, config, seed=0, global_batch_size=batch) as loader:
         read = [next(loader) for _ in range(batches)]
     showers = np.concatenate([part.showers for part in read])
-    energy = np.concatenate([part.conditions[:, 0] for part in read])
+    conditions = np.concatenate([part.conditions for part in read])
     return {
-        "energy": energy,
+        "energy": conditions[:, 0],
         "energy_sum": showers.reshape(len(showers), -1).sum(axis=1, dtype=np.float64),
         "showers": showers,
+        "conditions": conditions,
     }
+
+
+def condition_ranges(manifest: Manifest, conditions: np.ndarray) -> dict[str, list[float]]:
+    """Smallest and largest value of each condition (n, C), by name."""
+    bounds = zip(conditions.min(axis=0).tolist(), conditions.max(axis=0).tolist(), strict=True)
+    return {name: list(pair) for name, pair in zip(manifest.geometry.conditions, bounds, strict=True)}
 
 
 def identity(manifest: Manifest, config: DataConfig) -> Mapping[str, Mapping[str, Any]]:

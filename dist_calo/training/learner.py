@@ -100,6 +100,8 @@ class Learner:
         objective: what it learns from.
         transform: from GeV to network units.
         communicator: how the ranks talk.
+        condition_ranges: smallest and largest value of each condition that the model was calibrated with, which tell
+            what may be asked of it later.
 
     Raises:
         ConfigError: if a factor is given for a network that the model does not have.
@@ -112,6 +114,7 @@ class Learner:
         objective: Objective,
         transform: Transform,
         communicator: Communicator,
+        condition_ranges: Mapping[str, list[float]] | None = None,
     ) -> None:
         unknown = sorted(set(config.optimizer.network_factors) - set(model.networks))
         if unknown:
@@ -122,6 +125,7 @@ class Learner:
         self._config = config
         self.model = model
         self._objective = objective
+        self._condition_ranges = dict(condition_ranges or {})
         self._transform = transform
         self._device = next(model.parameters()).device
         self.optimizers = {
@@ -233,6 +237,7 @@ class Learner:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "average": self.average.weights,
             "objective": self._objective.state_dict(),
+            "condition_ranges": self._condition_ranges,
             "bad_in_a_row": self.bad_in_a_row,
             "bad_steps": self.bad_steps,
         }
@@ -259,6 +264,7 @@ class Learner:
             for key, value in state["average"][name].items():
                 weights[key].copy_(value)
         self._objective.load_state_dict(state["objective"])
+        self._condition_ranges = dict(state.get("condition_ranges", {}))
         self.bad_in_a_row = state["bad_in_a_row"]
         self.bad_steps = state["bad_steps"]
 

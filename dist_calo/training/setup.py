@@ -22,7 +22,7 @@ from dist_calo.models import build_model
 from dist_calo.models.layers import synchronise_batch_norm
 from dist_calo.objectives import build_objective
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
-from dist_calo.training.dataset import identity, shared_manifest, training_statistics
+from dist_calo.training.dataset import condition_ranges, identity, shared_manifest, training_statistics
 from dist_calo.training.learner import Learner
 from dist_calo.training.progress import Progress
 from dist_calo.training.provenance import describe_run
@@ -185,15 +185,18 @@ def build_learner(
     if config.model.batch_norm == "sync":
         synchronise_batch_norm(model, communicator.all_reduce)
     objective = build_objective(config.objective, model, transform)
+    ranges: dict[str, list[float]] = {}
     if saved is None:
         if communicator.world.rank == 0:
             statistics = training_statistics(manifest, config.data)
+            ranges = condition_ranges(manifest, statistics.pop("conditions"))
             units = {"network_units": transform.forward(statistics["showers"])}
             objective.calibrate({**statistics, **units})
-        fresh = communicator.broadcast_object((model.state_dict(), objective.state_dict()))
+        fresh = communicator.broadcast_object((model.state_dict(), objective.state_dict(), ranges))
         model.load_state_dict(fresh[0])
         objective.load_state_dict(fresh[1])
-    learner = Learner(config, model, objective, transform, communicator)
+        ranges = fresh[2]
+    learner = Learner(config, model, objective, transform, communicator, ranges)
     if saved is not None:
         learner.load_state_dict(saved)
     return learner

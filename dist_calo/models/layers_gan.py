@@ -50,8 +50,8 @@ COMPOUND_POISSON = (1.04, 0.46, 0.0, 1.0, 1.31)
 """Constants c with which a cell follows the compound Poisson distribution, as in `dist_calo.models.lcd_fast`."""
 ROUNDING = 0.003
 """Rounds off the infinite slope of the square root at no energy."""
-START = 0.1
-"""Factor on what the networks add to the fit, so that they start with little."""
+START, ENERGIES_START = 0.1, 0.03
+"""Factors on what the networks add to the fitted shapes and energies, so that they start with little."""
 EXTRA, ENERGIES_WIDTH = 4, 48
 """Normal numbers of the energies of a shower beyond one a layer, and width of the networks that play about energies."""
 
@@ -80,7 +80,7 @@ class EnergiesGenerator(nn.Module):
         start = latent[:, : self.energies.coordinates] @ self.energies.copula.T
         normal = start[:, :0]
         for k, (dense, change) in enumerate(zip(self.normal, self.change, strict=True)):
-            shift = START * change(dense(torch.cat([h, normal], dim=1)))
+            shift = ENERGIES_START * change(dense(torch.cat([h, normal], dim=1)))
             normal = torch.cat([normal, start[:, k : k + 1] + shift], dim=1)
         return normal
 

@@ -13,9 +13,10 @@ from dist_calo.data.transforms import Transform
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import build_model
+from dist_calo.models.blocks import SpectralNorm
 from dist_calo.models.flops import forward_flops
 from dist_calo.models.lcd_fast import COMPOUND_POISSON, lcd_fast
-from dist_calo.models.lcd_fast_layers import SpectralNorm, oriented
+from dist_calo.models.lcd_fast_layers import oriented
 from dist_calo.objectives import build_objective
 from dist_calo.randomness import Draws
 

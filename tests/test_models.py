@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,13 +8,13 @@ from torch import nn
 from dist_calo.config import ModelConfig
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
-from dist_calo.models import build_model
+from dist_calo.models import MODELS, build_model
 from dist_calo.models.flops import forward_flops
 from dist_calo.models.gan import GanModel, Verdict
 from dist_calo.models.layers import Dropout
-from dist_calo.models.requirements import column, require_grid
+from dist_calo.models.requirements import column, require_grid, require_sizes
 from dist_calo.randomness import Draws
-from tests.geometries import ANGLED, GRID
+from tests.geometries import ANGLED, GRID, geometry_of
 
 
 class TinyGenerator(nn.Module):
@@ -108,3 +109,17 @@ def test_a_column_of_the_conditions_is_found_by_name():
     assert column(conditions, ANGLED, "theta").tolist() == [2.0, 4.0]
     with pytest.raises(ConfigError, match="'theta' is needed, but the data have only energy"):
         column(conditions, GRID, "theta")
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if geometry_of(name).conditions == ("energy",)])
+def test_a_model_refuses_a_condition_that_it_would_ignore(name):
+    geometry = replace(geometry_of(name), conditions=("energy", "theta"))
+    message = rf"model\.name={name}: the data have theta, which this model ignores .*choose data without"
+    with pytest.raises(ConfigError, match=message):
+        build_model(ModelConfig(name=name), geometry)
+
+
+def test_sizes_have_a_least_value():
+    require_sizes(least=2, latent=2, hidden=3)
+    with pytest.raises(ConfigError, match=r"model\.options\.hidden=1: must be at least 2"):
+        require_sizes(least=2, latent=2, hidden=1)

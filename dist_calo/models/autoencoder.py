@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dist_calo.errors import ConfigError
-from dist_calo.models.lcd_fast_layers import leaky
+from dist_calo.models.blocks import Dense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,27 +31,6 @@ def widths(hidden: int, latent: int) -> list[int]:
     return [hidden, max(2 * hidden // 3, 1), max(hidden // 3, 1), 2 * latent]
 
 
-class Dense(nn.Module):
-    """Dense layers, each followed by a leaky ReLU.
-
-    Args:
-        inputs: numbers of a sample.
-        sizes: width of each layer.
-    """
-
-    def __init__(self, inputs: int, sizes: list[int]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip([inputs, *sizes[:-1]], sizes, strict=True)
-        )
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Numbers (B, inputs) to (B, sizes[-1])."""
-        for layer in self.layers:
-            values = leaky(layer(values))
-        return values
-
-
 class Encoder(nn.Module):
     """Mean and logarithm of the variance of the latent numbers of a shower.
 
@@ -76,14 +54,3 @@ class Encoder(nn.Module):
 def sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """Latent numbers (B, latent) of the encoder's distribution, from standard normal ones (the reparametrisation)."""
     return mean + (0.5 * log_variance).exp() * noise.to(mean)
-
-
-def require_sizes(**sizes: int) -> None:
-    """Check options that are sizes.
-
-    Raises:
-        ConfigError: if one is below 1.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise ConfigError(f"model.options.{name}={size}: must be at least 1")

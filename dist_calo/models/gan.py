@@ -16,7 +16,7 @@ class Verdict:
     """What a discriminator reads off showers.
 
     Attributes:
-        score: logit of "this is a real shower" (no sigmoid applied; the critic's value for wgan_gp), shape (B,).
+        score: logit of "this is a real shower" (no sigmoid applied; a critic's value for wgan and wgan_gp), shape (B,).
         energy: incident energy in GeV, shape (B,); None if the discriminator has no such head.
     """
 

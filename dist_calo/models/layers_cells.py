@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dist_calo.models import layers_fit as fit
-from dist_calo.models.layers_energies import LayerEnergies, fill, in_float32
+from dist_calo.models.blocks import fill
+from dist_calo.models.layers_energies import LayerEnergies, in_float32
 
 MOST_HITS = 12.0
 """Logarithm of the largest mean number of hits of a cell; minus twice this, of the smallest."""

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from dist_calo.geometry import LayeredReadout
+from dist_calo.models.blocks import SpectralNorm, fill, leaky
 from dist_calo.models.gan import Verdict
 from dist_calo.models.layers_cells import LayerCells
-from dist_calo.models.layers_energies import LayerEnergies, fill, in_float32
-from dist_calo.models.lcd_fast_layers import SpectralNorm, leaky
+from dist_calo.models.layers_energies import LayerEnergies, in_float32
 from dist_calo.models.requirements import column
 from dist_calo.randomness import Draws
 

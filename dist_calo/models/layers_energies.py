@@ -26,11 +26,11 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dist_calo.geometry import LayeredReadout
 from dist_calo.models import layers_fit as fit
+from dist_calo.models.blocks import fill
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -207,12 +207,6 @@ class LayerEnergies(nn.Module):
         share = ((e - low) / (high - low)).clamp(0.0, 1.0)[:, None, None]
         table = self.quantiles.transpose(0, 1)
         return table[above - 1] * (1.0 - share) + table[above] * share
-
-
-def fill(network: nn.Module, **values: ArrayLike) -> None:
-    """Copy values into the buffers of these names."""
-    for name, value in values.items():
-        network.get_buffer(name).copy_(torch.from_numpy(np.asarray(value, dtype=np.float32)))
 
 
 def _powers(e: Tensor, degree: int) -> Tensor:

@@ -36,14 +36,13 @@ from torch import Tensor, nn
 
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, LayeredReadout
-from dist_calo.models.autoencoder import Dense
+from dist_calo.models.blocks import Dense, leaky
 from dist_calo.models.gan import Game
 from dist_calo.models.layers_cells import LayerCells
 from dist_calo.models.layers_discriminator import EnergiesDiscriminator, LayersDiscriminator
 from dist_calo.models.layers_energies import LayerEnergies
 from dist_calo.models.layers_fit import require_amplitudes
-from dist_calo.models.lcd_fast_layers import leaky
-from dist_calo.models.requirements import column, require_kind
+from dist_calo.models.requirements import column, require_conditions, require_kind, require_sizes
 from dist_calo.randomness import Draws
 
 COMPOUND_POISSON = (1.04, 0.46, 0.0, 1.0, 1.31)
@@ -280,17 +279,13 @@ def layers_gan(
         blur: noise on what the discriminators read, in units of the width of each number.
 
     Raises:
-        ConfigError: if the data have no layers or an option is too small.
+        ConfigError: if the data have no layers or other conditions than the energy, or an option is too small.
     """
     layered = require_kind("layers_gan", geometry, LayeredReadout)
-    for name, size, smallest in (
-        ("modes", modes, 1),
-        ("latent", latent, modes),
-        ("hidden", hidden, 1),
-        ("discriminator_width", discriminator_width, 2),
-    ):
-        if size < smallest:
-            raise ConfigError(f"model.options.{name}={size}: must be at least {smallest}")
+    require_conditions("layers_gan", geometry, ("energy",))
+    require_sizes(modes=modes, hidden=hidden)
+    require_sizes(least=modes, latent=latent)
+    require_sizes(least=2, discriminator_width=discriminator_width)
     if blur < 0:
         raise ConfigError(f"model.options.blur={blur}: must not be negative")
     return LayersGan(layered, latent, hidden, modes, discriminator_width, blur)

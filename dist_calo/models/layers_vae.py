@@ -36,11 +36,12 @@ from torch import Tensor, nn
 
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, LayeredReadout
-from dist_calo.models.autoencoder import Dense, Elbo, Encoder, divergence, require_sizes, sampled, widths
+from dist_calo.models.autoencoder import Elbo, Encoder, divergence, sampled, widths
+from dist_calo.models.blocks import Dense
 from dist_calo.models.layers_cells import LayerCells
 from dist_calo.models.layers_energies import LayerEnergies, NormalEnergies
 from dist_calo.models.layers_fit import require_amplitudes
-from dist_calo.models.requirements import column, require_kind
+from dist_calo.models.requirements import column, require_conditions, require_kind, require_sizes
 from dist_calo.randomness import Draws
 
 TRIES = 3
@@ -257,9 +258,10 @@ def layers_vae(geometry: Geometry, *, latent: int = 16, hidden: int = 128, modes
         modes: fitted principal fluctuations of the shapes of layers, which the first latent numbers start as.
 
     Raises:
-        ConfigError: if the data have no layers or a size is too small.
+        ConfigError: if the data have no layers or other conditions than the energy, or a size is too small.
     """
     layered = require_kind("layers_vae", geometry, LayeredReadout)
+    require_conditions("layers_vae", geometry, ("energy",))
     require_sizes(latent=latent, hidden=hidden, modes=modes)
     if latent < modes:
         raise ConfigError(f"model.options.latent={latent}: must be at least model.options.modes={modes}")

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_calo.geometry import Geometry, LayeredReadout
-from dist_calo.models.autoencoder import Dense, Elbo, Encoder, divergence, require_sizes, sampled, widths
-from dist_calo.models.layers_energies import fill
+from dist_calo.models.autoencoder import Elbo, Encoder, divergence, sampled, widths
+from dist_calo.models.blocks import Dense, fill
 from dist_calo.models.layers_fit import energy_range
-from dist_calo.models.requirements import column, require_kind
+from dist_calo.models.requirements import column, require_conditions, require_kind, require_sizes
 from dist_calo.randomness import Draws
 
 
@@ -126,8 +126,9 @@ def layers_vae_plain(geometry: Geometry, *, latent: int = 20, hidden: int = 240)
         hidden: width of the widest layers.
 
     Raises:
-        ConfigError: if the data have no layers or a size is too small.
+        ConfigError: if the data have no layers or other conditions than the energy, or a size is too small.
     """
     layered = require_kind("layers_vae_plain", geometry, LayeredReadout)
+    require_conditions("layers_vae_plain", geometry, ("energy",))
     require_sizes(latent=latent, hidden=hidden)
     return PlainVae(layered, latent, hidden)

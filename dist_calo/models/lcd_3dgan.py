@@ -22,11 +22,10 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry
 from dist_calo.models.gan import GanModel, Verdict
 from dist_calo.models.layers import Dropout, SyncBatchNorm, glorot_uniform, he_uniform, same_padding
-from dist_calo.models.requirements import column, require_grid
+from dist_calo.models.requirements import column, require_grid, require_sizes
 from dist_calo.randomness import Draws
 
 ENERGY_UNIT = 100.0
@@ -124,7 +123,7 @@ def fixed_angle(geometry: Geometry, *, latent: int = 200, dropout: float = 0.2) 
         ConfigError: if the geometry does not fit or an option breaks a rule.
     """
     require_grid("lcd_3dgan", geometry, (25, 25, 25), ("energy",))
-    _require_latent(latent, least=1)
+    require_sizes(latent=latent)
 
     layers = [
         same_padding((6, 6, 8)),
@@ -166,7 +165,7 @@ def variable_angle(geometry: Geometry, *, latent: int = 256, dropout: float = 0.
         ConfigError: if the geometry does not fit or an option breaks a rule.
     """
     require_grid("lcd_3dgan_angle", geometry, (51, 51, 25), ("energy", "theta"))
-    _require_latent(latent, least=3)
+    require_sizes(least=3, latent=latent)
 
     layers = [
         nn.Upsample(scale_factor=(6, 6, 6)),
@@ -207,8 +206,3 @@ def _judging_block(inputs: int, kernel: Triple, padding: Triple, eps: float) -> 
         nn.LeakyReLU(LEAK),
         SyncBatchNorm(8, eps=eps, momentum=MOMENTUM),
     )
-
-
-def _require_latent(latent: int, least: int) -> None:
-    if latent < least:
-        raise ConfigError(f"model.options.latent={latent}: must be at least {least}")

@@ -33,16 +33,16 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, VoxelGrid
 from dist_calo.models import lcd_fast_fit as fit
+from dist_calo.models.blocks import fill, leaky
 from dist_calo.models.gan import GanModel
 from dist_calo.models.lcd_fast_discriminator import FLOOR, FastDiscriminator
-from dist_calo.models.lcd_fast_layers import coarser, leaky, oriented
-from dist_calo.models.requirements import column, require_kind
+from dist_calo.models.lcd_fast_layers import coarser, oriented
+from dist_calo.models.requirements import column, require_conditions, require_kind, require_sizes
 from dist_calo.randomness import Draws
 
 DEPTH_MODES, TRANSVERSE_MODES = 6, 4
@@ -179,7 +179,7 @@ class LcdFast(GanModel):
         e = (np.log(energy) - log_energy[0]) / log_energy[1]
         fraction, stochastic = fit.response(energy, showers.sum(axis=(1, 2, 3)))
         profile, depth_modes = fit.longitudinal(showers, e, DEPTH_MODES)
-        _fill(
+        fill(
             self.generator,
             log_energy=log_energy,
             response=[fraction, stochastic],
@@ -200,13 +200,7 @@ class LcdFast(GanModel):
         powers = np.stack([np.ones_like(e), e, e**2], axis=1)
         means = np.linalg.lstsq(powers, observed, rcond=None)[0]
         widths = (observed - powers @ means).std(axis=0) + 1e-3
-        _fill(judge, log_energy=log_energy, means=means, widths=widths, fraction=scale * fraction)
-
-
-def _fill(network: nn.Module, **values: ArrayLike) -> None:
-    """Copy values into the buffers of these names."""
-    for name, value in values.items():
-        network.get_buffer(name).copy_(torch.from_numpy(np.asarray(value, dtype=np.float32)))
+        fill(judge, log_energy=log_energy, means=means, widths=widths, fraction=scale * fraction)
 
 
 def lcd_fast(
@@ -229,22 +223,16 @@ def lcd_fast(
         discriminator_width: channels of the first convolution; the others have twice as many.
 
     Raises:
-        ConfigError: if the data are no voxel grid or a size is too small.
+        ConfigError: if the data are no voxel grid or have other conditions than the energy, or a size is too small.
     """
     grid = require_kind("lcd_fast", geometry, VoxelGrid)
+    require_conditions("lcd_fast", geometry, ("energy",))
     least = 1 + DEPTH_MODES + TRANSVERSE_MODES
     if latent < least:
         raise ConfigError(
             f"model.options.latent={latent}: lcd_fast needs at least {least}, which its fitted modes use"
         )
-    for name, size in {
-        "width": width,
-        "hidden": hidden,
-        "patterns": patterns,
-        "discriminator_width": discriminator_width,
-    }.items():
-        if size < 1:
-            raise ConfigError(f"model.options.{name}={size}: must be at least 1")
+    require_sizes(width=width, hidden=hidden, patterns=patterns, discriminator_width=discriminator_width)
     return LcdFast(
         grid,
         FastGenerator(grid, latent, width, hidden, patterns),

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from dist_calo.geometry import VoxelGrid
+from dist_calo.models.blocks import SpectralNorm, leaky
 from dist_calo.models.gan import Verdict
-from dist_calo.models.lcd_fast_layers import SpectralNorm, coarser, leaky, oriented
+from dist_calo.models.lcd_fast_layers import coarser, oriented
 from dist_calo.models.requirements import column
 from dist_calo.randomness import Draws
 

@@ -1,8 +1,7 @@
 """Pieces that both networks of `dist_calo.models.lcd_fast` are made of."""
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dist_calo.randomness import Draws
 
@@ -10,11 +9,6 @@ from dist_calo.randomness import Draws
 def coarser(shape: tuple[int, ...], times: int) -> tuple[int, ...]:
     """Cells along each axis after a number of halvings."""
     return tuple(-(-n // 2**times) for n in shape)
-
-
-def leaky(x: Tensor) -> Tensor:
-    """The activation of both networks."""
-    return F.leaky_relu(x, 0.2)
 
 
 def oriented(showers: Tensor, draws: Draws) -> Tensor:
@@ -30,14 +24,3 @@ def oriented(showers: Tensor, draws: Draws) -> Tensor:
     if showers.shape[1] == showers.shape[2]:
         showers = torch.where(choice[:, 2], showers.transpose(1, 2), showers)
     return showers
-
-
-class SpectralNorm(nn.Module):
-    """Weight / largest singular value, as a parametrisation; a pure function of the weight (output first)."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        matrix = weight.flatten(1)
-        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-            left = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1]
-            right = F.normalize(left @ matrix, dim=0)
-        return weight / (left @ matrix @ right)

@@ -31,7 +31,7 @@ def require_grid(
     """Check that a model made for one grid gets showers of this grid.
 
     Raises:
-        ConfigError: if the shape differs or a condition is missing.
+        ConfigError: if the shape differs, or the conditions are not those that the model uses.
     """
     grid = require_kind(model, geometry, VoxelGrid)
     if grid.shape != shape:
@@ -39,12 +39,38 @@ def require_grid(
             f"model.name={model}: the data have {_cells(grid.shape)} cells, this model is for {_cells(shape)}; "
             "choose another model or other data"
         )
+    require_conditions(model, geometry, conditions)
+
+
+def require_conditions(model: str, geometry: Geometry, conditions: tuple[str, ...]) -> None:
+    """Check that showers come with what a model is conditioned on, and with nothing that it would ignore.
+
+    Raises:
+        ConfigError: if a condition is missing, or the data have one that the model does not use.
+    """
     missing = [name for name in conditions if name not in geometry.conditions]
     if missing:
         raise ConfigError(
             f"model.name={model}: the data have no {', '.join(missing)} (only {', '.join(geometry.conditions)}), which "
             "this model is conditioned on; choose another model or other data"
         )
+    unused = [name for name in geometry.conditions if name not in conditions]
+    if unused:
+        raise ConfigError(
+            f"model.name={model}: the data have {', '.join(unused)}, which this model ignores (it is conditioned on "
+            f"{', '.join(conditions)} alone); choose data without, or a model that is conditioned on it"
+        )
+
+
+def require_sizes(*, least: int = 1, **sizes: int) -> None:
+    """Check options that are sizes.
+
+    Raises:
+        ConfigError: if one is too small.
+    """
+    for name, size in sizes.items():
+        if size < least:
+            raise ConfigError(f"model.options.{name}={size}: must be at least {least}")
 
 
 def column(conditions: Tensor, geometry: Readout, name: str) -> Tensor:

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, Waveforms
 from dist_calo.models import signals_units as units
+from dist_calo.models.blocks import fill
 from dist_calo.models.gan import Game
-from dist_calo.models.requirements import require_kind
+from dist_calo.models.requirements import require_conditions, require_kind, require_sizes
 from dist_calo.models.signals_generators import (
     Critic,
     PulseGenerator,
@@ -37,7 +37,7 @@ from dist_calo.models.signals_generators import (
     TimedPulseGenerator,
     WaveformGenerator,
 )
-from dist_calo.models.signals_networks import Layout, build_networks
+from dist_calo.models.signals_networks import ViewLayout, build_networks
 from dist_calo.pulses import amplitudes_and_times
 from dist_calo.randomness import Draws
 
@@ -75,7 +75,7 @@ class SignalModel(nn.Module):
         """
         noise = units.units_per_count(statistics) * self.geometry.noise
         for network in self.networks.values():
-            units.fill(network, log_energy=units.log_energy(statistics["energy"]))
+            fill(network, log_energy=units.log_energy(statistics["energy"]))
         self.take_constants(statistics["network_units"], noise)
 
     def take_constants(self, waveforms: np.ndarray, noise: float) -> None:
@@ -131,7 +131,7 @@ class ShapesAndAmplitudes(SignalModel):
         shapes = units.with_peak_one(torch.from_numpy(waveforms))
         self.shape_generator.start_from(shapes)
         typical = np.maximum(np.median(amplitudes, axis=0), noise)
-        units.fill(self.shape_generator, noise=noise / typical)
+        fill(self.shape_generator, noise=noise / typical)
 
 
 class FullSignals(SignalModel):
@@ -161,11 +161,11 @@ class FullSignals(SignalModel):
 
     def take_constants(self, waveforms: np.ndarray, noise: float) -> None:
         levels = np.full(self.geometry.channels, noise)
-        units.fill(self.generator, knee=KNEE * noise, noise=levels, spread=1.0)
+        fill(self.generator, knee=KNEE * noise, noise=levels, spread=1.0)
         seen = torch.from_numpy(waveforms).to(self.generator.knee)
         self.generator.start_from(self.generator.compressed(seen))
         # A gradient penalty holds scores to the scale of what the critic is given; its layers like numbers about 1.
-        units.fill(self.discriminator, gain=self.generator.spread.cpu().numpy())
+        fill(self.discriminator, gain=self.generator.spread.cpu().numpy())
 
 
 class SimplifiedSignals(SignalModel):
@@ -203,7 +203,7 @@ class SimplifiedSignals(SignalModel):
             torch.from_numpy(waveforms), sample_ns=self.geometry.sample_ns, noise=noise
         )
         generator = self.generator
-        units.fill(generator, noise=noise)
+        fill(generator, noise=noise)
         generator.amplitudes.calibrate(amplitudes.numpy(), noise)
         generator.templates.calibrate(waveforms, noise)
         generator.times.calibrate(times.numpy(), generator.templates.rise())
@@ -232,7 +232,8 @@ def shapes_and_amplitudes(
         width: channels of the finest convolution; coarser ones have twice and four times as many.
 
     Raises:
-        ConfigError: if the data are no waveforms, the network is not known or a size is too small.
+        ConfigError: if the data are no waveforms or have other conditions than the energy, the network is not known or
+            a size is too small.
     """
     name = "signals_shapes_amplitudes"
     waveforms = _checked(name, geometry, latent=latent, hidden=hidden, width=width)
@@ -280,11 +281,10 @@ def simplified(
 
 
 def _checked(name: str, geometry: Geometry, **sizes: int) -> Waveforms:
-    """The geometry, if it is one of waveforms and all sizes are positive."""
+    """The geometry, if it is one of waveforms that come with the energy alone, and all sizes are positive."""
     waveforms = require_kind(name, geometry, Waveforms)
-    for option, size in sizes.items():
-        if size < 1:
-            raise ConfigError(f"model.options.{option}={size}: must be at least 1")
+    require_conditions(name, geometry, ("energy",))
+    require_sizes(**sizes)
     return waveforms
 
 
@@ -292,7 +292,7 @@ def _networks(
     geometry: Waveforms, numbers: int, network: str, latent: int, hidden: int, width: int
 ) -> tuple[nn.Module, nn.Module]:
     """A generator and a critic of so many numbers of each detector."""
-    layout = Layout(
+    layout = ViewLayout(
         rows=geometry.rows, columns=geometry.columns, numbers=numbers, waveform=numbers == geometry.samples
     )
     return build_networks(network, layout, inputs=latent + 1, conditions=1, hidden=hidden, width=width)

@@ -33,8 +33,9 @@ from torch import Tensor, nn
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, Waveforms
 from dist_calo.models import signals_factorised_fit as fit
+from dist_calo.models.blocks import fill
 from dist_calo.models.gan import Game, Verdict
-from dist_calo.models.requirements import column, require_kind
+from dist_calo.models.requirements import column, require_conditions, require_kind, require_sizes
 from dist_calo.models.signals_factorised_noise import shape_fit
 from dist_calo.models.signals_factorised_numbers import (
     ENERGY_KNOTS,
@@ -210,18 +211,18 @@ class SignalsFactorised(nn.Module):
         floor = NOISE_FLOOR * self.geometry.noise
         table = fit.amplitude_tables(np.log(smeared), log_energy, classes, knots, floor)
         for network in (generator, judge):
-            _fill(network.amplitude_map, knots=knots, table=table)
-            _fill(network, log_energy=standard, step=step)
+            fill(network.amplitude_map, knots=knots, table=table)
+            fill(network, log_energy=standard, step=step)
         with torch.no_grad():
             logs = _tensor(np.log(smeared)).to(generator.log_energy.device)
             given = _tensor(log_energy).to(logs)[:, None].expand_as(logs)
             scores = generator.amplitude_map.to_score(logs, given).cpu().double().numpy()
         x, y = fit.impact_point(smeared, log_energy, side, knots)
         found = fit.impact_fit(scores, x, y, e, side)
-        _fill(generator, impact_mean=found.mean, impact_width=found.log_width, mixing=found.mixing)
+        fill(generator, impact_mean=found.mean, impact_width=found.log_width, mixing=found.mixing)
         roots = np.sqrt(smeared / energy[:, None])
         alike = np.concatenate([roots[:, order] for order in fit.orientations(side)])
-        _fill(judge, roots=np.stack([alike.mean(0), alike.std(0) + 1e-6]))
+        fill(judge, roots=np.stack([alike.mean(0), alike.std(0) + 1e-6]))
 
     def _fit_times(self, amplitudes: np.ndarray, times: np.ndarray) -> None:
         generator = self.numbers_generator
@@ -229,14 +230,14 @@ class SignalsFactorised(nn.Module):
         knots = np.log(threshold * np.array([1, 1.2, 1.4, 1.7, 2.1, 2.6, 3.4, 5, 8, 16, 40, 120, 500]))
         logs = np.log(amplitudes)
         classes = generator.time_map.classes.tolist()
-        _fill(generator.time_map, knots=knots, table=fit.time_tables(times, logs, classes, knots))
-        _fill(generator, threshold=threshold * (1.0 - ROUNDING))
+        fill(generator.time_map, knots=knots, table=fit.time_tables(times, logs, classes, knots))
+        fill(generator, threshold=threshold * (1.0 - ROUNDING))
         with torch.no_grad():
             given = _tensor(logs).to(generator.offset.device)
             found = _tensor(np.nan_to_num(times)).to(given)
             scores = generator.time_map.to_score(found, given).cpu().double().numpy()
             widths = generator.time_width(given).cpu().double().numpy()
-        _fill(generator, offset=fit.common_offset(np.where(np.isfinite(times), scores, np.nan), widths))
+        fill(generator, offset=fit.common_offset(np.where(np.isfinite(times), scores, np.nan), widths))
 
     def _fit_shapes(
         self, showers: np.ndarray, amplitudes: np.ndarray, times: np.ndarray, scale: float, step: float
@@ -255,7 +256,7 @@ class SignalsFactorised(nn.Module):
         )
         # Rounding to steps, which is part of what was measured, comes on top again.
         deviation, white = (_without(width, step) for width in (shape.deviation, np.array(shape.white)))
-        _fill(
+        fill(
             network,
             knots=knots,
             template=shape.template,
@@ -290,12 +291,6 @@ def _tensor(values: ArrayLike) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
-def _fill(network: nn.Module, **values: ArrayLike) -> None:
-    """Copy values into the buffers of these names."""
-    for name, value in values.items():
-        network.get_buffer(name).copy_(_tensor(value))
-
-
 def signals_factorised(
     geometry: Geometry,
     *,
@@ -316,9 +311,11 @@ def signals_factorised(
         discriminator_width: channels of the first convolution that judges shapes; the others have twice as many.
 
     Raises:
-        ConfigError: if the data are no waveforms of a square with a middle and neighbours, or a size is too small.
+        ConfigError: if the data are no waveforms of a square with a middle and neighbours, or have other conditions
+            than the energy, or a size is too small.
     """
     waveforms = require_kind("signals_factorised", geometry, Waveforms)
+    require_conditions("signals_factorised", geometry, ("energy",))
     side = waveforms.rows
     if side != waveforms.columns or side < 3 or side % 2 == 0:
         raise ConfigError(
@@ -330,16 +327,13 @@ def signals_factorised(
             f"model.name=signals_factorised: the data have {waveforms.samples} samples a pulse, this model needs at "
             "least 16; choose another model or other data"
         )
-    sizes = {
-        "latent": latent,
-        "hidden": hidden,
-        "discriminator_hidden": discriminator_hidden,
-        "width": width,
-        "discriminator_width": discriminator_width,
-    }
-    for name, size in sizes.items():
-        if size < 1:
-            raise ConfigError(f"model.options.{name}={size}: must be at least 1")
+    require_sizes(
+        latent=latent,
+        hidden=hidden,
+        discriminator_hidden=discriminator_hidden,
+        width=width,
+        discriminator_width=discriminator_width,
+    )
     shapes = ShapesGenerator(waveforms.samples, waveforms.sample_ns, width)
     return SignalsFactorised(
         waveforms,

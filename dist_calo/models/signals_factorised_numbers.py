@@ -3,11 +3,10 @@
 import itertools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from dist_calo.models.lcd_fast_layers import SpectralNorm, leaky
+from dist_calo.models.blocks import SpectralNorm, leaky
 from dist_calo.models.signals_factorised_fit import basis_powers, equivalent_channels, orientations
 from dist_calo.models.signals_factorised_pulses import rounded
 from dist_calo.models.signals_factorised_tables import QuantileMap
@@ -153,7 +152,7 @@ class NumbersDiscriminator(nn.Module):
         root = (root - self.roots[0]) / self.roots[1]
         h = torch.cat([normal, root, scores, (log_energy - self.log_energy[0]) / self.log_energy[1]], dim=1)
         for layer in self.dense:
-            h = F.leaky_relu(layer(h), 0.2) * 1.4
+            h = leaky(layer(h)) * 1.4
         return self.score(h).squeeze(1)
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from dist_calo.models.lcd_fast_layers import SpectralNorm, leaky
+from dist_calo.models.blocks import SpectralNorm, leaky
 from dist_calo.models.signals_factorised_noise import LARGEST_LAG
 from dist_calo.models.signals_factorised_pulses import joined, place_of
 from dist_calo.models.signals_factorised_tables import between
@@ -148,6 +148,6 @@ class ShapesDiscriminator(nn.Module):
         windows, logs = seen[..., :-1], seen[..., -1:]
         h = torch.stack([windows, 0.3 * logs.expand_as(windows)], dim=2).flatten(0, 1)
         for layer in self.convolutions:
-            h = F.leaky_relu(layer(h), 0.2) * 1.4
+            h = leaky(layer(h)) * 1.4
         score: Tensor = self.score(h.mean(-1)).view(seen.shape[:2])
         return score.mean(1)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dist_calo.geometry import Waveforms
 from dist_calo.models import signals_units as units
+from dist_calo.models.blocks import fill
 from dist_calo.models.gan import Verdict
 from dist_calo.models.requirements import column
 from dist_calo.pulses import SIGNIFICANCE, amplitudes_and_times
@@ -113,7 +114,7 @@ class WaveformGenerator(Conditioned):
         """Take mean and width of every sample from training events, (n, detectors, samples)."""
         mean = views.mean(dim=0)
         width = (views - mean).square().mean(dim=0).sqrt()
-        units.fill(self, mean=mean.cpu().numpy(), width=width.cpu().numpy())
+        fill(self, mean=mean.cpu().numpy(), width=width.cpu().numpy())
 
 
 class ShapeGenerator(WaveformGenerator):
@@ -147,7 +148,7 @@ class SampleGenerator(WaveformGenerator):
     def start_from(self, views: Tensor) -> None:
         """Take the constants from compressed training events, (n, detectors, samples)."""
         super().start_from(views)
-        units.fill(self, spread=max(float(self.width.square().sum().sqrt()) / APART, 1.0))
+        fill(self, spread=max(float(self.width.square().sum().sqrt()) / APART, 1.0))
 
 
 class Critic(Conditioned):

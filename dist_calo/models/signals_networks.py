@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_calo.errors import ConfigError
+from dist_calo.models.blocks import leaky
 
 CHUNK = 32
 """Samples of each detector that a recurrent network reads or writes in one step."""
@@ -35,7 +36,7 @@ FIRST_OUTPUT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class ViewLayout:
     """What one network writes or reads.
 
     Attributes:
@@ -66,13 +67,8 @@ class Layout:
         return self.detectors * CHUNK if self.waveform else self.numbers
 
 
-def leaky(values: Tensor) -> Tensor:
-    """The leaky rectifier of all these networks."""
-    return F.leaky_relu(values, 0.2)
-
-
-class Dense(nn.Module):
-    """Two hidden layers.
+class TwoHiddenLayers(nn.Module):
+    """Dense layers, two of them hidden.
 
     Args:
         inputs: numbers that go in.
@@ -118,10 +114,10 @@ class Recurrence(nn.Module):
 class LinearGenerator(nn.Module):
     """Dense layers from the inputs (B, inputs) to (B, detectors, numbers)."""
 
-    def __init__(self, layout: Layout, inputs: int, hidden: int, width: int) -> None:
+    def __init__(self, layout: ViewLayout, inputs: int, hidden: int, width: int) -> None:
         super().__init__()
         self.shape = (layout.detectors, layout.numbers)
-        self.layers = Dense(inputs, hidden, math.prod(self.shape))
+        self.layers = TwoHiddenLayers(inputs, hidden, math.prod(self.shape))
         _start_small(self.layers.last)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -132,9 +128,9 @@ class LinearGenerator(nn.Module):
 class LinearCritic(nn.Module):
     """Dense layers from (B, detectors, numbers) and conditions (B, C) to a score (B,)."""
 
-    def __init__(self, layout: Layout, conditions: int, hidden: int, width: int) -> None:
+    def __init__(self, layout: ViewLayout, conditions: int, hidden: int, width: int) -> None:
         super().__init__()
-        self.layers = Dense(layout.detectors * layout.numbers + conditions, hidden, 1)
+        self.layers = TwoHiddenLayers(layout.detectors * layout.numbers + conditions, hidden, 1)
 
     def forward(self, values: Tensor, conditions: Tensor) -> Tensor:
         result: Tensor = self.layers(torch.cat([values.flatten(1), conditions], dim=1)).squeeze(1)
@@ -144,7 +140,7 @@ class LinearCritic(nn.Module):
 class LstmGenerator(nn.Module):
     """A recurrence that is told the inputs and the number of the step in every step."""
 
-    def __init__(self, layout: Layout, inputs: int, hidden: int, width: int) -> None:
+    def __init__(self, layout: ViewLayout, inputs: int, hidden: int, width: int) -> None:
         super().__init__()
         self.layout, state = layout, -(-hidden // 2)
         self.enter = nn.Linear(inputs, 4 * state)
@@ -161,13 +157,13 @@ class LstmGenerator(nn.Module):
 class LstmCritic(nn.Module):
     """A recurrence over the steps; the score is read off its last state and the mean of all."""
 
-    def __init__(self, layout: Layout, conditions: int, hidden: int, width: int) -> None:
+    def __init__(self, layout: ViewLayout, conditions: int, hidden: int, width: int) -> None:
         super().__init__()
         self.layout, state = layout, -(-hidden // 2)
         self.enter = nn.Linear(layout.step_numbers, 4 * state)
         self.condition = nn.Linear(conditions, 4 * state)
         self.recurrence = Recurrence(state)
-        self.score = Dense(2 * state + conditions, hidden, 1)
+        self.score = TwoHiddenLayers(2 * state + conditions, hidden, 1)
 
     def forward(self, values: Tensor, conditions: Tensor) -> Tensor:
         gates = self.enter(_steps(values, self.layout)) + self.condition(conditions).unsqueeze(1)
@@ -180,7 +176,7 @@ class LstmCritic(nn.Module):
 class TimeConvolutionGenerator(nn.Module):
     """Transposed convolutions over time, from coarse to fine."""
 
-    def __init__(self, layout: Layout, inputs: int, hidden: int, width: int) -> None:
+    def __init__(self, layout: ViewLayout, inputs: int, hidden: int, width: int) -> None:
         super().__init__()
         self.samples = layout.numbers
         channels = (*(width * 2**stage for stage in reversed(range(STAGES))), layout.detectors)
@@ -205,7 +201,7 @@ class TimeConvolutionGenerator(nn.Module):
 class TimeConvolutionCritic(nn.Module):
     """Strided convolutions over time, then dense layers."""
 
-    def __init__(self, layout: Layout, conditions: int, hidden: int, width: int) -> None:
+    def __init__(self, layout: ViewLayout, conditions: int, hidden: int, width: int) -> None:
         super().__init__()
         coarse = -(-layout.numbers // STRIDE**STAGES)
         self.missing = coarse * STRIDE**STAGES - layout.numbers
@@ -214,7 +210,7 @@ class TimeConvolutionCritic(nn.Module):
             nn.Conv1d(before, after, 2 * STRIDE, STRIDE, STRIDE // 2)
             for before, after in itertools.pairwise(channels)
         )
-        self.score = Dense(channels[-1] * coarse + conditions, hidden, 1)
+        self.score = TwoHiddenLayers(channels[-1] * coarse + conditions, hidden, 1)
 
     def forward(self, values: Tensor, conditions: Tensor) -> Tensor:
         values = F.pad(values, (0, self.missing))
@@ -227,7 +223,7 @@ class TimeConvolutionCritic(nn.Module):
 class GridConvolutionGenerator(nn.Module):
     """Two 3x3 convolutions over the detectors, each of which starts from numbers of its own."""
 
-    def __init__(self, layout: Layout, inputs: int, hidden: int, width: int) -> None:
+    def __init__(self, layout: ViewLayout, inputs: int, hidden: int, width: int) -> None:
         super().__init__()
         self.grid = (2 * width, layout.rows, layout.columns)
         self.dense, self.start = nn.Linear(inputs, hidden), nn.Linear(hidden, math.prod(self.grid))
@@ -244,12 +240,12 @@ class GridConvolutionGenerator(nn.Module):
 class GridConvolutionCritic(nn.Module):
     """Two 3x3 convolutions over the detectors, then dense layers."""
 
-    def __init__(self, layout: Layout, conditions: int, hidden: int, width: int) -> None:
+    def __init__(self, layout: ViewLayout, conditions: int, hidden: int, width: int) -> None:
         super().__init__()
         self.grid = (layout.rows, layout.columns)
         self.first = nn.Conv2d(layout.numbers, 2 * width, 3, padding=1)
         self.second = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
-        self.score = Dense(2 * width * layout.detectors + conditions, hidden, 1)
+        self.score = TwoHiddenLayers(2 * width * layout.detectors + conditions, hidden, 1)
 
     def forward(self, values: Tensor, conditions: Tensor) -> Tensor:
         values = values.transpose(1, 2).unflatten(2, self.grid)
@@ -267,7 +263,7 @@ NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
 
 
 def build_networks(
-    network: str, layout: Layout, *, inputs: int, conditions: int, hidden: int, width: int
+    network: str, layout: ViewLayout, *, inputs: int, conditions: int, hidden: int, width: int
 ) -> tuple[nn.Module, nn.Module]:
     """Build a generator, called with (B, inputs), and a critic, called with what it reads and (B, conditions).
 
@@ -298,7 +294,7 @@ def _start_small(layer: nn.Module) -> None:
             parameter.mul_(FIRST_OUTPUT)
 
 
-def _steps(values: Tensor, layout: Layout) -> Tensor:
+def _steps(values: Tensor, layout: ViewLayout) -> Tensor:
     """What a recurrence reads of (B, detectors, numbers): (B, steps, numbers of a step)."""
     if not layout.waveform:
         return values
@@ -306,7 +302,7 @@ def _steps(values: Tensor, layout: Layout) -> Tensor:
     return padded.unflatten(2, (layout.steps, CHUNK)).transpose(1, 2).flatten(2)
 
 
-def _joined(steps: Tensor, layout: Layout) -> Tensor:
+def _joined(steps: Tensor, layout: ViewLayout) -> Tensor:
     """(B, detectors, numbers) of what a recurrence wrote, (B, steps, numbers of a step)."""
     if not layout.waveform:
         return steps

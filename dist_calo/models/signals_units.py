@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Waveforms
+from dist_calo.models.blocks import fill
 from dist_calo.pulses import amplitudes_and_times
 
 FINER = 4
@@ -22,12 +22,6 @@ STRONG = 20.0
 """Pulses of so many standard deviations of the noise make the template, where a detector has enough of them."""
 ENOUGH = 20
 """Pulses that make a template."""
-
-
-def fill(network: nn.Module, **values: ArrayLike) -> None:
-    """Copy values into the buffers of these names."""
-    for name, value in values.items():
-        network.get_buffer(name).copy_(torch.from_numpy(np.asarray(value, dtype=np.float32)))
 
 
 def units_per_count(statistics: Mapping[str, np.ndarray]) -> float:

@@ -1,7 +1,8 @@
 """Train families of models for the same time and compare them with held-out Geant4 showers, for docs/results.md.
 
     python benchmarks/families.py layers --seconds 400 --out results/layers
-    python benchmarks/families.py signals --seconds 120 --out results/signals
+    python benchmarks/families.py signals --seconds 45 --out results/signals
+    python benchmarks/families.py signals --seconds 240 --out results/longer --pictures --only "full cnn vanilla,factorised"
 
 Each entry is one configuration with overrides, trained on one rank with one thread for so many seconds of processor
 time, whatever else the machine does: a short measurement of its speed decides the number of steps. Several entries are
@@ -71,19 +72,26 @@ def main() -> None:
         "--out", type=Path, default=Path("results"), help="folder of what is left (default results)"
     )
     parser.add_argument("--at-once", type=int, default=2, help="entries trained side by side (default 2)")
-    parser.add_argument("--only", default="", help="rows whose name holds this text")
+    parser.add_argument(
+        "--only", default="", help="rows whose name holds one of these texts, separated by commas"
+    )
+    parser.add_argument("--pictures", action="store_true", help="draw each comparison as well")
     parser.add_argument("--worker", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    rows = {name: given for name, given in entries(options.table).items() if options.only in name}
+    all_rows = entries(options.table)
     if options.worker:
-        work(rows[options.worker], options.seconds, folder_of(options.out, options.worker))
+        folder = folder_of(options.out, options.worker)
+        work(all_rows[options.worker], options.seconds, folder, pictures=options.pictures)
         return
+    rows = {
+        name: all_rows[name] for name in all_rows if any(text in name for text in options.only.split(","))
+    }
     with ThreadPoolExecutor(options.at_once) as pool:
         found = dict(zip(rows, pool.map(lambda name: in_process(name, options), rows), strict=True))
     print(table_of(found, SIGNAL_COLUMNS if options.table == "signals" else LAYER_COLUMNS))
 
 
-def work(arguments: list[str], seconds: float, folder: Path) -> None:
+def work(arguments: list[str], seconds: float, folder: Path, *, pictures: bool) -> None:
     """Train one row unless that has been done with these settings, and compare it."""
     settings = {"arguments": arguments, "seconds": seconds}
     record = folder / "trained.json"
@@ -95,7 +103,9 @@ def work(arguments: list[str], seconds: float, folder: Path) -> None:
         raise SystemExit(
             f"{record}: was trained with other settings: name another --out or remove the folder"
         )
-    (folder / "numbers.json").write_text(json.dumps(trained | compare(folder), indent=2) + "\n")
+    (folder / "numbers.json").write_text(
+        json.dumps(trained | compare(folder, pictures=pictures), indent=2) + "\n"
+    )
 
 
 def folder_of(out: Path, name: str) -> Path:
@@ -108,15 +118,8 @@ def in_process(name: str, options: argparse.Namespace) -> dict[str, Any] | None:
     folder.mkdir(parents=True, exist_ok=True)
     numbers = folder / "numbers.json"
     if not numbers.exists():
-        given = [
-            options.table,
-            "--seconds",
-            str(options.seconds),
-            "--out",
-            str(options.out),
-            "--worker",
-            name,
-        ]
+        given = [options.table, "--seconds", str(options.seconds), "--out", str(options.out)]
+        given += ["--worker", name, *["--pictures"] * options.pictures]
         with open(folder / "log.txt", "w") as log:
             subprocess.run(
                 [sys.executable, __file__, *given],
@@ -167,8 +170,8 @@ def train(arguments: list[str], seconds: float, folder: Path) -> dict[str, Any]:
     return {"steps": steps, "trained_s": round(fit(steps, folder), 1)}
 
 
-def compare(folder: Path) -> dict[str, Any]:
-    """The last weights beside the test split, and the floor; draws the pictures."""
+def compare(folder: Path, *, pictures: bool) -> dict[str, Any]:
+    """The last weights beside the test split, and the floor."""
     from dist_calo.physics.panels import save_png
     from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
     from dist_calo.training.held_out import held_out_validator
@@ -176,8 +179,9 @@ def compare(folder: Path) -> dict[str, Any]:
     checkpoints = CheckpointFolder(folder / "checkpoints")
     validator = held_out_validator(load_checkpoint(checkpoints.path(checkpoints.steps()[-1])))
     results = [validator.run(repeat) for repeat in range(GENERATIONS)]
-    for name, draw in results[0].pictures().items():
-        save_png(draw(), folder / f"{name}.png")
+    if pictures:
+        for name, draw in results[0].pictures().items():
+            save_png(draw(), folder / f"{name}.png")
     each = [result.numbers for result in results]
     return {
         "showers": validator.samples,

@@ -11,8 +11,9 @@ from dist_calo.physics.distances import (
     separation,
     separation_power,
     wasserstein,
+    wasserstein_distance,
 )
-from dist_calo.physics.features import COARSE_BINS, FINE, Feature, FeatureSummary, Ranges
+from dist_calo.physics.features import COARSE_BINS, FINE, Feature, FeatureSummary, Ranges, extremes
 
 COUNTS = st.lists(st.integers(0, 50), min_size=5, max_size=5).map(lambda n: np.array(n, dtype=np.float64))
 
@@ -53,26 +54,56 @@ def test_separation_is_symmetric_and_between_zero_and_one(first, second):
 
 def test_wasserstein_distance_of_shifted_histograms_is_the_shift():
     counts, edges = np.array([0.0, 2.0, 5.0, 1.0, 0.0, 0.0]), np.arange(7) * 0.5
-    assert wasserstein(counts, np.roll(3 * counts, 2), edges) == pytest.approx(1.0)
-    assert wasserstein(counts, counts, edges) == 0.0
+    assert wasserstein_distance(counts, np.roll(3 * counts, 2), edges) == pytest.approx(1.0)
+    assert wasserstein_distance(counts, counts, edges) == 0.0
 
 
 def test_wasserstein_distance_of_nothing_is_not_known():
-    assert np.isnan(wasserstein(np.zeros(3), np.ones(3), np.arange(4)))
+    assert np.isnan(wasserstein_distance(np.zeros(3), np.ones(3), np.arange(4)))
 
 
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 1000), shift=st.floats(-0.3, 0.3), scale=st.floats(0.3, 1.2))
-def test_wasserstein_distance_is_that_of_the_sorted_values_to_about_a_bin(seed, shift, scale):
+def pair_of(fake, real) -> tuple[FeatureSummary, FeatureSummary]:
+    """Summaries of two samples of one observable, in the bins of the real one."""
+    ranges = Ranges.from_extremes(extremes(np.reshape(real, (-1, 1))))
+    fake, real = (
+        FeatureSummary([Feature(group="a")], ranges).add(np.reshape(values, (-1, 1)))
+        for values in (fake, real)
+    )
+    return fake, real
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 1000),
+    shift=st.floats(-0.3, 0.3) | st.floats(-100.0, 100.0),
+    scale=st.floats(0.3, 1.2) | st.floats(0.0, 50.0),
+)
+def test_wasserstein_distance_is_that_of_the_sorted_values_to_about_a_bin_however_far_away(
+    seed, shift, scale
+):
     numbers = np.random.default_rng(seed)
-    real, fake = numbers.random(400), numbers.random(400) * scale + shift
-    ranges = Ranges(low=np.zeros(1), high=np.ones(1))
-    summaries = [FeatureSummary([Feature(group="a")], ranges).add(values[:, None]) for values in (fake, real)]
-    counts, edges = summaries[1].histogram(0, fine=True)
-    found = wasserstein(summaries[0].histogram(0, fine=True)[0], counts, edges)
+    real, fake = numbers.random(400), (numbers.random(400) - 0.5) * scale + shift
     # of two samples of one size the distance pairs the values in their order
     exact = np.abs(np.sort(real) - np.sort(fake)).mean()
-    assert found == pytest.approx(exact, abs=1.0 / (COARSE_BINS * FINE))
+    assert wasserstein(*pair_of(fake, real), 0) == pytest.approx(exact, abs=1.0 / (COARSE_BINS * FINE))
+
+
+def test_a_few_values_far_away_count_with_their_distance():
+    real = np.linspace(0.0, 10.0, 1001)
+    assert wasserstein(*pair_of(real + 1000.0, real), 0) == pytest.approx(1000.0, abs=0.01)
+    assert wasserstein(*pair_of(np.append(real[1:], 1e6), real), 0) == pytest.approx(1e6 / 1001, abs=0.01)
+
+
+def test_only_what_the_geant4_showers_have_and_the_generated_lack_is_fully_wrong():
+    some, none, one = np.linspace(0.0, 4.0, 50), np.full(50, np.nan), np.append(2.0, np.full(49, np.nan))
+    for lacking in (none, one):
+        assert separation(*pair_of(lacking, some), 0) == 1.0
+        assert separation(*pair_of(lacking, some), 0, share=0.9) == 1.0
+        assert wasserstein(*pair_of(lacking, some), 0) == 4.0
+    ranges = Ranges(low=np.zeros(1), high=np.ones(1))
+    full, empty = (FeatureSummary([Feature(group="a")], ranges).add(v[:, None]) for v in (some, none))
+    assert np.isnan([separation(full, empty, 0), wasserstein(full, empty, 0)]).all()
+    assert np.isnan([separation(empty, empty, 0), wasserstein(empty, empty, 0)]).all()
 
 
 def test_correlation_difference_counts_the_diagonal_too():
@@ -81,10 +112,17 @@ def test_correlation_difference_counts_the_diagonal_too():
     assert correlation_difference(first, second) == pytest.approx(2 * 0.6 / 4)
 
 
-def test_unknown_correlations_are_left_out():
-    first = np.array([[1.0, np.nan], [np.nan, 1.0]])
-    assert correlation_difference(first, np.array([[0.8, 0.3], [0.3, 1.0]])) == pytest.approx(0.1)
-    assert np.isnan(correlation_difference(np.full((2, 2), np.nan), np.eye(2)))
+def test_correlations_that_only_the_generated_showers_lack_count_as_zero():
+    real = np.array([[1.0, 0.8], [0.8, 1.0]])
+    constant = np.array([[1.0, np.nan], [np.nan, np.nan]])
+    assert correlation_difference(constant, real) == pytest.approx((0.8 + 0.8 + 1.0) / 4)
+    assert correlation_difference(np.full((2, 2), np.nan), real) == pytest.approx(3.6 / 4)
+
+
+def test_correlations_that_the_geant4_showers_lack_are_left_out():
+    real = np.array([[1.0, np.nan], [np.nan, 1.0]])
+    assert correlation_difference(np.array([[0.8, 0.3], [0.3, 1.0]]), real) == pytest.approx(0.1)
+    assert np.isnan(correlation_difference(np.eye(2), np.full((2, 2), np.nan)))
 
 
 def test_relative_errors():
@@ -140,14 +178,45 @@ def test_each_kind_of_difference_shows_in_its_number():
     assert by_ties["fraction/energy"] == 0.0
 
 
-def test_what_is_never_seen_is_left_out_of_the_means():
+def test_what_is_never_generated_is_fully_wrong():
     values = sample()
+    values[:, 1] = (values[:, 0] + values[:, 1]) / 2
     fake = values.copy()
     fake[:, 0] = np.nan
     numbers = compared(summary(fake), summary(values), detailed=("energy",))
-    assert np.isnan(numbers["separation/energy/0"])
-    assert numbers["separation/energy"] == 0.0
+    assert numbers["separation/energy/0"] == 1.0
+    assert numbers["separation/energy"] == pytest.approx(1 / 3)
+    assert numbers["wasserstein/energy/0"] == 1.0
     assert numbers["fraction/energy"] == pytest.approx(1 / 3)
+    assert np.isnan(numbers["mean_error/energy/0"])
+    lost = np.corrcoef(values[:, :3].T)[0]
+    assert numbers["correlation/energy"] == pytest.approx((1.0 + 2 * np.abs(lost[1:]).sum()) / 9, abs=1e-9)
+
+
+def test_what_geant4_lacks_is_left_out_of_the_means():
+    fake = sample()
+    values = fake.copy()
+    values[:, 0] = np.nan
+    numbers = compared(summary(fake), summary(values), detailed=("energy",))
+    assert np.isnan([numbers["separation/energy/0"], numbers["wasserstein/energy/0"]]).all()
+    assert numbers["separation/energy"] == numbers["wasserstein/energy"] == 0.0
+    assert numbers["correlation/energy"] == 0.0
+    assert numbers["fraction/energy"] == pytest.approx(1 / 3)
+
+
+def test_without_generated_showers_the_shares_are_not_known():
+    numbers = compared(summary(np.empty((0, 4))), summary(sample()), detailed=())
+    assert np.isnan(numbers["fraction/energy"])
+
+
+def test_means_whose_zero_is_arbitrary_differ_in_their_unit():
+    times = [Feature(group="time", unit="ns", relative=False)]
+    ranges = Ranges(low=np.full(1, 100.0), high=np.full(1, 110.0))
+    real = np.linspace(100.0, 110.0, 50)[:, None]
+    pair = [FeatureSummary(times, ranges).add(values) for values in (real - 2.0, real)]
+    numbers = compared(*pair, detailed=("time",))
+    assert numbers["mean_difference/time/0"] == pytest.approx(2.0)
+    assert "mean_error/time/0" not in numbers
 
 
 def test_samples_in_other_bins_are_refused():

@@ -117,6 +117,16 @@ def test_values_out_of_range_are_counted_in_the_outer_bins():
     assert fine.sum() == 6
 
 
+def test_how_far_values_lie_beyond_the_bins_is_kept():
+    summary = one([-22.0, 23.0, 1e6, 0.5, np.nan], low=0.0, high=2.0)
+    margin = 2.0 * MARGIN_BINS / COARSE_BINS
+    below, above = summary.excess(0)
+    assert below == pytest.approx((22.0 - margin) / 4)
+    assert above == pytest.approx((21.0 + 1e6 - 2.0 - 2 * margin) / 4)
+    assert one([0.0, 1.0, -0.5, 1.5]).excess(0) == (0.0, 0.0)
+    assert np.isnan(one([np.nan]).excess(0)).all()
+
+
 def test_infinite_and_missing_values_are_left_out():
     summary = one([np.nan, np.inf, -np.inf, 0.5])
     assert summary.histogram(0)[0].sum() == 1

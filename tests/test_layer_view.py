@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dist_calo.geometry import CylindricalLayers, LayeredGrid
-from dist_calo.physics.layers import LayerView, cell_positions
+from dist_calo.physics.layers import LayerView, cell_positions, hit_threshold
 from dist_calo.physics.views import view_of
 from tests.layer_samples import GRID, two_samples
 
@@ -84,6 +84,18 @@ def test_an_empty_layer_has_no_share_centre_or_width():
 
 def test_cells_below_the_threshold_are_no_hits():
     assert seen(GRID, c0=9e-6, c1=2e-5)["hit_share/0"] == pytest.approx(1 / 6)
+    assert seen(CYLINDER, c0=0.9e-3, c1=1.1e-3)["hit_share/0"] == pytest.approx(1 / 8)
+
+
+def test_thresholds_of_cylinders_are_those_of_the_calochallenge():
+    def rings(layers, r, sectors):
+        return CylindricalLayers(
+            r_edges=(tuple(float(n) for n in range(r + 1)),) * layers, sectors=(sectors,) * layers
+        )
+
+    assert hit_threshold(rings(5, 7, 10)) == 1e-3  # as few cells as dataset 1 has
+    assert hit_threshold(rings(45, 9, 16)) == hit_threshold(rings(45, 18, 50)) == 1.515e-5  # datasets 2 and 3
+    assert hit_threshold(GRID) == 1e-5
 
 
 def test_layers_of_a_cylinder_that_are_not_read_out_have_no_features():
@@ -159,8 +171,31 @@ def test_spoiled_samples_are_noticed():
     assert scores["swapped"][0] > scores["good"][0]
 
 
+def test_an_always_empty_layer_scores_worse_than_rubbish_in_it():
+    _, (others, energies) = two_samples(GRID)
+    empty, rubbish = others.copy(), others.copy()
+    empty[:, :6] = 0.0
+    rubbish[:, :6] = np.random.default_rng(0).random((len(others), 6)) * 20
+    scores = []
+    for fake in (others, rubbish, empty):
+        view, real, generated = summaries(GRID, (fake, energies))
+        scores.append(view.score(view.numbers(generated, real)))
+    assert scores == sorted(scores)
+    assert scores[2] > scores[1] + 0.1
+
+
+def test_dark_showers_score_worst():
+    _, (others, energies) = two_samples(GRID)
+    view, real, dark = summaries(GRID, (np.zeros_like(others), energies))
+    numbers = view.numbers(dark, real)
+    assert numbers["separation/share"] == numbers["separation/width"] == 1.0
+    assert numbers["correlation/layer_energy"] == pytest.approx(
+        np.abs(real.correlation("layer_energy")).mean()
+    )
+    assert 1.5 < view.score(numbers) < math.inf
+
+
 def test_a_score_of_nothing_known_is_infinite():
     view, real, _ = summaries(GRID)
     assert view.score(view.numbers(view.summary(), real)) == math.inf
-    dark = view.summary().update(np.zeros((5, GRID.cells), dtype=np.float32), np.full(5, 10.0))
-    assert view.score(view.numbers(dark, real)) == math.inf
+    assert view.score(view.numbers(real, view.summary())) == math.inf

@@ -79,7 +79,18 @@ def test_times_say_how_many_events_have_one():
     figure = signal_plots.times_figure(GEOMETRY, real, fake)
     words = [text.get_text() for panel in figure.axes for text in panel.texts]
     share = 100 * real.fraction()[CHANNELS:]
-    assert sorted(words) == sorted(f"no values\nseen in {value:.1f} / 0.0 %" for value in share)
+    assert sorted(words) == sorted(f"separation 1.000\nseen in {value:.1f} / 0.0 %" for value in share)
+
+
+def test_times_differ_in_nanoseconds_and_amplitudes_in_per_cent():
+    _, real, fake, _ = compared()
+    shift = fake.mean() - real.mean()
+    for draw, column, written in (
+        (signal_plots.times_figure, CHANNELS, f"mean {shift[CHANNELS]:+.2g} ns"),
+        (signal_plots.amplitudes_figure, 0, f"mean {100 * shift[0] / real.mean()[0]:+.1f} %"),
+    ):
+        words = [text.get_text() for panel in draw(GEOMETRY, real, fake).axes for text in panel.texts]
+        assert any(written in text for text in words), (column, words)
 
 
 def test_correlations_of_amplitudes_and_of_times():

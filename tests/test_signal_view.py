@@ -88,6 +88,8 @@ def test_scaled_late_missing_and_shuffled_pulses_are_noticed():
     assert numbers["wasserstein/time"] == pytest.approx(2.0, rel=0.02)
     assert numbers["wasserstein/amplitude"] < 0.01
     assert numbers["separation/time"] > 0.2
+    assert numbers["mean_difference/time/1"] == pytest.approx(2.0, rel=0.02)
+    assert not any(name.startswith("mean_error/time") for name in numbers)
 
     missing = waveforms.copy()
     missing[:150, 3] = 0.0
@@ -105,9 +107,24 @@ def test_scaled_late_missing_and_shuffled_pulses_are_noticed():
 
 
 def test_a_score_of_nothing_known_is_infinite():
-    view, real, silent = summaries(np.zeros_like(events()[0]))
-    assert view.score(view.numbers(silent, real)) == math.inf
+    view, real, _ = summaries(events()[0])
     assert view.score(view.numbers(view.summary(), real)) == math.inf
+    assert view.score(view.numbers(real, view.summary())) == math.inf
+
+
+def test_channels_of_mere_noise_make_no_score_better():
+    """What such a channel lacks, its time and its correlations, is not left out but fully wrong."""
+    waveforms, _ = events()
+    noise = np.random.default_rng(1).normal(0.0, 0.2, waveforms[:, 1:].shape).astype(np.float32)
+    quiet = np.concatenate([waveforms[:, :1], noise], axis=1)
+    other = events(seed=1)[0]
+    view, real, good = summaries(other)
+    bad = view.summary().update(quiet, events()[1])
+    good_numbers, bad_numbers = view.numbers(good, real), view.numbers(bad, real)
+    for name in SCORES:
+        assert bad_numbers[name] > 2 * good_numbers[name], name
+    assert bad_numbers["separation/time"] > 0.7
+    assert 2.0 < view.score(bad_numbers) < math.inf
 
 
 def test_bins_are_settled_before_a_summary():

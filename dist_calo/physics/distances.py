@@ -1,10 +1,18 @@
-"""How far apart two samples of observables are."""
+"""How far apart two samples of observables are.
+
+What the Geant4 showers have and the generated ones lack counts as fully wrong: leaving it out would reward a generator
+that does not make it at all. What the Geant4 showers lack says nothing and is left out; `FeatureSummary.fraction`
+tells how often generated showers have it nevertheless. A sample has an observable if at least two of its showers do.
+"""
 
 from collections.abc import Collection
 
 import numpy as np
 
 from dist_calo.physics.features import FeatureSummary, rebinned
+
+LEAST_SHOWERS = 2
+"""A sample with an observable in fewer showers lacks it."""
 
 
 def separation_power(first: np.ndarray, second: np.ndarray) -> float:
@@ -24,7 +32,7 @@ def separation_power(first: np.ndarray, second: np.ndarray) -> float:
     return float(0.5 * np.sum((h - g)[seen] ** 2 / (h + g)[seen]))
 
 
-def wasserstein(first: np.ndarray, second: np.ndarray, edges: np.ndarray) -> float:
+def wasserstein_distance(first: np.ndarray, second: np.ndarray, edges: np.ndarray) -> float:
     """Wasserstein-1 distance of two histograms, the integral of the difference of their cumulative distributions.
 
     In the unit of the edges, to about the width of a bin. NaN if a histogram is empty.
@@ -40,13 +48,19 @@ def wasserstein(first: np.ndarray, second: np.ndarray, edges: np.ndarray) -> flo
     return float(np.sum(np.abs(difference) * np.diff(edges)))
 
 
-def correlation_difference(first: np.ndarray, second: np.ndarray) -> float:
+def correlation_difference(fake: np.ndarray, real: np.ndarray) -> float:
     """Mean absolute difference of two correlation matrices (k, k) over all elements, diagonal included.
 
-    That is how Fakanov and Ratnikov score signals. Elements that either matrix leaves open are left out.
+    That is how Fakanov and Ratnikov score signals. An element that the generated showers leave open, because a value
+    is missing or constant, counts as a correlation of 0, on the diagonal too; one that the Geant4 showers leave open
+    is left out. NaN if they leave all of them open.
+
+    Args:
+        fake: correlations of the generated showers.
+        real: correlations of the Geant4 showers.
     """
-    difference = np.abs(first - second)
-    known = np.isfinite(difference)
+    known = np.isfinite(real)
+    difference = np.abs(np.where(np.isfinite(fake), fake, 0.0) - real)
     return float(difference[known].mean()) if known.any() else float("nan")
 
 
@@ -62,7 +76,7 @@ def relative_error(value: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def separation(fake: FeatureSummary, real: FeatureSummary, column: int, share: float | None = None) -> float:
-    """Separation power of one observable.
+    """Separation power of one observable; 1 if only the generated showers lack it, NaN if the Geant4 showers do.
 
     Args:
         fake: generated showers.
@@ -70,11 +84,35 @@ def separation(fake: FeatureSummary, real: FeatureSummary, column: int, share: f
         column: which observable.
         share: with bins over this central share of the Geant4 showers only; without it over all their values.
     """
+    if _lacks(real, column):
+        return float("nan")
+    if _lacks(fake, column):
+        return 1.0
     if share is None:
         return separation_power(fake.histogram(column)[0], real.histogram(column)[0])
     edges = real.central_edges(column, share)
     first, second = (rebinned(*side.histogram(column, fine=True), edges) for side in (fake, real))
     return separation_power(first, second)
+
+
+def wasserstein(fake: FeatureSummary, real: FeatureSummary, column: int) -> float:
+    """Wasserstein-1 distance of one observable in its unit, to about a fine bin however far out generated values lie.
+
+    The width of the range of the Geant4 values if only the generated showers lack it, NaN if the Geant4 showers do.
+
+    Args:
+        fake: generated showers.
+        real: Geant4 showers, which decided the bins and therefore have no value beyond them.
+        column: which observable.
+    """
+    if _lacks(real, column):
+        return float("nan")
+    if _lacks(fake, column):
+        return float(real.ranges.high[column] - real.ranges.low[column])
+    counts, edges = real.histogram(column, fine=True)
+    inside = wasserstein_distance(fake.histogram(column, fine=True)[0], counts, edges)
+    # Beyond the bins one of the cumulative distributions is constant: the integral of the other one is its mean excess.
+    return inside + sum(abs(f - r) for f, r in zip(fake.excess(column), real.excess(column), strict=True))
 
 
 def compared(
@@ -84,8 +122,9 @@ def compared(
 
     For each group of features the means over the group: ``separation/GROUP``, ``wasserstein/GROUP`` in its unit,
     ``fraction/GROUP``, the difference of the shares of showers that have the value, and ``correlation/GROUP`` where
-    there are several. For each feature of the detailed groups ``separation/NAME``, ``wasserstein/NAME`` and
-    ``mean_error/NAME``, which is relative.
+    there are several. For each feature of the detailed groups ``separation/NAME``, ``wasserstein/NAME`` and the
+    difference of the means, ``mean_error/NAME`` relative to the Geant4 mean or, of features for which that says
+    nothing, ``mean_difference/NAME`` in their unit. NaN where the Geant4 showers tell nothing.
 
     Args:
         fake: generated showers.
@@ -98,15 +137,12 @@ def compared(
     """
     if fake.ranges is not real.ranges:
         raise ValueError("the two samples were binned differently: use the same ranges for both")
-    errors = relative_error(fake.mean(), real.mean())
+    errors, differences = relative_error(fake.mean(), real.mean()), np.abs(fake.mean() - real.mean())
     missing = np.abs(fake.fraction() - real.fraction())
     values: dict[str, float] = {}
     for group, columns in real.groups.items():
         separations = np.array([separation(fake, real, column, share) for column in columns])
-        fine = [
-            (fake.histogram(column, fine=True)[0], *real.histogram(column, fine=True)) for column in columns
-        ]
-        distances = np.array([wasserstein(*histograms) for histograms in fine])
+        distances = np.array([wasserstein(fake, real, column) for column in columns])
         values[f"separation/{group}"] = _mean(separations)
         values[f"wasserstein/{group}"] = _mean(distances)
         values[f"fraction/{group}"] = float(missing[columns].mean())
@@ -115,14 +151,20 @@ def compared(
             values[f"correlation/{group}"] = correlation_difference(*pair)
         if group in detailed:
             for place, column in enumerate(columns):
-                name = real.features[column].name
+                feature = real.features[column]
+                name = feature.name
                 values[f"separation/{name}"] = float(separations[place])
                 values[f"wasserstein/{name}"] = float(distances[place])
-                values[f"mean_error/{name}"] = float(errors[column])
+                kind, means = ("error", errors) if feature.relative else ("difference", differences)
+                values[f"mean_{kind}/{name}"] = float(means[column])
     return values
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of those that are known."""
+    """Mean of those that the Geant4 showers know."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")
+
+
+def _lacks(summary: FeatureSummary, column: int) -> bool:
+    return bool(summary.sums["seen"][column] < LEAST_SHOWERS)

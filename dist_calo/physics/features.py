@@ -16,7 +16,8 @@ from dist_calo.physics.accumulate import SumState
 COARSE_BINS = 40
 """Bins of a histogram between the smallest and the largest real value, as compared and drawn."""
 MARGIN_BINS = 20
-"""Such bins on either side for generated values beyond; what lies farther out counts in the last one."""
+"""Such bins on either side for generated values beyond; what lies farther out counts in the last one, and how far out
+it lies is summed."""
 FINE = 50
 """Parts of each bin, for the Wasserstein distance: an error of at most 1/2000 of the range of the real values."""
 ROUNDING = 1e-12
@@ -31,11 +32,13 @@ class Feature:
         group: what it is, such as ``layer_energy``; columns of a group are correlated with each other.
         index: which one of the group, such as the layer.
         unit: of its values, empty if there is none.
+        relative: whether its mean may be compared as a ratio; not where 0 is a mere convention, as for times.
     """
 
     group: str
     index: int = 0
     unit: str = ""
+    relative: bool = True
 
     @property
     def name(self) -> str:
@@ -102,6 +105,8 @@ class FeatureSummary(SumState):
                 "seen": (width,),
                 "sum": (width,),
                 "square": (width,),
+                "below": (width,),
+                "above": (width,),
                 "histogram": (width, (COARSE_BINS + 2 * MARGIN_BINS) * FINE),
                 **{f"{part} {name}": shape for name, shape in pairs.items() for part in _PAIR_SUMS},
                 **{f"image {name}": shape for name, shape in (images or {}).items()},
@@ -128,6 +133,9 @@ class FeatureSummary(SumState):
         self.sums["seen"] += seen.sum(axis=0)
         self.sums["sum"] += scaled.sum(axis=0)
         self.sums["square"] += (scaled**2).sum(axis=0)
+        outermost = 0.5 + MARGIN_BINS / COARSE_BINS
+        self.sums["below"] += np.maximum(-outermost - scaled, 0.0).sum(axis=0)
+        self.sums["above"] += np.maximum(scaled - outermost, 0.0).sum(axis=0)
         bins = self.sums["histogram"].shape[1]
         # Cut before the conversion: what a diverged generator makes does not fit into an integer.
         place = np.clip(np.floor((scaled + 0.5) * (COARSE_BINS * FINE)) + MARGIN_BINS * FINE, 0, bins - 1)
@@ -165,6 +173,20 @@ class FeatureSummary(SumState):
         """Mean of an image."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self.sums[f"image {name}"] / self.sums["count"])
+
+    def excess(self, column: int) -> tuple[float, float]:
+        """Mean distance by which a feature lies below the lowest fine bin, and above the highest, over all its values.
+
+        In the unit of the feature. It is what a mean over the fine histogram leaves out; NaN if there is no value.
+        """
+        seen = float(self.sums["seen"][column])
+        scale = float(self.ranges.high[column] - self.ranges.low[column])
+        if not seen:
+            return float("nan"), float("nan")
+        return (
+            float(scale * self.sums["below"][column] / seen),
+            float(scale * self.sums["above"][column] / seen),
+        )
 
     def histogram(self, column: int, fine: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Showers in each bin of a feature, shape (S,), and the edges of the bins, shape (S + 1,).

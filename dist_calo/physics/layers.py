@@ -3,7 +3,7 @@
 With ``E_i`` the energy in layer i and ``E_vis`` their sum, the columns are ``layer_energy`` E_i in GeV, ``share`` the
 logarithm of E_i / E_vis to base 10, ``response`` E_vis / E_inc, ``depth`` the energy-weighted layer and ``depth_width``
 its standard deviation; within a layer ``centre_x``, ``centre_y`` and ``width`` (root mean square distance of its energy
-from the centre) and ``hit_share`` the share of its cells above the threshold. An empty layer has no share, centre or
+from the centre) and ``hit_share`` the share of its cells above `hit_threshold`. An empty layer has no share, centre or
 width; a layer of rings without sectors has no centre, and its width is about the axis.
 """
 
@@ -22,10 +22,23 @@ from dist_calo.physics.views import Examples
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-THRESHOLD = 1e-5
-"""Cells above this energy count as hit, in GeV."""
+GRID_THRESHOLD = 1e-5
+"""Energy in GeV above which a cell of a grid counts as hit."""
+FEW_CELLS_THRESHOLD, MANY_CELLS_THRESHOLD = 1e-3, 1.515e-5
+"""The same for cylinders, in GeV: those of the CaloChallenge, 1 MeV in dataset 1 and 15.15 keV in datasets 2 and 3."""
+FEW_CELLS = 1000
+"""Cylinders with fewer cells are read out as the CaloChallenge's dataset 1 is (368 and 533 cells)."""
 PER_LAYER = ("layer_energy", "share", "centre_x", "centre_y", "width", "hit_share")
 OF_SHOWER = ("response", "depth", "depth_width")
+RATIOS = ("layer_energy", "width", "hit_share", *OF_SHOWER)
+"""Observables whose means may be compared as ratios: a logarithm and a place have an arbitrary zero."""
+
+
+def hit_threshold(geometry: LayeredReadout) -> float:
+    """Energy in GeV above which a cell counts as hit."""
+    if not isinstance(geometry, CylindricalLayers):
+        return GRID_THRESHOLD
+    return FEW_CELLS_THRESHOLD if geometry.cells < FEW_CELLS else MANY_CELLS_THRESHOLD
 
 
 def cell_positions(geometry: LayeredReadout) -> np.ndarray:
@@ -85,10 +98,11 @@ class LayerView:
         self._read_out = [number for number, cells in enumerate(geometry.layer_cells) if cells]
         self._slices = [geometry.layer_slices[number] for number in self._read_out]
         self._positions = cell_positions(geometry)
+        self._threshold = hit_threshold(geometry)
         length = "mm" if isinstance(geometry, CylindricalLayers) or _has_sizes(geometry) else ""
         units = {"layer_energy": "GeV", "centre_x": length, "centre_y": length, "width": length}
         self.features = [
-            Feature(group=group, index=number, unit=units.get(group, ""))
+            Feature(group=group, index=number, unit=units.get(group, ""), relative=group in RATIOS)
             for group in PER_LAYER
             for number in self._read_out
         ] + [Feature(group=group) for group in OF_SHOWER]
@@ -118,7 +132,7 @@ class LayerView:
             columns["centre_x"].append(centre_x)
             columns["centre_y"].append(centre_y)
             columns["width"].append(np.sqrt(np.maximum(square, 0.0)))
-            columns["hit_share"].append((cells > THRESHOLD).mean(axis=1))
+            columns["hit_share"].append((cells > self._threshold).mean(axis=1))
         layers = np.stack(columns["layer_energy"], axis=1)
         total = layers.sum(axis=1)
         number = np.array(self._read_out, dtype=np.float64)
@@ -144,11 +158,17 @@ class LayerView:
         return compared(fake, real, detailed=("layer_energy",))
 
     def score(self, numbers: dict[str, float]) -> float:
-        """Mean separation power of all observables, plus the mean difference of the layers' correlations."""
-        separations = [numbers[f"separation/{group}"] for group in (*PER_LAYER, *OF_SHOWER)]
+        """Mean separation power of all observables, plus two mean differences.
+
+        They are that of the shares of showers that have an observable and that of the layers' correlations.
+        """
+        groups = (*PER_LAYER, *OF_SHOWER)
+        # Geant4 showers in rings without sectors have no centre to compare.
+        separations = [numbers[f"separation/{group}"] for group in groups]
         known = [value for value in separations if math.isfinite(value)]
-        correlation = numbers.get("correlation/layer_energy", 0.0)
-        return sum(known) / len(known) + correlation if known and math.isfinite(correlation) else math.inf
+        missing = sum(numbers[f"fraction/{group}"] for group in groups) / len(groups)
+        others = missing + numbers.get("correlation/layer_energy", 0.0)
+        return sum(known) / len(known) + others if known and math.isfinite(others) else math.inf
 
     def pictures(
         self, real: LayerSummary, fake: LayerSummary, examples: Examples

@@ -170,7 +170,9 @@ def distribution(
     share: float | None = None,
     note: str = "",
 ) -> None:
-    """Draw the histograms of one observable, with its separation power and the relative error of its mean.
+    """Draw the histograms of one observable, with its separation power and the shift of its mean.
+
+    The shift is relative unless the observable's ratios say nothing; then it is in the observable's unit.
 
     Args:
         main: panel of the histograms.
@@ -197,11 +199,19 @@ def distribution(
         main.set_ylim(0.4 * least, 2.5 * most * (most / least) ** (0.5 if note else 0.35))
     else:
         main.set_ylim(0.0, 1.0)
-    shift = relative_difference(fake.mean(), real.mean())[column]
     power = separation(fake, real, column, share)
     words = [f"separation {power:.3f}"] if np.isfinite(power) else ["no values"]
-    if np.isfinite(shift):
-        words.append(f"mean {100 * shift:+.1f} %")
+    feature = real.features[column]
+    difference = fake.mean() - real.mean()
+    if feature.relative:
+        difference = 100 * relative_difference(fake.mean(), real.mean())
+    if np.isfinite(difference[column]):
+        shift = (
+            f"{difference[column]:+.1f} %"
+            if feature.relative
+            else f"{difference[column]:+.2g} {feature.unit}"
+        )
+        words.append(f"mean {shift}".rstrip())
     words += [note] if note else []
     main.text(0.96, 0.95, "\n".join(words), transform=main.transAxes, ha="right", va="top", fontsize="small")
 

@@ -49,7 +49,7 @@ class SignalView:
     def __init__(self, geometry: Waveforms) -> None:
         self.geometry = geometry
         self.features = [
-            Feature(group=group, index=channel, unit=unit)
+            Feature(group=group, index=channel, unit=unit, relative=group == "amplitude")
             for group, unit in (("amplitude", geometry.unit), ("time", "ns"))
             for channel in range(geometry.channels)
         ]

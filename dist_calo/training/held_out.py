@@ -25,7 +25,7 @@ def held_out_validator(
 
     Raises:
         CheckpointError: if the checkpoint's networks do not fit the model of this version.
-        DataError: if the files are gone, or the split is empty though its fraction is not 0.
+        DataError: if the files are gone or the split is empty.
     """
     config = RunConfig(
         data=DataConfig(**state["config"]["data"]), train=TrainConfig(**state["config"]["train"])

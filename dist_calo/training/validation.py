@@ -1,5 +1,6 @@
 """Generated showers against held-out ones, on all ranks, each validation sample once."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -26,7 +27,7 @@ BATCH_PER_RANK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a validation saw, the same on all ranks but for the examples, which rank 0 has."""
+    """What a validation saw, the same on all ranks."""
 
     view: View
     real: Any
@@ -37,15 +38,16 @@ class Comparison:
 
     @cached_property
     def numbers(self) -> dict[str, float]:
-        """The comparison in numbers, by name; NaN where neither sample tells."""
+        """The comparison in numbers, by name; NaN where the real showers tell nothing."""
         return self.view.numbers(self.fake, self.real)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The comparison in numbers, as logged."""
+        """The finite numbers of the comparison, as logged, and as ``validation/undefined`` how many are not finite."""
         values = {f"validation/{name}": value for name, value in self.numbers.items()}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        return {"validation/score": self.score, **finite}
+        undefined = float(len(values) - len(finite))
+        return {"validation/score": self.score, "validation/undefined": undefined, **finite}
 
     @property
     def headlines(self) -> dict[str, float]:
@@ -81,7 +83,7 @@ class Validator:
         view: how showers are looked at; by default that of the geometry.
 
     Raises:
-        DataError: if the split is empty though its fraction is not 0.
+        DataError: if the split is empty.
     """
 
     def __init__(
@@ -101,9 +103,18 @@ class Validator:
         self._view = view or view_of(manifest.geometry)
         self.samples = split_blocks(manifest, split, config.data).samples
         """Showers of the split."""
+        if not self.samples:
+            fraction = getattr(config.data, f"{split}_fraction")
+            raise DataError(
+                f"data.{split}_fraction={fraction:g} keeps no showers for the {split} split, and a comparison needs at "
+                f"least one: train with a higher data.{split}_fraction"
+            )
         self._real: Any = None
         self._conditions: list[tuple[np.ndarray, np.ndarray]] = []
-        self._examples: np.ndarray = np.empty(0)
+        self._examples: tuple[np.ndarray, np.ndarray] = np.empty(0), np.empty(0)
+        """A few showers and their incident energies, the same on all ranks once they were read."""
+        self._source = 0
+        """The rank whose examples they are."""
 
     def run(self, repeat: int = 0) -> Comparison:
         """Generate for every condition of the split and compare; collective.
@@ -114,19 +125,18 @@ class Validator:
         if self._real is None:
             self._real = self._read()
         fake = self._view.summary()
-        examples: list[np.ndarray] = []
+        drawn = np.empty(0)
         for ids, conditions in self._conditions:
             draws = Draws(self._config.train.seed, repeat, ids, self._split)
             showers = self._generator.generate(torch.from_numpy(conditions), draws).numpy()
             fake.update(showers, conditions[:, 0])
-            examples = examples or [showers[:EXAMPLES]]
-        first = self._conditions[0][1][:EXAMPLES, 0] if self._conditions else np.empty(0)
-        generated = np.concatenate(examples) if examples else np.empty(0)
+            drawn = drawn if drawn.size else showers[:EXAMPLES].copy()
+        drawn = self._communicator.broadcast_object(drawn, self._source)
         return Comparison(
             view=self._view,
             real=self._real,
             fake=self._summed(fake),
-            examples=Examples(real=self._examples, fake=generated, energies=first),
+            examples=Examples(real=self._examples[0], fake=drawn, energies=self._examples[1]),
         )
 
     def floor(self, repeats: int = 8) -> dict[str, float]:
@@ -147,15 +157,23 @@ class Validator:
         return {name: float(np.mean([values[name] for values in numbers])) for name in numbers[0]}
 
     def _read(self) -> Any:
-        """Sums over the split's showers on all ranks; remembers this rank's conditions and examples."""
+        """Sums over the split's showers on all ranks; remembers this rank's conditions and the examples."""
         if not self._view.settled:
             self._settle()
         summary = self._view.summary()
+        examples: np.ndarray | None = None
         for batch in self._batches():
             if len(batch.ids):
                 self._conditions.append((batch.ids, batch.conditions))
                 summary.update(batch.showers, batch.conditions[:, 0])
-                self._examples = self._examples if self._examples.size else batch.showers[:EXAMPLES].copy()
+                examples = batch.showers[:EXAMPLES].copy() if examples is None else examples
+        # Of few showers some ranks have none, rank 0 too: the first rank that has some shares its examples.
+        world = self._communicator.world
+        source = torch.tensor([world.size if examples is None else world.rank])
+        self._communicator.all_reduce(source, "min")
+        self._source = int(source)
+        energies = self._conditions[0][1][:EXAMPLES, 0] if self._conditions else np.empty(0)
+        self._examples = self._communicator.broadcast_object((examples, energies), self._source)
         return self._summed(summary)
 
     def _batches(self) -> Any:
@@ -174,12 +192,8 @@ class Validator:
 
     def _settle(self) -> None:
         """Let the view decide its bins from all showers of the split, the same on all ranks."""
-        found: torch.Tensor | None = None
-        for batch in self._batches():
-            seen = torch.from_numpy(self._view.extremes(batch.showers, batch.conditions[:, 0]))
-            found = seen if found is None else torch.maximum(found, seen)
-        if found is None:
-            raise DataError(f"the {self._split} split has no showers: raise its fraction in data")
+        each = (self._view.extremes(batch.showers, batch.conditions[:, 0]) for batch in self._batches())
+        found = torch.from_numpy(functools.reduce(np.maximum, each))
         self._communicator.all_reduce(found, "max")
         self._view.settle(found.numpy())
 

@@ -11,7 +11,7 @@ from dist_calo.command_line import one_line_parser, run_command
 from dist_calo.errors import EXIT_USER, ConfigError, DataError
 
 if TYPE_CHECKING:
-    from dist_calo.data.convert import Rewrite
+    from dist_calo.data.convert import Rewrite, Written
     from dist_calo.data.formats import ReadOptions
     from dist_calo.data.shards import Manifest
 
@@ -129,9 +129,12 @@ def _prepare(targets: Sequence[Path], force: bool) -> None:
         raise ConfigError(f"--out: the folder {targets[0].parent} cannot be made ({error})") from error
 
 
-def _report(written: dict[Path, int]) -> int:
-    for path, rows in written.items():
-        print(f"{path}: {rows} showers, {path.stat().st_size / 1e6:.1f} MB")
+def _report(written: "dict[Path, Written]") -> int:
+    for path, made in written.items():
+        carried = f", with {', '.join(made.extras)}" if made.extras else ""
+        left = f", without {', '.join(made.left_out)} (not a row of numbers a shower in every file)"
+        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        print(f"{path}: {made.rows} showers{carried}{left if made.left_out else ''}, {size}")
     return 0
 
 

@@ -192,13 +192,12 @@ def _gpus(config: RunConfig) -> Iterator[Check]:
 
 def _data(config: RunConfig) -> Iterator[Check]:
     from dist_calo.data.shards import build_manifest
-    from dist_calo.data.summary import cells_text
 
     manifest = build_manifest(config.data)
     yield Check(
         "ok",
         "data",
-        f"{manifest.rows} showers of {cells_text(manifest.geometry)} in {len(manifest.files)} files, "
+        f"{manifest.rows} showers of {manifest.geometry.described} in {len(manifest.files)} files, "
         f"{config.data.path}",
     )
     for name, probe in PROBES_OF_DATA.items():

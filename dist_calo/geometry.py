@@ -14,6 +14,8 @@ from dist_calo.errors import ConfigError
 
 CONDITION_UNITS = {"energy": "GeV", "theta": "rad"}
 """Unit of each quantity that a shower can be conditioned on."""
+_LAYERS_IN_WORDS = 6
+"""Layers that a description lists one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,11 @@ class Readout:
         """Plain values, as stored in checkpoints and HDF5 attributes."""
         return {"kind": self.kind, **asdict(self)}
 
+    @property
+    def described(self) -> str:
+        """What is read out, in words, such as ``25 x 25 x 25 cells``."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class VoxelGrid(Readout):
@@ -70,6 +77,10 @@ class VoxelGrid(Readout):
         """Number of cells of a shower."""
         return math.prod(self.shape)
 
+    @property
+    def described(self) -> str:
+        return f"{' x '.join(map(str, self.shape))} cells"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayeredReadout(Readout):
@@ -95,6 +106,10 @@ class LayeredReadout(Readout):
     def shape(self) -> tuple[int]:
         """Shape of the array of one shower."""
         return (self.cells,)
+
+    @property
+    def described(self) -> str:
+        return f"{self.cells} cells in {sum(map(bool, self.layer_cells))} layers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +144,13 @@ class LayeredGrid(LayeredReadout):
     @property
     def layer_cells(self) -> tuple[int, ...]:
         return tuple(eta * phi for eta, phi in self.layers)
+
+    @property
+    def described(self) -> str:
+        if not 1 < len(self.layers) <= _LAYERS_IN_WORDS:
+            return super().described
+        *first, last = (f"{eta} x {phi}" for eta, phi in self.layers)
+        return f"{len(self.layers)} layers of {', '.join(first)} and {last} cells"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +234,10 @@ class Waveforms(Readout):
     def cells(self) -> int:
         """Numbers of an event."""
         return self.channels * self.samples
+
+    @property
+    def described(self) -> str:
+        return f"{self.channels} channels of {self.samples} samples"
 
 
 Geometry = VoxelGrid | LayeredGrid | CylindricalLayers | Waveforms

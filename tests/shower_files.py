@@ -10,9 +10,9 @@ SHAPE = (25, 25, 25)
 
 
 def showers(rows: int, first: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    """Mostly empty showers that tell which row they are: cell [0, 0, 0] of row i is i + 1, float32."""
+    """Mostly empty showers that tell which row they are: cell [0, 0, 0] of row i is (i + 1) / 256 GeV, float32."""
     cells = np.zeros((rows, *shape), dtype=np.float32)
-    cells[:, 0, 0, 0] = np.arange(first, first + rows) + 1
+    cells[:, 0, 0, 0] = (np.arange(first, first + rows) + 1) / 256
     cells[:, 3, 2, 1] = 0.5
     return cells
 
@@ -42,4 +42,4 @@ def write_lcd(path: Path, rows: int, first: int = 0, chunk: int | None = 32, **d
 
 def rows_of(cells: np.ndarray) -> np.ndarray:
     """Which rows showers made by `showers` are."""
-    return cells[:, 0, 0, 0].astype(np.int64) - 1
+    return (256 * cells[:, 0, 0, 0]).astype(np.int64) - 1

@@ -52,7 +52,7 @@ def test_inspect_prints_json(data, capsys):
     assert (first["rows"], first["chunk_rows"], first["storage"]) == (120, 32, "gzip")
     assert first["sampled_rows"] == 120
     assert first["energy_max"] == pytest.approx(10.119)
-    expected = np.mean((np.arange(1, 121) + 0.5) / energies(120)[:, 0])
+    expected = np.mean((np.arange(1, 121) / 256 + 0.5) / energies(120)[:, 0])
     assert first["sampling_fraction"] == pytest.approx(expected)
     assert first["empty_cells"] == pytest.approx(1 - 2 / 25**3)
 
@@ -141,7 +141,7 @@ def test_convert_leaves_out_weak_showers_only_when_asked(tmp_path, capsys):
     assert run("convert", path, "--out", tmp_path / "b.h5") == 2
     assert "row 3: the shower has no energy in any cell" in capsys.readouterr().err
     assert not (tmp_path / "b.h5").exists()
-    assert run("convert", path, "--out", tmp_path / "b.h5", "--min-sum", "10.4") == 0
+    assert run("convert", path, "--out", tmp_path / "b.h5", "--min-sum", "0.538") == 0
     assert rows_of(read_all(tmp_path / "b.h5")[0]).tolist() == list(range(9, 40))
     assert run("convert", path, "--out", tmp_path / "c.h5", "--min-sum", "1e9") == 2
     assert "no shower is left" in capsys.readouterr().err

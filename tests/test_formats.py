@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_calo.data.formats import FORMATS, ShowerWriter, format_named, open_file, recognise
+from dist_calo.data.formats import FORMATS, ReadOptions, ShowerWriter, format_named, open_file, recognise
 from dist_calo.data.formats.protocol import rows_are_good
 from dist_calo.data.formats.rows import RowReader
+from dist_calo.data.shards import manifest_of
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.geometry import VoxelGrid
 from tests.shower_files import energies, rows_of, showers, write_lcd
@@ -188,7 +189,7 @@ STORED: dict[str, tuple[str, dict[str, Any]]] = {
     "checksums": ("other", {"ecal_compression": "gzip", "ecal_fletcher32": True}),
     "float64": ("other", {"ECAL": showers(70).astype(np.float64)}),
     "big-endian": ("other", {"ECAL": showers(70).astype(">f4")}),
-    "integers": ("other", {"ECAL": showers(70).round().astype(np.int32)}),
+    "integers": ("other", {"ECAL": (256 * showers(70)).astype(np.int32)}),
     "chunks of parts of rows": ("other", {"ecal_chunks": (8, 5, 25, 25)}),
 }
 
@@ -279,3 +280,43 @@ def test_the_writer_refuses_wrong_shapes_and_folders(tmp_path):
         writer.append(showers(1), energies(1))
     with pytest.raises(DataError, match="name a file in a folder that exists"):
         ShowerWriter(tmp_path / "none" / "a.h5", geometry)
+
+
+@pytest.mark.parametrize(
+    ("name", "response", "energy", "options", "message"),
+    [
+        ("EleEscan_a.h5", 20.0, 50, {}, r"sum to 20 times .*must be 0.0025 to 5 times.*data.cell_unit=MeV"),
+        ("other.h5", 20.0, 50, {}, "sum to 20 times .*data.cell_unit=MeV"),
+        ("EleEscan_a.h5", 0.02, 50, {"cell_unit": "MeV"}, r"sum to 2e-05 times .*data.cell_unit=GeV"),
+        ("EleEscan_a.h5", 1.4, 50, {"cell_unit": "MeV"}, r"sum to 0.0014 times .*data.cell_unit=GeV"),
+        ("other.h5", 0.02, 50, {"cell_unit": "MeV"}, "sum to 2e-05 times .*data.cell_unit=GeV"),
+        ("EleEscan_a.h5", 2.0, 5e4, {}, r"median 5e\+04 GeV, must be 0.05 to 5000 GeV.*data.energy_unit=MeV"),
+        (
+            "EleEscan_a.h5",
+            0.02,
+            5e4,
+            {},
+            r"median 5e\+04 GeV, must be 0.05 to 5000 GeV.*data.energy_unit=MeV",
+        ),
+        ("EleEscan_a.h5", 0.02, 50, {"energy_unit": "MeV"}, "sum to 20 times .*data.energy_unit=GeV"),
+    ],
+)
+def test_energies_that_belie_their_unit_are_refused(tmp_path, name, response, energy, options, message):
+    path = write_lcd(tmp_path / name, 9, **lcd_of(response, energy))
+    with pytest.raises(DataError, match=message) as raised:
+        manifest_of([str(path)], "auto", ReadOptions(**options))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "response"), [("EleEscan_a.h5", 0.02), ("GammaEscan_a.h5", 2.0), ("ChPiEscan_a.h5", 5e-4)]
+)
+def test_the_calibrations_of_lcd_files_are_accepted(tmp_path, name, response):
+    assert manifest_of([str(write_lcd(tmp_path / name, 9, **lcd_of(response, 50)))]).rows == 9
+
+
+def lcd_of(response, energy, rows=9):
+    """Data sets of showers whose cells sum to `response` times the incident energy."""
+    cells = np.zeros((rows, 25, 25, 25), dtype=np.float32)
+    cells[:, 12, 12, 5:15] = response * energy / 10
+    return {"ECAL": cells, "energy": np.full((rows, 1), energy)}

@@ -6,7 +6,8 @@ import pytest
 from dist_calo.config import DataConfig
 from dist_calo.data.formats import ReadOptions, open_file, recognise
 from dist_calo.data.formats.binning import binning_text, parse_binning
-from dist_calo.data.shards import build_manifest, find_problems, manifest_of
+from dist_calo.data.loader import training_loader
+from dist_calo.data.shards import Manifest, build_manifest, find_problems, manifest_of, require_same_files
 from dist_calo.errors import DataError
 from dist_calo.geometry import CylindricalLayers
 from tests.calochallenge_files import VOXELS, binning, incident_energies, voxels, write, write_calochallenge
@@ -136,7 +137,7 @@ def test_a_binning_that_is_written_is_the_one_read(name):
 @pytest.mark.parametrize(
     ("showers", "energy", "message"),
     [
-        (1, 1, r"median 0.0317 GeV, must be 0.2 to 20000 GeV.*data.cell_unit=GeV.* and data.energy_unit=GeV"),
+        (1, 1, r"median 0.0317 GeV, must be 0.2 to 5000 GeV.*data.cell_unit=GeV.* and data.energy_unit=GeV"),
         (1, 1000, r"sum to 0.0009 times .*set data.cell_unit=GeV \(--cells-unit GeV\)$"),
         (1000, 1, r"sum to 900 times .*set data.energy_unit=GeV"),
     ],
@@ -173,3 +174,67 @@ def test_wrong_data_sets_are_named(tmp_path, data_sets, message):
     path = write_calochallenge(tmp_path / "a.h5", 368, **data_sets)
     with pytest.raises(DataError, match=message):
         manifest_of([str(path)])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "options", "message"),
+    [
+        ({"cell_units": "GeV", "energy_units": "GeV"}, {}, r"median 1e\+04 GeV, must be 0.2 to 5000 GeV"),
+        ({}, {"cell_unit": "GeV", "energy_unit": "GeV"}, r"median 1e\+04 GeV, must be 0.2 to 5000 GeV"),
+        ({}, {"cell_unit": "keV", "energy_unit": "keV"}, "median 0.01 GeV, must be 0.2 to 5000 GeV"),
+    ],
+)
+def test_a_unit_that_is_wrong_for_both_is_refused_also_when_told(tmp_path, attributes, options, message):
+    energy = np.full((40, 1), 1e4)
+    showers = 1e4 * voxels(40, 368) / incident_energies(40)
+    path = write(tmp_path / "a.h5", attributes, incident_energies=energy, showers=showers)
+    advice = r".*set data.cell_unit=MeV.* and data.energy_unit=MeV"
+    with pytest.raises(DataError, match=message + advice):
+        manifest_of([str(path)], "auto", ReadOptions(**options))
+
+
+def test_ranks_open_files_without_looking_for_the_binning_again(tmp_path):
+    (tmp_path / "beside.xml").write_text(TWO)
+    for name in "ab":
+        write_calochallenge(tmp_path / f"{name}.h5", 8)
+    config = DataConfig(path=str(tmp_path / "*.h5"), validation_fraction=0, test_fraction=0)
+    manifest = Manifest.from_json(build_manifest(config).to_json())
+    assert (manifest.geometry.layer_cells, manifest.particle) == ((4, 0, 4), "gamma")
+    (tmp_path / "beside.xml").write_text(TWO.replace("0,5", "0,6"))
+    (tmp_path / "stray.xml").write_text(TWO)
+    with training_loader(manifest, config, seed=0, global_batch_size=80) as loader:
+        np.testing.assert_allclose(next(loader).showers.sum(), 2 * voxels(40, 8).sum(), rtol=1e-5)
+    write_calochallenge(tmp_path / "b.h5", 6)
+    with (
+        training_loader(manifest, config, seed=0, global_batch_size=80) as loader,
+        pytest.raises(DataError, match=r"b.h5: "),
+    ):
+        next(loader)
+
+
+def test_a_binning_that_is_named_is_not_needed_once_the_manifest_is_made(tmp_path):
+    (tmp_path / "own.xml").write_text(TWO)
+    path = write_calochallenge(tmp_path / "a.h5", 8)
+    config = DataConfig(
+        path=str(path), binning=str(tmp_path / "own.xml"), validation_fraction=0, test_fraction=0
+    )
+    manifest = build_manifest(config)
+    (tmp_path / "own.xml").unlink()
+    with training_loader(manifest, config, seed=0, global_batch_size=40) as loader:
+        assert next(loader).showers.shape == (40, 8)
+
+
+def test_another_binning_of_as_many_voxels_is_another_data_set(tmp_path):
+    path = write_calochallenge(tmp_path / "a.h5", 8)
+    manifests = []
+    for name, text in (("one", TWO), ("same", TWO), ("other", TWO.replace("0,5", "0,6"))):
+        (tmp_path / f"{name}.xml").write_text(text)
+        options = ReadOptions(binning=str(tmp_path / f"{name}.xml"))
+        manifests.append(manifest_of([str(path)], "auto", options))
+    one, same, other = manifests
+    require_same_files(one, same)
+    assert one.checksum == same.checksum != other.checksum
+    with pytest.raises(
+        DataError, match=r"geometry r_edges is \(.*6.0.*, and in the manifest .*data.binning as"
+    ):
+        require_same_files(one, other)

@@ -78,13 +78,13 @@ def test_the_unit_is_the_users_or_the_attributes_or_calogans(tmp_path, attribute
         (1000, 1, {"units": "GeV"}, r"sum to 900 times .*cells in GeV.*set data.cell_unit=MeV"),
         (1, 1000, {"units": "GeV"}, r"sum to 0.0009 times .*set data.energy_unit=MeV \(--energy-unit MeV\)$"),
         (1000, 1000, {}, r"sum to 0.0009 times .*data.energy_unit=MeV"),
-        (1, 1e-3, {"units": "GeV"}, r"sum to 900 times .*data.cell_unit=MeV"),
+        (10, 1e-2, {"units": "GeV"}, r"sum to 900 times .*data.cell_unit=MeV"),
         (1.5, 1, {"units": "GeV"}, r"sum to 1.35 times .*GeV and MeV do not help: correct the file"),
         (
             1000,
             1000,
             {"units": "GeV"},
-            r"median 3.17e\+04 GeV, must be 0.01 to 20000.*data.cell_unit=MeV.*and data.energy_unit=MeV",
+            r"median 3.17e\+04 GeV, must be 0.05 to 5000.*data.cell_unit=MeV.*and data.energy_unit=MeV",
         ),
     ],
 )

@@ -70,7 +70,11 @@ def test_what_the_attributes_leave_unsaid(tmp_path, channels, array):
         (None, {"signals": np.ones((20, 9))}, r"must be \(N, channels, samples\)"),
         (None, {"energy": None}, "data set energy is missing; the file holds signals"),
         (None, {"energy": np.ones(19)}, "data set energy has 19 rows and signals has 20"),
-        (None, {"energy": np.full(20, 5e4)}, r"median 5e\+04 GeV, must be at most .*data.energy_unit=MeV"),
+        (
+            None,
+            {"energy": np.full(20, 5e4)},
+            r"median 5e\+04 GeV, must be 0.05 to 1000 GeV.*set data.energy_unit=MeV",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, attributes, data_sets, message):
@@ -131,3 +135,29 @@ def test_files_without_deposits_are_told(tmp_path):
     path = write_signals(tmp_path / "b.h5", edep=np.ones((19, 2, 2, 3)))
     with pytest.raises(DataError, match="data set edep has 19 rows and signals has 20"):
         read_deposits(path, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("factor", "options", "message"),
+    [
+        (1000, {}, r"edep .*sum to 0.000167 times .*0.0015 to 1.1 times: .*set data.energy_unit=MeV"),
+        (1, {"energy_unit": "MeV"}, r"edep .*sum to 167 times .*set data.energy_unit=GeV"),
+        (1000, {"energy_unit": "keV"}, r"edep .*sum to 167 times .*set data.energy_unit=MeV"),
+    ],
+)
+@pytest.mark.parametrize("deposits", [True, False])
+def test_another_unit_of_the_samples_energies_is_refused_also_when_told(
+    tmp_path, factor, options, message, deposits
+):
+    with h5py.File(SAMPLE) as sample, h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in ("signals", "energy") + ("edep",) * deposits:
+            file[name] = sample[name][:200] * (factor if name == "energy" else 1)
+        file["signals"].attrs.update(sample["signals"].attrs)
+    if not deposits:
+        message = r"median (0.0|1.0)\d+(e\+04)? GeV, must be 0.05 to 1000 GeV: .*set data.energy_unit="
+    with pytest.raises(DataError, match=message) as raised:
+        manifest_of([str(tmp_path / "a.h5")], "auto", ReadOptions(**options))
+    assert "\n" not in str(raised.value)
+    assert "cell_unit" not in str(raised.value)
+    right = ReadOptions(energy_unit="MeV" if factor == 1000 else "GeV")
+    assert manifest_of([str(tmp_path / "a.h5")], "auto", right).rows == 200

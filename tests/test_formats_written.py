@@ -94,9 +94,9 @@ def test_convert_and_split_keep_geometry_and_showers(tmp_path, capsys, name):
     ("name", "cells", "fraction"),
     [
         ("lcd", "25 x 25 x 25 cells", True),
-        ("layers", "40 cells in 2 layers (3 x 8, 4 x 4)", True),
+        ("layers", "2 layers of 3 x 8 and 4 x 4 cells", True),
         ("calochallenge", "7 cells in 2 layers", True),
-        ("signals", "6 waveforms of 20 samples (0.25 ns each)", False),
+        ("signals", "6 channels of 20 samples", False),
     ],
 )
 def test_inspect_tells_what_means_something(tmp_path, capsys, name, cells, fraction):

@@ -1,10 +1,12 @@
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 
 from dist_calo.config import DataConfig
+from dist_calo.data.formats import ReadOptions
 from dist_calo.data.shards import (
     Manifest,
     build_manifest,
@@ -15,6 +17,7 @@ from dist_calo.data.shards import (
     scan_rows,
 )
 from dist_calo.errors import ConfigError, DataError
+from dist_calo.geometry import VoxelGrid
 from tests.shower_files import energies, showers, write_lcd
 
 
@@ -154,3 +157,34 @@ def test_a_clean_data_set_passes_the_scan(data):
     for size in (1, 3):
         for rank in range(size):
             scan_rows(manifest_at(data), rank, size)
+
+
+def test_other_options_are_another_data_set_and_the_usual_ones_are_not(data):
+    manifest = manifest_at(data)
+    plain = replace(manifest, options=ReadOptions())
+    assert plain.checksum == manifest.checksum
+    for name, unit in (("cell_unit", "keV"), ("energy_unit", "MeV")):
+        told = replace(manifest, options=ReadOptions(**{name: unit}))
+        assert told.checksum != manifest.checksum
+        assert Manifest.from_json(told.to_json()) == told
+        with pytest.raises(
+            DataError, match=rf"data.{name}={unit}, and the manifest was made with auto: .*data.{name}=auto"
+        ):
+            require_same_files(manifest, told)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"geometry": VoxelGrid(shape=(25, 25, 25), cell_size=(5.0, 5.0, 4.0))},
+            r"geometry cell_size is \(5.0",
+        ),
+        ({"particle": "gamma"}, "particle is 'gamma', and in the manifest 'e-'"),
+        ({"format": "layers"}, "format is 'layers', and in the manifest 'lcd'"),
+    ],
+)
+def test_the_same_files_taken_for_something_else_are_told(data, change, message):
+    manifest = manifest_at(data)
+    with pytest.raises(DataError, match=message):
+        require_same_files(manifest, replace(manifest, **change))

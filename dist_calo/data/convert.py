@@ -9,6 +9,7 @@ import numpy as np
 
 from dist_calo.config import DataConfig
 from dist_calo.data.blocks import Blocks, Split, split_blocks
+from dist_calo.data.extras import Extras, extras_of
 from dist_calo.data.formats import ShowerWriter, format_named, open_file
 from dist_calo.data.formats.protocol import EMPTY_SHOWER
 from dist_calo.data.formats.schema import OWN_ATTRIBUTES
@@ -36,11 +37,24 @@ class Rewrite:
     level: int = 4
 
 
-def convert(manifest: Manifest, out: Path, rewrite: Rewrite, *, into_folder: bool) -> dict[Path, int]:
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a file that was written holds."""
+
+    rows: int
+    extras: tuple[str, ...]
+    """Data sets carried along besides those that readers read."""
+    left_out: tuple[str, ...]
+    """Data sets of the files read that are not in it."""
+
+
+def convert(manifest: Manifest, out: Path, rewrite: Rewrite, *, into_folder: bool) -> dict[Path, Written]:
     """Write all showers anew: into one file, or each file into one of the same name in a folder.
 
+    Data sets that go with the showers row by row are carried along.
+
     Returns:
-        The showers of each file written.
+        What each file written holds.
 
     Raises:
         DataError: at the first row that breaks a rule, before or after the change; that file is not written.
@@ -56,11 +70,13 @@ def convert(manifest: Manifest, out: Path, rewrite: Rewrite, *, into_folder: boo
     return {path: _write_files(manifest, [entry], path, rewrite) for path, entry in targets.items()}
 
 
-def split(manifest: Manifest, folder: Path, config: DataConfig, rewrite: Rewrite) -> dict[Path, int]:
+def split(manifest: Manifest, folder: Path, config: DataConfig, rewrite: Rewrite) -> dict[Path, Written]:
     """Write the showers of each split into a file of its own, by the rule that training uses.
 
+    Data sets that go with the showers row by row are carried along.
+
     Returns:
-        The showers of each file written; a split whose fraction is 0 has none.
+        What each file written holds; a split whose fraction is 0 has none.
 
     Raises:
         DataError: if a split is empty though its fraction is not 0, or a row breaks a rule.
@@ -93,7 +109,7 @@ def _attributes(manifest: Manifest, files: Sequence[FileEntry]) -> dict[str, Any
     return {**kept, "converted_from": ", ".join(entry.name for entry in files)[:1000]}
 
 
-def _write_files(manifest: Manifest, files: Sequence[FileEntry], path: Path, rewrite: Rewrite) -> int:
+def _write_files(manifest: Manifest, files: Sequence[FileEntry], path: Path, rewrite: Rewrite) -> Written:
     part = replace(manifest, files=tuple(files))
     blocks = split_blocks(part, "all", DataConfig())
     return _write_blocks(part, blocks, path, rewrite, _attributes(manifest, files))
@@ -101,10 +117,11 @@ def _write_files(manifest: Manifest, files: Sequence[FileEntry], path: Path, rew
 
 def _write_blocks(
     manifest: Manifest, blocks: Blocks, path: Path, rewrite: Rewrite, attributes: dict[str, Any]
-) -> int:
+) -> Written:
     if any(path.exists() and path.samefile(entry.path) for entry in manifest.files):
         raise DataError(f"{path}: is one of the files to be read: name another file or folder with --out")
     particle = {"particle": rewrite.particle} if rewrite.particle else {}
+    extras = extras_of(manifest, manifest.files)
     with ShowerWriter(
         path,
         manifest.geometry,
@@ -112,17 +129,19 @@ def _write_blocks(
         chunk_rows=rewrite.chunk_rows,
         compression=rewrite.compression,
         level=rewrite.level,
+        extras=extras.arrays,
     ) as writer:
-        for showers, conditions in _rewritten(manifest, blocks, rewrite):
-            writer.append(showers, conditions)
+        for showers, conditions, others in _rewritten(manifest, blocks, rewrite, extras):
+            writer.append(showers, conditions, others)
         if not writer.rows:
             raise DataError(f"{path}: no shower is left to write: lower --min-sum or --cut")
-    return writer.rows
+    names = tuple(array.name for array in extras.arrays)
+    return Written(rows=writer.rows, extras=names, left_out=extras.left_out)
 
 
 def _rewritten(
-    manifest: Manifest, blocks: Blocks, rewrite: Rewrite
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    manifest: Manifest, blocks: Blocks, rewrite: Rewrite, extras: Extras
+) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
     files = np.searchsorted(manifest.first_ids, blocks.first_ids, side="right") - 1
     for number, entry in enumerate(manifest.files):
         mine = files == number
@@ -140,4 +159,5 @@ def _rewritten(
                 for problem in rows.problems(showers, conditions, start):
                     if rewrite.least_sum is None or problem.rule != EMPTY_SHOWER:
                         raise DataError(f"{entry.path}: {problem}")
-                yield showers[kept], conditions[kept]
+                others = extras.read(file, start, start + count, rows.cells_factor * rewrite.cells_factor)
+                yield showers[kept], conditions[kept], {name: values[kept] for name, values in others.items()}

@@ -81,10 +81,16 @@ class Reader:
                 self._open.popitem(last=False)[1][0].close()
             file = open_file(entry.path)
             options = self._manifest.options
-            self._open[number] = file, self._format.rows(file, options)
-            found = self._format.describe(file, options)
-            if (found.rows, found.geometry) != (entry.rows, self._manifest.geometry):
-                raise DataError(f"{entry.path}: the file has changed since the manifest was made")
+            geometry = self._manifest.geometry
+            try:
+                # The geometry is that of the manifest: thousands of ranks search no folders for a binning.
+                found = self._format.describe(file, options, known=geometry)
+                if (found.rows, found.geometry) != (entry.rows, geometry):
+                    raise DataError(f"{entry.path}: the file has changed since the manifest was made")
+                self._open[number] = file, self._format.rows(file, options)
+            except DataError:
+                file.close()
+                raise
         self._open.move_to_end(number)
         return self._open[number][1]
 

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from dist_calo.config import DataConfig
 from dist_calo.data.formats import Format, Problem, ReadOptions, format_named, open_file, recognise
+from dist_calo.data.formats.protocol import AS_FILES_SAY
 from dist_calo.errors import DataError
 from dist_calo.geometry import Geometry, geometry_from_dict
 
@@ -63,8 +65,16 @@ class Manifest:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 over names, rows, sizes and fingerprints: the same in whatever folder the files lie."""
+        """SHA-256 over names, rows, sizes and fingerprints: the same in whatever folder the files lie.
+
+        What the user says of the files goes in too; a binning as the geometry that it tells, not as a path.
+        """
         lines = [f"{entry.name}\t{entry.rows}\t{entry.bytes}\t{entry.fingerprint}\n" for entry in self.files]
+        for name in ("cell_unit", "energy_unit"):
+            if (unit := getattr(self.options, name)) != getattr(AS_FILES_SAY, name):
+                lines.append(f"{name}\t{unit}\n")
+        if self.options.binning is not None:
+            lines.append(f"geometry\t{json.dumps(self.geometry.to_dict(), sort_keys=True)}\n")
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,10 +212,13 @@ def manifest_of(
     required = None if format_name == "auto" else format_named(format_name)
     entries: list[FileEntry] = []
     seen: dict[str, tuple[Any, str]] = {}
+    known: dict[str, Geometry] = {}
     for path in ordered:
         with open_file(path) as file:
             format_ = required or recognise(file)
-            layout = format_.describe(file, options)
+            # What lies beside the files of a folder is looked for once.
+            layout = format_.describe(file, options, known=known.get(os.path.dirname(path)))
+            known.setdefault(os.path.dirname(path), layout.geometry)
             format_.check(file, options)
         kinds = {"format": format_.name, "geometry": layout.geometry, "particle": layout.particle}
         for kind, value in kinds.items():
@@ -238,11 +251,18 @@ def manifest_of(
 
 
 def require_same_files(before: Manifest, now: Manifest) -> None:
-    """Check that a data set has the files that it had before, wherever they lie.
+    """Check that a data set has the files that it had before, wherever they lie, and that they are read as before.
 
     Raises:
-        DataError: naming the first file that is missing, new or changed.
+        DataError: naming the first file that is missing, new or changed, or what differs in how they are read.
     """
+    for name, option in (("cell_unit", "--cells-unit"), ("energy_unit", "--energy-unit")):
+        was, told = getattr(before.options, name), getattr(now.options, name)
+        if told != was:
+            raise DataError(
+                f"data.{name}={told}, and the manifest was made with {was}: energies would change, set "
+                f"data.{name}={was} ({option} {was})"
+            )
     old = {entry.name: entry for entry in before.files}
     new = {entry.name: entry for entry in now.files}
     for name in sorted(old.keys() | new.keys()):
@@ -252,6 +272,19 @@ def require_same_files(before: Manifest, now: Manifest) -> None:
             raise DataError(f"{new[name].path} matches data.path and is not in the manifest")
         if replace(old[name], path="") != replace(new[name], path=""):
             raise DataError(f"{new[name].path} has changed since the manifest was made")
+    was_read, is_read = _reading(before), _reading(now)
+    for name in sorted(was_read.keys() | is_read.keys()):
+        if is_read.get(name) != was_read.get(name):
+            raise DataError(
+                f"{name} is {reprlib.repr(is_read.get(name))}, and in the manifest {reprlib.repr(was_read.get(name))}: "
+                "the same files must be read alike, set data.format and data.binning as they were"
+            )
+
+
+def _reading(manifest: Manifest) -> dict[str, Any]:
+    """What a manifest's files were taken for, as plain values."""
+    geometry = {f"geometry {name}": value for name, value in manifest.geometry.to_dict().items()}
+    return {"format": manifest.format, "particle": manifest.particle, **geometry}
 
 
 def scan_rows(manifest: Manifest, rank: int = 0, size: int = 1) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 
 from dist_calo.data.formats import format_named, open_file
 from dist_calo.data.shards import FileEntry, Manifest
-from dist_calo.geometry import CylindricalLayers, Geometry, LayeredGrid, VoxelGrid, Waveforms
 
 _PIECES, _PIECE_ROWS = 8, 32
 
@@ -22,7 +21,7 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "format": manifest.format,
         "geometry": manifest.geometry.to_dict(),
         "shape": list(manifest.geometry.shape),
-        "cells": cells_text(manifest.geometry),
+        "cells": manifest.geometry.described,
         "conditions": list(manifest.geometry.conditions),
         "particle": manifest.particle,
         "rows": manifest.rows,
@@ -51,7 +50,7 @@ def _summarise_file(manifest: Manifest, entry: FileEntry) -> dict[str, Any]:
         format_ = format_named(manifest.format)
         rows = format_.rows(file, manifest.options)
         read = [rows.read(start, stop) for start, stop in zip(starts, stops, strict=True)]
-        storage = format_.describe(file, manifest.options).storage
+        storage = format_.describe(file, manifest.options, known=manifest.geometry).storage
     showers = np.concatenate([showers for showers, _ in read])
     energy = np.concatenate([conditions[:, 0] for _, conditions in read])
     energies = not manifest.geometry.signed
@@ -69,20 +68,6 @@ def _summarise_file(manifest: Manifest, entry: FileEntry) -> dict[str, Any]:
         "sampling_fraction": float(fraction.mean()) if energies else None,
         "empty_cells": float((showers == 0).mean()) if energies else None,
     }
-
-
-def cells_text(geometry: Geometry) -> str:
-    """The cells of a shower in words, such as ``25 x 25 x 25 cells``."""
-    match geometry:
-        case LayeredGrid():
-            layers = ", ".join(f"{eta} x {phi}" for eta, phi in geometry.layers)
-            return f"{geometry.cells} cells in {len(geometry.layers)} layers ({layers})"
-        case CylindricalLayers():
-            return f"{geometry.cells} cells in {sum(map(bool, geometry.layer_cells))} layers"
-        case Waveforms():
-            return f"{geometry.channels} waveforms of {geometry.samples} samples ({geometry.sample_ns:g} ns each)"
-        case VoxelGrid():
-            return f"{' x '.join(str(cells) for cells in geometry.shape)} cells"
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -81,11 +81,13 @@ def require_same_run(config: RunConfig, state: Mapping[str, Any]) -> None:
     """Check that a run may continue from a checkpoint.
 
     Raises:
-        CheckpointError: if a setting differs that decides the order of the data, the networks or the noise.
+        CheckpointError: if a setting differs that decides the energies or the order of the data, the networks or the
+            noise.
     """
     saved, now = state["config"], config.to_dict()
     fixed = (
-        ("data", ("validation_fraction", "test_fraction", "remainder", "shuffle_window")),
+        ("data", ("cell_unit", "energy_unit", "validation_fraction", "test_fraction")),
+        ("data", ("remainder", "shuffle_window")),
         ("train", ("global_batch_size", "accumulation", "seed")),
         ("model", tuple(now["model"])),
         ("transform", tuple(now["transform"])),

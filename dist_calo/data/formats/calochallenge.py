@@ -26,16 +26,18 @@ from dist_calo.data.formats.binning import (
 from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows, text_attribute
 from dist_calo.data.formats.lcd import particle_of
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
-from dist_calo.data.formats.units import Units, require_plausible, units_of
+from dist_calo.data.formats.units import LOWEST_RESPONSE, Units, require_plausible, units_of
 from dist_calo.errors import DataError
+from dist_calo.geometry import CylindricalLayers, Geometry
 
 if TYPE_CHECKING:
     import h5py
 
-HIGHEST_RESPONSE = 1.5
-"""Voxels are calibrated: low-energy showers may sum to more than there was."""
-ENERGIES = (0.2, 2e4)
-"""Median incident energy in GeV: the challenge's data sets begin at 0.256 and 1 GeV."""
+RESPONSES = (LOWEST_RESPONSE, 1.5)
+"""Sum of the voxels over the incident energy: they are calibrated, and low-energy showers may sum to more than there
+was."""
+ENERGIES = (0.2, 5e3)
+"""Median incident energy in GeV: the challenge's data sets go from 0.256 GeV to 4.2 TeV and have about 30 GeV."""
 
 
 class CaloChallengeFormat:
@@ -43,25 +45,29 @@ class CaloChallengeFormat:
 
     name = "calochallenge"
     needs = "showers and incident_energies"
+    in_cell_unit: tuple[str, ...] = ()
 
     def recognises(self, file: "h5py.File") -> bool:
         return "showers" in file
 
-    def describe(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> Layout:
+    def describe(
+        self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY, known: Geometry | None = None
+    ) -> Layout:
         showers = _showers(file)
         conditions = _conditions(file)
         require_equal_rows(showers, *(column(file, name) for name in conditions))
         self._units(file, options)
-        binning = binning_of(file, options)
-        geometry = binning.geometry
-        if "theta" in file:
-            geometry = replace(geometry, conditions=("energy", "theta"))
+        if isinstance(known, CylindricalLayers) and known.cells == showers.shape[1]:
+            cells, particle = known, None
+        else:
+            binning = binning_of(file, options)
+            cells, particle = binning.geometry, binning.particle
         return Layout(
             rows=showers.shape[0],
-            geometry=geometry,
+            geometry=replace(cells, conditions=("energy", "theta") if "theta" in file else ("energy",)),
             chunk_rows=showers.chunks[0] if showers.chunks else None,
             storage=showers.compression or "none",
-            particle=particle_of(file) or binning.particle,
+            particle=particle_of(file) or particle,
         )
 
     def check(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> None:
@@ -70,8 +76,7 @@ class CaloChallengeFormat:
             self.rows(file, options),
             len(file["showers"]),
             self._units(file, options),
-            options,
-            highest_response=HIGHEST_RESPONSE,
+            responses=RESPONSES,
             energies=ENERGIES,
         )
 

@@ -108,6 +108,8 @@ class FileRows:
         self._columns = {name: file[name] for name in columns}
         self._energy_factor = np.float32(energy_factor)
         self._signed = signed
+        self.data_sets = (*self._cells, *self._columns)
+        self.cells_factor = cells_factor
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         showers = np.empty((stop - start, *self._shape), dtype=np.float32)

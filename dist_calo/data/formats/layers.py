@@ -23,7 +23,7 @@ from dist_calo.data.formats.lcd import particle_of
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
 from dist_calo.data.formats.units import Units, require_plausible, units_of
 from dist_calo.errors import DataError
-from dist_calo.geometry import LayeredGrid
+from dist_calo.geometry import Geometry, LayeredGrid
 
 if TYPE_CHECKING:
     import h5py
@@ -36,11 +36,14 @@ class LayersFormat:
 
     name = "layers"
     needs = "layer_0, layer_1, ... and energy"
+    in_cell_unit: tuple[str, ...] = ("overflow",)
 
     def recognises(self, file: "h5py.File") -> bool:
         return any(_LAYER.fullmatch(name) for name in file)
 
-    def describe(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> Layout:
+    def describe(
+        self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY, known: Geometry | None = None
+    ) -> Layout:
         layers = _layers(file)
         conditions = _conditions(file)
         require_equal_rows(*layers, *(column(file, name) for name in conditions))
@@ -60,7 +63,7 @@ class LayersFormat:
 
     def check(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> None:
         rows, units = self.rows(file, options), self._units(file, options)
-        require_plausible(file.filename, rows, len(file["layer_0"]), units, options)
+        require_plausible(file.filename, rows, len(file["layer_0"]), units)
 
     def rows(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> FileRows:
         layers = _layers(file)

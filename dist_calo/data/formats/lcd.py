@@ -18,9 +18,9 @@ import numpy as np
 
 from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
-from dist_calo.data.formats.units import units_of
+from dist_calo.data.formats.units import Units, require_plausible, units_of
 from dist_calo.errors import DataError
-from dist_calo.geometry import VoxelGrid
+from dist_calo.geometry import Geometry, VoxelGrid
 
 if TYPE_CHECKING:
     import h5py
@@ -29,6 +29,12 @@ SHAPES = ((25, 25, 25), (51, 51, 25))
 """Read-out windows of the LCD files, in cells."""
 PREFIXES = {"EleEscan_": "e-", "GammaEscan_": "gamma", "Pi0Escan_": "pi0", "ChPiEscan_": "pi+-"}
 """Particle told by the first letters of a file's name."""
+RESPONSES = (2.5e-3, 5.0)
+"""Sum of the cells over the incident energy of electrons, photons and neutral pions: about 0.02 in files of what the
+silicon sees, 50 to 100 times that in the published ones, and 20 and more where MeV are read as GeV."""
+HADRON_RESPONSES = (1e-4, 5.0)
+"""The same where other particles, or not known ones, may pass with a few MeV."""
+_SHOWER_EARLY = ("e-", "e+", "gamma", "pi0")
 _SPELLINGS = {
     "electron": "e-",
     "electrons": "e-",
@@ -54,11 +60,14 @@ class LcdFormat:
 
     name = "lcd"
     needs = "ECAL and energy (or target)"
+    in_cell_unit: tuple[str, ...] = ("HCAL",)
 
     def recognises(self, file: "h5py.File") -> bool:
         return "ECAL" in file
 
-    def describe(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> Layout:
+    def describe(
+        self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY, known: Geometry | None = None
+    ) -> Layout:
         cells = numbers(file, "ECAL", "(N, 25, 25, 25) or (N, 51, 51, 25)", lambda shape: shape[1:] in SHAPES)
         columns = _condition_columns(file)
         require_equal_rows(cells, *(_column(file, name) for name in columns))
@@ -76,11 +85,13 @@ class LcdFormat:
         )
 
     def check(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> None:
-        """Nothing to look at: LCD files have one unit, and calibrations whose response is not a fraction."""
+        rows, units = self.rows(file, options), self._units(file, options)
+        responses = RESPONSES if particle_of(file) in _SHOWER_EARLY else HADRON_RESPONSES
+        require_plausible(file.filename, rows, len(file["ECAL"]), units, responses=responses)
 
     def rows(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> FileRows:
         cells = file["ECAL"]
-        units = units_of(file, options, cells="GeV", energy="GeV")
+        units = self._units(file, options)
         return FileRows(
             file,
             [cells],
@@ -89,6 +100,9 @@ class LcdFormat:
             cells_factor=units.cells_factor,
             energy_factor=units.energy_factor,
         )
+
+    def _units(self, file: "h5py.File", options: ReadOptions) -> Units:
+        return units_of(file, options, cells="GeV", energy="GeV")
 
 
 def _condition_columns(file: "h5py.File") -> tuple[str, ...]:

@@ -66,6 +66,11 @@ class Problem:
 class ShowerRows(Protocol):
     """The rows of one open file."""
 
+    data_sets: tuple[str, ...]
+    """The data sets that are read."""
+    cells_factor: float
+    """Factor on the cells of the file."""
+
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read contiguous rows.
 
@@ -102,12 +107,22 @@ class Format(Protocol):
     name: str
     needs: str
     """The data sets that make a file this schema, in words."""
+    in_cell_unit: tuple[str, ...]
+    """Data sets that are not read and hold energies in the unit of the cells."""
 
     def recognises(self, file: "h5py.File") -> bool:
         """Whether the file's data sets look like this schema."""
 
-    def describe(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> Layout:
+    def describe(
+        self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY, known: Geometry | None = None
+    ) -> Layout:
         """Rows, geometry and chunks of a file, from its data sets' shapes and attributes.
+
+        Args:
+            file: an open file.
+            options: what it may leave unsaid.
+            known: the geometry found before; what of it lies in other files is not looked for again if the numbers of
+                cells agree.
 
         Raises:
             DataError: if a data set is missing or has the wrong shape, or their row counts differ.

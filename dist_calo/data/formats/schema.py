@@ -9,19 +9,28 @@ import numpy as np
 from dist_calo.data.formats.binning import binning_text
 from dist_calo.geometry import CylindricalLayers, Geometry, LayeredGrid, VoxelGrid, Waveforms
 
+_NUMBER = np.dtype(np.float32)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredArray:
-    """A data set to write, float32."""
+    """A data set to write."""
 
     name: str
     shape: tuple[int, ...]
     """Shape of a row."""
+    cells: bool
+    """Whether it holds showers, or as much, which are compressed, and not a condition."""
+    dtype: np.dtype[Any] = _NUMBER
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaArray(StoredArray):
+    """A data set that a schema has."""
+
     values: Callable[[np.ndarray, np.ndarray], np.ndarray]
     """Its rows, shape (n, *shape), from showers and conditions as the package has them."""
-    cells: bool
-    """Whether it holds showers, which are compressed, and not a condition."""
-    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +38,7 @@ class Schema:
     """What a file consists of."""
 
     attributes: dict[str, Any]
-    arrays: tuple[StoredArray, ...]
+    arrays: tuple[SchemaArray, ...]
 
 
 OWN_ATTRIBUTES = (
@@ -88,20 +97,20 @@ def schema_of(geometry: Geometry, particle: str | None = None) -> Schema:
             return Schema(attributes={"units": "GeV, ns"}, arrays=(signals, *_conditions(geometry)))
 
 
-def _cells(name: str, shape: tuple[int, ...], values: Callable[[np.ndarray], np.ndarray]) -> StoredArray:
-    return StoredArray(name=name, shape=shape, values=lambda showers, _: values(showers), cells=True)
+def _cells(name: str, shape: tuple[int, ...], values: Callable[[np.ndarray], np.ndarray]) -> SchemaArray:
+    return SchemaArray(name=name, shape=shape, values=lambda showers, _: values(showers), cells=True)
 
 
-def _layer(number: int, shape: tuple[int, int], part: slice) -> StoredArray:
+def _layer(number: int, shape: tuple[int, int], part: slice) -> SchemaArray:
     return _cells(f"layer_{number}", shape, lambda showers: showers[:, part].reshape(-1, *shape))
 
 
-def _conditions(geometry: Geometry, energy: str = "energy", factor: float = 1.0) -> tuple[StoredArray, ...]:
+def _conditions(geometry: Geometry, energy: str = "energy", factor: float = 1.0) -> tuple[SchemaArray, ...]:
     """The conditions, of which the energy may have another name and unit."""
 
-    def column(number: int, name: str) -> StoredArray:
+    def column(number: int, name: str) -> SchemaArray:
         scale = np.float32(factor if number == 0 else 1.0)
-        return StoredArray(
+        return SchemaArray(
             name=energy if number == 0 else name,
             shape=(1,),
             values=lambda _, conditions: conditions[:, number : number + 1] * scale,

@@ -29,12 +29,21 @@ from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_
 from dist_calo.data.formats.lcd import particle_of
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
 from dist_calo.data.formats.rows import RowReader
-from dist_calo.data.formats.units import ENERGIES, Units, units_of
+from dist_calo.data.formats.units import (
+    HIGHEST_RESPONSE,
+    LOWEST_RESPONSE,
+    Units,
+    require_plausible,
+    units_of,
+)
 from dist_calo.errors import DataError
-from dist_calo.geometry import Waveforms
+from dist_calo.geometry import Geometry, Waveforms
 
 if TYPE_CHECKING:
     import h5py
+
+ENERGIES = (0.05, 1e3)
+"""Incident energies that a data set may have in the median, in GeV: without deposits nothing else tells the unit."""
 
 
 class SignalsFormat:
@@ -42,11 +51,14 @@ class SignalsFormat:
 
     name = "signals"
     needs = "signals and energy"
+    in_cell_unit: tuple[str, ...] = ()
 
     def recognises(self, file: "h5py.File") -> bool:
         return "signals" in file
 
-    def describe(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> Layout:
+    def describe(
+        self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY, known: Geometry | None = None
+    ) -> Layout:
         signals = _signals(file)
         require_equal_rows(signals, column(file, "energy"))
         if options.cell_unit != "auto":
@@ -71,13 +83,27 @@ class SignalsFormat:
         )
 
     def check(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> None:
-        unit = self._units(file, options)
-        energy = float(np.median(file["energy"][:1024])) * unit.energy_factor
-        if options.energy_unit == "auto" and energy > ENERGIES[1]:
-            raise DataError(
-                f"{file.filename}: the incident energies have median {energy:.3g} GeV, must be at most "
-                f"{ENERGIES[1]:g} GeV: read in {unit.energy}; set data.energy_unit=MeV (--energy-unit MeV)"
+        units, count = self._units(file, options), len(file["energy"])
+        deposits = _deposits(file, count)
+        rows = self.rows(file, options)
+        if deposits is not None:
+            rows = FileRows(
+                file,
+                [deposits],
+                shape=deposits.shape[1:],
+                columns=("energy",),
+                energy_factor=units.energy_factor,
             )
+        require_plausible(
+            file.filename,
+            rows,
+            count,
+            units,
+            responses=None if deposits is None else (LOWEST_RESPONSE, HIGHEST_RESPONSE),
+            energies=ENERGIES,
+            cells="the deposits edep",
+            other_cells=(),
+        )
 
     def rows(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> FileRows:
         signals = _signals(file)
@@ -129,6 +155,15 @@ def _signals(file: "h5py.File") -> "h5py.Dataset":
     return numbers(
         file, "signals", "(N, channels, samples)", lambda shape: len(shape) == 3 and min(shape[1:]) > 0
     )
+
+
+def _deposits(file: "h5py.File", count: int) -> "h5py.Dataset | None":
+    """The energies deposited behind the signals, None where there are none that go with them."""
+    import h5py
+
+    found = file.get("edep")
+    fits = isinstance(found, h5py.Dataset) and found.ndim == 4 and len(found) == count
+    return found if fits and found.dtype.kind in "fiu" else None
 
 
 def _array(signals: "h5py.Dataset") -> tuple[int, int]:

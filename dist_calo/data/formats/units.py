@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 UNITS = {"GeV": 1.0, "MeV": 1e-3, "keV": 1e-6}
 """Energy units, in GeV."""
+USUAL = ("GeV", "MeV")
+"""Units that files are in."""
 LOWEST_RESPONSE = 1.5e-3
 """Above what a calorimeter that sees everything would give were its GeV read as MeV."""
 HIGHEST_RESPONSE = 1.1
 """Everything, and a few percent for calibration and resolution."""
-ENERGIES = (0.01, 2e4)
-"""Incident energies that a data set may have in the median, in GeV."""
+ENERGIES = (0.05, 5e3)
+"""Incident energies that a data set may have in the median, in GeV: MeV read as GeV give more from 5 GeV on, GeV read
+as MeV or MeV read as keV give less up to 50 GeV."""
 _PIECES, _PIECE_ROWS = 4, 16
 
 
@@ -92,57 +95,57 @@ def require_plausible(
     rows: ShowerRows,
     count: int,
     units: Units,
-    options: ReadOptions,
     *,
-    highest_response: float = HIGHEST_RESPONSE,
+    responses: tuple[float, float] | None = (LOWEST_RESPONSE, HIGHEST_RESPONSE),
     energies: tuple[float, float] = ENERGIES,
+    cells: str = "the cells",
+    other_cells: tuple[str, ...] = USUAL,
 ) -> None:
     """Check the units of a file on at most 64 showers, in 4 places spread over it.
 
-    The median response must lie within `LOWEST_RESPONSE` and `highest_response`. The median incident energy must
-    lie within `energies`, unless the options say its unit: a unit that is wrong for cells and incident energies
-    alike leaves the response as it is.
+    The median response must lie within `responses` and the median incident energy within `energies`: a unit that is
+    wrong for cells and incident energies alike leaves the response as it is. What the options say is checked too.
 
     Args:
         file_name: for the message.
         rows: rows of the file, read with those units.
         count: how many there are.
         units: the units they are read with.
-        options: what the user says.
-        highest_response: most that the cells may sum to, in incident energies.
+        responses: bounds of the median sum of the cells, in incident energies; None where the sums mean nothing.
         energies: bounds of the median incident energy, in GeV.
+        cells: what is summed, for the message.
+        other_cells: units of the cells that the message may advise.
 
     Raises:
         DataError: if not; the message says which units would do.
     """
-    response, energy, sampled = _sampled(rows, count)
+    response, energy, sampled = _sampled(rows, count, positive=responses is not None)
     if not sampled:
         return
-    known_energy = options.energy_unit != "auto"
+    lowest, highest = responses or (-np.inf, np.inf)
+    # Sums that mean nothing may be NaN.
+    response = response if responses else 0.0
 
     def plausible(tried: Units) -> bool:
         energy_change = tried.energy_factor / units.energy_factor
         found = response * tried.cells_factor / units.cells_factor / energy_change
-        return bool(
-            LOWEST_RESPONSE <= found <= highest_response
-            and (
-                (known_energy and tried.energy == units.energy)
-                or energies[0] <= energy * energy_change <= energies[1]
-            )
-        )
+        return bool(lowest <= found <= highest and energies[0] <= energy * energy_change <= energies[1])
 
     if plausible(units):
         return
-    if LOWEST_RESPONSE <= response <= highest_response:
+    if lowest <= response <= highest:
         seen = f"the incident energies of {sampled} sampled showers have median {energy:.3g} GeV"
         rule = f"must be {energies[0]:g} to {energies[1]:g} GeV"
     else:
         seen = (
-            f"the cells of {sampled} sampled showers sum to {response:.3g} times the incident energy (median)"
+            f"{cells} of {sampled} sampled showers sum to {response:.3g} times the incident energy (median)"
         )
-        rule = f"must be {LOWEST_RESPONSE:g} to {highest_response:g} times"
-    usual = ("GeV", "MeV")
-    tried = [Units(cells=cells, energy=energy) for cells, energy in itertools.product(usual, repeat=2)]
+        rule = f"must be {lowest:g} to {highest:g} times"
+    known = dict.fromkeys((units.cells, *other_cells))
+    tried = [
+        Units(cells=cells_unit, energy=energy_unit)
+        for cells_unit, energy_unit in itertools.product(known, USUAL)
+    ]
     fitting = [_advice(units, other) for other in tried if plausible(other)]
     fewest = min((len(advice) for advice in fitting), default=0)
     advice = " or ".join(" and ".join(advice) for advice in fitting if len(advice) == fewest)
@@ -152,7 +155,7 @@ def require_plausible(
     )
 
 
-def _sampled(rows: ShowerRows, count: int) -> tuple[float, float, int]:
+def _sampled(rows: ShowerRows, count: int, positive: bool) -> tuple[float, float, int]:
     """Median response, median incident energy in GeV, and of how many showers; bad rows are left to the scan."""
     starts = sorted({count * piece // _PIECES for piece in range(_PIECES)})
     after = [*starts[1:], count]
@@ -161,7 +164,9 @@ def _sampled(rows: ShowerRows, count: int) -> tuple[float, float, int]:
         [showers.reshape(len(showers), -1).sum(axis=1, dtype=np.float64) for showers, _ in read]
     )
     energy = np.concatenate([conditions[:, 0] for _, conditions in read]).astype(np.float64)
-    good = np.isfinite(sums) & (sums > 0) & np.isfinite(energy) & (energy > 0)
+    good = np.isfinite(energy) & (energy > 0)
+    if positive:
+        good &= np.isfinite(sums) & (sums > 0)
     if not good.any():
         return 0.0, 0.0, 0
     return (

@@ -1,7 +1,7 @@
 """Writing showers in the schema that the reader of their geometry reads."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -31,6 +31,7 @@ class ShowerWriter:
         chunk_rows: showers of an HDF5 chunk, which is what can be read at once without reading more.
         compression: ``gzip`` (smallest, readable everywhere), ``lzf`` (quickest with h5py) or ``none``.
         level: effort of gzip, from 1 to 9.
+        extras: data sets to write besides, which `append` is given.
 
     Raises:
         DataError: if the folder does not exist or cannot be written to.
@@ -45,6 +46,7 @@ class ShowerWriter:
         chunk_rows: int = 32,
         compression: Compression = "gzip",
         level: int = 4,
+        extras: Sequence[StoredArray] = (),
     ) -> None:
         import h5py
 
@@ -68,14 +70,15 @@ class ShowerWriter:
             compression, {"compression": "gzip", "compression_opts": level, "shuffle": True}
         )
         self._arrays = [(array, self._new_data_set(array, filters)) for array in schema.arrays]
-        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._extras = [(array, self._new_data_set(array, filters)) for array in extras]
+        self._waiting: list[list[np.ndarray]] = []
         self._waiting_rows = 0
 
     def _new_data_set(self, array: StoredArray, filters: dict[str, Any]) -> Any:
         made = self._file.create_dataset(
             array.name,
             (0, *array.shape),
-            np.float32,
+            array.dtype,
             maxshape=(None, *array.shape),
             chunks=(self._chunk_rows if array.cells else 1024, *array.shape),
             **(filters if array.cells else {}),
@@ -83,12 +86,15 @@ class ShowerWriter:
         made.attrs.update(array.attributes)
         return made
 
-    def append(self, showers: np.ndarray, conditions: np.ndarray) -> None:
+    def append(
+        self, showers: np.ndarray, conditions: np.ndarray, extras: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         """Add showers.
 
         Args:
             showers: energies of cells in GeV, or samples above the baseline, shape (n, *geometry.shape).
             conditions: shape (n, len(geometry.conditions)), in the geometry's order.
+            extras: rows of the writer's extra data sets by name, shape (n, ...) each.
 
         Raises:
             ValueError: if a shape is not as said.
@@ -98,7 +104,13 @@ class ShowerWriter:
         wanted = (len(showers), len(self._geometry.conditions))
         if conditions.shape != wanted:
             raise ValueError(f"conditions have shape {conditions.shape}, must be {wanted}")
-        self._waiting.append((showers, conditions))
+        given = [(extras or {})[array.name] for array, _ in self._extras]
+        for (array, _), values in zip(self._extras, given, strict=True):
+            if values.shape != (len(showers), *array.shape):
+                raise ValueError(
+                    f"{array.name} has shape {values.shape}, must be {(len(showers), *array.shape)}"
+                )
+        self._waiting.append([showers, conditions, *given])
         self._waiting_rows += len(showers)
         self.rows += len(showers)
         if self._waiting_rows >= self._chunk_rows:
@@ -106,14 +118,18 @@ class ShowerWriter:
 
     def _write(self, rows: int) -> None:
         """Write the first waiting rows: whole chunks, for each write to a chunk compresses it anew."""
-        showers = np.concatenate([showers for showers, _ in self._waiting])
-        conditions = np.concatenate([conditions for _, conditions in self._waiting])
+        joined = [np.concatenate(parts) for parts in zip(*self._waiting, strict=True)]
+        showers, conditions, *extras = (values[:rows] for values in joined)
         stop = self._written + rows
         for array, data_set in self._arrays:
             data_set.resize(stop, axis=0)
-            data_set[self._written : stop] = array.values(showers[:rows], conditions[:rows])
+            data_set[self._written : stop] = array.values(showers, conditions)
+        for (_, data_set), values in zip(self._extras, extras, strict=True):
+            data_set.resize(stop, axis=0)
+            data_set[self._written : stop] = values
         self._written = stop
-        self._waiting = [(showers[rows:].copy(), conditions[rows:].copy())] if rows < len(showers) else []
+        rest = [values[rows:].copy() for values in joined]
+        self._waiting = [rest] if len(rest[0]) else []
         self._waiting_rows -= rows
 
     def close(self) -> None:

@@ -1,0 +1,118 @@
+"""Data sets that go with the showers row by row and that no reader reads: carried along when showers are written anew.
+
+Such are the truth behind signals (``edep``, ``t0``), the energy beside the cells (``overflow``) or where the particle
+hit (``impact``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dist_calo.data.formats import format_named, open_file
+from dist_calo.data.formats.schema import StoredArray, schema_of
+from dist_calo.data.shards import FileEntry, Manifest
+from dist_calo.errors import DataError
+
+if TYPE_CHECKING:
+    import h5py
+
+_KINDS = "fiubS"
+_LEAST_COMPRESSED = 64
+"""Numbers of a row from which on it is stored in chunks like the cells, and not like a condition."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What is carried along from some files."""
+
+    arrays: tuple[StoredArray, ...]
+    in_cell_unit: frozenset[str]
+    """Those that hold energies in the unit of the cells."""
+    left_out: tuple[str, ...]
+    """Data sets that are not read and cannot be carried along: they have no row for each shower, hold no numbers, or
+    are not the same in all files."""
+
+    def read(self, file: "h5py.File", start: int, stop: int, cells_factor: float) -> dict[str, np.ndarray]:
+        """Rows of an open file.
+
+        Args:
+            file: one of the files.
+            start: its first row.
+            stop: the row after the last.
+            cells_factor: factor on energies in the unit of the cells.
+
+        Raises:
+            DataError: if the file is damaged.
+        """
+        found = {}
+        for array in self.arrays:
+            try:
+                values = file[array.name][start:stop]
+            except OSError as error:
+                raise DataError(
+                    f"{file.filename}: rows {start} to {stop - 1} of {array.name} cannot be read ({error}): the file "
+                    "is damaged, make or copy it again"
+                ) from error
+            if array.name in self.in_cell_unit and cells_factor != 1:
+                values = values * np.float32(cells_factor)
+            found[array.name] = values
+        return found
+
+
+@dataclass
+class _Found:
+    """The same data set in some of the files."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def extras_of(manifest: Manifest, files: Sequence[FileEntry]) -> Extras:
+    """The data sets that these files have besides those that are read, and that all of them have alike."""
+    format_ = format_named(manifest.format)
+    own = {array.name for array in schema_of(manifest.geometry).arrays}
+    shared: dict[str, _Found] = {}
+    seen: dict[str, None] = {}
+    for number, entry in enumerate(files):
+        with open_file(entry.path) as file:
+            read = own | set(format_.rows(file, manifest.options).data_sets)
+            seen |= dict.fromkeys(name for name in file if name not in read)
+            found = {
+                name: told for name in file if name not in read and (told := _alike(file, name, entry.rows))
+            }
+        if number == 0:
+            shared = found
+        shared = {
+            name: first
+            for name, first in shared.items()
+            if name in found and (first.shape, first.dtype) == (found[name].shape, found[name].dtype)
+        }
+    in_cell_unit = frozenset(format_.in_cell_unit) & shared.keys()
+    return Extras(
+        arrays=tuple(_stored(name, told, name in in_cell_unit) for name, told in shared.items()),
+        in_cell_unit=in_cell_unit,
+        left_out=tuple(name for name in seen if name not in shared),
+    )
+
+
+def _alike(file: "h5py.File", name: str, rows: int) -> _Found | None:
+    """A data set with a row for each shower, None if it is another thing."""
+    import h5py
+
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset) or found.shape[:1] != (rows,) or found.dtype.kind not in _KINDS:
+        return None
+    return _Found(shape=found.shape[1:], dtype=found.dtype, attributes=dict(found.attrs))
+
+
+def _stored(name: str, told: _Found, in_cell_unit: bool) -> StoredArray:
+    return StoredArray(
+        name=name,
+        shape=told.shape,
+        dtype=np.dtype(np.float32) if in_cell_unit else told.dtype,
+        cells=int(np.prod(told.shape)) >= _LEAST_COMPRESSED,
+        attributes=told.attributes,
+    )

@@ -104,7 +104,7 @@ class ShapesAndAmplitudes(SignalModel):
             )
             for name, view, generate in (
                 ("amplitude", self._seen_amplitudes, self._amplitudes),
-                ("shape", units.with_peak_one, self._shapes),
+                ("shape", self._seen_shapes, self._shapes),
             )
         )
 
@@ -117,6 +117,10 @@ class ShapesAndAmplitudes(SignalModel):
     def _seen_amplitudes(self, showers: Tensor) -> Tensor:
         return self.amplitude_generator.amplitudes.standardise(showers.amax(dim=2)).unsqueeze(2)
 
+    def _seen_shapes(self, showers: Tensor) -> Tensor:
+        noise = self.amplitude_generator.amplitudes.least
+        return units.with_peak_one(showers, least=units.LEAST_PEAK * noise)
+
     def _amplitudes(self, conditions: Tensor, draws: Draws) -> Tensor:
         noise = draws.normal("amplitudes", self.amplitude_generator.latent).to(conditions)
         values: Tensor = self.amplitude_generator(conditions, noise)
@@ -128,7 +132,7 @@ class ShapesAndAmplitudes(SignalModel):
     def take_constants(self, waveforms: np.ndarray, noise: float) -> None:
         amplitudes = waveforms.max(axis=2)
         self.amplitude_generator.amplitudes.calibrate(amplitudes, noise)
-        shapes = units.with_peak_one(torch.from_numpy(waveforms))
+        shapes = units.with_peak_one(torch.from_numpy(waveforms), least=units.LEAST_PEAK * noise)
         self.shape_generator.start_from(shapes)
         typical = np.maximum(np.median(amplitudes, axis=0), noise)
         fill(self.shape_generator, noise=noise / typical)

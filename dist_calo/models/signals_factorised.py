@@ -21,8 +21,12 @@ fluctuations are white noise through a learned filter, noise and baseline of the
 correct both. Its discriminator sees windows of a corner, a side and the centre, lined up at the time, in standard
 deviations from the template. Last, `signals_factorised_pulses.joined` moves the samples that would make a measurement
 disagree.
+
+Inside, the unit of the samples is the power of ten of theirs in which the noise is from 1 to 10: whether waveforms are
+in counts or in volts makes no difference.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -68,6 +72,8 @@ class SignalsFactorised(nn.Module):
     ) -> None:
         super().__init__()
         self.geometry = geometry
+        self.unit = 10.0 ** math.floor(math.log10(geometry.noise))
+        self.noise = geometry.noise / self.unit
         self.numbers_generator, self.numbers_discriminator = numbers
         self.shapes_generator, self.shapes_discriminator = shapes
         classes = fit.equivalent_channels(geometry.rows)
@@ -161,7 +167,7 @@ class SignalsFactorised(nn.Module):
 
     def _measured(self, waves: Tensor) -> tuple[Tensor, Tensor]:
         """Amplitudes and times of waveforms in the unit of the samples."""
-        noise = self.geometry.noise * (1.0 - ROUNDING)
+        noise = self.noise * (1.0 - ROUNDING)
         return amplitudes_and_times(waves, sample_ns=self.geometry.sample_ns, noise=noise)
 
     @property
@@ -179,7 +185,7 @@ class SignalsFactorised(nn.Module):
         Raises:
             ConfigError: if the network units are not the samples times a scale, or no channel has a signal.
         """
-        showers = statistics["showers"]
+        showers = statistics["showers"] / np.float32(self.unit)
         scale = _scale_of(showers, statistics["network_units"])
         device = self._scale.device
         measured = [
@@ -208,7 +214,7 @@ class SignalsFactorised(nn.Module):
         knots = fit.energy_knots(log_energy, ENERGY_KNOTS)
         smeared = fit.smeared(amplitudes, step)
         classes = fit.equivalent_channels(side)
-        floor = NOISE_FLOOR * self.geometry.noise
+        floor = NOISE_FLOOR * self.noise
         table = fit.amplitude_tables(np.log(smeared), log_energy, classes, knots, floor)
         for network in (generator, judge):
             fill(network.amplitude_map, knots=knots, table=table)
@@ -226,7 +232,7 @@ class SignalsFactorised(nn.Module):
 
     def _fit_times(self, amplitudes: np.ndarray, times: np.ndarray) -> None:
         generator = self.numbers_generator
-        threshold = SIGNIFICANCE * self.geometry.noise
+        threshold = SIGNIFICANCE * self.noise
         knots = np.log(threshold * np.array([1, 1.2, 1.4, 1.7, 2.1, 2.6, 3.4, 5, 8, 16, 40, 120, 500]))
         logs = np.log(amplitudes)
         classes = generator.time_map.classes.tolist()

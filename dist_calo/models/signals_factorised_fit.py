@@ -36,7 +36,8 @@ def quantum(amplitudes: Array) -> float:
     """The step of the digitiser, if all amplitudes are multiples of one; else 0."""
     levels = np.unique(amplitudes)
     steps = np.diff(levels)
-    step = float(steps.min()) if len(steps) else 0.0
+    # The mean of the smallest steps is exact where levels such as 0.001 n in volts are rounded.
+    step = float(steps[steps < 1.5 * steps.min()].mean()) if len(steps) else 0.0
     return step if step > 0 and np.allclose(levels / step, np.round(levels / step), atol=1e-3) else 0.0
 
 

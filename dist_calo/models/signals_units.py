@@ -22,6 +22,8 @@ STRONG = 20.0
 """Pulses of so many standard deviations of the noise make the template, where a detector has enough of them."""
 ENOUGH = 20
 """Pulses that make a template."""
+LEAST_PEAK = 0.1
+"""A waveform has no peak to be divided by under so many standard deviations of the noise."""
 
 
 def units_per_count(statistics: Mapping[str, np.ndarray]) -> float:
@@ -196,10 +198,14 @@ class Templates(nn.Module):
         fill(self, curves=curves, start=-times.numpy())
 
 
-def with_peak_one(values: Tensor) -> Tensor:
-    """Waveforms (..., samples) divided by their largest sample; lifted to 1 where no sample lies above the baseline."""
+def with_peak_one(values: Tensor, *, least: Tensor | float = 1e-3) -> Tensor:
+    """Waveforms (..., samples) divided by their largest sample; lifted to 1 where that is not above the least peak.
+
+    Args:
+        values: above the baseline, in any unit.
+        least: in this unit; the default is for pulses that are about 1 high.
+    """
     peak = values.amax(dim=-1, keepdim=True)
-    least = 1e-3
     return torch.where(peak > least, values / peak.clamp(min=least), values - peak + 1.0)
 
 

@@ -80,6 +80,16 @@ def test_every_weight_belongs_to_one_network(fitted):
     assert set(ids) == {id(p) for p in model.parameters()}
 
 
+def test_weights_are_named_after_their_network(fitted):
+    """Checkpoints, moving averages and files of losses go by these names."""
+    model = fitted[0]
+    for name, network in model.named_children():
+        assert model.networks.get(name) is network or not list(network.parameters())
+    for name, network in model.networks.items():
+        assert getattr(model, name) is network
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == set(model.networks)
+
+
 def test_a_shower_depends_on_its_own_draws_alone(fitted):
     model, _, conditions = fitted
     with torch.no_grad():
@@ -104,6 +114,33 @@ def test_shares_of_a_batch_add_up_and_empty_ones_add_nothing(fitted, name):
     gradients = [p.grad for p in fitted[0].parameters() if p.grad is not None]
     assert all(bool((gradient == 0).all()) for gradient in gradients)
     fitted[0].zero_grad(set_to_none=True)
+
+
+def test_losses_are_finite_and_have_gradients_in_bf16(fitted, name):
+    """Under autocast, as by train.precision=bf16; they are near those of float32."""
+    model, showers, conditions = fitted
+    objective = objective_of(model, name)
+    exact = losses(fitted, name, np.arange(3))
+    for update in objective.updates:
+        model.zero_grad(set_to_none=True)
+        draws = Draws(1, 1, np.arange(3), update.name)
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = objective.losses(update, showers, conditions, draws, 3)
+        terms["total"].backward()
+        gradients = [p.grad for p in model.networks[update.network].parameters() if p.grad is not None]
+        assert gradients, update.name
+        assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients), update.name
+        for term, value in terms.items():
+            near = pytest.approx(float(exact[update.name][term].detach()), rel=0.1, abs=0.1)
+            assert float(value.detach()) == near, f"{update.name}/{term}"
+    model.zero_grad(set_to_none=True)
+
+
+def test_generated_showers_are_finite_in_bf16(fitted):
+    model, _, conditions = fitted
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        showers = model.generate(conditions, Draws(0, 1, [7, 8, 11]))
+    assert torch.isfinite(showers).all()
 
 
 def test_the_seed_decides_the_weights(name):

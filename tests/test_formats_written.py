@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dist_calo.command_line import run_command
-from dist_calo.data.formats import ShowerWriter, open_file, recognise
+from dist_calo.data.formats import ShowerWriter, open_file, read_deposits, recognise
 from dist_calo.data.shards import manifest_of
 from dist_calo.data_tools import main
 from dist_calo.geometry import CylindricalLayers, LayeredGrid, VoxelGrid, Waveforms
@@ -146,3 +146,58 @@ def test_waveforms_are_not_cut_or_scaled(tmp_path, capsys, option):
     write(tmp_path / "a.h5", GEOMETRIES["signals"])
     assert run("convert", tmp_path / "a.h5", "--out", tmp_path / "b.h5", *option) == 2
     assert "waveforms have none: leave them out" in capsys.readouterr().err
+
+
+def add(path, **data_sets):
+    with h5py.File(path, "a") as file:
+        for name, values in data_sets.items():
+            file[name] = values
+
+
+def test_the_truth_behind_signals_goes_where_they_go(tmp_path, capsys):
+    deposits = np.random.default_rng(1).random((23, 16, 2, 3)).astype(np.float32) / 200
+    for name in "ab":
+        write(tmp_path / f"{name}.h5", GEOMETRIES["signals"], chunk_rows=4)
+        start = np.arange(23) + (0 if name == "a" else 100)
+        add(tmp_path / f"{name}.h5", edep=deposits, t0=start[:, None], seeds=np.arange(4))
+    add(tmp_path / "b.h5", only_here=np.arange(23))
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["t0"].attrs["unit"] = "ns"
+    assert run("convert", tmp_path / "[ab].h5", "--out", tmp_path / "c.h5", "--chunk-rows", "5") == 0
+    said = capsys.readouterr().out
+    assert "46 showers, with edep, t0, without seeds, only_here (not a row of numbers a shower" in said
+    with h5py.File(tmp_path / "c.h5") as file:
+        assert sorted(file) == ["edep", "energy", "signals", "t0"]
+        assert (file["edep"].chunks, file["edep"].compression) == ((5, 16, 2, 3), "gzip")
+        assert (file["t0"].dtype, file["t0"].attrs["unit"]) == (np.int64, "ns")
+        np.testing.assert_array_equal(file["t0"][:, 0], [*range(23), *range(100, 123)])
+    np.testing.assert_array_equal(read_deposits(tmp_path / "c.h5", 23, 46), deposits)
+    assert run("split", tmp_path / "c.h5", "--out", tmp_path / "parts", "--test-fraction", "0.4") == 0
+    both = read_all(tmp_path / "c.h5")[0]
+    start = []
+    for part in sorted((tmp_path / "parts").iterdir()):
+        with h5py.File(part) as file:
+            rows = np.array([row - 100 + 23 if row >= 100 else row for row in file["t0"][:, 0]])
+            np.testing.assert_array_equal(file["signals"][:], both[rows])
+            np.testing.assert_array_equal(file["edep"][:], np.tile(deposits, (2, 1, 1, 1))[rows])
+            start += rows.tolist()
+    assert sorted(start) == list(range(46))
+    capsys.readouterr()
+
+
+def test_energy_beside_the_cells_follows_their_unit_and_showers_left_out(tmp_path, capsys):
+    showers, conditions = showers_of(GEOMETRIES["layers"])
+    showers[::3] = 0
+    mev = {"layer_0": showers[:, :24].reshape(23, 3, 8), "layer_1": showers[:, 24:].reshape(23, 4, 4)}
+    overflow = np.arange(46, dtype=np.float64).reshape(23, 2)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, values in mev.items():
+            file[name] = 1000 * values
+        file["energy"], file["overflow"], file["impact"] = conditions[:, :1], 1000 * overflow, overflow
+    kept = np.arange(23) % 3 != 0
+    assert run("convert", tmp_path / "a.h5", "--out", tmp_path / "b.h5", "--min-sum", "0") == 0
+    with h5py.File(tmp_path / "b.h5") as file:
+        np.testing.assert_allclose(file["layer_1"][:], mev["layer_1"][kept], rtol=1e-6)
+        np.testing.assert_allclose(file["overflow"][:], overflow[kept], rtol=1e-6)
+        np.testing.assert_array_equal(file["impact"][:], overflow[kept])
+    capsys.readouterr()

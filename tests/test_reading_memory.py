@@ -60,3 +60,41 @@ def test_the_memory_of_validation_and_loader_is_bounded(tmp_path):
     peak = int(run.stdout)
     print(f"peak memory {peak / 1e6:.0f} MB, all showers {4 * ROWS * VOXELS / 1e6:.0f} MB")
     assert peak < 500e6
+
+
+CONVERT = """
+import sys
+from pathlib import Path
+from dist_calo.data_tools import main
+assert main(["convert", sys.argv[1], "--out", sys.argv[2], "--compression", "none", "--chunk-rows", "64"]) == 0
+lines = Path("/proc/self/status").read_text().splitlines()
+print(next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")))
+"""
+
+
+def test_data_sets_are_carried_along_in_bounded_memory(tmp_path):
+    rows, width = 10_000, 4096
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["signals"] = np.ones((rows, 1, 4), dtype=np.float32)
+        file["signals"].attrs.update({"sample_ns": 1.0, "noise": 1.0})
+        file["energy"] = np.full(rows, 5.0)
+        chunk = zlib.compress(np.arange(200 * width, dtype=np.float32).tobytes(), 1)
+        profile = file.create_dataset(
+            "profile", (rows, width), np.float32, chunks=(200, width), compression="gzip"
+        )
+        for start in range(0, rows, 200):
+            profile.id.write_direct_chunk((start, 0), chunk)
+    run = subprocess.run(
+        [sys.executable, "-c", CONVERT, str(tmp_path / "a.h5"), str(tmp_path / "b.h5")],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+        cwd=ROOT,
+    )
+    said, peak = run.stdout.splitlines()
+    assert "10000 showers, with profile" in said
+    with h5py.File(tmp_path / "b.h5") as file:
+        np.testing.assert_array_equal(file["profile"][9_999], np.arange(199 * width, 200 * width))
+    print(f"peak memory {int(peak) / 1e6:.0f} MB, the data set {4 * rows * width / 1e6:.0f} MB")
+    assert int(peak) < 130e6

@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dist_calo.config import DataConfig
+from dist_calo.config import DataConfig, RunConfig
 from dist_calo.data.formats import ReadOptions
 from dist_calo.data.shards import (
     Manifest,
@@ -16,8 +16,9 @@ from dist_calo.data.shards import (
     require_same_files,
     scan_rows,
 )
-from dist_calo.errors import ConfigError, DataError
+from dist_calo.errors import CheckpointError, ConfigError, DataError
 from dist_calo.geometry import VoxelGrid
+from dist_calo.training.restore import require_same_run
 from tests.shower_files import energies, showers, write_lcd
 
 
@@ -188,3 +189,12 @@ def test_the_same_files_taken_for_something_else_are_told(data, change, message)
     manifest = manifest_at(data)
     with pytest.raises(DataError, match=message):
         require_same_files(manifest, replace(manifest, **change))
+
+
+@pytest.mark.parametrize("option", ["cell_unit", "energy_unit"])
+def test_a_run_does_not_go_on_with_energies_in_another_unit(option):
+    saved = {"config": RunConfig().to_dict()}
+    require_same_run(RunConfig(), saved)
+    changed = RunConfig(data=DataConfig(**{option: "MeV"}))
+    with pytest.raises(CheckpointError, match=rf"data.{option}=MeV: .* started with auto; give the same"):
+        require_same_run(changed, saved)

@@ -98,6 +98,28 @@ def test_the_divergence_warms_up(step, weight):
     )
 
 
+def test_terms_do_not_hide_the_loss():
+    coder = Coder()
+    coder.elbo = lambda *_: coder
+    coder.reconstruction, coder.kl = {"kl": torch.ones(2)}, torch.ones(2)
+    objective = vae(ObjectiveConfig(name="vae"), coder, None)
+    with pytest.raises(ValueError, match="a term of the reconstruction is called kl"):
+        objective.losses(objective.updates[0], torch.ones(2, 1), torch.ones(2, 1), Draws(0, 1, range(2)), 2)
+
+
+@pytest.mark.parametrize("term", ["energy_weight", "angle_weight", "energy_sum_weight", "label_flip"])
+def test_an_autoencoder_has_no_adversarial_terms(term):
+    with pytest.raises(ConfigError, match=rf"objective\.{term}=0\.5: objective\.name=vae has no such term"):
+        vae(ObjectiveConfig(name="vae", **{term: 0.5}), Coder(), None)
+
+
+def test_the_energy_term_needs_a_game_about_it():
+    with pytest.raises(
+        ConfigError, match=r"objective\.energy_weight=0\.5: the discriminator of this model reads no"
+    ):
+        build_objective(ObjectiveConfig(energy_weight=0.5), TwoGames(), Scaled())
+
+
 def test_models_and_objectives_must_fit():
     with pytest.raises(ConfigError, match=r"objective\.name=vae: the model is no autoencoder"):
         vae(ObjectiveConfig(name="vae"), Puppet(), None)

@@ -268,6 +268,7 @@ class Puppet(nn.Module):
                 view=lambda showers: showers,
                 generate=self.generate,
                 judge=self.discriminator,
+                reads_energy=True,
             ),
         )
 

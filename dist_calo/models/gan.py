@@ -43,6 +43,8 @@ class Game:
     """What the discriminator says of views, given their conditions and draws."""
     whole: bool = True
     """Whether a view is the whole shower, so that its energy can be summed."""
+    reads_energy: bool = False
+    """Whether the verdict tells the incident energy."""
 
 
 class Generator(Protocol):
@@ -92,6 +94,7 @@ class GanModel(nn.Module):
                 view=lambda showers: showers,
                 generate=self.generate,
                 judge=judge,
+                reads_energy=True,
             ),
         )
 

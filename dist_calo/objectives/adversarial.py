@@ -61,6 +61,10 @@ class Game(Protocol):
     def whole(self) -> bool:
         """Whether a view is the whole shower."""
 
+    @property
+    def reads_energy(self) -> bool:
+        """Whether the verdict tells the incident energy."""
+
 
 class AdversarialModel(Protocol):
     """What these objectives need of a model."""
@@ -129,6 +133,11 @@ class Adversarial:
                 f"objective.name={config.name}: the model has no discriminator; choose vae, or another model"
             )
         geometry = model.geometry
+        if config.energy_weight and not any(game.reads_energy for game in model.games):
+            raise ConfigError(
+                f"objective.energy_weight={config.energy_weight}: the discriminator of this model reads no energy; "
+                "set it to 0 or choose another model"
+            )
         if config.angle_weight and not (isinstance(geometry, VoxelGrid) and "theta" in geometry.conditions):
             raise ConfigError(
                 f"objective.angle_weight={config.angle_weight}: the data have no theta; set it to 0 or use other data"

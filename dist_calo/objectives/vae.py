@@ -49,6 +49,10 @@ class Variational:
     ) -> dict[str, Tensor]:
         """See `dist_calo.objectives.Objective`."""
         elbo = self.model.elbo(showers, conditions, draws)
+        if reserved := {"total", "kl"} & elbo.reconstruction.keys():
+            raise ValueError(
+                f"a term of the reconstruction is called {min(reserved)}, as one of the loss: rename it"
+            )
         terms = {name: term.float().sum() / global_size for name, term in elbo.reconstruction.items()}
         kl = elbo.kl.float().sum() / global_size
         total = sum(terms.values(), start=self.kl_weight(draws.step) * kl)
@@ -74,10 +78,15 @@ def vae(config: ObjectiveConfig, model: AutoencoderModel, transform: Any) -> Var
     """The objective of autoencoders.
 
     Raises:
-        ConfigError: if the model is none.
+        ConfigError: if the model is none, or a term of adversarial learning is asked for.
     """
     if not hasattr(model, "elbo"):
         raise ConfigError(
             "objective.name=vae: the model is no autoencoder; choose another objective or model"
         )
+    for term in ("energy_weight", "angle_weight", "energy_sum_weight", "label_flip"):
+        if getattr(config, term):
+            raise ConfigError(
+                f"objective.{term}={getattr(config, term)}: objective.name=vae has no such term; set it to 0"
+            )
     return Variational(config, model)

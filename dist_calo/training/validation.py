@@ -116,18 +116,21 @@ class Validator:
         self._source = 0
         """The rank whose examples they are."""
 
-    def run(self, repeat: int = 0) -> Comparison:
+    def run(self, repeat: int = 0, generations: int = 1) -> Comparison:
         """Generate for every condition of the split and compare; collective.
 
         Args:
             repeat: another number draws other random numbers for the same conditions.
+            generations: showers generated for each condition; more of them lessen the generated sample's own noise.
         """
         if self._real is None:
             self._real = self._read()
         fake = self._view.summary()
         drawn = np.empty(0)
-        for ids, conditions in self._conditions:
-            draws = Draws(self._config.train.seed, repeat, ids, self._split)
+        for (ids, conditions), drawing in itertools.product(
+            self._conditions, range(repeat, repeat + generations)
+        ):
+            draws = Draws(self._config.train.seed, drawing, ids, self._split)
             showers = self._generator.generate(torch.from_numpy(conditions), draws).numpy()
             fake.update(showers, conditions[:, 0])
             drawn = drawn if drawn.size else showers[:EXAMPLES].copy()

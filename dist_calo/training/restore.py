@@ -96,7 +96,8 @@ def require_same_run(config: RunConfig, state: Mapping[str, Any]) -> None:
     )
     for section, names in fixed:
         for name in names:
-            before = saved[section].get(name)
+            # A setting that the checkpoint's version did not have was what its default says.
+            before = saved[section].get(name, getattr(getattr(RunConfig(), section), name))
             if before != now[section][name]:
                 raise CheckpointError(
                     f"{section}.{name}={now[section][name]}: the run to continue was started with {before}; "

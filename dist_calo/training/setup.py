@@ -181,7 +181,7 @@ def build_learner(
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, manifest.geometry).to(device)
     if config.train.channels_last:
-        model.to(memory_format=torch.channels_last_3d)
+        keep_channels_last(model)
     if config.model.batch_norm == "sync":
         synchronise_batch_norm(model, communicator.all_reduce)
     objective = build_objective(config.objective, model, transform)
@@ -200,6 +200,13 @@ def build_learner(
     if saved is not None:
         learner.load_state_dict(saved)
     return learner
+
+
+def keep_channels_last(model: torch.nn.Module) -> None:
+    """Lay out the weights of 3-d convolutions channels last; those of all other layers stay as they are."""
+    for parameter in model.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
 
 
 def build_validator(

@@ -15,10 +15,14 @@ import numpy as np
 import psutil
 import torch
 
+from dist_calo.config import DataConfig
+from dist_calo.data.blocks import split_blocks
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.ledger import read_ledger
+from dist_calo.data.shards import build_manifest
 from dist_calo.geometry import VoxelGrid
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+from dist_calo.training.restore import restore_generator
 from tests.ranks import ROOT
 
 SAMPLE = ROOT / "data" / "sample"
@@ -92,9 +96,20 @@ def tensors(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 def parameters(state: dict[str, Any], network: str) -> torch.Tensor:
-    """All weights of one network of a checkpoint, one after the other, float64."""
-    weights = [values for name, values in state["model"].items() if name.startswith(network)]
-    return torch.cat([values.double().ravel() for values in weights])
+    """What is learned of one network of a checkpoint, without its constants, one after the other, float64."""
+    learned = dict(restore_generator(state).model.networks[network].named_parameters())
+    return torch.cat([state["model"][f"{network}.{name}"].double().ravel() for name in learned])
+
+
+def training_ids(data: str, **settings: float) -> list[int]:
+    """The samples of an epoch of these files."""
+    config = DataConfig(path=data, test_fraction=0.0, **settings)  # type: ignore[arg-type]
+    blocks = split_blocks(build_manifest(config), "train", config)
+    return sorted(
+        first + row
+        for first, rows in zip(blocks.first_ids.tolist(), blocks.rows.tolist(), strict=True)
+        for row in range(rows)
+    )
 
 
 def same_bits(one: Any, other: Any) -> bool:

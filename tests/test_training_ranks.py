@@ -3,13 +3,10 @@
 import numpy as np
 import pytest
 
-from dist_calo.config import DataConfig
-from dist_calo.data.blocks import split_blocks
 from dist_calo.data.ledger import read_ledger
-from dist_calo.data.shards import build_manifest
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
 from tests.ranks import launcher_params, run_ranks
-from tests.small_runs import parameters, train_command, write_showers
+from tests.small_runs import parameters, train_command, training_ids, write_showers
 
 PLAIN = ["--optimizer.name=sgd", "--optimizer.learning_rate=2e-4", "--optimizer.clip_norm=1"]
 """Gradient steps with momentum, for the 3DGAN. Its RMSprop divides a gradient by its own size, so that rounding in one
@@ -22,16 +19,6 @@ COVERAGE = ["--train.global_batch_size=10", "--tracking.uri=none"]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_showers(tmp_path_factory.mktemp("data"))
-
-
-def training_ids(data):
-    config = DataConfig(path=data, test_fraction=0.0)
-    blocks = split_blocks(build_manifest(config), "train", config)
-    return sorted(
-        first + row
-        for first, rows in zip(blocks.first_ids.tolist(), blocks.rows.tolist(), strict=True)
-        for row in range(rows)
-    )
 
 
 @pytest.fixture(scope="module")

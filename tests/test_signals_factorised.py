@@ -1,7 +1,9 @@
 """Signals in factors: the join is exact, fits find known laws, the square keeps its symmetry, gradients arrive."""
 
 import re
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,7 @@ from dist_calo.randomness import Draws
 GEOMETRY = Waveforms(rows=3, columns=3, samples=256, sample_ns=0.2, noise=1.0)
 TRANSFORM = Transform(scale=0.01, power=1.0)
 SIZES = {"hidden": 16, "discriminator_hidden": 16, "width": 2, "discriminator_width": 4}
+SAMPLE = Path(__file__).parents[1] / "data" / "signals" / "signals_electrons.h5"
 ARRIVAL = 20.0
 """Time at which the pulses of the law below cross half of their amplitude, in ns."""
 
@@ -237,6 +240,50 @@ def test_generated_signals_are_measured_to_have_the_numbers_they_were_made_from(
     found = measured(generate(calibrated, conditions[:, 0]))
     torch.testing.assert_close(found[0], amplitudes, rtol=1e-3, atol=0.0)
     torch.testing.assert_close(found[1], times, rtol=0.0, atol=0.02, equal_nan=True)
+
+
+def differences_of_means(model, showers, energy, places):
+    """Generated - real means of the central pulse from these places on, and how these change to the next, over bounds.
+
+    A mean is over 5 samples; the bound is 3 standard errors, or 10 % and 0.2 counts if that is more.
+    """
+    made = np.asarray(generate(model, np.tile(energy, 3)))[:, 4]
+    index = np.add.outer(places, np.arange(5))
+    levels = [waves[:, index].mean(axis=2) for waves in (made, showers[:, 4])]
+    found = []
+    for generated, real in (levels, [np.diff(level, axis=1) for level in levels]):
+        error = np.hypot(*(part.std(axis=0) / len(part) ** 0.5 for part in (generated, real)))
+        allowed = np.maximum(3.0 * error, 0.1 * np.abs(real.mean(axis=0)) + 0.2)
+        found.append(np.abs(generated.mean(axis=0) - real.mean(axis=0)) / allowed)
+    return found
+
+
+def test_the_mean_pulse_goes_on_beyond_what_the_discriminator_sees(calibrated, sample):
+    high = sample["energy"] > 10.0
+    showers, energy = sample["showers"][high], sample["energy"][high]
+    end = round(ARRIVAL / 0.2) + calibrated.shapes_generator.tail
+    levels, steps = differences_of_means(calibrated, showers, energy, np.arange(end - 30, end + 20, 5))
+    assert showers[:, 4, end].mean() > 5.0
+    assert levels.max() < 1.0
+    assert steps.max() < 1.0
+
+
+def test_the_tail_of_the_sample_signals_is_lost_in_noise_and_not_cut_off():
+    with h5py.File(SAMPLE) as file:
+        showers, energy = file["signals"][:400] - np.float32(100.0), file["energy"][:400, 0]
+    geometry = Waveforms(rows=3, columns=3, samples=1024, sample_ns=0.2, noise=1.0)
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(name="signals_factorised", options=SIZES), geometry)
+    model.calibrate(statistics(showers, energy))
+    high = energy > 14.0
+    tail = np.array([110, 116, 120, 125, 140]) * 5
+    levels, _ = differences_of_means(model, showers[high], energy[high], tail)
+    assert levels.max() < 1.0
+    for edge in (229, 579):  # what the discriminator sees ends here, on average
+        _, steps = differences_of_means(
+            model, showers[high], energy[high], np.arange(edge - 15, edge + 15, 5)
+        )
+        assert steps.max() < 1.0
 
 
 def test_every_sample_is_a_pure_function_of_its_draws(calibrated):

@@ -16,11 +16,11 @@ showers (`SignalsFactorised.calibrate`): a square hit uniformly has its symmetry
 one distribution. ``S``, ``W`` and ``R`` are learned by adversarial training: its discriminator sees amplitudes and
 times alone, 18 numbers and not 9,216, as scores given the energy and in a random orientation.
 
-The **shapes generator** makes the pulse around a mean template that depends on the amplitude: the photo-electrons'
-fluctuations are white noise through a learned filter, noise and baseline of the electronics are added, and convolutions
-correct both. Its discriminator sees windows of a corner, a side and the centre, lined up at the time, in standard
-deviations from the template. Last, `signals_factorised_pulses.joined` moves the samples that would make a measurement
-disagree.
+The **shapes generator** makes the pulse around a mean template that depends on the amplitude and reaches to the last
+sample: the photo-electrons' fluctuations are white noise through a learned filter, noise and baseline of the
+electronics are added, and convolutions, alike at all samples, correct both. Its discriminator sees windows of a corner,
+a side and the centre, lined up at the time, in standard deviations from the template. Last,
+`signals_factorised_pulses.joined` moves the samples that would make a measurement disagree.
 
 Inside, the unit of the samples is the power of ten of theirs in which the noise is from 1 to 10: whether waveforms are
 in counts or in volts makes no difference.
@@ -258,7 +258,7 @@ class SignalsFactorised(nn.Module):
             times[found] / self.geometry.sample_ns,
             knots,
             lead=network.lead,
-            tail=network.tail,
+            tail=network.samples,
         )
         # Rounding to steps, which is part of what was measured, comes on top again.
         deviation, white = (_without(width, step) for width in (shape.deviation, np.array(shape.white)))

@@ -16,6 +16,8 @@ MOST = 3000
 """Waveforms of a class that are looked at."""
 LARGEST_LAG = 30
 """Samples over which fluctuations of the pulse are correlated, at most."""
+SMOOTHED, WIDEST = 25, 8
+"""Offset k is averaged over k // SMOOTHED samples to either side, WIDEST at most: noise goes and the decay stays."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def shape_fit(
         places: where they cross, in samples, shape (n,).
         knots: rising logarithms of amplitudes; each pulse belongs to the nearest.
         lead: samples before the crossing, of which the first half is free of the pulse.
-        tail: samples after it.
+        tail: samples after it. Offsets that too few waveforms reach before they end repeat the last that enough do.
     """
     offsets = np.arange(-lead, tail)
     nearest = np.abs(np.log(amplitudes)[:, None] - knots).argmin(axis=1)
@@ -62,18 +64,24 @@ def shape_fit(
         index = before.astype(int)[:, None] + offsets
         lined_up = _at(some, index)
         between = lined_up + share[:, None] * (_at(some, index + 1) - lined_up)
-        template[knot] = between.mean(axis=0) / size.mean()
+        known = (index >= 0) & (index + 1 < waves.shape[1])
+        count = known.sum(axis=0)
+        reached = np.flatnonzero(count >= min(ENOUGH, len(some)))
+        nearest_reached = np.arange(len(offsets)).clip(reached[0], reached[-1])
+        template[knot] = ((between * known).sum(axis=0) / np.maximum(size @ known, 1e-9))[nearest_reached]
         # A sample lies a share of a step before the offset that the template is known at.
         earlier = np.concatenate([template[knot, :1], template[knot, :-1]])
         expected = template[knot] + share[:, None] * (earlier - template[knot])
         residuals = lined_up - size[:, None] * expected
-        deviation[knot] = residuals.std(axis=0)
+        moments = [(residuals**power * known).sum(axis=0) / np.maximum(count, 1) for power in (1, 2)]
+        deviation[knot] = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0.0))[nearest_reached]
         quiet = residuals[:, : lead // 2]
         noise += quiet.std(axis=1, ddof=1).mean() / len(filled)
         baseline += quiet.mean(axis=1).var() / len(filled)
         kernel = _kernel(
             residuals / np.maximum(deviation[knot], 1e-9), lead + 10, lead + 10 + 5 * LARGEST_LAG
         )
+        template[knot], deviation[knot] = (_smooth(part, lead) for part in (template[knot], deviation[knot]))
     for knot in range(len(knots)):
         if knot not in filled:
             source = min(filled, key=lambda other: abs(other - knot))
@@ -85,6 +93,17 @@ def shape_fit(
 
 def _at(waves: Array, index: NDArray[np.int64]) -> Array:
     return np.take_along_axis(waves, index.clip(0, waves.shape[1] - 1), axis=1)
+
+
+def _smooth(values: Array, lead: int) -> Array:
+    """Values at offsets from -lead on, alike where no pulse is yet, and averaged the wider the later they are."""
+    place = np.arange(len(values))
+    half = ((place - lead) // SMOOTHED).clip(0, WIDEST)
+    half = np.minimum(half, place[::-1])
+    sums = np.concatenate([[0.0], values.cumsum()])
+    smooth = np.where(half > 0, (sums[place + half + 1] - sums[place - half]) / (2 * half + 1), values)
+    smooth[: lead // 2] = values[: lead // 2].mean()
+    return np.asarray(smooth)
 
 
 def _kernel(residuals: Array, first: int, last: int) -> Array:

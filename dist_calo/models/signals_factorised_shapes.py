@@ -14,7 +14,7 @@ from dist_calo.models.signals_factorised_tables import between
 
 SHAPE_KNOTS = 7
 LEAD, TAIL = 100, 250
-"""Samples before and after the crossing that templates and the discriminator know, at most."""
+"""Samples before and after the crossing that the discriminator sees, at most; templates reach to the last sample."""
 CORRECTION = 0.1
 """Scale of what the convolutions add to fluctuations, so that they start from the fit."""
 BASELINE_SHARE = 0.67
@@ -41,8 +41,8 @@ class ShapesGenerator(nn.Module):
         self.samples, self.sample_ns = samples, sample_ns
         self.lead, self.tail = min(LEAD, samples // 4), min(TAIL, samples // 2)
         self.register_buffer("knots", torch.arange(float(SHAPE_KNOTS)))
-        self.register_buffer("template", torch.zeros(SHAPE_KNOTS, self.lead + self.tail))
-        self.register_buffer("deviation", torch.ones(SHAPE_KNOTS, self.lead + self.tail))
+        self.register_buffer("template", torch.zeros(SHAPE_KNOTS, self.lead + samples))
+        self.register_buffer("deviation", torch.ones(SHAPE_KNOTS, self.lead + samples))
         self.register_buffer("noise", torch.tensor([1.0, 0.0]))
         self.register_buffer("step", torch.tensor(0.0))
         self.register_buffer("scale", torch.tensor(0.01))
@@ -114,13 +114,17 @@ class ShapesGenerator(nn.Module):
         """Mean and standard deviation at places (B, n, S) of the templates' grid."""
         low, part = between(self.knots, amplitudes.clamp(min=1e-6).log())
         part = part.unsqueeze(-1)
-        template = torch.lerp(self.template[low], self.template[low + 1], part)
-        deviation = torch.lerp(self.deviation[low].log(), self.deviation[low + 1].log(), part).exp()
-        last = self.lead + self.tail - 1
+        # No place lies further from the crossing than there are samples.
+        templates, deviations = (
+            grid[:, : self.lead + index.shape[-1]] for grid in (self.template, self.deviation.log())
+        )
+        template = torch.lerp(templates[low], templates[low + 1], part)
+        deviation = torch.lerp(deviations[low], deviations[low + 1], part).exp()
+        # Before the templates, where no pulse is yet, is as at their start: an edge would show in the mean.
+        last = template.shape[-1] - 1
         here, left = (template.gather(-1, (index - back).clamp(0, last)) for back in (0, 1))
         mean = amplitudes.unsqueeze(-1) * torch.lerp(here, left, share.unsqueeze(-1))
-        # Beyond the templates there is nothing but noise.
-        signal = ~torch.isnan(times).unsqueeze(-1) & (index >= 0) & (index <= last)
+        signal = ~torch.isnan(times).unsqueeze(-1)
         width = deviation.gather(-1, index.clamp(0, last))
         quiet = self.noise.square().sum().sqrt()
         return torch.where(signal, mean, 0.0), torch.where(signal, width, quiet)

@@ -1,8 +1,8 @@
 """Train families of models for the same time and compare them with held-out Geant4 showers, for docs/results.md.
 
-    python benchmarks/families.py layers --seconds 400 --out results/layers
+    python benchmarks/families.py layers --seconds 150 --out results/layers --pictures
     python benchmarks/families.py signals --seconds 45 --out results/signals
-    python benchmarks/families.py signals --seconds 240 --out results/longer --pictures --only factorised
+    python benchmarks/families.py signals --seconds 150 --out results/longer --pictures --only factorised
 
 Each entry is one configuration with overrides, trained on one rank with one thread for so many seconds of processor
 time, whatever else the machine does: a short measurement of its speed decides the number of steps. Several entries are

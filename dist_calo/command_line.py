@@ -39,6 +39,20 @@ def _with_nearest(message: str) -> str:
     return f"{key}: there is no such setting; the nearest is {nearest} (--help shows all)"
 
 
+def _files_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with all ``--config FILE`` in front: an option overrides a file wherever it stands."""
+    files: list[str] = []
+    others: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument == "--config" and waiting:
+            files += [argument, waiting.pop(0)]
+        else:
+            (files if argument.startswith("--config=") else others).append(argument)
+    return files + others
+
+
 def config_parser(program: str, description: str) -> "ArgumentParser":
     """The parser of a `RunConfig`; entry points add their own options to it."""
     import jsonargparse
@@ -46,6 +60,12 @@ def config_parser(program: str, description: str) -> "ArgumentParser":
     class Parser(jsonargparse.ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise ConfigError(_with_nearest(message))
+
+        def parse_args(  # type: ignore[override]
+            self, args: Sequence[str] | None = None, *rest: Any, **options: Any
+        ) -> Any:
+            given = sys.argv[1:] if args is None else args
+            return super().parse_args(_files_first(given), *rest, **options)
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = Parser(prog=program, description=description, exit_on_error=True, allow_abbrev=False)

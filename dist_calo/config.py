@@ -41,8 +41,8 @@ class DataConfig:
     """Unit of the cells in the files; ``auto`` goes by their attributes, else by their schema: MeV in CaloGAN's and the
     CaloChallenge's files, GeV in LCD files. A few showers are checked at the start, whatever is said."""
     energy_unit: Literal["auto", "GeV", "MeV", "keV"] = "auto"
-    """Unit of the incident energy; ``auto`` goes by the attribute ``energy_units``, else MeV in the CaloChallenge's files
-    and GeV in others."""
+    """Unit of the incident energy; ``auto`` goes by the attribute ``energy_units``, else MeV in the CaloChallenge's
+    files and GeV in others."""
     binning: str | None = None
     """The CaloChallenge's XML file that tells the cells of its showers; by default the data's own, one beside the data,
     or that of the data set whose number of voxels it is."""

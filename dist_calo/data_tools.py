@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from dist_calo.data.shards import Manifest
 
 
+SUFFIXES = (".h5", ".hdf5", ".hdf")
+"""Endings of a file's name; without one, what is to be written is a folder."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run one of the four commands and return the exit code."""
     options = _parser().parse_args(list(arguments))
@@ -84,7 +88,7 @@ def _convert(options: argparse.Namespace) -> int:
     from dist_calo.data.convert import convert
 
     out = Path(options.out)
-    into_folder = options.out.endswith("/") or out.is_dir()
+    into_folder = options.out.endswith("/") or out.is_dir() or out.suffix not in SUFFIXES
     manifest = _manifest(options)
     targets = [out / Path(entry.name).name for entry in manifest.files] if into_folder else [out]
     if len(set(targets)) < len(targets):
@@ -174,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     convert = _command(
         commands, "convert", _convert, "write showers anew: older schema, other unit or chunks"
     )
-    convert.add_argument("--out", required=True, help="the file to write, or a folder for one file each")
+    convert.add_argument("--out", required=True, help="file to write, ending in .h5 or .hdf5; or a folder")
     convert.add_argument(
         "--cells-factor", type=float, default=1.0, help="factor on the cells besides (default 1)"
     )

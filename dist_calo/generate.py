@@ -44,6 +44,11 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("--device cuda: this machine has no GPU that torch can use; take cpu")
     state = find_checkpoint(options.checkpoint)
     generator = restore_generator(state, options.device)
+    for name in asked.keys() - set(generator.geometry.conditions):
+        raise ConfigError(
+            f"--{name} {getattr(options, name)}: this model knows no {name}, only "
+            f"{', '.join(generator.geometry.conditions)}; leave it out or take another checkpoint"
+        )
     ranges = ranges_of(state, asked)
     attributes = {
         "generator": f"dist_calo, step {generator.step}, MLflow run {generator.run_id}",

@@ -1,8 +1,8 @@
 """Amplitude and time of a pulse, by a constant-fraction discriminator that walks back from the peak.
 
-The amplitude is the largest sample above the baseline. The time is where the rising edge crosses a fixed fraction of it:
-from the peak back to the last sample below, and from there forward by linear interpolation. So a pulse's time does not
-depend on its amplitude, and an early fluctuation of the noise is not mistaken for the pulse.
+The amplitude is the largest sample above the baseline. The time is where the rising edge crosses a fixed fraction of
+it: from the peak back to the last sample below, and from there forward by linear interpolation. So a pulse's time does
+not depend on its amplitude, and an early fluctuation of the noise is not mistaken for the pulse.
 """
 
 import torch

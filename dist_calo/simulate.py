@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("n", "processes"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name} {getattr(options, name)}: must be at least 1")
-    energy = parse_range("--energy", options.energy)
+    energy = parse_range("--energy", options.energy) if options.energy else None
     theta = parse_range("--theta", options.theta) if options.theta else None
     if theta and not LEAST_ANGLE <= theta[0] <= theta[1] <= LARGEST_ANGLE:
         raise ConfigError(
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     from dist_calo.simulation.detectors import find_detector
 
     detector = find_detector(options.detector)
+    energy = energy or detector.parametrisation.energies
     fitted = _check_energies(detector, energy, options.energy)
     beam = Beam(energy=energy, theta=theta) if theta else Beam(energy=energy)
     attributes = {
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         for showers, conditions in _blocks(options, beam):
             rows = min(len(showers), options.n - writer.rows)
             writer.append(showers[:rows], conditions[:rows])
-    print(f"{options.out}: {options.n} showers of {options.detector}, {options.energy} GeV")
+    print(f"{options.out}: {options.n} showers of {options.detector}, {energy[0]:g} to {energy[1]:g} GeV")
     if not fitted:
         low, high = detector.parametrisation.energies
         print(f"energies outside {low:g}:{high:g} GeV are extrapolated: nothing was fitted there")
@@ -112,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = one_line_parser("dist-calo simulate", "Make parametrised electron showers.")
     parser.add_argument("--detector", required=True, choices=DETECTORS, help="read-out of the showers")
     parser.add_argument("--n", type=int, default=1000, help="number of showers (default 1000)")
-    parser.add_argument("--energy", default="10:100", help="GeV, one number or LOW:HIGH (default 10:100)")
+    parser.add_argument("--energy", help="GeV, one number or LOW:HIGH (default: as fitted)")
     parser.add_argument("--theta", help="rad, one angle or LOW:HIGH (default: normal incidence)")
     parser.add_argument("--out", required=True, help="HDF5 file to write, in the schema that training reads")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")

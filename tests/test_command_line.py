@@ -92,3 +92,16 @@ def test_help_loads_no_heavy_library(module):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout
+
+
+def test_an_option_overrides_a_file_wherever_it_stands(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("train:\n  max_steps: 7\n  seed: 5\n")
+    for given in (
+        ["--train.max_steps=3", "--config", str(path)],
+        [f"--config={path}", "--train.max_steps=3"],
+        ["--train.max_steps", "3", f"--config={path}"],
+    ):
+        parser = config_parser("test", "a test")
+        config = build_config(parser, parser.parse_args(given))
+        assert (config.train.max_steps, config.train.seed) == (3, 5)

@@ -125,6 +125,10 @@ def test_convert_merges_or_goes_file_by_file(data, tmp_path, capsys):
     assert run("convert", data, "--out", tmp_path / "one.h5") == 0
     assert rows_of(read_all(tmp_path / "one.h5")[0]).tolist() == list(range(200))
     assert run("convert", data, "--out", f"{tmp_path}/many/") == 0
+    assert run("convert", data, "--out", tmp_path / "folder") == 0
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == sorted(
+        path.name for path in (tmp_path / "many").iterdir()
+    )
     assert rows_of(read_all(tmp_path / "many" / "EleEscan_1.h5")[0]).tolist() == list(range(120, 200))
     capsys.readouterr()
     assert run("convert", data, "--out", tmp_path / "one.h5") == 2

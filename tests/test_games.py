@@ -107,10 +107,21 @@ def test_terms_do_not_hide_the_loss():
         objective.losses(objective.updates[0], torch.ones(2, 1), torch.ones(2, 1), Draws(0, 1, range(2)), 2)
 
 
-@pytest.mark.parametrize("term", ["energy_weight", "angle_weight", "energy_sum_weight", "label_flip"])
-def test_an_autoencoder_has_no_adversarial_terms(term):
-    with pytest.raises(ConfigError, match=rf"objective\.{term}=0\.5: objective\.name=vae has no such term"):
-        vae(ObjectiveConfig(name="vae", **{term: 0.5}), Coder(), None)
+@pytest.mark.parametrize(
+    "setting", ["energy_weight", "label_flip", "gradient_penalty", "discriminator_steps"]
+)
+def test_an_autoencoder_has_no_adversarial_settings(setting):
+    with pytest.raises(
+        ConfigError, match=rf"objective\.{setting}=0\.5: objective\.name=vae has no use for it"
+    ):
+        vae(ObjectiveConfig(name="vae", **{setting: 0.5}), Coder(), None)
+
+
+def test_adversarial_learning_has_no_divergence_to_weigh():
+    with pytest.raises(
+        ConfigError, match=r"objective\.kl_weight=2\.0: objective\.name=hinge has no use for it"
+    ):
+        build_objective(ObjectiveConfig(kl_weight=2.0), Puppet(), Scaled())
 
 
 def test_the_energy_term_needs_a_game_about_it():

@@ -94,6 +94,11 @@ def test_energies_are_those_of_training_unless_asked_for(checkpoints, tmp_path, 
     assert "--energy: training saw 15 to 60 GeV; showers beyond are extrapolated" in capsys.readouterr().err
 
 
+def test_an_angle_is_refused_by_a_model_without(checkpoints, tmp_path):
+    with pytest.raises(ConfigError, match=r"--theta 1\.2: this model knows no theta, only energy"):
+        generate(["--checkpoint", checkpoints, "--theta", "1.2", "--out", str(tmp_path / "fake.h5")])
+
+
 def test_ranges():
     assert parse_range("--energy", "10:100") == (10.0, 100.0)
     assert parse_range("--energy", "50") == (50.0, 50.0)

@@ -29,6 +29,25 @@ OBJECTIVES: dict[str, str] = {
 """Module and function that build each objective: ``build(config, model, transform) -> Objective``."""
 
 
+KL_SETTINGS = ("kl_weight", "kl_warmup_steps")
+"""What autoencoders alone have."""
+
+
+def refuse_settings(config: ObjectiveConfig, names: tuple[str, ...]) -> None:
+    """Check that what an objective does not use was left alone.
+
+    Raises:
+        ConfigError: naming the first setting that was not.
+    """
+    unused = ObjectiveConfig()
+    for name in names:
+        if getattr(config, name) != getattr(unused, name):
+            raise ConfigError(
+                f"objective.{name}={getattr(config, name)}: objective.name={config.name} has no use for it; "
+                "leave it out"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Update:
     """One optimizer step of one network within a training step."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from dist_calo.config import ObjectiveConfig
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, VoxelGrid
-from dist_calo.objectives import Update
+from dist_calo.objectives import KL_SETTINGS, Update, refuse_settings
 from dist_calo.objectives.auxiliary import (
     energy_sum,
     fit_response,
@@ -132,6 +132,7 @@ class Adversarial:
             raise ConfigError(
                 f"objective.name={config.name}: the model has no discriminator; choose vae, or another model"
             )
+        refuse_settings(config, KL_SETTINGS)
         geometry = model.geometry
         if config.energy_weight and not any(game.reads_energy for game in model.games):
             raise ConfigError(

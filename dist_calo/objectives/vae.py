@@ -5,7 +5,7 @@ logarithm of the decoder's likelihood, up to a constant, and ``beta`` rises over
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dist_calo.config import ObjectiveConfig
 from dist_calo.errors import ConfigError
-from dist_calo.objectives import Update
+from dist_calo.objectives import KL_SETTINGS, Update, refuse_settings
 from dist_calo.randomness import Draws
 
 
@@ -84,9 +84,5 @@ def vae(config: ObjectiveConfig, model: AutoencoderModel, transform: Any) -> Var
         raise ConfigError(
             "objective.name=vae: the model is no autoencoder; choose another objective or model"
         )
-    for term in ("energy_weight", "angle_weight", "energy_sum_weight", "label_flip"):
-        if getattr(config, term):
-            raise ConfigError(
-                f"objective.{term}={getattr(config, term)}: objective.name=vae has no such term; set it to 0"
-            )
+    refuse_settings(config, tuple(f.name for f in fields(config) if f.name not in ("name", *KL_SETTINGS)))
     return Variational(config, model)

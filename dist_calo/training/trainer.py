@@ -100,6 +100,11 @@ class Trainer:
             )
         else:
             self._record_model()
+            self._progress.say(
+                f"done: checkpoints in {self._folder.folder}, the best is of step "
+                f"{self.state.best_step or self.state.step}; `dist-calo generate --checkpoint {self._folder.folder} "
+                "--out FILE` makes showers with it"
+            )
 
     def _advance(self, batch: Batch) -> None:
         self.state.step += 1

@@ -9,8 +9,8 @@ from tests.ranks import launcher_params, run_ranks
 from tests.small_runs import parameters, train_command, training_ids, write_showers
 
 PLAIN = ["--optimizer.name=sgd", "--optimizer.learning_rate=2e-4", "--optimizer.clip_norm=1"]
-"""Gradient steps with momentum, for the 3DGAN. Its RMSprop divides a gradient by its own size, so that rounding in one
-that is nearly zero becomes a step of full length: float32 and float64 on one rank differ as much after 20 steps."""
+"""Gradient steps with momentum. RMSprop and Adam divide a gradient by its own size, so that rounding in one that is
+nearly zero becomes a step of full length: float32 and float64 on one rank differ as much after 20 steps."""
 
 
 COVERAGE = ["--train.global_batch_size=10", "--tracking.uri=none"]
@@ -69,11 +69,12 @@ SYNC_3DGAN = ("lcd_3dgan", ["--train.global_batch_size=3"])
 FAST: tuple[str, list[str]] = ("lcd_fast", [])
 ACCUMULATED = "--train.accumulation=2"
 EQUAL = [
-    pytest.param(FAST, [], 2, "local", id="fast-2"),
-    pytest.param(FAST, [], 3, "local", id="fast-3"),
+    pytest.param(FAST, [], 2, "local", id="fast-adam"),
+    pytest.param(FAST, PLAIN, 2, "local", id="fast-2"),
+    pytest.param(FAST, PLAIN, 3, "local", id="fast-3"),
     pytest.param(FAST, [*PLAIN, ACCUMULATED], 2, "local", id="fast-accumulation"),
     *[
-        pytest.param(FAST, [], 2, name, id=f"fast-{name}", marks=param.marks)
+        pytest.param(FAST, PLAIN, 2, name, id=f"fast-{name}", marks=param.marks)
         for name in ("mpirun", "horovodrun", "horovodrun-mpi")
         for param in launcher_params(name)
     ],
@@ -114,7 +115,7 @@ def test_20_steps_end_with_the_parameters_of_one_rank(data, tmp_path, network, s
             (last - first) - (reference_last - reference_first), reference_last - reference_first
         )
         print(f"{name}: parameters differ by {difference:.1e}, their way from step 1 to 20 by {moved:.1e}")
-        assert difference < 1e-5, name
+        assert difference < (1e-5 if PLAIN[0] in settings else 1e-4), name
         assert moved < 0.05, name
 
 

@@ -30,7 +30,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE_STEPS = 10
-GENERATIONS = 5
+SHOWERS_EACH = 5
+"""Showers generated for each real one, of layers."""
 PUBLISHED = ("signals_shapes_amplitudes", "signals_full", "signals_simplified")
 NETWORKS = ("linear", "lstm", "cnn")
 OBJECTIVES = ("vanilla", "wgan", "wgan_gp")
@@ -78,12 +79,17 @@ def main() -> None:
         "--only", default="", help="rows whose name holds one of these texts, separated by commas"
     )
     parser.add_argument("--pictures", action="store_true", help="draw each comparison as well")
+    parser.add_argument(
+        "--generations", type=int, default=5, help="comparisons that are averaged (default 5)"
+    )
     parser.add_argument("--worker", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     all_rows = entries(options.table)
     if options.worker:
         folder = folder_of(options.out, options.worker)
-        work(all_rows[options.worker], options.seconds, folder, pictures=options.pictures)
+        work(
+            all_rows[options.worker], options.seconds, folder, options.generations, pictures=options.pictures
+        )
         return
     rows = {
         name: all_rows[name] for name in all_rows if any(text in name for text in options.only.split(","))
@@ -93,7 +99,7 @@ def main() -> None:
     print(table_of(found, SIGNAL_COLUMNS if options.table == "signals" else LAYER_COLUMNS))
 
 
-def work(arguments: list[str], seconds: float, folder: Path, *, pictures: bool) -> None:
+def work(arguments: list[str], seconds: float, folder: Path, generations: int, *, pictures: bool) -> None:
     """Train one row unless that has been done with these settings, and compare it."""
     settings = {"arguments": arguments, "seconds": seconds}
     record = folder / "trained.json"
@@ -106,7 +112,7 @@ def work(arguments: list[str], seconds: float, folder: Path, *, pictures: bool) 
             f"{record}: was trained with other settings: name another --out or remove the folder"
         )
     (folder / "numbers.json").write_text(
-        json.dumps(trained | compare(folder, pictures=pictures), indent=2) + "\n"
+        json.dumps(trained | compare(folder, generations, pictures=pictures), indent=2) + "\n"
     )
 
 
@@ -121,7 +127,13 @@ def in_process(name: str, options: argparse.Namespace) -> dict[str, Any] | None:
     numbers = folder / "numbers.json"
     if not numbers.exists():
         given = [options.table, "--seconds", str(options.seconds), "--out", str(options.out)]
-        given += ["--worker", name, *["--pictures"] * options.pictures]
+        given += [
+            "--generations",
+            str(options.generations),
+            "--worker",
+            name,
+            *["--pictures"] * options.pictures,
+        ]
         with open(folder / "log.txt", "w") as log:
             subprocess.run(
                 [sys.executable, __file__, *given],
@@ -172,7 +184,7 @@ def train(arguments: list[str], seconds: float, folder: Path) -> dict[str, Any]:
     return {"steps": steps, "trained_s": round(fit(steps, folder), 1)}
 
 
-def compare(folder: Path, *, pictures: bool) -> dict[str, Any]:
+def compare(folder: Path, generations: int, *, pictures: bool) -> dict[str, Any]:
     """The last weights beside the test split, and the floor."""
     import numpy as np
 
@@ -185,7 +197,7 @@ def compare(folder: Path, *, pictures: bool) -> dict[str, Any]:
     validator = held_out_validator(load_checkpoint(checkpoints.path(checkpoints.steps()[-1])))
     layered = isinstance(validator.run().view, LayerView)
     results = [
-        validator.run(repeat * GENERATIONS, GENERATIONS if layered else 1) for repeat in range(GENERATIONS)
+        validator.run(repeat * SHOWERS_EACH, SHOWERS_EACH if layered else 1) for repeat in range(generations)
     ]
     if pictures:
         for name, draw in results[0].pictures().items():

@@ -188,17 +188,16 @@ def compare(folder: Path, generations: int, *, pictures: bool) -> dict[str, Any]
     """The last weights beside the test split, and the floor."""
     import numpy as np
 
-    from dist_calo.physics.layers import LayerView
+    from dist_calo.geometry import LayeredReadout, geometry_from_dict
     from dist_calo.physics.panels import save_png
     from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
     from dist_calo.training.held_out import held_out_validator
 
     checkpoints = CheckpointFolder(folder / "checkpoints")
-    validator = held_out_validator(load_checkpoint(checkpoints.path(checkpoints.steps()[-1])))
-    layered = isinstance(validator.run().view, LayerView)
-    results = [
-        validator.run(repeat * SHOWERS_EACH, SHOWERS_EACH if layered else 1) for repeat in range(generations)
-    ]
+    state = load_checkpoint(checkpoints.path(checkpoints.steps()[-1]))
+    validator = held_out_validator(state)
+    each_time = SHOWERS_EACH if isinstance(geometry_from_dict(state["geometry"]), LayeredReadout) else 1
+    results = [validator.run(repeat * SHOWERS_EACH, each_time) for repeat in range(generations)]
     if pictures:
         for name, draw in results[0].pictures().items():
             save_png(draw(), folder / f"{name}.png")

@@ -6,6 +6,7 @@ energy, brought to [-1, 1] over the sample. Coordinates of the energies of layer
 nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,12 +45,17 @@ class Coordinate:
     """Of (coordinate - center) / width at each node and level, increasing along the levels, shape (NODES, LEVELS)."""
 
 
-def require_amplitudes(model: str, showers: NDArray[np.floating], units: NDArray[np.floating]) -> None:
-    """Check that network units are the square root of the energy but for a scale.
+def squared_amplitudes(model: str, statistics: Mapping[str, np.ndarray]) -> tuple[Array, Array]:
+    """Squares of the network units (n, V) of training showers and their incident energies (n,) in GeV.
+
+    Args:
+        model: name of the model, for the message.
+        statistics: ``energy``, ``showers`` and ``network_units`` as a model's ``calibrate`` gets them.
 
     Raises:
-        ConfigError: if they are not.
+        ConfigError: if network units are not the square root of the energy but for a scale.
     """
+    showers, units = statistics["showers"], statistics["network_units"]
     hit = units > 0
     ratios = units[hit].astype(np.float64) ** 2 / showers[hit].astype(np.float64)
     if not len(ratios) or not np.allclose(ratios, np.median(ratios), rtol=1e-2):
@@ -57,6 +63,7 @@ def require_amplitudes(model: str, showers: NDArray[np.floating], units: NDArray
             f"model.name={model}: its network units are the square root of the energy of showers that are not all "
             "empty; set transform.power=0.5 and transform.log=false"
         )
+    return units.astype(np.float64) ** 2, statistics["energy"].astype(np.float64)
 
 
 def energy_range(energy: Array) -> tuple[float, float]:

@@ -41,7 +41,7 @@ from dist_calo.models.gan import Game
 from dist_calo.models.layers_cells import LayerCells
 from dist_calo.models.layers_discriminator import EnergiesDiscriminator, LayersDiscriminator
 from dist_calo.models.layers_energies import LayerEnergies
-from dist_calo.models.layers_fit import require_amplitudes
+from dist_calo.models.layers_fit import squared_amplitudes
 from dist_calo.models.requirements import column, require_conditions, require_kind, require_sizes
 from dist_calo.randomness import Draws
 
@@ -247,9 +247,7 @@ class LayersGan(nn.Module):
         Raises:
             ConfigError: if the network units are not sqrt(scale E).
         """
-        require_amplitudes("layers_gan", statistics["showers"], statistics["network_units"])
-        energy = statistics["energy"].astype(np.float64)
-        cells = statistics["network_units"].astype(np.float64) ** 2
+        cells, energy = squared_amplitudes("layers_gan", statistics)
         fitted = self.energies.energies
         fitted.fit(cells, energy)
         self.generator.cells.fit(cells, fitted.fitted_at(energy))

@@ -40,7 +40,7 @@ from dist_calo.models.autoencoder import Elbo, Encoder, divergence, sampled, wid
 from dist_calo.models.blocks import Dense
 from dist_calo.models.layers_cells import LayerCells
 from dist_calo.models.layers_energies import LayerEnergies, NormalEnergies
-from dist_calo.models.layers_fit import require_amplitudes
+from dist_calo.models.layers_fit import squared_amplitudes
 from dist_calo.models.requirements import column, require_conditions, require_kind, require_sizes
 from dist_calo.randomness import Draws
 
@@ -221,9 +221,7 @@ class LayersVae(nn.Module):
         Raises:
             ConfigError: if the network units are not sqrt(scale E).
         """
-        require_amplitudes("layers_vae", statistics["showers"], statistics["network_units"])
-        energy = statistics["energy"].astype(np.float64)
-        cells = statistics["network_units"].astype(np.float64) ** 2
+        cells, energy = squared_amplitudes("layers_vae", statistics)
         self.autoencoder.energies.fit(cells, energy)
         self.autoencoder.cells.fit(cells, self.autoencoder.energies.fitted_at(energy))
 

@@ -10,13 +10,14 @@ width; a layer of rings without sectors has no centre, and its width is about th
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dist_calo.geometry import CylindricalLayers, LayeredGrid, LayeredReadout
 from dist_calo.physics.distances import compared
-from dist_calo.physics.features import Feature, FeatureSummary, Ranges, extremes
+from dist_calo.physics.feature_view import FeatureView, ObservedShowers
+from dist_calo.physics.features import Feature
 from dist_calo.physics.views import Examples
 
 if TYPE_CHECKING:
@@ -68,20 +69,7 @@ def cell_positions(geometry: LayeredReadout) -> np.ndarray:
     return np.concatenate(layers)
 
 
-class LayerSummary(FeatureSummary):
-    """Sums over showers in layers, with the mean of each cell."""
-
-    def __init__(self, view: "LayerView", ranges: Ranges) -> None:
-        super().__init__(view.features, ranges, {"cells": view.geometry.shape})
-        self._view = view
-
-    def update(self, showers: np.ndarray, energies: np.ndarray) -> Self:
-        """Add showers (n, V) in GeV of incident energies (n,) in GeV, and return this summary."""
-        values = self._view.observe(showers, energies)
-        return self.add(values, {"cells": showers.sum(axis=0, dtype=np.float64)})
-
-
-class LayerView:
+class LayerView(FeatureView):
     """See `dist_calo.physics.views.View`."""
 
     headlines = (
@@ -101,22 +89,12 @@ class LayerView:
         self._threshold = hit_threshold(geometry)
         length = "mm" if isinstance(geometry, CylindricalLayers) or _has_sizes(geometry) else ""
         units = {"layer_energy": "GeV", "centre_x": length, "centre_y": length, "width": length}
-        self.features = [
+        features = [
             Feature(group=group, index=number, unit=units.get(group, ""), relative=group in RATIOS)
             for group in PER_LAYER
             for number in self._read_out
         ] + [Feature(group=group) for group in OF_SHOWER]
-        self._ranges: Ranges | None = None
-
-    @property
-    def settled(self) -> bool:
-        return self._ranges is not None
-
-    def extremes(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
-        return extremes(self.observe(showers, energies))
-
-    def settle(self, extremes: np.ndarray) -> None:
-        self._ranges = Ranges.from_extremes(extremes)
+        super().__init__(geometry, features, "cells")
 
     def observe(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
         """The features of showers (n, V) in GeV of incident energies (n,) in GeV, shape (n, F)."""
@@ -144,17 +122,7 @@ class LayerView:
         stacked = [column for group in PER_LAYER for column in columns[group]]
         return np.stack([*stacked, total / energies, depth, depth_width], axis=1)
 
-    def summary(self) -> LayerSummary:
-        """An empty summary.
-
-        Raises:
-            ValueError: if the bins are not settled.
-        """
-        if self._ranges is None:
-            raise ValueError("the bins are not settled: look at the real showers first")
-        return LayerSummary(self, self._ranges)
-
-    def numbers(self, fake: LayerSummary, real: LayerSummary) -> dict[str, float]:
+    def numbers(self, fake: ObservedShowers, real: ObservedShowers) -> dict[str, float]:
         return compared(fake, real, detailed=("layer_energy",))
 
     def score(self, numbers: dict[str, float]) -> float:
@@ -171,7 +139,7 @@ class LayerView:
         return sum(known) / len(known) + others if known and math.isfinite(others) else math.inf
 
     def pictures(
-        self, real: LayerSummary, fake: LayerSummary, examples: Examples
+        self, real: ObservedShowers, fake: ObservedShowers, examples: Examples
     ) -> "dict[str, Callable[[], Figure]]":
         from dist_calo.physics import layer_plots
 

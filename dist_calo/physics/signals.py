@@ -8,13 +8,14 @@ standard deviations of its noise has no time; the share of such channels is a nu
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dist_calo.geometry import Waveforms
 from dist_calo.physics.distances import compared
-from dist_calo.physics.features import Feature, FeatureSummary, Ranges, extremes
+from dist_calo.physics.feature_view import FeatureView, ObservedShowers
+from dist_calo.physics.features import Feature
 from dist_calo.physics.views import Examples
 
 if TYPE_CHECKING:
@@ -28,42 +29,19 @@ BATCH = 256
 """Events that are measured at once, which bounds the memory of the measurement."""
 
 
-class SignalSummary(FeatureSummary):
-    """Sums over events, with the mean waveform of each channel."""
-
-    def __init__(self, view: "SignalView", ranges: Ranges) -> None:
-        super().__init__(view.features, ranges, {"waveform": view.geometry.shape})
-        self._view = view
-
-    def update(self, showers: np.ndarray, energies: np.ndarray) -> Self:
-        """Add events (n, channels, samples), and return this summary; the incident energies have no say."""
-        values = self._view.observe(showers, energies)
-        return self.add(values, {"waveform": showers.sum(axis=0, dtype=np.float64)})
-
-
-class SignalView:
+class SignalView(FeatureView):
     """See `dist_calo.physics.views.View`."""
 
     headlines = (*SCORES, "fraction/time")
 
     def __init__(self, geometry: Waveforms) -> None:
         self.geometry = geometry
-        self.features = [
+        features = [
             Feature(group=group, index=channel, unit=unit, relative=group == "amplitude")
             for group, unit in (("amplitude", geometry.unit), ("time", "ns"))
             for channel in range(geometry.channels)
         ]
-        self._ranges: Ranges | None = None
-
-    @property
-    def settled(self) -> bool:
-        return self._ranges is not None
-
-    def extremes(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
-        return extremes(self.observe(showers, energies))
-
-    def settle(self, extremes: np.ndarray) -> None:
-        self._ranges = Ranges.from_extremes(extremes)
+        super().__init__(geometry, features, "waveform")
 
     def observe(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
         """Amplitudes and times of events (n, channels, samples), shape (n, 2 channels)."""
@@ -81,17 +59,7 @@ class SignalView:
             values[part] = torch.cat(measured, dim=1).numpy()
         return values
 
-    def summary(self) -> SignalSummary:
-        """An empty summary.
-
-        Raises:
-            ValueError: if the bins are not settled.
-        """
-        if self._ranges is None:
-            raise ValueError("the bins are not settled: look at the real events first")
-        return SignalSummary(self, self._ranges)
-
-    def numbers(self, fake: SignalSummary, real: SignalSummary) -> dict[str, float]:
+    def numbers(self, fake: ObservedShowers, real: ObservedShowers) -> dict[str, float]:
         return compared(fake, real, detailed=("amplitude", "time"), share=SHARE)
 
     def score(self, numbers: dict[str, float]) -> float:
@@ -101,7 +69,7 @@ class SignalView:
         return sum(values) if all(math.isfinite(value) for value in values) else math.inf
 
     def pictures(
-        self, real: SignalSummary, fake: SignalSummary, examples: Examples
+        self, real: ObservedShowers, fake: ObservedShowers, examples: Examples
     ) -> "dict[str, Callable[[], Figure]]":
         from dist_calo.physics import signal_plots
 

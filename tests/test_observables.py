@@ -12,8 +12,8 @@ from dist_calo.physics.observables import (
     ShowerSummary,
     compared,
     profile_error,
-    spectrum_edges,
 )
+from dist_calo.physics.spectrum import spectrum_edges
 
 GRID = (2, 3, 4)
 TWO_BINS = Bins(energy=(10.0, 20.0, 40.0))

@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 
 from dist_calo.physics.accumulate import SumState
+from dist_calo.physics.spectrum import CellSpectrum
 
 PROFILES = ("longitudinal", "x", "y")
 BATCH = 256
@@ -97,8 +98,8 @@ class ShowerSummary(SumState):
     def __init__(self, shape: Sequence[int], bins: Bins | None = None) -> None:
         self.shape = tuple(int(cells) for cells in shape)
         self.bins = bins or Bins()
-        self.spectrum_edges = spectrum_edges(*self.bins.cell_energy)
-        self._bin_of_cell = _bin_table(self.spectrum_edges)
+        self._spectrum = CellSpectrum(*self.bins.cell_energy)
+        self.spectrum_edges = self._spectrum.edges
         x, y, z = self.shape
         widths = {
             "response": 1,
@@ -139,7 +140,7 @@ class ShowerSummary(SumState):
             "y": over_x.sum(axis=2),
             "longitudinal": over_x.sum(axis=1),
             "hits": np.count_nonzero(showers > self.bins.threshold, axis=(1, 2, 3))[:, None],
-            "spectrum": self._spectra(showers),
+            "spectrum": self._spectrum.counts(showers)[:, :-1],
         }
         values = {name: array.astype(np.float64) for name, array in values.items()}
         values["response"] = values["longitudinal"].sum(axis=1, keepdims=True) / energies[:, None]
@@ -156,20 +157,6 @@ class ShowerSummary(SumState):
         slots = np.searchsorted(edges, energies, side="right") - 1
         slots[energies == edges[-1]] = len(edges) - 2
         return np.where(slots < 0, len(edges) - 1, slots)
-
-    def _spectra(self, showers: np.ndarray) -> np.ndarray:
-        """Number of cells of each shower in each bin of cell energy, shape (B, S)."""
-        bins = len(self.spectrum_edges) - 1
-        bits = np.ascontiguousarray(showers, dtype=np.float32).reshape(len(showers), -1).view(np.uint32)
-        spectra = np.empty((len(showers), bins))
-        lowest = np.float32(self.spectrum_edges[0]).view(np.uint32)
-        # One shower at a time stays in the processor's cache. Where few cells are hit it pays to drop the others.
-        for spectrum, cells in zip(spectra, bits, strict=True):
-            seen = cells >= lowest
-            kept = cells[seen] if 4 * np.count_nonzero(seen) < cells.size else cells
-            bin_of_cell = self._bin_of_cell.take((kept >> 16).astype(np.intp))
-            spectrum[:] = np.bincount(bin_of_cell, minlength=bins + 1)[:-1]
-        return spectra
 
     def compute(self, normalised: bool = False) -> Observables:
         """The observables of all showers seen so far; what too few showers leave open is NaN.
@@ -216,27 +203,6 @@ class ShowerSummary(SumState):
             mean = self._summed(name) / count
             variance = (self._summed(f"{name} squared") / count - mean**2) * count / (count - 1)
             return Estimate(value=mean, error=np.sqrt(np.maximum(variance, 0.0) / count))
-
-
-def spectrum_edges(low: float, high: float) -> np.ndarray:
-    """Edges of the spectrum of cell energies, eight a decade, shape (S + 1,), in GeV.
-
-    Each is rounded to a number whose float32 form ends in 16 zero bits, which is within 0.4 %: the first 16 bits of
-    a cell's energy then tell its bin.
-    """
-    bins = max(1, round(8 * math.log10(high / low)))
-    edges = np.geomspace(low, high, bins + 1).astype(np.float32)
-    return (((edges.view(np.uint32) + 0x8000) >> 16) << 16).view(np.float32).astype(np.float64)
-
-
-def _bin_table(edges: np.ndarray) -> np.ndarray:
-    """The bin for each value of the first 16 bits of a float32; bin S for all that is not between the edges."""
-    infinity = 0x7F80  # above are the codes of NaN and of negative numbers
-    values = (np.arange(infinity, dtype=np.uint32) << 16).view(np.float32)
-    bins = np.searchsorted(edges, values, side="right") - 1
-    table = np.full(0x10000, len(edges) - 1, dtype=np.intp)
-    table[:infinity] = np.where(bins < 0, len(edges) - 1, bins)
-    return table
 
 
 def profile_error(fake: ShowerSummary, real: ShowerSummary, normalised: bool = False) -> dict[str, float]:

@@ -171,7 +171,7 @@ class VoxelObserver:
         )
 
     def _reduced(self, showers: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What needs every cell: E_xz (n, X, Z), E_yz (n, Y, Z); cells hit, place and energy of the hottest, each (n,)."""
+        """Of every cell: E_xz (n, X, Z), E_yz (n, Y, Z); number of cells hit, place and energy of the hottest, (n,)."""
         count, (columns, rows, layers) = len(showers), self.geometry.shape
         along_x = np.empty((count, columns, layers), dtype=np.float32)
         along_y = np.empty((count, rows, layers), dtype=np.float32)

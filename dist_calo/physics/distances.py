@@ -16,20 +16,29 @@ LEAST_SHOWERS = 2
 
 
 def separation_power(first: np.ndarray, second: np.ndarray) -> float:
-    """``1/2 sum_i (h_i - g_i)^2 / (h_i + g_i)`` of two histograms brought to unit area.
-
-    0 for equal ones and 1 for those without overlap (Diefenbacher et al., JINST 15, P11004). Of two samples of n and m
-    showers from one distribution it is about ``k/4 (1/n + 1/m)`` with k bins. NaN if a histogram is empty.
+    """The separation power of two histograms; NaN if one is empty.
 
     Args:
         first: counts, shape (S,).
         second: counts in the same bins, shape (S,).
     """
-    if not first.sum() or not second.sum():
-        return float("nan")
-    h, g = first / first.sum(), second / second.sum()
-    seen = h + g > 0
-    return float(0.5 * np.sum((h - g)[seen] ** 2 / (h + g)[seen]))
+    return float(separations(first[None], second[None])[0])
+
+
+def separations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """``1/2 sum_i (h_i - g_i)^2 / (h_i + g_i)`` of pairs of histograms brought to unit area, shape (F,).
+
+    0 for equal ones and 1 for those without overlap (Diefenbacher et al., JINST 15, P11004). Of two samples of n and m
+    showers from one distribution it is about ``k/4 (1/n + 1/m)`` with k bins. NaN where a histogram is empty.
+
+    Args:
+        first: counts, shape (F, S).
+        second: counts in the same bins, shape (F, S).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        h, g = (counts / counts.sum(axis=1, keepdims=True) for counts in (first, second))
+        terms = np.where(h + g == 0, 0.0, (h - g) ** 2 / (h + g))
+    return np.asarray(0.5 * terms.sum(axis=1))
 
 
 def wasserstein_distance(first: np.ndarray, second: np.ndarray, edges: np.ndarray) -> float:

@@ -1,0 +1,126 @@
+"""How sure a number is, and what it would be for a perfect generator: both from halves of the samples.
+
+Every shower belongs to one of 64 groups by a hash of its number in the sample, whatever rank or batch it came with.
+Sums are kept for each group; a half of a sample is the sum of 32 groups. A number that compares two samples is then
+taken many times between half of the generated and half of the Geant4 showers, and between that half of the Geant4
+showers and the other one:
+
+- its **floor** is the mean of the latter: what a generator as good as Geant4 itself would have;
+- its **error** is the standard deviation of the former, the half-sample bootstrap: a half drawn without replacement
+  varies about the whole as the whole does about the truth (Efron, The Jackknife, the Bootstrap, 1982, ch. 8);
+- its distance from the floor in **sigmas** is (mean of the former - floor) / error. The samples compared are of one
+  size, so that a distance which never falls below 0 is not blamed for its own statistics.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+GROUPS = 64
+HALVINGS = 50
+"""Halvings from which errors and floors are taken; the error is known to a tenth."""
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A number that compares generated with Geant4 showers.
+
+    Attributes:
+        value: of all showers of both samples.
+        error: its standard deviation.
+        floor: the same number between two halves of the Geant4 showers.
+        spread: standard deviation of one such number.
+        sigmas: distance of the number from its floor, at equal statistics, in units of its error. Above 0 is worse;
+            for a number that may have either sign, above 0 is more than Geant4's. NaN where nothing can be said.
+    """
+
+    value: float
+    error: float
+    floor: float
+    spread: float
+    sigmas: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halving:
+    """Groups of three halves, each of shape (GROUPS / 2,)."""
+
+    real: np.ndarray
+    rest: np.ndarray
+    """The groups of the Geant4 showers that are not in ``real``."""
+    fake: np.ndarray
+
+
+def hashed(ids: np.ndarray) -> np.ndarray:
+    """A well mixed 64-bit number for each sample number (n,): the finaliser of SplitMix64 (Steele et al., 2014)."""
+    with np.errstate(over="ignore"):
+        mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+
+
+def groups_of(ids: np.ndarray) -> np.ndarray:
+    """The group of each sample number (n,), from 0 to GROUPS - 1."""
+    return (hashed(ids) % np.uint64(GROUPS)).astype(np.int64)
+
+
+def share_of(ids: np.ndarray, share: float) -> np.ndarray:
+    """Whether each sample number (n,) belongs to a random share of all; independent of the groups."""
+    return np.asarray((hashed(ids) >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share)
+
+
+def halvings(count: int = HALVINGS, seed: int = 0) -> Iterator[Halving]:
+    """Random halves, the same for the same seed."""
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    for _ in range(count):
+        first, second = generator.permutation(GROUPS), generator.permutation(GROUPS)
+        yield Halving(real=first[: GROUPS // 2], rest=first[GROUPS // 2 :], fake=second[: GROUPS // 2])
+
+
+def measured(
+    compare: Callable[[Part, Part], Mapping[str, float]],
+    fake: Callable[[np.ndarray], Part],
+    real: Callable[[np.ndarray], Part],
+    count: int = HALVINGS,
+) -> dict[str, Measured]:
+    """Numbers of a comparison with errors and floors.
+
+    Args:
+        compare: from a part of the generated and a part of the Geant4 showers to numbers, by name.
+        fake: the part of the generated showers that lies in some groups.
+        real: the same of the Geant4 showers.
+        count: halvings.
+    """
+    everything = np.arange(GROUPS)
+    values = compare(fake(everything), real(everything))
+    halves, floors = [], []
+    for halving in halvings(count):
+        part = real(halving.real)
+        halves.append(compare(fake(halving.fake), part))
+        floors.append(compare(real(halving.rest), part))
+    return {
+        name: _summarised(value, _column(halves, name), _column(floors, name))
+        for name, value in values.items()
+    }
+
+
+def _column(rows: Collection[Mapping[str, float]], name: str) -> np.ndarray:
+    return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
+
+
+def _summarised(value: float, halves: np.ndarray, floors: np.ndarray) -> Measured:
+    halves, floors = halves[np.isfinite(halves)], floors[np.isfinite(floors)]
+    if not halves.size or not floors.size:
+        return Measured(value=value, error=np.nan, floor=np.nan, spread=np.nan, sigmas=np.nan)
+    error, floor = float(halves.std()), float(floors.mean())
+    away = float(halves.mean()) - floor
+    # Equal samples of constants differ by rounding, which is no distance.
+    same = abs(away) <= 1e-12 * max(1.0, abs(floor))
+    with np.errstate(divide="ignore"):
+        sigmas = 0.0 if same else float(np.divide(away, error))
+    return Measured(value=float(value), error=error, floor=floor, spread=float(floors.std()), sigmas=sigmas)

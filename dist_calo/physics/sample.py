@@ -1,0 +1,341 @@
+"""What a comparison keeps of a sample: sums over each of its groups, and whole rows of a random share of it.
+
+The sums do not grow with the number of showers. For F observables, K bins of incident energy and V cells they take
+about ``64 * (400 F + 80 K F + F^2 + 2 V) * 8`` bytes: 60 MB for 100 observables of 25x25x25 cells.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dist_calo.physics.accumulate import SumState
+from dist_calo.physics.binning import COARSE_BINS, FINE, MARGIN_BINS, Binning
+from dist_calo.physics.halves import GROUPS, groups_of, share_of
+from dist_calo.physics.observers import Observer
+
+BINS = COARSE_BINS + 2 * MARGIN_BINS
+_PAIR_SUMS = ("n", "x", "xx", "xy")
+
+
+def correlation_sets(observer: Observer) -> dict[str, np.ndarray]:
+    """Columns that are correlated with each other, by name: those of each group of several, and the chosen few."""
+    sets: dict[str, list[int]] = {}
+    for column, feature in enumerate(observer.features):
+        sets.setdefault(feature.group, []).append(column)
+    names = [feature.name for feature in observer.features]
+    sets["observables"] = [names.index(name) for name in observer.correlated]
+    return {name: np.array(columns) for name, columns in sets.items() if len(columns) > 1}
+
+
+@dataclass
+class Rows:
+    """Whole rows of some showers of a sample.
+
+    Attributes:
+        columns: observables, NaN where a shower has none, shape (n, F).
+        conditions: shape (n, C).
+        groups: shape (n,).
+        showers: their cells, shape (n, *geometry.shape), float32; None if they are not kept.
+    """
+
+    columns: np.ndarray
+    conditions: np.ndarray
+    groups: np.ndarray
+    showers: np.ndarray | None = None
+
+    def of(self, groups: np.ndarray) -> "Rows":
+        """The rows that lie in some groups."""
+        mine = np.isin(self.groups, groups)
+        showers = None if self.showers is None else self.showers[mine]
+        return Rows(self.columns[mine], self.conditions[mine], self.groups[mine], showers)
+
+
+class Sample(SumState):
+    """Mergeable sums over the showers of a sample, and the rows of a random share of them.
+
+    Args:
+        observer: what is observed.
+        binning: how; both samples of a comparison use the same.
+        shape: of a shower.
+        share: of the showers whose rows are kept.
+        with_showers: whether their cells are kept as well.
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        binning: Binning,
+        shape: tuple[int, ...],
+        share: float = 0.0,
+        with_showers: bool = False,
+    ) -> None:
+        self.observer, self.binning, self.shape = observer, binning, shape
+        self.sets = correlation_sets(observer)
+        self._share, self._with_showers = share, with_showers
+        self._rows: list[Rows] = []
+        width, bins = len(observer.features), binning.slots - 1
+        slots = (GROUPS, bins + 1)  # each bin of incident energy, the last for showers outside of all bins
+        profiles = {name: len(p.edges) - (not p.points) for name, p in observer.profiles.items()}
+        super().__init__(
+            {
+                "count": slots,
+                "energy": slots,
+                **dict.fromkeys(("seen", "sum", "square"), (*slots, width)),
+                "fine": (GROUPS, width, BINS * FINE),
+                "coarse": (GROUPS, bins, width, BINS),
+                "below": (GROUPS, width),
+                "above": (GROUPS, width),
+                "filled": (GROUPS, width),
+                "products": (GROUPS, width, width),
+                **{
+                    f"{part} {name}": (GROUPS, len(columns), len(columns))
+                    for name, columns in self.sets.items()
+                    for part in _PAIR_SUMS
+                },
+                **{f"profile {name}": (*slots, size) for name, size in profiles.items()},
+                **{f"profile squared {name}": (*slots, size) for name, size in profiles.items()},
+                "image": (GROUPS, int(np.prod(shape))),
+                "image squared": (int(np.prod(shape)),),
+            }
+        )
+
+    def add(self, ids: np.ndarray, showers: np.ndarray, conditions: np.ndarray) -> None:
+        """Add showers.
+
+        Args:
+            ids: their numbers in the sample, each once over all ranks, shape (n,).
+            showers: shape (n, *shape).
+            conditions: incident energy in GeV and the geometry's other conditions, shape (n, C).
+        """
+        if not len(ids):
+            return
+        observed = self.observer.observe(showers, conditions)
+        groups, slots = groups_of(ids), self.binning.slot_of(conditions[:, 0])
+        self._add_moments(groups, slots, observed.columns, conditions, observed.profiles)
+        self._add_histograms(groups, slots, observed.columns)
+        self._add_pairs(groups, observed.columns)
+        self._add_image(groups, showers.reshape(len(showers), -1))
+        kept = share_of(ids, self._share)
+        if kept.any():
+            cells = showers[kept].astype(np.float32) if self._with_showers else None
+            self._rows.append(Rows(observed.columns[kept], conditions[kept], groups[kept], cells))
+
+    def _scaled(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Observables in units of the Geant4 showers' standard deviation, 0 where there is none, and where there is."""
+        seen = np.isfinite(columns)
+        scaled = (columns - self.binning.centre) / self.binning.scale
+        return np.where(seen, scaled, 0.0), seen
+
+    def _add_moments(
+        self,
+        groups: np.ndarray,
+        slots: np.ndarray,
+        columns: np.ndarray,
+        conditions: np.ndarray,
+        profiles: Mapping[str, np.ndarray],
+    ) -> None:
+        scaled, seen = self._scaled(columns)
+        rows = {
+            "count": np.ones((len(groups), 1)),
+            "energy": conditions[:, :1].astype(np.float64),
+            "seen": seen.astype(np.float64),
+            "sum": scaled,
+            "square": scaled**2,
+            **{f"profile {name}": values.astype(np.float64) for name, values in profiles.items()},
+            **{
+                f"profile squared {name}": values.astype(np.float64) ** 2 for name, values in profiles.items()
+            },
+        }
+        places = groups * self.binning.slots + slots
+        for name, values in rows.items():
+            totals, cells = _summed_by(places, values)
+            self.sums[name].reshape(GROUPS * self.binning.slots, -1)[cells] += totals
+
+    def _add_histograms(self, groups: np.ndarray, slots: np.ndarray, columns: np.ndarray) -> None:
+        width = columns.shape[1]
+        seen = np.isfinite(columns)
+        low, high = self.binning.low[-1], self.binning.high[-1]
+        with np.errstate(invalid="ignore"):
+            place = (columns - low) / (high - low)
+        margin = MARGIN_BINS / COARSE_BINS
+        known = np.where(seen, place, 0.0)
+        for name, beyond in (("below", -margin - known), ("above", known - 1.0 - margin)):
+            totals, cells = _summed_by(groups, np.maximum(beyond, 0.0) * (high - low))
+            self.sums[name][cells] += totals
+        number = groups[:, None] * width + np.arange(width)
+        _count(self.sums["fine"], number, place, seen, FINE)
+        inside = slots < self.binning.slots - 1
+        if inside.any():
+            slot = slots[inside]
+            low, high = self.binning.low[slot], self.binning.high[slot]
+            with np.errstate(invalid="ignore"):
+                place = (columns[inside] - low) / (high - low)
+            number = (groups[inside] * (self.binning.slots - 1) + slot)[:, None] * width + np.arange(width)
+            _count(self.sums["coarse"], number, place, seen[inside], 1)
+
+    def _add_pairs(self, groups: np.ndarray, columns: np.ndarray) -> None:
+        scaled, seen = self._scaled(columns)
+        order, starts, ends, cells = _runs(groups)
+        for start, end, group in zip(starts, ends, cells, strict=True):
+            x, m = scaled[order[start:end]], seen[order[start:end]].astype(np.float64)
+            self.sums["filled"][group] += x.sum(axis=0)
+            self.sums["products"][group] += x.T @ x
+            for name, chosen in self.sets.items():
+                a, b = x[:, chosen], m[:, chosen]
+                for part, total in zip(_PAIR_SUMS, (b.T @ b, a.T @ b, (a**2).T @ b, a.T @ a), strict=True):
+                    self.sums[f"{part} {name}"][group] += total
+
+    def _add_image(self, groups: np.ndarray, cells: np.ndarray) -> None:
+        order, starts, ends, seen = _runs(groups)
+        for start, end, group in zip(starts, ends, seen, strict=True):
+            self.sums["image"][group] += cells[order[start:end]].sum(axis=0)
+        self.sums["image squared"] += np.einsum("bv,bv->v", cells, cells)
+
+    @property
+    def count(self) -> int:
+        """Showers seen."""
+        return int(self.sums["count"].sum())
+
+    @property
+    def rows(self) -> Rows:
+        """The rows kept by this process, in no particular order."""
+        if not self._rows:
+            cells = np.empty((0, *self.shape), dtype=np.float32) if self._with_showers else None
+            width = len(self.observer.features)
+            return Rows(np.empty((0, width)), np.empty((0, 1)), np.empty(0, dtype=np.int64), cells)
+        first = self._rows[0]
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(rows, name) for rows in self._rows])
+            for name in ("columns", "conditions", "groups")
+        }
+        if first.showers is not None:
+            joined["showers"] = np.concatenate(
+                [rows.showers for rows in self._rows if rows.showers is not None]
+            )
+        return Rows(**joined)
+
+    @rows.setter
+    def rows(self, rows: Rows) -> None:
+        self._rows = [rows]
+
+    def of(self, groups: np.ndarray) -> "Part":
+        """The part of the sample that lies in some groups."""
+        return Part(self, groups)
+
+
+@dataclass
+class Part:
+    """Sums over some groups of a sample; a slot is a bin of incident energy, the last one all showers."""
+
+    sample: Sample
+    groups: np.ndarray
+    _known: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def total(self, name: str) -> np.ndarray:
+        """A sum of the sample over these groups."""
+        if name not in self._known:
+            self._known[name] = self.sample.sums[name][self.groups].sum(axis=0)
+        return self._known[name]
+
+    def in_slot(self, name: str, slot: int) -> np.ndarray:
+        """A sum over the showers of a slot."""
+        total = self.total(name)
+        return np.asarray(total.sum(axis=0) if self.is_whole(slot) else total[slot])
+
+    def is_whole(self, slot: int) -> bool:
+        """Whether a slot is that of all showers."""
+        return slot in (-1, self.sample.binning.slots - 1)
+
+    def count(self, slot: int) -> float:
+        """Showers in a slot."""
+        return float(self.in_slot("count", slot))
+
+    def mean(self, slot: int) -> np.ndarray:
+        """Mean of each observable in its unit, shape (F,); NaN where no shower has one."""
+        binning = self.sample.binning
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self.in_slot("sum", slot) / self.in_slot("seen", slot)
+        return np.asarray(binning.centre + binning.scale * mean)
+
+    def deviation(self, slot: int) -> np.ndarray:
+        """Standard deviation of each observable in its unit, shape (F,)."""
+        seen = self.in_slot("seen", slot)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self.in_slot("sum", slot) / seen
+            variance = (self.in_slot("square", slot) / seen - mean**2) * seen / (seen - 1)
+        return np.asarray(self.sample.binning.scale * np.sqrt(np.maximum(variance, 0.0)))
+
+    def fraction(self, slot: int) -> np.ndarray:
+        """Share of the showers that have each observable, shape (F,)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(self.in_slot("seen", slot) / self.count(slot))
+
+    def histograms(self, slot: int, fine: bool = False) -> np.ndarray:
+        """Showers in each bin of each observable, margins included, shape (F, BINS) or, fine, (F, BINS * FINE)."""
+        if not self.is_whole(slot):
+            return np.asarray(self.total("coarse")[slot])
+        counts = self.total("fine")
+        return counts if fine else np.asarray(counts.reshape(len(counts), BINS, FINE).sum(axis=2))
+
+    def edges(self, slot: int, column: int, fine: bool = False) -> np.ndarray:
+        """Edges of these bins of an observable in its unit."""
+        binning, parts = self.sample.binning, FINE if fine else 1
+        low, high = float(binning.low[slot, column]), float(binning.high[slot, column])
+        margin = (high - low) * MARGIN_BINS / COARSE_BINS
+        return np.linspace(low - margin, high + margin, BINS * parts + 1)
+
+    def correlation(self, name: str) -> np.ndarray:
+        """Pearson's correlations of a set of observables over the showers that have both, shape (k, k)."""
+        n, x, xx, xy = (self.total(f"{part} {name}") for part in _PAIR_SUMS)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            variance = xx / n - (x / n) ** 2
+            variance[~(variance > 1e-12 * xx / n)] = np.nan
+            return np.asarray((xy / n - (x / n) * (x.T / n)) / np.sqrt(variance * variance.T))
+
+    def profile(self, name: str, slot: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of a profile and the statistical error of the mean, each of shape (W,)."""
+        count = self.count(slot)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self.in_slot(f"profile {name}", slot) / count
+            square = self.in_slot(f"profile squared {name}", slot) / count
+            variance = (square - mean**2) * count / (count - 1)
+            return mean, np.sqrt(np.maximum(variance, 0.0) / count)
+
+    def image(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean shower and the variance of a cell from shower to shower, each of the shape of a shower."""
+        count, everything = self.count(-1), self.sample.count
+        shape = self.sample.shape
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self.total("image") / count
+            whole = self.sample.sums["image"].sum(axis=0) / everything
+            variance = np.maximum(self.sample.sums["image squared"] / everything - whole**2, 0.0)
+        return mean.reshape(shape), variance.reshape(shape)
+
+
+def _runs(places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows sorted by place, where the run of each place starts and ends, and the places."""
+    order = np.argsort(places, kind="stable")
+    sorted_places = places[order]
+    starts = np.flatnonzero(np.diff(sorted_places, prepend=-1))
+    return order, starts, np.append(starts[1:], len(places)), sorted_places[starts]
+
+
+def _summed_by(places: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the rows (n, ...) of each place, shape (p, ...), and the places."""
+    order, starts, _, cells = _runs(places)
+    return np.add.reduceat(rows[order], starts, axis=0), cells
+
+
+def _count(
+    histogram: np.ndarray, number: np.ndarray, place: np.ndarray, seen: np.ndarray, parts: int
+) -> None:
+    """Count values into the histogram with this number; ``place`` is 0 at the low and 1 at the high end of its bins."""
+    size = histogram.shape[-1]
+    # Cut before the conversion: what a diverged generator makes does not fit into an integer.
+    bins = np.clip(
+        np.floor(np.where(seen, place, 0.0) * (COARSE_BINS * parts)) + MARGIN_BINS * parts, 0, size - 1
+    )
+    flat = histogram.reshape(-1)
+    np.add.at(flat, (number * size + bins.astype(np.int64))[seen], 1.0)

@@ -42,6 +42,11 @@ def hit_threshold(geometry: LayeredReadout) -> float:
     return FEW_CELLS_THRESHOLD if geometry.cells < FEW_CELLS else MANY_CELLS_THRESHOLD
 
 
+def length_unit(geometry: LayeredReadout) -> str:
+    """Unit of `cell_positions`: mm, or none where lengths are parts of the layer's size."""
+    return "" if isinstance(geometry, LayeredGrid) and geometry.cell_sizes is None else "mm"
+
+
 def cell_positions(geometry: LayeredReadout) -> np.ndarray:
     """Where the cells are in the plane of their layer, shape (V, 3): x along phi, y along eta, and the squared radius.
 
@@ -87,7 +92,7 @@ class LayerView(FeatureView):
         self._slices = [geometry.layer_slices[number] for number in self._read_out]
         self._positions = cell_positions(geometry)
         self._threshold = hit_threshold(geometry)
-        length = "mm" if isinstance(geometry, CylindricalLayers) or _has_sizes(geometry) else ""
+        length = length_unit(geometry)
         units = {"layer_energy": "GeV", "centre_x": length, "centre_y": length, "width": length}
         features = [
             Feature(group=group, index=number, unit=units.get(group, ""), relative=group in RATIOS)
@@ -150,7 +155,3 @@ class LayerView(FeatureView):
             "layer_means": partial(layer_plots.means_figure, self.geometry, real, fake),
             "showers": partial(layer_plots.showers_figure, self.geometry, examples),
         }
-
-
-def _has_sizes(geometry: LayeredReadout) -> bool:
-    return isinstance(geometry, LayeredGrid) and geometry.cell_sizes is not None

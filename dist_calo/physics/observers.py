@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dist_calo.geometry import Geometry
+from dist_calo.geometry import Geometry, LayeredReadout, VoxelGrid, Waveforms
 from dist_calo.physics.features import Feature
 
 OBSERVERS: dict[str, str] = {
@@ -107,7 +107,26 @@ def observer_of(geometry: Geometry) -> Observer:
     return observer
 
 
-def check_shapes(geometry: Geometry, showers: np.ndarray, conditions: np.ndarray) -> None:
+def cell_profiles(edges: np.ndarray) -> dict[str, Profile]:
+    """``spectrum``, cells in bins of their energy in GeV with edges (S + 1,), and ``hits_above``, cells above each."""
+    return {
+        "spectrum": Profile(
+            edges=edges, axis="cell energy [GeV]", title="cells per shower", log_axis=True, log_values=True
+        ),
+        "hits_above": Profile(
+            edges=edges[:-1],
+            points=True,
+            axis="threshold [GeV]",
+            title="cells above threshold per shower",
+            log_axis=True,
+            log_values=True,
+        ),
+    }
+
+
+def check_shapes(
+    geometry: VoxelGrid | LayeredReadout | Waveforms, showers: np.ndarray, conditions: np.ndarray
+) -> None:
     """Refuse showers or conditions of another form than `Observer.observe` takes.
 
     Raises:

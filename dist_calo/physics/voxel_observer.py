@@ -13,7 +13,7 @@ import numpy as np
 from dist_calo.geometry import VoxelGrid
 from dist_calo.physics.features import Feature
 from dist_calo.physics.observables import Bins
-from dist_calo.physics.observers import Observed, Profile, check_shapes, mean_and_width, ratio
+from dist_calo.physics.observers import Observed, Profile, cell_profiles, check_shapes, mean_and_width, ratio
 from dist_calo.physics.spectrum import CellSpectrum, cells_above
 
 THRESHOLD = Bins().threshold
@@ -83,28 +83,13 @@ class VoxelObserver:
             (np.arange(cells) + 0.5 - cells / 2) * pitch
             for cells, pitch in zip(geometry.shape, geometry.cell_size, strict=True)
         )
-        edges = self._spectrum.edges
         self.profiles = {
             "longitudinal": Profile(
                 edges=np.arange(layers + 1) - 0.5, axis="layer", title="mean energy [GeV]"
             ),
             "x": self._transverse("x", columns, geometry.cell_size[0]),
             "y": self._transverse("y", rows, geometry.cell_size[1]),
-            "spectrum": Profile(
-                edges=edges,
-                axis="cell energy [GeV]",
-                title="cells per shower",
-                log_axis=True,
-                log_values=True,
-            ),
-            "hits_above": Profile(
-                edges=edges[:-1],
-                points=True,
-                axis="threshold [GeV]",
-                title="cells above threshold per shower",
-                log_axis=True,
-                log_values=True,
-            ),
+            **cell_profiles(self._spectrum.edges),
         }
 
     @staticmethod

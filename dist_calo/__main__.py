@@ -12,6 +12,8 @@ COMMANDS = {
     "train": ("dist_calo.train", "train a network on showers, on one rank or many"),
     "launch": ("dist_calo.launch", "start local ranks of the trainer without any launcher"),
     "generate": ("dist_calo.generate", "make showers with a trained network"),
+    "evaluate": ("dist_calo.evaluate", "compare generated with Geant4 showers: metrics and a report"),
+    "register": ("dist_calo.register", "put a trained network into MLflow's model registry"),
     "simulate": ("dist_calo.simulate", "make parametrised showers without any training"),
     "data": ("dist_calo.data_tools", "inspect, validate, convert or split shower files"),
     "runs": ("dist_calo.runs", "send metrics that could not be sent while training"),

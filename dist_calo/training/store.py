@@ -239,7 +239,7 @@ class Sender:
         found = client.get_experiment_by_name(name)
         if found is None:
             # If another job makes it at the same moment this fails, and the next try finds it.
-            location = _artifact_location(self._spool.uri, name)
+            location = artifact_location(self._spool.uri, name)
             return client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
@@ -254,7 +254,7 @@ def _is_refusal(error: Exception) -> bool:
     return getattr(error, "error_code", None) in REFUSALS
 
 
-def _artifact_location(uri: str, experiment: str) -> str | None:
+def artifact_location(uri: str, experiment: str) -> str | None:
     """Beside an SQLite file, so that ``mlflow ui`` finds the pictures from any folder; a server has its own place."""
     if not uri.startswith("sqlite:"):
         return None

@@ -1,0 +1,297 @@
+"""Generators in MLflow's registry: loaded and served where dist_calo is not installed, with what is known of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sysconfig
+import urllib.error
+import urllib.request
+import venv
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from dist_calo.command_line import run_command
+from dist_calo.config import ModelConfig, RunConfig
+from dist_calo.generate import main as generate
+from dist_calo.geometry import VoxelGrid
+from dist_calo.models import build_model
+from dist_calo.register import main as register
+from dist_calo.training.checkpoint import CheckpointFolder
+from tests.mlflow_store import Store, sqlite_uri, wait_until
+from tests.ranks import free_port
+
+METRICS = {
+    "score": 0.057,
+    "metrics": {
+        "wasserstein/visible energy": {"value": 0.012, "error": 0.001, "floor": 0.011, "sigmas": 0.9},
+        "auc": {"value": 0.8, "error": 0.01, "floor": 0.5, "sigmas": 30.0},
+        "undefined": {"value": None, "error": None, "floor": None, "sigmas": None},
+    },
+}
+SHOWERS, SEED = 5, 11
+IN_A_FRESH_PROCESS = """
+import importlib.util, json, sys
+assert importlib.util.find_spec("dist_calo") is None, "dist_calo is installed here: this proves nothing"
+import mlflow, numpy, pandas
+uri, table, out, seed = sys.argv[1:]
+mlflow.set_tracking_uri(uri)
+model = mlflow.pyfunc.load_model("models:/showers/1")
+cells = model.predict(pandas.read_json(table), params={"seed": int(seed)})["cells_GeV"]
+numpy.save(out, cells)
+print(json.dumps([sys.modules["dist_calo"].__file__, sorted({"h5py", "rich", "horovod"} & set(sys.modules))]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def state(folder):
+    geometry = VoxelGrid(shape=(25, 25, 25))
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(), geometry)
+    state = {
+        "step": 7,
+        "run_id": "0" * 32,
+        "config": RunConfig().to_dict(),
+        "geometry": geometry.to_dict(),
+        "manifest": {"particle": "e-", "checksum": "c0ffee"},
+        "transform": {"threshold": 0.0, "scale": 1000.0, "power": 0.5, "log": False},
+        "model": model.state_dict(),
+        "average": {"generator": model.generator.state_dict()},
+        "condition_ranges": {"energy": [15.0, 60.0]},
+        "optimizers": {"generator": torch.zeros(10)},
+    }
+    CheckpointFolder(folder / "checkpoints").save(state, {})
+    return state
+
+
+@pytest.fixture(scope="module")
+def version(folder, state):
+    """The registered version, with an evaluation and an alias."""
+    (folder / "metrics.json").write_text(json.dumps(METRICS))
+    assert registered(folder, "--metrics", str(folder / "metrics.json"), "--alias", "champion") == 0
+    return Store(sqlite_uri(folder)).client.get_model_version("showers", "1")
+
+
+@pytest.fixture(scope="module")
+def python(folder):
+    """The interpreter of an environment with all that is installed here but dist_calo."""
+    venv.create(folder / "venv", with_pip=False, symlinks=True)
+    python = folder / "venv" / "bin" / "python"
+    (site,) = (folder / "venv").glob("lib/python*/site-packages")
+    for packages in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(packages).iterdir():
+            link = site / entry.name
+            if "dist_calo" not in entry.name and not link.exists():
+                link.symlink_to(entry)
+    # The one program that MLflow calls by name; pip would have written it.
+    uvicorn = python.with_name("uvicorn")
+    uvicorn.write_text(f'#!/bin/sh\nexec "{python}" -m uvicorn "$@"\n')
+    uvicorn.chmod(0o755)
+    return python
+
+
+@pytest.fixture(scope="module")
+def address(folder, version, python):
+    """The address of ``mlflow models serve`` in the fresh environment."""
+    port = free_port()
+    command = [python, "-m", "mlflow", "models", "serve", "--model-uri=models:/showers@champion"]
+    command += ["--env-manager=local", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
+    log = folder / "serve.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command,
+            cwd=folder / "venv",
+            env=clean_environment(python, MLFLOW_TRACKING_URI=sqlite_uri(folder)),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+
+    def answers():
+        assert server.poll() is None, log.read_text()
+        with suppress(OSError):
+            return urllib.request.urlopen(f"{url}/ping", timeout=5).status == 200
+
+    try:
+        wait_until(answers, 120, f"an answer of {url}")
+        yield url
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
+
+
+def clean_environment(python, **more):
+    """The environment of a user who has never heard of this checkout."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MLFLOW"))}
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    return kept | quiet | {"PATH": f"{python.parent}:{os.environ['PATH']}"} | more
+
+
+def registered(folder, *options, name="showers", uri=None):
+    given = ["--checkpoint", str(folder / "checkpoints"), "--name", name]
+    given += ["--tracking-uri", uri or sqlite_uri(folder), *options]
+    return run_command("dist-calo register", register, given)
+
+
+def asked(address, content):
+    """Status and content of the answer to a JSON request."""
+    body = json.dumps(content).encode()
+    request = urllib.request.Request(
+        f"{address}/invocations", body, {"Content-Type": "application/json"}, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+@pytest.fixture(scope="module")
+def generated(folder, state):
+    """Energies and cells that ``dist-calo generate`` makes."""
+    out = folder / "generated.h5"
+    options = ["--n", str(SHOWERS), "--seed", str(SEED), "--out", str(out), "--force"]
+    assert generate(["--checkpoint", str(folder / "checkpoints"), *options]) == 0
+    with h5py.File(out) as file:
+        return file["energy"][:, 0], file["ECAL"][:]
+
+
+def test_a_version_says_where_it_comes_from_and_how_good_it_is(version):
+    assert version.tags["step"] == "7"
+    assert version.tags["training_run"] == "0" * 32
+    assert version.tags["data_checksum"] == "c0ffee"
+    assert version.tags["score"] == "0.057"
+    assert version.tags["metric.wasserstein/visible energy"] == "0.012 ± 0.001, floor 0.011, 0.9 sigmas"
+    assert version.tags["metric.undefined"] == "undefined"
+    assert version.aliases == ["champion"]
+
+
+def test_the_evaluation_is_logged_as_metrics_of_a_run_of_its_own(folder, version):
+    run = Store(sqlite_uri(folder)).client.get_run(version.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {
+        "evaluation/score": 0.057,
+        "evaluation/wasserstein/visible energy": 0.012,
+        "evaluation/wasserstein/visible energy.floor": 0.011,
+        "evaluation/auc": 0.8,
+        "evaluation/auc.floor": 0.5,
+    }
+
+
+def test_a_fresh_environment_generates_what_dist_calo_generate_does(folder, version, python, generated):
+    energies, cells = generated
+    (folder / "table.json").write_text(json.dumps({"energy_GeV": energies.astype(float).tolist()}))
+    command = [python, "-I", "-c", IN_A_FRESH_PROCESS, sqlite_uri(folder), folder / "table.json"]
+    done = subprocess.run(
+        [*command, folder / "cells.npy", str(SEED)],
+        cwd=folder / "venv",
+        env=clean_environment(python),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    module, not_needed = json.loads(done.stdout.splitlines()[-1])
+    assert Path(module).parts[-3:] == ("code", "dist_calo", "__init__.py")
+    assert not_needed == []
+    np.testing.assert_allclose(np.load(folder / "cells.npy"), cells, rtol=1e-4, atol=1e-8)
+
+
+def test_the_model_is_served_over_http(address, generated):
+    energies, cells = generated
+    rows = [{"energy_GeV": float(energy)} for energy in energies[2:4]]
+    # The third and fourth shower of the stream of this seed.
+    status, answer = asked(address, {"dataframe_records": rows, "params": {"seed": SEED, "first_sample": 2}})
+    assert status == 200
+    np.testing.assert_allclose(answer["predictions"]["cells_GeV"], cells[2:4], rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"dataframe_records": [{"energy_GeV": 20}, {"energy_GeV": -3}]},
+            "row 1: energy_GeV=-3 must be above",
+        ),
+        ({"dataframe_records": [{"energy": 20}]}, "missing inputs ['energy_GeV']"),
+        ({"dataframe_records": [{"energy_GeV": "warm"}]}, "warm"),
+        ({"dataframe_records": [{"energy_GeV": 20}], "params": {"seed": -1}}, "seed=-1"),
+        ({"energy_GeV": 20}, "dataframe_records"),
+    ],
+)
+def test_a_bad_request_is_answered_by_what_is_wrong(address, content, message):
+    status, answer = asked(address, content)
+    assert status == 400
+    assert message in answer["message"]
+    assert "Traceback" not in json.dumps(answer)
+
+
+def test_a_model_belongs_to_the_run_that_trained_it(folder, state, version, tmp_path):
+    client = Store(sqlite_uri(folder)).client
+    run = client.create_run(client.create_experiment("training", artifact_location=tmp_path.as_uri()))
+    client.set_tag(run.info.run_id, "mlflow.source.git.commit", "f00d")
+    client.set_terminated(run.info.run_id, "KILLED", end_time=123)
+    CheckpointFolder(tmp_path / "checkpoints").save(state | {"run_id": run.info.run_id}, {})
+    assert registered(tmp_path, name="other", uri=sqlite_uri(folder)) == 0
+    found = client.get_model_version("other", "1")
+    assert found.run_id == run.info.run_id
+    assert found.tags["training_commit"] == "f00d"
+    after = client.get_run(run.info.run_id)
+    assert (after.info.status, after.info.end_time) == ("KILLED", 123)
+    assert [output.model_id for output in after.outputs.model_outputs]
+
+
+def test_the_registry_holds_one_checkpoint_without_optimizers(folder, version):
+    client = Store(sqlite_uri(folder)).client
+    model = Path(client.get_model_version_download_uri("showers", "1").removeprefix("file://"))
+    (file,) = model.rglob("*.pt")
+    kept = torch.load(file, weights_only=True)
+    assert kept["step"] == 7
+    assert "optimizers" not in kept
+    requirements = (model / "requirements.txt").read_text().split()
+    assert [line.partition("==")[0] for line in requirements] == ["mlflow", "torch", "numpy"]
+
+
+def test_a_server_that_is_away_is_one_line(folder, state, capsys):
+    uri = f"http://127.0.0.1:{free_port()}"
+    assert registered(folder, uri=uri) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert uri in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--name", "a/b"], "--name 'a/b'"),
+        (["--alias", "v3"], "--alias 'v3'"),
+        (["--alias", "latest"], "--alias 'latest'"),
+        (["--metrics", "/nowhere.json"], "/nowhere.json"),
+        (["--tracking-uri", "file:///tmp"], "file:///tmp"),
+        (["--checkpoint", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_wrong_options_are_one_line(folder, state, capsys, options, message):
+    assert registered(folder, *options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"score": "good"}', '{"score": 1, "metrics": {"a": 3}}'])
+def test_metrics_of_another_kind_are_refused(folder, state, tmp_path, capsys, text):
+    path = tmp_path / "metrics.json"
+    path.write_text(text)
+    assert registered(folder, "--metrics", str(path)) == 2
+    assert f"{path}: not the metrics.json of dist-calo evaluate" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from dist_calo.command_line import run_command
-from dist_calo.errors import TrainingError
+from dist_calo.errors import CheckpointError, TrainingError
 
 if TYPE_CHECKING:
     from dist_calo.physics.observables import Estimate, Observables
@@ -40,7 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     from dist_calo.generate import main as generate
 
     generated = out / "generated.h5"
-    generate(["--checkpoint", str(checkpoints), "--n", "1000", "--energy", "10:100", "--out", str(generated)])
+    asked = ["--n", "1000", "--energy", "10:100"]
+    if code := generate(["--checkpoint", str(checkpoints), *asked, "--out", str(generated)]):
+        raise CheckpointError(f"generating ended with exit code {code}; its last lines above say why")
 
     say("Comparing with Geant4 showers that training never saw")
     run_id = compare(checkpoints, out)

@@ -1,133 +1,113 @@
 """Make showers with a trained network: ``dist-calo generate --checkpoint DIR --n 1000 --energy 10:100 --out FILE``."""
 
 import argparse
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, get_args
 
-from dist_calo.command_line import one_line_parser, parse_range, run_command
-from dist_calo.errors import CheckpointError, ConfigError
-from dist_calo.geometry import CONDITION_UNITS
+from dist_calo.command_line import one_line_parser
+from dist_calo.data.formats.schema import SchemaName
+from dist_calo.on_ranks import Job, add_launch_option, on_ranks
+from dist_calo.training.beam import parse_spread
+from dist_calo.training.generating import DEFAULT_SHOWERS, Request
 
 if TYPE_CHECKING:
-    import numpy as np
+    from dist_calo.comm.protocol import Communicator
 
-    from dist_calo.geometry import Geometry
-    from dist_calo.randomness import Draws
+DESCRIPTION = """Make showers with a trained network, on one rank or many.
+
+Starts one rank, or is one of the ranks that horovodrun, mpirun, srun or torchrun started. A rank computes with one
+thread: start as many as there are cores (--launch 8), or one for each GPU.
+
+The showers depend on the checkpoint, the seed and the conditions. With the same --batch-size they are the same bit for
+bit on any number of ranks of one kind of machine; with another --batch-size the same to the rounding of float32, so
+that a cell at the threshold may appear or vanish.
+
+Finished parts are kept in OUT.parts until all are joined, for which the disk must hold the showers twice. The same
+command given again after a kill makes what is missing, on any number of ranks."""
+
+SCHEMA_HELP = """native: that which training reads for this detector; calochallenge: data sets showers (N, cells) and
+incident_energies (N, 1) in MeV. For detectors that are not the challenge's a reader needs the file's attributes shape
+(cells in x, y and layer; of layered detectors, of each layer) and order: a row is the array in that shape, the last
+index the fastest"""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Generate showers into a file and return the exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Generate showers as the command line says and return the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return on_ranks("dist_calo.generate", given, _read, _run)
+
+
+def _read(arguments: Sequence[str]) -> Job[Request]:
     options = _parser().parse_args(list(arguments))
-    if options.n < 1 or options.batch_size < 1:
-        raise ConfigError(f"--n {options.n} --batch-size {options.batch_size}: both must be at least 1")
-    if Path(options.out).exists() and not options.force:
-        raise ConfigError(f"--out {options.out}: the file exists; name another or add --force to replace it")
-    asked = {
-        name: parse_range(f"--{name}", text)
-        for name, text in (("energy", options.energy), ("theta", options.theta))
-        if text is not None
-    }
-    if "energy" in asked and asked["energy"][0] <= 0:
-        raise ConfigError(f"--energy {options.energy}: incident energies are above 0 GeV")
-
-    import torch
-
-    from dist_calo.data.formats import ShowerWriter
-    from dist_calo.randomness import Draws
-    from dist_calo.training.checkpoint import find_checkpoint
-    from dist_calo.training.restore import restore_generator
-
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this machine has no GPU that torch can use; take cpu")
-    state = find_checkpoint(options.checkpoint)
-    generator = restore_generator(state, options.device)
-    for name in asked.keys() - set(generator.geometry.conditions):
-        raise ConfigError(
-            f"--{name} {getattr(options, name)}: this model knows no {name}, only "
-            f"{', '.join(generator.geometry.conditions)}; leave it out or take another checkpoint"
-        )
-    ranges = ranges_of(state, asked)
-    attributes = {
-        "generator": f"dist_calo, step {generator.step}, MLflow run {generator.run_id}",
-        "seed": options.seed,
-    }
-    if state["manifest"]["particle"]:
-        attributes["particle"] = state["manifest"]["particle"]
-    empty = 0
-    with ShowerWriter(options.out, generator.geometry, attributes=attributes) as writer:
-        for start in range(0, options.n, options.batch_size):
-            samples = range(start, min(start + options.batch_size, options.n))
-            draws = Draws(options.seed, 0, samples, "generate")
-            conditions = draw_conditions(generator.geometry, ranges, draws)
-            showers = generator.generate(torch.from_numpy(conditions), draws)
-            if not bool(torch.isfinite(showers).all()):
-                raise CheckpointError(
-                    f"checkpoint {options.checkpoint}: step {generator.step} generates cells that are not finite; "
-                    "training has diverged: take an earlier checkpoint"
-                )
-            empty += int((showers.flatten(1) == 0).all(dim=1).sum())
-            writer.append(showers.numpy(), conditions)
-    low, high = ranges["energy"]
-    print(f"{options.out}: {options.n} showers of {low:g} to {high:g} GeV, from step {generator.step}")
-    if empty:
-        print(
-            f"{empty} of them are empty, which readers refuse: train for longer, or take another checkpoint"
-        )
-    return 0
+    asked = {"energy": options.energy, "theta": options.theta}
+    request = Request(
+        checkpoint=options.checkpoint,
+        out=Path(options.out),
+        n=options.n,
+        spreads={name: parse_spread(f"--{name}", text) for name, text in asked.items() if text is not None},
+        conditions=options.conditions,
+        schema=options.schema,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        device=options.device,
+        tracking_uri=options.tracking_uri,
+        force=options.force,
+    )
+    return Job(options=request, ranks=options.launch)
 
 
-def ranges_of(
-    state: Mapping[str, Any], asked: dict[str, tuple[float, float]]
-) -> dict[str, tuple[float, float]]:
-    """The range of each condition: what is asked for, else what training saw; says where the two do not go together."""
-    seen = {name: (low, high) for name, (low, high) in state.get("condition_ranges", {}).items()}
-    for name in asked.keys() & seen.keys():
-        # A sample of the training showers tells the range: its ends are not sharp.
-        margin = 0.01 * (seen[name][1] - seen[name][0])
-        if asked[name][0] < seen[name][0] - margin or asked[name][1] > seen[name][1] + margin:
-            print(
-                f"--{name}: training saw {seen[name][0]:.4g} to {seen[name][1]:.4g} {CONDITION_UNITS[name]}; "
-                "showers beyond are extrapolated",
-                file=sys.stderr,
-            )
-    return {"energy": (10.0, 100.0), "theta": (math.pi / 2, math.pi / 2)} | seen | asked
+def _run(request: Request, communicator: "Communicator") -> int:
+    from dist_calo.training.generating import make_showers
 
-
-def draw_conditions(
-    geometry: "Geometry", ranges: dict[str, tuple[float, float]], draws: "Draws"
-) -> "np.ndarray":
-    """Conditions uniform in their ranges, shape (B, C), a pure function of seed and sample."""
-    import numpy as np
-
-    columns = []
-    for name in geometry.conditions:
-        low, high = ranges[name]
-        columns.append(low + (high - low) * draws.uniform(name).numpy()[:, 0])
-    return np.stack(columns, axis=1).astype(np.float32)
+    return make_showers(request, communicator)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = one_line_parser("dist-calo generate", "Make showers with a trained network.")
-    parser.add_argument(
-        "--checkpoint", required=True, help="checkpoint file, or folder: its best checkpoint is taken"
+    parser = one_line_parser("dist-calo generate", DESCRIPTION)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        required=True,
+        help="checkpoint file, or folder (its best one), or of MLflow models:/NAME/VERSION or runs:/ID/model",
     )
-    parser.add_argument("--n", type=int, default=1000, help="number of showers (default 1000)")
-    parser.add_argument("--energy", help="GeV, one number or LOW:HIGH (default: as in training)")
-    parser.add_argument("--theta", help="rad, for models with angle (default: as in training)")
-    parser.add_argument("--out", required=True, help="HDF5 file to write, in the schema that training reads")
-    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="the same seed gives the same showers (default 0)"
+    add(
+        "--n",
+        "--showers",
+        type=int,
+        help=f"number of showers (default {DEFAULT_SHOWERS}, or those of --conditions); horovodrun takes --n for an "
+        "option of its own: write --showers there",
     )
-    parser.add_argument("--batch-size", type=int, default=100, help="showers made at a time (default 100)")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default cpu)"
+    add(
+        "--energy",
+        help="GeV: one number, LOW:HIGH (uniform), or A,B,C (in turn) (default: as in training)",
     )
+    add("--theta", help="rad, in the same forms, for models with angle (default: as in training)")
+    add(
+        "--conditions",
+        metavar="FILE",
+        help="take the conditions of this shower file, or glob, row by row, from the first again after the last",
+    )
+    add("--out", required=True, help="HDF5 file to write")
+    add("--schema", choices=get_args(SchemaName), default="native", help=SCHEMA_HELP)
+    add(
+        "--force",
+        action="store_true",
+        help="replace the file if it exists, and parts begun with other options",
+    )
+    add("--seed", type=int, default=0, help="the same seed gives the same showers (default 0)")
+    add("--batch-size", type=int, default=100, help="showers made at a time (default 100)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default cpu)")
+    add(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow's store for models:/ and runs:/ (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)",
+    )
+    add_launch_option(parser)
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("dist_calo.generate", main, sys.argv[1:]))
+    sys.exit(main())

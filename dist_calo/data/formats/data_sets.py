@@ -125,16 +125,21 @@ class FileRows:
         start, stop = int(rows[0]), int(rows[-1]) + 1
         try:
             self._place_cells(rows, showers, places)
-            for number, values in enumerate(self._columns.values()):
-                found = values[start:stop].reshape(stop - start, -1)
-                conditions[places, number] = found[rows - start, min(found.shape[1] - 1, 1)]
+            conditions[places] = self.conditions(start, stop)[rows - start]
         except OSError as error:
             raise DataError(
                 f"{self._file_name}: rows {start} to {stop - 1} cannot be read ({error}): the file is damaged, "
                 "make or copy it again"
             ) from error
+
+    def conditions(self, start: int, stop: int) -> np.ndarray:
+        found = np.empty((stop - start, len(self._columns)), dtype=np.float32)
+        for number, values in enumerate(self._columns.values()):
+            table = values[start:stop].reshape(stop - start, -1)
+            found[:, number] = table[:, min(table.shape[1] - 1, 1)]
         if self._energy_factor != 1:
-            conditions[places, 0] *= self._energy_factor
+            found[:, 0] *= self._energy_factor
+        return found
 
     def _place_cells(self, rows: np.ndarray, showers: np.ndarray, places: np.ndarray) -> None:
         if len(self._readers) == 1:

@@ -97,6 +97,13 @@ class ShowerRows(Protocol):
             DataError: if the file is damaged.
         """
 
+    def conditions(self, start: int, stop: int) -> np.ndarray:
+        """The conditions of contiguous rows, as `read` gives them, without reading showers.
+
+        Raises:
+            OSError: if the file is damaged.
+        """
+
     def problems(self, showers: np.ndarray, conditions: np.ndarray, first_row: int) -> list[Problem]:
         """The rules broken by contiguous rows that were read, each with its first bad row."""
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from dist_calo.data.formats.binning import binning_text
+from dist_calo.errors import ConfigError
 from dist_calo.geometry import CylindricalLayers, Geometry, LayeredGrid, VoxelGrid, Waveforms
+
+SchemaName = Literal["native", "calochallenge"]
+"""``native`` is the schema that this package reads for the geometry, ``calochallenge`` that of the CaloChallenge."""
 
 _NUMBER = np.dtype(np.float32)
 
@@ -52,13 +56,19 @@ OWN_ATTRIBUTES = (
 """Attributes of a file that tell how it is stored: a file that is written anew has its own."""
 
 
-def schema_of(geometry: Geometry, particle: str | None = None) -> Schema:
-    """How showers of a geometry are stored, in the schema that its reader reads.
+def schema_of(geometry: Geometry, particle: str | None = None, name: SchemaName = "native") -> Schema:
+    """How showers of a geometry are stored.
 
     Args:
         geometry: shape and conditions of the showers.
         particle: for the binning of cylindrical layers.
+        name: whose schema.
+
+    Raises:
+        ConfigError: if the schema has no place for what the geometry reads out.
     """
+    if name == "calochallenge" and not isinstance(geometry, CylindricalLayers):
+        return _calochallenge(geometry)
     match geometry:
         case VoxelGrid():
             cells = (_cells("ECAL", geometry.shape, lambda showers: showers),)
@@ -95,6 +105,35 @@ def schema_of(geometry: Geometry, particle: str | None = None) -> Schema:
                 channels=f"{geometry.rows}x{geometry.columns} row-major [x, y]",
             )
             return Schema(attributes={"units": "GeV, ns"}, arrays=(signals, *_conditions(geometry)))
+
+
+def _calochallenge(geometry: Geometry) -> Schema:
+    """Rows of cells in MeV, in the order of the geometry's array; attributes tell what the rows are made of."""
+    match geometry:
+        case VoxelGrid():
+            told: dict[str, Any] = {
+                "shape": np.asarray(geometry.shape),
+                "order": "x, y, layer: the layer is the fastest index",
+                "cell_size_mm": np.asarray(geometry.cell_size),
+            }
+        case LayeredGrid():
+            sizes = {} if geometry.cell_sizes is None else {"cell_sizes_mm": np.asarray(geometry.cell_sizes)}
+            told = {
+                "shape": np.asarray(geometry.layers),
+                "order": "layer, eta, phi: layer by layer of shape (eta, phi), phi is the fastest index",
+                **sizes,
+            }
+        case _:
+            raise ConfigError(
+                f"schema calochallenge: {geometry.described} are no energies of cells; take the schema native"
+            )
+    voxels = _cells(
+        "showers", (geometry.cells,), lambda showers: showers.reshape(len(showers), -1) * np.float32(1000)
+    )
+    return Schema(
+        attributes={"units": "MeV, rad, mm", "cell_units": "MeV", "energy_units": "MeV", **told},
+        arrays=(voxels, *_conditions(geometry, energy="incident_energies", factor=1000.0)),
+    )
 
 
 def _cells(name: str, shape: tuple[int, ...], values: Callable[[np.ndarray], np.ndarray]) -> SchemaArray:

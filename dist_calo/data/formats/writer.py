@@ -1,4 +1,4 @@
-"""Writing showers in the schema that the reader of their geometry reads."""
+"""Writing showers, by default in the schema that the reader of their geometry reads."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dist_calo.data.formats.schema import StoredArray, schema_of
+from dist_calo.data.formats.schema import SchemaName, StoredArray, schema_of
+from dist_calo.data.formats.whole_files import abandon, flush, publish
 from dist_calo.errors import DataError
 from dist_calo.geometry import Geometry
 
@@ -32,8 +33,10 @@ class ShowerWriter:
         compression: ``gzip`` (smallest, readable everywhere), ``lzf`` (quickest with h5py) or ``none``.
         level: effort of gzip, from 1 to 9.
         extras: data sets to write besides, which `append` is given.
+        schema: whose data sets to write.
 
     Raises:
+        ConfigError: if the schema has no place for what the geometry reads out.
         DataError: if the folder does not exist or cannot be written to.
     """
 
@@ -47,9 +50,12 @@ class ShowerWriter:
         compression: Compression = "gzip",
         level: int = 4,
         extras: Sequence[StoredArray] = (),
+        schema: SchemaName = "native",
     ) -> None:
         import h5py
 
+        told = dict(attributes or {})
+        stored = schema_of(geometry, told.get("particle"), schema)
         self.path = Path(path)
         self.rows = 0
         """Showers appended so far."""
@@ -63,13 +69,11 @@ class ShowerWriter:
             raise DataError(
                 f"{self.path}: cannot be written ({error}): name a file in a folder that exists"
             ) from error
-        told = dict(attributes or {})
-        schema = schema_of(geometry, told.get("particle"))
-        self._file.attrs.update(told | schema.attributes)
+        self.tell(told | stored.attributes)
         filters: dict[str, Any] = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}}.get(
             compression, {"compression": "gzip", "compression_opts": level, "shuffle": True}
         )
-        self._arrays = [(array, self._new_data_set(array, filters)) for array in schema.arrays]
+        self._arrays = [(array, self._new_data_set(array, filters)) for array in stored.arrays]
         self._extras = [(array, self._new_data_set(array, filters)) for array in extras]
         self._waiting: list[list[np.ndarray]] = []
         self._waiting_rows = 0
@@ -85,6 +89,10 @@ class ShowerWriter:
         )
         made.attrs.update(array.attributes)
         return made
+
+    def tell(self, attributes: Mapping[str, Any]) -> None:
+        """Add attributes to the file."""
+        self._file.attrs.update(attributes)
 
     def append(
         self, showers: np.ndarray, conditions: np.ndarray, extras: Mapping[str, np.ndarray] | None = None
@@ -141,17 +149,16 @@ class ShowerWriter:
         try:
             if self._waiting_rows:
                 self._write(self._waiting_rows)
+            flush(self._file)
             self._file.close()
-            with open(self._temporary, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(self._temporary, self.path)
+            publish(self._temporary, self.path)
         except BaseException:
             self.discard()
             raise
 
     def discard(self) -> None:
         """Drop what was written; a file that had the name before stays."""
-        self._file.close()
+        abandon(self._file)
         self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> "ShowerWriter":

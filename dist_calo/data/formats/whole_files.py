@@ -1,0 +1,61 @@
+"""Files that appear whole or not at all, also where the disk is full."""
+
+import errno
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import h5py
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk is full, the user's quota is used up, the file has reached the process's limit."""
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a complete, closed file its final name once it is on disk.
+
+    Raises:
+        OSError: if the disk refuses; the final name is as it was.
+    """
+    with open(temporary, "rb") as written:
+        os.fsync(written.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def flush(file: "h5py.File") -> None:
+    """Write what HDF5 holds back; a file that cannot be flushed is still open, and can be abandoned.
+
+    Raises:
+        OSError: if the disk refuses, with its error number.
+    """
+    try:
+        file.flush()
+    except RuntimeError as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), file.filename) from error
+
+
+def abandon(file: "h5py.File") -> None:
+    """Close a file whose content is not wanted any more, whether or not the disk takes it.
+
+    HDF5 holds what it could not write, tries again when the file is closed and once more when the process ends, and
+    ends that with a segmentation fault: so the rest goes where everything can be written.
+    """
+    with suppress(OSError, ValueError, RuntimeError):
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        try:
+            os.dup2(nowhere, file.id.get_vfd_handle())
+        finally:
+            os.close(nowhere)
+    with suppress(OSError, ValueError, RuntimeError):
+        file.close()

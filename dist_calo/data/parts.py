@@ -1,0 +1,229 @@
+"""A large shower file made in parts: each part is a complete file, and in the end they are joined.
+
+While ``OUT`` is made there is a folder ``OUT.parts`` beside it::
+
+    what.json           what is being made, so that another order is not mixed in
+    part-0000012.h5     rows [12 P, 13 P) of OUT; under this name only once it is complete and on disk
+    .part-0000013...    a part under way
+    lock                held by the process that leads, where the file system has locks
+
+Joining copies the HDF5 chunks of the cells as they are stored, compressed. At that time the disk holds everything
+twice.
+"""
+
+import fcntl
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dist_calo.data.formats import open_file
+from dist_calo.data.formats.whole_files import abandon, flush, publish
+from dist_calo.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import h5py
+
+CHUNK_ROWS = 32
+"""Showers of an HDF5 chunk of the cells."""
+_FEWEST_ROWS, _MOST_ROWS, _PARTS = 1_000, 10_000, 16_384
+_SHARES = 16
+_NAME = re.compile(r"part-(\d{7,})\.h5")
+
+
+def part_rows(samples: int, batch_size: int) -> int:
+    """Rows of a part: whole batches and whole HDF5 chunks, whatever the number of ranks.
+
+    About 1,000, up to 10,000 where there would be more than 16,384 parts, and less where there would be fewer than 16;
+    at least the least common multiple of the batch size and the 32 rows of a chunk.
+    """
+    unit = math.lcm(batch_size, CHUNK_ROWS)
+    least = min(_FEWEST_ROWS, samples / _SHARES)
+    return unit * max(1, round(min(max(least, samples / _PARTS), _MOST_ROWS) / unit))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How the rows of a file are cut into parts."""
+
+    samples: int
+    """Rows of the file."""
+    rows: int
+    """Rows of a part; the last one may have fewer."""
+
+    @property
+    def count(self) -> int:
+        """Number of parts."""
+        return -(-self.samples // self.rows)
+
+    def part(self, number: int) -> range:
+        """The rows of a part."""
+        return range(number * self.rows, min((number + 1) * self.rows, self.samples))
+
+
+class PartFolder:
+    """The folder that holds the parts of a file.
+
+    Args:
+        out: the file to make.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.folder = out.with_name(f"{out.name}.parts")
+        self._what = self.folder / "what.json"
+        self._lock: int | None = None
+
+    def path(self, number: int) -> Path:
+        """File of a part."""
+        return self.folder / f"part-{number:07d}.h5"
+
+    def complete(self) -> set[int]:
+        """Numbers of the parts that are complete."""
+        return {int(match[1]) for match in map(_NAME.fullmatch, os.listdir(self.folder)) if match}
+
+    def open(self, what: Mapping[str, Any], *, renew: bool) -> None:
+        """Begin, or go on with what another process has begun; for one process alone.
+
+        Args:
+            what: what is made, plain values by the names of the options that ask for it.
+            renew: whether parts of something else are dropped.
+
+        Raises:
+            ConfigError: if the folder has parts of something else.
+            DataError: if another process is at it, or the folder cannot be written.
+        """
+        wanted = json.loads(json.dumps(what))
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._take_lock()
+            try:
+                self._require_same(wanted)
+            except ConfigError:
+                if not renew:
+                    raise
+                self._what.unlink(missing_ok=True)
+                for number in self.complete():
+                    self.path(number).unlink()
+            for left in self.folder.glob(".*.tmp"):
+                left.unlink()
+            temporary = self.folder / ".what.tmp"
+            temporary.write_text(json.dumps(wanted, indent=2) + "\n")
+            publish(temporary, self._what)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: cannot be written ({error.strerror}): name a file in a folder that exists and has room"
+            ) from error
+
+    def _require_same(self, wanted: dict[str, Any]) -> None:
+        remedy = "give the same options to continue, --force to start anew, or another --out"
+        try:
+            begun = json.loads(self._what.read_text())
+        except (OSError, ValueError) as error:
+            if self.complete():
+                raise ConfigError(f"{self._what}: cannot be read ({error}): {remedy}") from None
+            return
+        for name in wanted | begun:
+            if begun.get(name) != wanted.get(name):
+                raise ConfigError(
+                    f"--{name} {_told(wanted.get(name))}: {self.folder} was begun with "
+                    f"{_told(begun.get(name))}; {remedy}"
+                )
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise DataError(
+                f"{self.folder}: another process is making {self.out.name}; wait for it or name another --out"
+            ) from None
+        except OSError:
+            # A file system without locks: nothing is told of other processes.
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def join(self, cut: Cut) -> Iterator[int]:
+        """Join all parts into the file, and remove them; yields after each part how many showers in it are empty.
+
+        Raises:
+            DataError: if a part is missing or damaged.
+            OSError: if the disk is full; the parts are kept.
+        """
+        import h5py
+
+        temporary = self.folder / ".whole.tmp"
+        whole = h5py.File(temporary, "w")
+        try:
+            for number in range(cut.count):
+                with open_file(self.path(number)) as part:
+                    yield self._add(whole, part, cut, number)
+            flush(whole)
+            whole.close()
+            publish(temporary, self.out)
+        except BaseException:
+            abandon(whole)
+            temporary.unlink(missing_ok=True)
+            raise
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _add(self, whole: "h5py.File", part: "h5py.File", cut: Cut, number: int) -> int:
+        rows = cut.part(number)
+        attributes = dict(part.attrs)
+        empty = int(attributes.pop("empty_showers", 0))
+        try:
+            if number == 0:
+                whole.attrs.update(attributes)
+                for values in part.values():
+                    _like(values, whole, cut.samples).attrs.update(values.attrs)
+            for name, target in whole.items():
+                if len(part[name]) != len(rows):
+                    raise DataError(f"{len(part[name])} rows of {name} instead of {len(rows)}")
+                _copy(part[name], target, rows.start)
+        except (DataError, KeyError) as error:
+            raise DataError(
+                f"{part.filename}: damaged ({error}): remove it and give the same command again"
+            ) from error
+        return empty
+
+
+def _like(values: "h5py.Dataset", whole: "h5py.File", rows: int) -> "h5py.Dataset":
+    """A data set stored in the same way, with another number of rows."""
+    return whole.create_dataset(
+        values.name.lstrip("/"),
+        (rows, *values.shape[1:]),
+        values.dtype,
+        maxshape=values.maxshape,
+        chunks=values.chunks,
+        compression=values.compression,
+        compression_opts=values.compression_opts,
+        shuffle=values.shuffle,
+    )
+
+
+def _copy(source: "h5py.Dataset", target: "h5py.Dataset", first: int) -> None:
+    """Copy all rows; chunks that begin where a chunk of the target does are copied as they are stored."""
+    chunk_rows = source.chunks[0]
+    if first % chunk_rows:
+        target[first : first + len(source)] = source[:]
+        return
+    rest = (0,) * (source.ndim - 1)
+    for row in range(0, len(source), chunk_rows):
+        skipped_filters, stored = source.id.read_direct_chunk((row, *rest))
+        target.id.write_direct_chunk((first + row, *rest), stored, skipped_filters)
+
+
+def _told(value: Any) -> str:
+    return "(none)" if value is None else str(value)

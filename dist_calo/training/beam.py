@@ -1,0 +1,169 @@
+"""Which particles to make showers of: the conditions of each generated sample, a function of seed and sample alone."""
+
+import hashlib
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dist_calo.errors import ConfigError
+from dist_calo.geometry import CONDITION_UNITS
+
+if TYPE_CHECKING:
+    from dist_calo.geometry import Geometry
+    from dist_calo.randomness import Draws
+
+DEFAULT_RANGES = {"energy": (10.0, 100.0), "theta": (math.pi / 2, math.pi / 2)}
+"""In GeV and rad, for checkpoints that do not tell what training saw."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """The values that a condition takes: uniform between two bounds, or those of a list in turn."""
+
+    low: float
+    high: float
+    listed: tuple[float, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """As the command line has it: ``50.0``, ``10.0:100.0`` or ``10.0,20.0,50.0``."""
+        if self.listed:
+            return ",".join(map(repr, self.listed))
+        return repr(self.low) if self.low == self.high else f"{self.low!r}:{self.high!r}"
+
+
+def parse_spread(option: str, text: str) -> Spread:
+    """One number, a range ``LOW:HIGH`` or a list ``A,B,C``.
+
+    Raises:
+        ConfigError: if the text is none of them, a number is not finite, or the bounds are in the wrong order.
+    """
+    try:
+        if "," in text:
+            listed = tuple(float(part) for part in text.split(","))
+            spread = Spread(low=min(listed), high=max(listed), listed=listed)
+        else:
+            low, high = (float(part) for part in (text if ":" in text else f"{text}:{text}").split(":"))
+            spread, listed = Spread(low=low, high=high), (low, high)
+    except ValueError:
+        raise ConfigError(
+            f"{option} {text}: give one number, a range such as 10:100, or a list such as 10,20,50"
+        ) from None
+    if not all(map(math.isfinite, listed)) or not spread.low <= spread.high:
+        raise ConfigError(f"{option} {text}: the lower bound comes first and all numbers are finite")
+    return spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadBeam:
+    """Conditions drawn from ranges, or taken from lists in turn."""
+
+    spreads: tuple[tuple[str, Spread], ...]
+    """Name and values of each condition, in the geometry's order."""
+
+    def of(self, draws: "Draws") -> np.ndarray:
+        """Conditions of samples, float32 with shape (B, C).
+
+        Of two lists all combinations come in turn, the first list's next value with each sample.
+        """
+        columns, turn = [], draws.samples
+        for name, spread in self.spreads:
+            if spread.listed:
+                columns.append(np.asarray(spread.listed)[turn % len(spread.listed)])
+                turn = turn // len(spread.listed)
+            else:
+                columns.append(spread.low + (spread.high - spread.low) * draws.uniform(name).numpy()[:, 0])
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def energies(self) -> tuple[float, float]:
+        """Lowest and highest energy, in GeV."""
+        return self.spreads[0][1].low, self.spreads[0][1].high
+
+    def describe(self) -> dict[str, str]:
+        """Plain values, by the names of the options."""
+        return {name: spread.text for name, spread in self.spreads}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedBeam:
+    """The rows of a table in turn, from the first again after the last: 4 bytes a row and condition on each rank."""
+
+    rows: np.ndarray
+    """Float32 with shape (N, C)."""
+
+    def of(self, draws: "Draws") -> np.ndarray:
+        """Conditions of samples, float32 with shape (B, C)."""
+        found: np.ndarray = self.rows[draws.samples % len(self.rows)]
+        return found
+
+    def energies(self) -> tuple[float, float]:
+        """Lowest and highest energy, in GeV."""
+        return float(self.rows[:, 0].min()), float(self.rows[:, 0].max())
+
+    def describe(self) -> dict[str, str]:
+        """Plain values, by the names of the options."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.rows).tobytes()).hexdigest()
+        return {"conditions": f"{len(self.rows)} rows, SHA-256 {digest[:16]}"}
+
+
+Beam = SpreadBeam | ListedBeam
+
+
+def beam_of(
+    state: Mapping[str, Any], geometry: "Geometry", asked: Mapping[str, Spread], conditions: str | None
+) -> Beam:
+    """What is asked for, else what training saw; says on standard error where the two do not go together.
+
+    Args:
+        state: the checkpoint.
+        geometry: its read-out.
+        asked: values by condition.
+        conditions: shower file, or glob, whose conditions are to be taken; None for none.
+
+    Raises:
+        ConfigError: if the model does not know a condition that is asked for, or the file lacks one that it needs.
+        DataError: if the file cannot be read.
+    """
+    seen = {name: (low, high) for name, (low, high) in state.get("condition_ranges", {}).items()}
+    if conditions is not None:
+        from dist_calo.data.conditions import read_conditions
+
+        names, rows = read_conditions(conditions)
+        for name in geometry.conditions:
+            if name not in names:
+                raise ConfigError(
+                    f"--conditions {conditions}: has {', '.join(names)} and this model needs {name} too; take another "
+                    "file, or --energy and --theta"
+                )
+        rows = np.ascontiguousarray(rows[:, [names.index(name) for name in geometry.conditions]])
+        for number, name in enumerate(geometry.conditions):
+            _tell_extrapolation(name, float(rows[:, number].min()), float(rows[:, number].max()), seen)
+        return ListedBeam(rows=rows)
+    for name, spread in asked.items():
+        if name not in geometry.conditions:
+            raise ConfigError(
+                f"--{name} {spread.text}: this model knows no {name}, only {', '.join(geometry.conditions)}; "
+                "leave it out or take another checkpoint"
+            )
+        _tell_extrapolation(name, spread.low, spread.high, seen)
+    ranges = DEFAULT_RANGES | seen
+    default = {name: Spread(low=ranges[name][0], high=ranges[name][1]) for name in geometry.conditions}
+    return SpreadBeam(spreads=tuple((default | dict(asked)).items()))
+
+
+def _tell_extrapolation(name: str, low: float, high: float, seen: Mapping[str, tuple[float, float]]) -> None:
+    if name not in seen:
+        return
+    first, last = seen[name]
+    # A sample of the training showers tells the range: its ends are not sharp.
+    margin = 0.01 * (last - first)
+    if low < first - margin or high > last + margin:
+        print(
+            f"--{name}: training saw {first:.4g} to {last:.4g} {CONDITION_UNITS[name]}; "
+            "showers beyond are extrapolated",
+            file=sys.stderr,
+        )

@@ -1,0 +1,69 @@
+"""Where a trained model comes from: a checkpoint file or folder, a registered model, or a run's artifacts."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dist_calo.config import TrackingConfig
+from dist_calo.errors import CheckpointError
+from dist_calo.training.checkpoint import find_checkpoint, load_checkpoint
+from dist_calo.training.store import one_line, quiet_mlflow
+from dist_calo.training.store_uri import checked_uri, sqlite_file
+
+MLFLOW_SCHEMES = ("models:/", "runs:/")
+
+
+def state_of(source: str, tracking_uri: str | None = None) -> dict[str, Any]:
+    """The state of a trained model, as `dist_calo.training.checkpoint.load_checkpoint` returns it.
+
+    On many ranks, rank 0 calls this and broadcasts the result.
+
+    Args:
+        source: a checkpoint file, a folder of checkpoints (its best one), or MLflow's ``models:/NAME/VERSION`` or
+            ``runs:/ID/PATH``, under which one file ``*.pt`` lies at any depth. A training run has its final model under
+            ``runs:/ID/model``.
+        tracking_uri: MLflow's store; by default what MLFLOW_TRACKING_URI says, else what training records to by
+            default.
+
+    Raises:
+        CheckpointError: if there is nothing to read, the store does not answer, or there are several files.
+        TrackingError: if no store can have this URI.
+    """
+    if not source.startswith(MLFLOW_SCHEMES):
+        return find_checkpoint(source)
+    uri = _existing_store(source, tracking_uri)
+    quiet_mlflow()
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory(prefix="dist_calo-") as folder:
+        try:
+            registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+            found = Path(
+                download_artifacts(
+                    artifact_uri=source, dst_path=folder, tracking_uri=uri, registry_uri=registry
+                )
+            )
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint {source}: {uri} does not give it ({one_line(error)}); check the name, and the store in "
+                "--tracking-uri or MLFLOW_TRACKING_URI"
+            ) from error
+        files = [found] if found.suffix == ".pt" else sorted(found.rglob("*.pt"))
+        if len(files) != 1:
+            names = ", ".join(file.relative_to(found).as_posix() for file in files) or "none"
+            raise CheckpointError(
+                f"checkpoint {source}: there must be one file *.pt, found {names}; name it, such as runs:/ID/PATH.pt"
+            )
+        return load_checkpoint(files[0])
+
+
+def _existing_store(source: str, tracking_uri: str | None) -> str:
+    """The URI of the store; MLflow would make an SQLite database that does not exist."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or TrackingConfig().uri
+    if uri.startswith("sqlite:///") and not sqlite_file(uri).is_file():
+        raise CheckpointError(
+            f"checkpoint {source}: there is no tracking store {uri} here; name the one that training recorded to in "
+            "--tracking-uri or MLFLOW_TRACKING_URI"
+        )
+    return checked_uri(uri)

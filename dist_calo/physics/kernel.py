@@ -3,7 +3,7 @@
 The squared maximum mean discrepancy (Gretton et al., JMLR 13, 723) ``MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y)``
 with the polynomial kernel ``k(x, y) = (x . y / F + 1)^4`` of F features, as Kansal et al. (arXiv:2211.10295) and the
 CaloChallenge (arXiv:2410.21611) take it. Of finite samples it is estimated without bias: its mean over samples of
-one distribution is 0, and single values may be below 0.
+one distribution is 0 (the median of batches lies slightly below), and single values may be below 0.
 
 Published is the median over ten batches of 5,000 rows with half the width of their central 68 % as its error. Two
 things differ here from the ``jetnet`` package: rows of a batch are drawn without replacement (a row drawn twice would

@@ -36,7 +36,9 @@ class CellSpectrum:
         # One shower at a time stays in the processor's cache. Where few cells are hit it pays to drop the others.
         for spectrum, shower in zip(spectra, bits, strict=True):
             seen = shower >= lowest
-            kept = shower[seen] if 4 * np.count_nonzero(seen) < shower.size else shower
+            sparse = 2 * np.count_nonzero(seen) < shower.size
+            # Places are found without a branch for each cell, which a boolean index needs.
+            kept = shower.take(np.flatnonzero(seen)) if sparse else shower
             bin_of_cell = self._bin_of_cell.take((kept >> 16).astype(np.intp))
             spectrum[:] = np.bincount(bin_of_cell, minlength=bins + 1)[:-1]
         return spectra

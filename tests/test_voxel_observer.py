@@ -216,7 +216,7 @@ def test_what_is_observed_is_described(geometry):
     assert len(set(names)) == len(names)
     assert set(observer.labels) == groups
     assert set(observer.correlated) <= set(names)
-    assert len(observer.correlated) <= 14
+    assert len(observer.correlated) <= 12
     assert set(observer.summary_groups) <= groups
     assert set(observer.indexed_by) == {feature.group for feature in observer.features if feature.index}
     assert ("angle" in groups) == ("theta" in geometry.conditions)

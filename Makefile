@@ -5,6 +5,7 @@
 #   PYTHON=PROGRAM       the Python that .venv is made of, 3.11 or later
 #   STORE=URI            the MLflow store that `make ui` opens
 #   PYTEST=ARGUMENTS     more arguments for pytest, for instance PYTEST='-k order -x'
+#   WORKERS=N            processes that run tests side by side (2); most tests start ranks of their own
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -21,6 +22,7 @@ HOROVOD ?= auto
 STORE ?= sqlite:///mlflow.db
 PORT ?= 5000
 PYTEST ?=
+WORKERS ?= 2
 
 READY := $(VENV)/.ready-mpi-$(MPI)
 TOOLS := $(VENV)/.ready-tools
@@ -93,7 +95,7 @@ demo: $(READY)
 	$(BIN)/python -m dist_calo.demo
 
 test: tools horovod_if_possible
-	$(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST)
 
 lint: tools
 	$(BIN)/ruff check .
@@ -102,7 +104,8 @@ lint: tools
 	$(BIN)/lint-imports
 
 check: lint horovod_if_possible
-	$(BIN)/python -m pytest --doctest-modules dist_calo tests $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal \
+	  --doctest-modules dist_calo tests $(PYTEST)
 
 format: tools
 	$(BIN)/ruff check --fix .

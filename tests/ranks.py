@@ -115,7 +115,7 @@ def run_ranks(
         raise ValueError(f"launcher {launcher!r} is none of {', '.join(LAUNCHERS)}")
     if launcher == "single" and n != 1:
         raise ValueError(f"the launcher 'single' starts 1 rank, not {n}")
-    mark = uuid.uuid4().hex
+    mark = f"{os.getpid()}-{uuid.uuid4().hex}"
     base = _environment(env or {}, mark)
     command = [str(part) for part in argv]
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:

@@ -79,10 +79,9 @@ EQUAL = [
         for param in launcher_params(name)
     ],
     pytest.param(SYNC_3DGAN, PLAIN, 2, "local", id="3dgan-sync-2"),
-    pytest.param(SYNC_3DGAN, PLAIN, 3, "local", id="3dgan-sync-3"),
     *[
-        pytest.param(SYNC_3DGAN, PLAIN, 2, name, id=f"3dgan-sync-{name}", marks=param.marks)
-        for name in ("mpirun", "horovodrun")
+        pytest.param(SYNC_3DGAN, PLAIN, 3, name, id=f"3dgan-sync-{name}", marks=param.marks)
+        for name in ("mpirun",)
         for param in launcher_params(name)
     ],
 ]

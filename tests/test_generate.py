@@ -1,18 +1,25 @@
 """Showers from a checkpoint: readable by the readers, and a function of the seed alone."""
 
+import math
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
 import torch
 
 from dist_calo.config import ModelConfig, RunConfig
+from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.shards import manifest_of, scan_rows
 from dist_calo.data.transforms import Transform
-from dist_calo.errors import EXIT_USER
+from dist_calo.errors import EXIT_USER, CheckpointError, ConfigError
 from dist_calo.generate import main as generate
-from dist_calo.geometry import VoxelGrid
+from dist_calo.geometry import CylindricalLayers, LayeredGrid, VoxelGrid, Waveforms
 from dist_calo.models import build_model
+from dist_calo.randomness import Draws
+from dist_calo.training.beam import SpreadBeam, parse_spread
 from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.sources import state_of
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +125,129 @@ def test_an_existing_file_is_replaced_only_when_asked(checkpoints, tmp_path, cap
     assert "--force" in capsys.readouterr().err
     assert path.read_text() == "precious"
     assert len(made(checkpoints, path, "--n", "2", "--force")[0]) == 2
+
+
+def write_conditions(path, geometry, conditions):
+    """A file of showers of no interest."""
+    conditions = np.asarray(conditions, dtype=np.float32)
+    showers = np.zeros((len(conditions), *geometry.shape), dtype=np.float32)
+    showers.reshape(len(conditions), -1)[:, 0] = 0.02 * conditions[:, 0]
+    with ShowerWriter(path, geometry) as writer:
+        writer.append(showers, conditions)
+    return str(path)
+
+
+RINGS = CylindricalLayers(r_edges=((0.0, 5.0, 10.0), (0.0, 10.0)), sectors=(4, 1))
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [VoxelGrid(shape=(25, 25, 25)), LayeredGrid(layers=((3, 4), (2, 2))), RINGS, Waveforms(samples=64)],
+    ids=lambda geometry: geometry.kind,
+)
+def test_a_files_conditions_are_taken_row_by_row(checkpoints, tmp_path, geometry):
+    """Whatever its schema and units are; from the first row again after the last."""
+    wanted = [[20.0], [35.5], [50.0]]
+    path = write_conditions(tmp_path / "real.h5", geometry, wanted)
+    _, energies, _ = made(checkpoints, tmp_path / "all.h5", "--conditions", path)
+    np.testing.assert_allclose(energies, [20.0, 35.5, 50.0], rtol=1e-6)
+    _, energies, _ = made(checkpoints, tmp_path / "more.h5", "--conditions", path, "--n", "5")
+    np.testing.assert_allclose(energies, [20.0, 35.5, 50.0, 20.0, 35.5], rtol=1e-6)
+
+
+def test_conditions_that_the_model_does_not_know_are_left_out(checkpoints, tmp_path, capsys):
+    geometry = replace(VoxelGrid(shape=(25, 25, 25)), conditions=("energy", "theta"))
+    path = write_conditions(tmp_path / "real.h5", geometry, [[20.0, 1.2], [90.0, 1.3]])
+    _, energies, _ = made(checkpoints, tmp_path / "fake.h5", "--conditions", path)
+    np.testing.assert_array_equal(energies, np.float32([20.0, 90.0]))
+    assert "--energy: training saw 15 to 60 GeV" in capsys.readouterr().err
+
+
+def test_energies_of_a_list_come_in_turn(checkpoints, tmp_path):
+    _, energies, _ = made(checkpoints, tmp_path / "fake.h5", "--n", "7", "--energy", "50,20,30")
+    np.testing.assert_array_equal(energies, [50, 20, 30, 50, 20, 30, 50])
+
+
+def test_of_two_lists_all_combinations_come_in_turn():
+    spreads = (
+        ("energy", parse_spread("--energy", "10,20")),
+        ("theta", parse_spread("--theta", "1.0,1.5,2.0")),
+    )
+    found = SpreadBeam(spreads=spreads).of(Draws(0, 0, range(12), "generate"))
+    assert len({tuple(row) for row in found[:6].tolist()}) == 6
+    np.testing.assert_array_equal(found[:6], found[6:])
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high", "listed"),
+    [("10:100", 10, 100, ()), ("50", 50, 50, ()), ("1e1", 10, 10, ()), ("10,5,20", 5, 20, (10, 5, 20))],
+)
+def test_energies_are_a_number_a_range_or_a_list(text, low, high, listed):
+    spread = parse_spread("--energy", text)
+    assert (spread.low, spread.high, spread.listed) == (low, high, listed)
+    assert parse_spread("--energy", spread.text) == spread
+
+
+@pytest.mark.parametrize(
+    ("geometry", "shape"),
+    [
+        (VoxelGrid(shape=(2, 3, 4), conditions=("energy", "theta")), [2, 3, 4]),
+        (LayeredGrid(layers=((3, 4), (2, 2))), [[3, 4], [2, 2]]),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_the_calochallenges_schema_tells_how_to_put_cells_back(tmp_path, geometry, shape):
+    rng = np.random.default_rng(0)
+    showers = rng.random((5, *geometry.shape), dtype=np.float32)
+    conditions = rng.random((5, len(geometry.conditions)), dtype=np.float32)
+    with ShowerWriter(tmp_path / "a.h5", geometry, schema="calochallenge") as writer:
+        writer.append(showers, conditions)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["showers"].shape == (5, math.prod(geometry.shape))
+        np.testing.assert_allclose(file["incident_energies"][:], 1000 * conditions[:, :1], rtol=1e-6)
+        np.testing.assert_allclose(file["showers"][:].reshape(showers.shape), 1000 * showers, rtol=1e-6)
+        assert file.attrs["shape"].tolist() == shape
+        assert file.attrs["cell_units"] == file.attrs["energy_units"] == "MeV"
+        assert "fastest" in file.attrs["order"]
+        assert ("theta" in file) == ("theta" in geometry.conditions)
+
+
+def test_the_calochallenges_schema_is_native_to_rings_and_has_no_place_for_waveforms(tmp_path):
+    with ShowerWriter(tmp_path / "a.h5", RINGS, schema="calochallenge") as writer:
+        writer.append(np.ones((2, 9), np.float32), np.ones((2, 1), np.float32))
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert "binning" in file.attrs
+    with pytest.raises(ConfigError, match="9 channels of 1024 samples are no energies of cells"):
+        ShowerWriter(tmp_path / "b.h5", Waveforms(), schema="calochallenge")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+@pytest.fixture(scope="module")
+def store(checkpoints, tmp_path_factory):
+    """A tracking store with a run that has a model, the same registered, and a run that has none."""
+    from dist_calo.training.store import quiet_mlflow
+
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.create_experiment("calo", artifact_location=f"file://{folder}/artifacts")
+    run = client.create_run(experiment).info.run_id
+    client.log_artifact(run, CheckpointFolder(checkpoints).path(7), "model")
+    client.create_registered_model("calo")
+    client.create_model_version("calo", f"file://{folder}/artifacts/{run}/artifacts/model", run_id=run)
+    return uri, run, client.create_run(experiment).info.run_id
+
+
+def test_models_of_mlflow_are_found(checkpoints, store, tmp_path, monkeypatch):
+    uri, run, without = store
+    expected = made(checkpoints, tmp_path / "a.h5", "--n", "3")[0]
+    found = made("models:/calo/1", tmp_path / "b.h5", "--n", "3", "--tracking-uri", uri)[0]
+    np.testing.assert_array_equal(found, expected)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert state_of(f"runs:/{run}/model")["step"] == 7
+    for missing in (f"runs:/{without}/model", "models:/calo/2", "models:/other/1"):
+        with pytest.raises(CheckpointError, match=missing):
+            state_of(missing)

@@ -14,10 +14,11 @@ import psutil
 import pytest
 import torch
 
+from dist_calo.comm import World, connect
 from dist_calo.config import ModelConfig, RunConfig
-from dist_calo.data.parts import CHUNK_ROWS, Cut, part_rows
+from dist_calo.data.parts import CHUNK_ROWS, Cut, PartFolder, part_rows
 from dist_calo.data.transforms import Transform
-from dist_calo.errors import EXIT_USER
+from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER
 from dist_calo.generate import main as generate
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import build_model
@@ -178,6 +179,25 @@ def test_the_same_command_after_a_kill_makes_the_rest(checkpoint, tmp_path, caps
     assert sorted(os.listdir(tmp_path)) == ["again.h5", "fake.h5", "other.h5"]
 
 
+def test_a_signal_stops_all_ranks_in_order(checkpoint, tmp_path):
+    out = tmp_path / "fake.h5"
+    order = command(checkpoint, out, "--n", "1000000", "--batch-size", "16", "--launch", "2")
+    run = subprocess.Popen(order, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    parts = tmp_path / "fake.h5.parts"
+    try:
+        while not list(parts.glob("part-*.h5")) and run.poll() is None:
+            time.sleep(0.01)
+        run.terminate()
+        said, _ = run.communicate(timeout=60)
+    finally:
+        run.kill()
+        run.wait()
+    assert run.returncode == EXIT_PREEMPTED, said
+    assert said == f"stopped; complete parts are kept in {parts}: give the same command again\n"
+    assert not out.exists()
+    assert not list(parts.glob(".*"))
+
+
 def test_complete_parts_are_kept_as_they_are(checkpoint, whole, tmp_path, capsys):
     """Parts that another run has finished are joined, not made again; one that is damaged is named."""
     out = tmp_path / "fake.h5"
@@ -205,8 +225,6 @@ def test_complete_parts_are_kept_as_they_are(checkpoint, whole, tmp_path, capsys
 
 
 def test_two_processes_do_not_make_the_same_file(checkpoint, tmp_path, capsys):
-    from dist_calo.data.parts import PartFolder
-
     folder = PartFolder(tmp_path / "fake.h5")
     folder.open({"n": 1}, renew=False)
     assert generate(["--checkpoint", checkpoint, "--out", str(tmp_path / "fake.h5"), *ORDER]) == EXIT_USER
@@ -234,13 +252,19 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(checkpoint, tmp
     assert sorted(os.listdir(tmp_path / "fake.h5.parts")) == ["lock", "what.json"]
 
 
-def test_a_rank_that_makes_nonsense_names_itself(checkpoint, tmp_path):
+def spoiled(checkpoint, path, value):
+    """The same weights with another response of the calorimeter."""
     state = torch.load(CheckpointFolder(checkpoint).path(7), weights_only=True)
     for weights in (state["model"], state["average"]["generator"]):
         for name in weights:
             if name.endswith("response"):
-                weights[name].fill_(3e38)
-    torch.save(state, tmp_path / "bad.pt")
+                weights[name].fill_(value)
+    torch.save(state, path)
+    return str(path)
+
+
+def test_a_rank_that_makes_nonsense_names_itself(checkpoint, tmp_path):
+    spoiled(checkpoint, tmp_path / "bad.pt", 3e38)
     run = run_ranks(command(str(tmp_path / "bad.pt"), tmp_path / "fake.h5", *ORDER), 2)
     assert run.returncode == EXIT_USER
     assert "[rank 0 of 2 on" in run.output
@@ -248,9 +272,13 @@ def test_a_rank_that_makes_nonsense_names_itself(checkpoint, tmp_path):
     assert not (tmp_path / "fake.h5").exists()
 
 
-def test_a_rank_alone_counts_what_it_adds():
-    from dist_calo.comm import World, connect
+def test_weights_that_are_not_numbers_are_refused(checkpoint, tmp_path, capsys):
+    bad = spoiled(checkpoint, tmp_path / "bad.pt", float("nan"))
+    assert generate(["--checkpoint", bad, "--out", str(tmp_path / "fake.h5")]) == EXIT_USER
+    assert "step 7 has weights that are not finite" in capsys.readouterr().err
 
+
+def test_a_rank_alone_counts_what_it_adds():
     seen = []
     tally = Tally(connect("single", World()), seen.append)
     tally.add(3)

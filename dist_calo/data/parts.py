@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_calo.data.formats import open_file
-from dist_calo.data.formats.whole_files import abandon, flush, publish
+from dist_calo.data.formats.whole_files import abandon, publish
 from dist_calo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class PartFolder:
             for number in range(cut.count):
                 with open_file(self.path(number)) as part:
                     yield self._add(whole, part, cut, number)
-            flush(whole)
+            whole.flush()
             whole.close()
             publish(temporary, self.out)
         except BaseException:

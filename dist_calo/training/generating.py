@@ -7,7 +7,7 @@ the batch size and is always computed in full, by one thread: so the number of r
 At 4,096 ranks: rank 0 alone reads the checkpoint, the conditions and the folder, and sends weights, conditions (4 bytes
 a shower and condition) and the list of missing parts (8 bytes a part, at most 16,384 up to 160 million showers) to all
 in one broadcast. A rank has one file open, the part that it writes; it holds one batch and a chunk of compressed
-showers. 16 bytes a second and rank tell how far all are. Joining is rank 0's alone, at the speed of the file system.
+showers. 24 bytes a second and rank tell how far all are. Joining is rank 0's alone, at the speed of the file system.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ import numpy as np
 
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.formats.schema import SchemaName, schema_of
-from dist_calo.data.formats.whole_files import NO_SPACE
+from dist_calo.data.formats.whole_files import is_no_space
 from dist_calo.data.parts import CHUNK_ROWS, Cut, PartFolder, part_rows
-from dist_calo.errors import CheckpointError, ConfigError, DataError
+from dist_calo.errors import EXIT_PREEMPTED, CheckpointError, ConfigError, DataError
 from dist_calo.randomness import Draws
 from dist_calo.training.beam import Beam, ListedBeam, Spread, beam_of
 
@@ -93,19 +93,23 @@ class Plan:
 
 
 def make_showers(request: Request, communicator: "Communicator") -> int:
-    """Make the file on all ranks and return the exit code; collective.
+    """Make the file on all ranks; collective.
+
+    Returns:
+        The exit code: 0, or EXIT_PREEMPTED if a signal stopped the ranks; the complete parts are kept then.
 
     Raises:
         UserError: if the request does not fit the checkpoint, the file exists, the weights make cells that are not
             finite, or the disk is full.
     """
+    from dist_calo.training.preemption import StopRequest
     from dist_calo.training.restore import restore_generator
-    from dist_calo.training.tally import ShowerCount, Tally
+    from dist_calo.training.tally import ShowerCount, Stopped, Tally
 
     world = communicator.world
     device = _device(request.device, world)
+    folder = PartFolder(request.out)
     with ExitStack() as stack:
-        folder = PartFolder(request.out)
         stack.callback(folder.close)
         stack.enter_context(_room(folder))
         plan = communicator.broadcast_object(_plan(request, folder) if world.rank == 0 else None)
@@ -116,17 +120,22 @@ def make_showers(request: Request, communicator: "Communicator") -> int:
         count = ShowerCount(plan.cut.samples, kept, show=world.rank == 0, launcher=world.launcher)
         stack.callback(count.close)
         stack.enter_context(_one_thread())
-        tally = Tally(communicator, count.made)
-        for number in plan.missing[world.rank :: world.size].tolist():
-            _make_part(request, plan, generator, number, folder.path(number), tally)
-        tally.wait_for_all()
-        # The others follow at the pace of rank 0, so that no collective waits for all of its work.
-        joining, empty = Tally(communicator), 0
-        if world.rank == 0:
-            for found in folder.join(plan.cut):
-                empty += found
-                joining.add(0)
-        joining.wait_for_all()
+        stop = stack.enter_context(StopRequest(communicator))
+
+        def asked_to_stop() -> bool:
+            return stop.received is not None
+
+        try:
+            tally = Tally(communicator, count.made, asked_to_stop)
+            for number in plan.missing[world.rank :: world.size].tolist():
+                _make_part(request, plan, generator, number, folder.path(number), tally)
+            tally.wait_for_all()
+            # What is joined at last is not stopped for a signal: the parts outlive a kill all the same.
+            empty = _joined(folder, plan.cut, Tally(communicator), world.rank)
+        except Stopped:
+            if world.rank == 0:
+                print(f"stopped; complete parts are kept in {folder.folder}: give the same command again")
+            return EXIT_PREEMPTED
     if world.rank == 0:
         low, high = plan.beam.energies()
         print(
@@ -137,6 +146,20 @@ def make_showers(request: Request, communicator: "Communicator") -> int:
                 f"{empty} of them are empty, which readers refuse: train for longer, or take another checkpoint"
             )
     return 0
+
+
+def _joined(folder: PartFolder, cut: Cut, tally: "Tally", rank: int) -> int:
+    """Have rank 0 join the parts, and return how many showers are empty, which rank 0 alone learns.
+
+    The others follow at its pace, so that no collective waits for all of its work.
+    """
+    empty = 0
+    if rank == 0:
+        for found in folder.join(cut):
+            empty += found
+            tally.add(0)
+    tally.wait_for_all()
+    return empty
 
 
 def _plan(request: Request, folder: PartFolder) -> Plan:
@@ -248,8 +271,8 @@ def _room(folder: PartFolder) -> Iterator[None]:
     """One line where the disk is full."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in NO_SPACE:
+    except (OSError, RuntimeError, ValueError) as error:
+        if not is_no_space(error):
             raise
         raise DataError(
             f"--out {folder.out}: no room is left on the disk or in your quota, which must hold the showers twice for "

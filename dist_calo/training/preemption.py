@@ -48,6 +48,11 @@ class StopRequest:
         if self._received is None:
             self._received, self._received_at = number, now
 
+    @property
+    def received(self) -> str | None:
+        """Name of the signal that this rank has received, or None."""
+        return None if self._received is None else signal.Signals(self._received).name
+
     def ask(self) -> None:
         """Start to exchange the flags, at the beginning of a step."""
         self._flag[0] = self._received or 0

@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,8 @@ def state_of(source: str, tracking_uri: str | None = None) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(prefix="dist_calo-") as folder:
         try:
-            registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
-            found = Path(
-                download_artifacts(
-                    artifact_uri=source, dst_path=folder, tracking_uri=uri, registry_uri=registry
-                )
-            )
+            with _store(uri):
+                found = Path(download_artifacts(artifact_uri=source, dst_path=folder))
         except Exception as error:
             raise CheckpointError(
                 f"checkpoint {source}: {uri} does not give it ({one_line(error)}); check the name, and the store in "
@@ -56,6 +54,26 @@ def state_of(source: str, tracking_uri: str | None = None) -> dict[str, Any]:
                 f"checkpoint {source}: there must be one file *.pt, found {names}; name it, such as runs:/ID/PATH.pt"
             )
         return load_checkpoint(files[0])
+
+
+@contextmanager
+def _store(uri: str) -> Iterator[None]:
+    """Have MLflow look in this store: names of models are looked up in the process's own, whatever it is told."""
+    import mlflow
+
+    tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    environment = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(environment["MLFLOW_REGISTRY_URI"] or uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(tracking)
+        mlflow.set_registry_uri(registry)
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _existing_store(source: str, tracking_uri: str | None) -> str:

@@ -15,8 +15,12 @@ LINE_S = 30.0
 """Time between two lines in a log file, in seconds."""
 
 
+class Stopped(Exception):
+    """Some rank has been asked to stop; raised on all of them."""
+
+
 class Tally:
-    """Counts over all ranks by one all-reduce of 16 bytes a second, which goes on while a rank works.
+    """Counts over all ranks by one all-reduce of 24 bytes a second, which goes on while a rank works.
 
     Every rank takes part in every exchange, those that have finished at the pace of the others: so nobody waits longer
     than one piece of another rank's work, and the end is seen by all in the same exchange.
@@ -24,11 +28,21 @@ class Tally:
     Args:
         communicator: of all ranks.
         show: told the sum over all ranks after each exchange.
+        asked_to_stop: whether this rank has been.
+
+    Raises, in any method:
+        Stopped: if some rank has been asked to stop.
     """
 
-    def __init__(self, communicator: Communicator, show: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        communicator: Communicator,
+        show: Callable[[int], None] = lambda _: None,
+        asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._communicator = communicator
         self._show = show
+        self._asked_to_stop = asked_to_stop
         self._mine = 0
         self._last = time.monotonic()
         self._under_way: tuple[torch.Tensor, Work] | None = None
@@ -50,11 +64,13 @@ class Tally:
             sums, work = self._under_way
             work.wait()
             self._under_way = None
-            done, ranks = sums.tolist()
+            done, ranks, stops = sums.tolist()
             self._show(done)
+            if stops:
+                raise Stopped
             if ranks == self._communicator.world.size:
                 return True
-        sums = torch.tensor([self._mine, int(finished)], dtype=torch.int64)
+        sums = torch.tensor([self._mine, finished, self._asked_to_stop()], dtype=torch.int64)
         self._under_way = sums, self._communicator.all_reduce_async(sums)
         self._last = time.monotonic()
         return False

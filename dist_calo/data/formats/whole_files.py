@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import h5py
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk is full, the user's quota is used up, the file has reached the process's limit."""
+
+
+def is_no_space(error: BaseException) -> bool:
+    """Whether a file could not be written for want of space; HDF5 tells the reason in words alone at times."""
+    told = re.search(r"errno = (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) and error.errno else int(told[1]) if told else None
+    return number in _NO_SPACE
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -28,21 +35,6 @@ def publish(temporary: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def flush(file: "h5py.File") -> None:
-    """Write what HDF5 holds back; a file that cannot be flushed is still open, and can be abandoned.
-
-    Raises:
-        OSError: if the disk refuses, with its error number.
-    """
-    try:
-        file.flush()
-    except RuntimeError as error:
-        number = re.search(r"errno = (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), file.filename) from error
 
 
 def abandon(file: "h5py.File") -> None:

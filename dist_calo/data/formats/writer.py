@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dist_calo.data.formats.schema import SchemaName, StoredArray, schema_of
-from dist_calo.data.formats.whole_files import abandon, flush, publish
+from dist_calo.data.formats.whole_files import abandon, publish
 from dist_calo.errors import DataError
 from dist_calo.geometry import Geometry
 
@@ -149,7 +149,8 @@ class ShowerWriter:
         try:
             if self._waiting_rows:
                 self._write(self._waiting_rows)
-            flush(self._file)
+            # A file that cannot be flushed is still open, and can be abandoned.
+            self._file.flush()
             self._file.close()
             publish(self._temporary, self.path)
         except BaseException:

@@ -14,6 +14,7 @@ COMMANDS = {
     "generate": ("dist_calo.generate", "make showers with a trained network"),
     "evaluate": ("dist_calo.evaluate", "compare generated with Geant4 showers: metrics and a report"),
     "register": ("dist_calo.register", "put a trained network into MLflow's model registry"),
+    "bench": ("dist_calo.bench", "measure how fast showers are made, and how good those are"),
     "simulate": ("dist_calo.simulate", "make parametrised showers without any training"),
     "data": ("dist_calo.data_tools", "inspect, validate, convert or split shower files"),
     "runs": ("dist_calo.runs", "send metrics that could not be sent while training"),

@@ -65,6 +65,10 @@ COMPONENTS: dict[str, Component] = {
     "slurm": Component(
         found=lambda: on_path("sbatch", "srun"), install="SLURM's client programs (sbatch, srun)"
     ),
+    "geant4": Component(
+        found=lambda: bool(importlib.util.find_spec("geant4_pybind")),
+        install="`pip install geant4-pybind==0.1.3`, Geant4 as a wheel",
+    ),
     "gpu": Component(found=_gpu, install="a GPU that this build of torch supports", hardware=True),
 }
 

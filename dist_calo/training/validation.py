@@ -157,7 +157,9 @@ class Validator:
                 for summary, mine in zip(pair, (first, ~first), strict=True):
                     summary.update(batch.showers[mine], batch.conditions[mine, 0])
         numbers = [self._view.numbers(*(self._summed(half) for half in pair)) for pair in halves]
-        return {name: float(np.mean([values[name] for values in numbers])) for name in numbers[0]}
+        # Of few showers a half may leave a bin of energy empty, which then has no numbers.
+        names = [name for name in numbers[0] if all(name in values for values in numbers)]
+        return {name: float(np.mean([values[name] for values in numbers])) for name in names}
 
     def _read(self) -> Any:
         """Sums over the split's showers on all ranks; remembers this rank's conditions and the examples."""

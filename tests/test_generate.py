@@ -86,7 +86,8 @@ def test_the_seed_decides_and_the_batch_size_does_not(checkpoints, tmp_path):
         (["--energy", "10,inf"], "all numbers are finite"),
         (["--energy", "60:20"], "lower bound comes first"),
         (["--energy", "50", "--conditions", "real.h5"], "both tell the energy"),
-        (["--conditions", "/nowhere.h5"], "/nowhere.h5"),
+        (["--conditions", "/nowhere.h5"], "--conditions /nowhere.h5"),
+        (["--out", "/tmp", "--force"], "is a folder"),
         (["--theta", "1.2"], "--theta 1.2: this model knows no theta, only energy"),
         (["--checkpoint", "/nowhere"], "/nowhere"),
         (

@@ -285,3 +285,11 @@ def test_a_rank_alone_counts_what_it_adds():
     tally.add(4)
     tally.wait_for_all()
     assert seen == [7]
+
+
+def test_empty_showers_are_counted_over_all_parts(checkpoint, tmp_path, capsys):
+    dark = spoiled(checkpoint, tmp_path / "dark.pt", 0.0)
+    assert generate(["--checkpoint", dark, "--out", str(tmp_path / "fake.h5"), *ORDER]) == 0
+    assert "230 of them are empty" in capsys.readouterr().out
+    with h5py.File(tmp_path / "fake.h5") as file:
+        assert "empty_showers" not in file.attrs

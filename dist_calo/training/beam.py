@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dist_calo.errors import ConfigError
+from dist_calo.errors import ConfigError, DataError
 from dist_calo.geometry import CONDITION_UNITS
 
 if TYPE_CHECKING:
@@ -132,7 +132,10 @@ def beam_of(
     if conditions is not None:
         from dist_calo.data.conditions import read_conditions
 
-        names, rows = read_conditions(conditions)
+        try:
+            names, rows = read_conditions(conditions)
+        except DataError as error:
+            raise DataError(f"--conditions {error}") from error
         for name in geometry.conditions:
             if name not in names:
                 raise ConfigError(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dist_calo import __version__
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.formats.schema import SchemaName, schema_of
 from dist_calo.data.formats.whole_files import is_no_space
@@ -167,6 +168,8 @@ def _plan(request: Request, folder: PartFolder) -> Plan:
     from dist_calo.geometry import geometry_from_dict
     from dist_calo.training.sources import state_of
 
+    if request.out.is_dir():
+        raise ConfigError(f"--out {request.out}: is a folder; name a file in it")
     if request.out.exists() and not request.force:
         raise ConfigError(f"--out {request.out}: the file exists; name another or add --force to replace it")
     state = state_of(request.checkpoint, request.tracking_uri)
@@ -186,7 +189,7 @@ def _plan(request: Request, folder: PartFolder) -> Plan:
         **beam.describe(),
         "schema": request.schema,
         "device": request.device,
-        "checkpoint": f"step {state['step']}, SHA-256 {_digest(state)[:16]}",
+        "checkpoint": f"step {state['step']}, SHA-256 {_digest(state)[:16]}, dist_calo {__version__}",
     }
     folder.open(what, renew=request.force)
     cut = Cut(samples=n, rows=part_rows(n, request.batch_size))

@@ -37,19 +37,29 @@ class Rows:
         columns: observables, NaN where a shower has none, shape (n, F).
         conditions: shape (n, C).
         groups: shape (n,).
+        ids: their numbers in the sample, shape (n,).
         showers: their cells, shape (n, *geometry.shape), float32; None if they are not kept.
     """
 
     columns: np.ndarray
     conditions: np.ndarray
     groups: np.ndarray
+    ids: np.ndarray
     showers: np.ndarray | None = None
 
     def of(self, groups: np.ndarray) -> "Rows":
         """The rows that lie in some groups."""
-        mine = np.isin(self.groups, groups)
-        showers = None if self.showers is None else self.showers[mine]
-        return Rows(self.columns[mine], self.conditions[mine], self.groups[mine], showers)
+        return self._chosen(np.isin(self.groups, groups))
+
+    def sorted(self) -> "Rows":
+        """The rows in the order of the sample, whatever ranks and batches they came with."""
+        return self._chosen(np.argsort(self.ids))
+
+    def _chosen(self, places: np.ndarray) -> "Rows":
+        showers = None if self.showers is None else self.showers[places]
+        return Rows(
+            self.columns[places], self.conditions[places], self.groups[places], self.ids[places], showers
+        )
 
 
 class Sample(SumState):
@@ -120,7 +130,7 @@ class Sample(SumState):
         kept = share_of(ids, self._share)
         if kept.any():
             cells = showers[kept].astype(np.float32) if self._with_showers else None
-            self._rows.append(Rows(observed.columns[kept], conditions[kept], groups[kept], cells))
+            self._rows.append(Rows(observed.columns[kept], conditions[kept], groups[kept], ids[kept], cells))
 
     def _scaled(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Observables in units of the Geant4 showers' standard deviation, 0 where there is none, and where there is."""
@@ -190,7 +200,7 @@ class Sample(SumState):
     def _add_image(self, groups: np.ndarray, cells: np.ndarray) -> None:
         order, starts, ends, seen = _runs(groups)
         for start, end, group in zip(starts, ends, seen, strict=True):
-            self.sums["image"][group] += cells[order[start:end]].sum(axis=0)
+            self.sums["image"][group] += cells[order[start:end]].sum(axis=0, dtype=np.float64)
         self.sums["image squared"] += np.einsum("bv,bv->v", cells, cells)
 
     @property
@@ -204,11 +214,12 @@ class Sample(SumState):
         if not self._rows:
             cells = np.empty((0, *self.shape), dtype=np.float32) if self._with_showers else None
             width = len(self.observer.features)
-            return Rows(np.empty((0, width)), np.empty((0, 1)), np.empty(0, dtype=np.int64), cells)
+            none = np.empty(0, dtype=np.int64)
+            return Rows(np.empty((0, width)), np.empty((0, 1)), none, none, cells)
         first = self._rows[0]
         joined: dict[str, Any] = {
             name: np.concatenate([getattr(rows, name) for rows in self._rows])
-            for name in ("columns", "conditions", "groups")
+            for name in ("columns", "conditions", "groups", "ids")
         }
         if first.showers is not None:
             joined["showers"] = np.concatenate(

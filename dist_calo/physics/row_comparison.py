@@ -1,0 +1,123 @@
+"""Two samples in numbers that see all observables at once: FPD, KPD, precision and recall, a classifier.
+
+Observables are measured from the Geant4 showers' median in units of their standard deviation; one that a shower does
+not have is given the median.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dist_calo.physics.frechet import Moments, frechet_from_parts
+from dist_calo.physics.halves import Halving, Measured, halvings, measured
+from dist_calo.physics.kernel import kernel_distance
+from dist_calo.physics.neighbours import precision_recall_density_coverage
+from dist_calo.physics.sample import Part, Rows, Sample
+
+SUBJECT = "observables"
+HALVINGS = 8
+"""Halvings for errors and floors of what costs more than a sum."""
+FARTHEST = 1e3
+"""Standard deviations at which an observable is cut: what a diverged generator makes has no fourth power."""
+LEAST_ROWS = 200
+"""With fewer showers in either sample none of these numbers means anything."""
+
+
+def measured_distances(real: Sample, fake: Sample) -> dict[str, Measured]:
+    """FPD from all showers; KPD, precision, recall, density and coverage from the rows that the samples kept.
+
+    Empty with fewer than `LEAST_ROWS` showers of either.
+    """
+    if min(real.count, fake.count) < LEAST_ROWS:
+        return {}
+    numbers = measured(_frechet, fake.of, real.of, count=HALVINGS)
+    real_rows, fake_rows = real.rows, fake.rows
+    if min(len(real_rows.columns), len(fake_rows.columns)) < LEAST_ROWS:
+        return numbers
+    return {**numbers, **measured(_of_rows(real), fake_rows.of, real_rows.of, count=HALVINGS)}
+
+
+def standardised(rows: Rows, sample: Sample) -> np.ndarray:
+    """The observables of rows, from the median in standard deviations of the Geant4 showers, shape (n, F)."""
+    binning = sample.binning
+    scaled = (rows.columns - binning.centre) / binning.scale
+    return np.where(np.isfinite(rows.columns), np.clip(scaled, -FARTHEST, FARTHEST), 0.0)
+
+
+def _frechet(fake: Part, real: Part) -> dict[str, float]:
+    sides = [_moments(side) for side in (fake, real)]
+    return {f"fpd/{SUBJECT}": frechet_from_parts(*sides).value}
+
+
+def _moments(part: Part) -> Moments:
+    sums = part.sample.sums
+    return Moments(
+        count=sums["count"][part.groups].sum(axis=1),
+        sums=sums["filled"][part.groups],
+        products=sums["products"][part.groups],
+    )
+
+
+def _of_rows(real_sample: Sample) -> Callable[[Rows, Rows], dict[str, float]]:
+    def compare(fake: Rows, real: Rows) -> dict[str, float]:
+        a, b = standardised(fake, real_sample), standardised(real, real_sample)
+        distance, _ = kernel_distance(a, b, seed=0)
+        found = precision_recall_density_coverage(b, a)
+        return {
+            f"kpd/{SUBJECT}": distance,
+            **{f"{name}/{SUBJECT}": value for name, (value, _) in found.items()},
+        }
+
+    return compare
+
+
+def measured_classifier(
+    real: Sample, fake: Sample, level: str, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Measured]:
+    """AUC and JSD of a classifier, and the same between two halves of the Geant4 showers; trained twice.
+
+    Args:
+        real: Geant4 showers, whose rows were kept.
+        fake: generated showers, whose rows were kept.
+        level: ``high`` for observables, ``low`` for cells, which both samples must have kept.
+        say: told how training goes.
+    """
+    from dist_calo.physics.classifier import classify
+
+    inputs = {"high": _high_level, "low": _low_level}[level]
+    if min(len(real.rows.columns), len(fake.rows.columns)) < LEAST_ROWS:
+        return {}
+    halving: Halving = next(halvings(1))
+    say(f"classifier, {level} level")
+    verdict = classify(inputs(real.rows, real), inputs(fake.rows, real), seed=0)
+    say(f"classifier, {level} level, between two halves of the reference")
+    floor = classify(
+        inputs(real.rows.of(halving.real), real), inputs(real.rows.of(halving.rest), real), seed=0
+    )
+    pairs = {
+        "auc": (verdict.auc, verdict.auc_error, floor.auc, floor.auc_error),
+        "jsd": (verdict.jsd, verdict.jsd_error, floor.jsd, floor.jsd_error),
+    }
+    return {
+        f"{kind}/{level}_level": Measured(
+            value=value,
+            error=error,
+            floor=least,
+            spread=spread,
+            sigmas=(value - least) / float(np.hypot(error, spread) or np.inf),
+        )
+        for kind, (value, error, least, spread) in pairs.items()
+    }
+
+
+def _high_level(rows: Rows, sample: Sample) -> np.ndarray:
+    energy = np.log(rows.conditions[:, :1].astype(np.float64) / np.mean(sample.binning.energy))
+    return np.concatenate([standardised(rows, sample), energy], axis=1).astype(np.float32)
+
+
+def _low_level(rows: Rows, sample: Sample) -> np.ndarray:
+    from dist_calo.physics.classifier import low_level_rows
+
+    if rows.showers is None:
+        raise ValueError("the samples kept no showers: ask for them before they are read")
+    return low_level_rows(rows.showers, rows.conditions[:, 0])

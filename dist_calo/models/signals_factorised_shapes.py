@@ -79,7 +79,7 @@ class ShapesGenerator(nn.Module):
         """White noise (B, n, S) through the filter, around a circle."""
         samples = noise.shape[-1]
         kernel = self.kernel / self.kernel.norm().clamp(min=1e-6)
-        if not len(noise):
+        if noise.shape[0] == 0:
             return noise * kernel.sum()  # libraries refuse to transform nothing
         size = max(samples, len(kernel))
         spectrum = torch.fft.rfft(noise, n=size) * torch.fft.rfft(kernel, n=size)

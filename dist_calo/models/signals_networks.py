@@ -100,7 +100,7 @@ class Recurrence(nn.Module):
 
     def forward(self, gates: Tensor) -> Tensor:
         """States (B, steps, state) after each step, of gates (B, steps, 4 state): input, forget, cell, output."""
-        seen = memory = gates.new_zeros(len(gates), gates.shape[2] // 4)
+        seen = memory = gates.new_zeros(gates.shape[0], gates.shape[2] // 4)
         states = []
         for step in gates.unbind(1):
             enter, keep, cell, leave = (step + self.recurrent(seen)).chunk(4, dim=1)

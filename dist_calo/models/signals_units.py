@@ -159,7 +159,7 @@ class Templates(nn.Module):
         place = (samples - times.unsqueeze(-1) - self.start.unsqueeze(-1)) / self.step
         place = place.clamp(0.0, self.curves.shape[1] - 1.001)
         before = place.floor().long()
-        curves = self.curves.expand(len(times), -1, -1)
+        curves = self.curves.expand(times.shape[0], -1, -1)
         low, high = curves.gather(2, before), curves.gather(2, before + 1)
         values = low + (place - before) * (high - low)
         return with_peak_one(values)

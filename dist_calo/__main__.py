@@ -13,6 +13,7 @@ COMMANDS = {
     "launch": ("dist_calo.launch", "start local ranks of the trainer without any launcher"),
     "generate": ("dist_calo.generate", "make showers with a trained network"),
     "evaluate": ("dist_calo.evaluate", "compare generated with Geant4 showers: metrics and a report"),
+    "export": ("dist_calo.export", "write a trained network as ONNX or TorchScript, for Geant4 and C++"),
     "register": ("dist_calo.register", "put a trained network into MLflow's model registry"),
     "bench": ("dist_calo.bench", "measure how fast showers are made, and how good those are"),
     "simulate": ("dist_calo.simulate", "make parametrised showers without any training"),

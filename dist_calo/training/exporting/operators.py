@@ -1,8 +1,8 @@
 """Functions that models use and ONNX has no operator for, written with those that it has.
 
-For ln(1 + x) and exp(x) - 1 torch's exporter would write just that, of which little is right for small x; ONNX Runtime's own
-logistic function is right to 1e-7 of 1, not of itself. Each gives what torch's own gives to float32 rounding. The models keep calling torch: these take over in the exported
-graph alone.
+For ln(1 + x) and exp(x) - 1 torch's exporter would write just that, of which little is right for small x; ONNX
+Runtime's logistic function is right to 1e-7 of 1, not of itself. Each function here gives what torch's own gives, to
+float32 rounding. The models keep calling torch: these take over in the exported graph alone.
 """
 
 import math

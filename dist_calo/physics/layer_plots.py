@@ -88,11 +88,22 @@ def means_figure(
     geometry: LayeredReadout, real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS
 ) -> "Figure":
     """Mean energy of each cell, layer by layer: Geant4, generated, and their ratio."""
+    means = real.image("cells"), fake.image("cells")
+    return cells_figure(geometry, means, panels.counted(real, fake, "showers", labels), labels)
+
+
+def cells_figure(
+    geometry: LayeredReadout,
+    cells: tuple[np.ndarray, np.ndarray],
+    title: str,
+    labels: tuple[str, str] = LABELS,
+) -> "Figure":
+    """Mean energy of each cell in GeV of two samples, each of shape (V,), layer by layer, and their ratio."""
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     numbers = _shown_layers(geometry)
-    means = [side.image("cells") * MEV for side in (real, fake)]
+    means = [side * MEV for side in cells]
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient = np.where(means[0] > 0, means[1] / means[0], np.nan)
     norm = _energies(means)
@@ -104,10 +115,10 @@ def means_figure(
     axes = figure.subplots(
         3, len(numbers), squeeze=False, gridspec_kw={**edges, "wspace": 0.3, "hspace": 0.15}
     )
-    for (label, cells, scale), line in zip(rows, axes, strict=True):
+    for (label, image, scale), line in zip(rows, axes, strict=True):
         colours = "PuOr_r" if label == "ratio" else "viridis"
         for number, panel in zip(numbers, line, strict=True):
-            drawn = _draw_layer(panel, geometry, number, cells[geometry.layer_slices[number]], scale, colours)
+            drawn = _draw_layer(panel, geometry, number, image[geometry.layer_slices[number]], scale, colours)
             panel.tick_params(labelsize="x-small", labelbottom=label == "ratio")
         line[0].set_ylabel(f"{label}\n{_axes_of(geometry)[1]}", fontsize="small")
         bar = line[-1].inset_axes((1.08, 0.0, 0.07, 1.0))
@@ -117,7 +128,7 @@ def means_figure(
     for number, first, last in zip(numbers, axes[0], axes[2], strict=True):
         first.set_title(f"layer {number}", fontsize="small")
         last.set_xlabel(_axes_of(geometry)[0], fontsize="small")
-    figure.suptitle(panels.counted(real, fake, "showers", labels), fontsize="medium")
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 

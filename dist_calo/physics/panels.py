@@ -103,9 +103,14 @@ def panel_grid(
 
 
 def compare(
-    main: "Axes", ratio: "Axes", edges: np.ndarray, pair: Sequence[Estimate], labels: tuple[str, str]
+    main: "Axes",
+    ratio: "Axes",
+    edges: np.ndarray,
+    pair: Sequence[Estimate],
+    labels: tuple[str, str],
+    span: tuple[float, float] = RATIO_RANGE,
 ) -> None:
-    """Geant4 as a filled histogram with its error band, the generated as points, and their ratio."""
+    """Geant4 as a filled histogram with its error band, the generated as points, and their ratio within a span."""
     reference, generated = pair
     middle = 0.5 * (edges[1:] + edges[:-1])
     band: dict[str, Any] = {"step": "post", "linewidth": 0.0, "color": REFERENCE}
@@ -125,7 +130,7 @@ def compare(
     padded = np.append(uncertain, uncertain[-1:])
     ratio.fill_between(edges, 1.0 - padded, 1.0 + padded, alpha=0.25, **band)
     ratio.axhline(1.0, color=REFERENCE, linewidth=1.0)
-    low, high = RATIO_RANGE
+    low, high = span
     outside = np.where(value > high, high, np.where(value < low, low, np.nan))
     # One event more or less in a tail is no news.
     apart = np.abs(generated.value - reference.value) > np.hypot(generated.error, reference.error)
@@ -143,7 +148,7 @@ def compare(
             markersize=5,
         )
     # No words at the edges: those of the panel above end there.
-    ratio.set(ylim=(low, high), yticks=(0.6, 1.0, 1.4))
+    ratio.set(ylim=(low, high), yticks=(1.0 + 0.8 * (low - 1.0), 1.0, 1.0 + 0.8 * (high - 1.0)))
 
 
 def any_positive(pair: Sequence[Estimate]) -> bool:

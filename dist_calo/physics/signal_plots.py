@@ -77,6 +77,22 @@ def waveforms_figure(
     Raises:
         ValueError: if there is no example.
     """
+    means = real.image("waveform"), fake.image("waveform")
+    return means_figure(geometry, means, examples, panels.counted(real, fake, "events", labels), labels)
+
+
+def means_figure(
+    geometry: Waveforms,
+    pair: tuple[np.ndarray, np.ndarray],
+    examples: Examples,
+    title: str,
+    labels: tuple[str, str] = LABELS,
+) -> "Figure":
+    """As `waveforms_figure`, of the two mean events, each of shape (channels, samples).
+
+    Raises:
+        ValueError: if there is no example.
+    """
     from matplotlib.figure import Figure
 
     if not len(examples.energies):
@@ -95,7 +111,6 @@ def waveforms_figure(
         hspace=0.3,
     )
     time = np.arange(geometry.samples) * geometry.sample_ns
-    pair = [side.image("waveform") for side in (real, fake)]
     for channel in range(geometry.channels):
         row, column = _place(geometry, channel)
         inner = means[row, column].subgridspec(2, 1, height_ratios=(3, 1), hspace=0.08)
@@ -128,7 +143,7 @@ def waveforms_figure(
         if channel == _first(geometry):
             main.legend(frameon=False, loc="center right", fontsize="small")
     _events(figure, geometry, examples, labels, top=split - 1.0 / size[1])
-    figure.suptitle(panels.counted(real, fake, "events", labels), fontsize="medium", y=1 - 0.12 / size[1])
+    figure.suptitle(title, fontsize="medium", y=1 - 0.12 / size[1])
     return figure
 
 

@@ -1,0 +1,4 @@
+"""The report of an evaluation: one HTML file that needs no network, no script and no mouse."""
+
+from dist_calo.physics.report.page import report_html as report_html
+from dist_calo.physics.report.page import write_report as write_report

@@ -1,0 +1,212 @@
+"""The page: what a template needs, put together from an evaluation."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dist_calo.physics.evaluation import Evaluation
+from dist_calo.physics.report import (
+    figures,
+    figures_history,
+    figures_matrices,
+    figures_observables,
+    figures_profiles,
+    figures_showers,
+    tables,
+)
+from dist_calo.physics.report.pictures import Picture, picture
+from dist_calo.physics.report.rounding import LEVELS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LONG = 14
+"""Lines of facts from which a section is closed at first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinPage:
+    """A bin of incident energy."""
+
+    anchor: str
+    label: str
+    counts: str
+    table: tables.Table | None
+    lists: tuple[tables.Table, ...] = ()
+    pictures: list[Picture] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chapter:
+    """Figures under a heading."""
+
+    anchor: str
+    title: str
+    pictures: list[Picture]
+
+
+def report_html(evaluation: Evaluation) -> str:
+    """The report of an evaluation as one HTML page with everything inside."""
+    environment = Environment(
+        loader=PackageLoader("dist_calo.physics.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    labels, numbers = evaluation.observer.labels, evaluation.numbers
+    summary = evaluation.observer.summary_groups
+    others = [group for group in labels if group not in summary]
+    whole = tables.list_table("Numbers of all showers", numbers, (*tables.ADVICE, *tables.RESPONSE), labels)
+    curves = figures_history.history_figure(evaluation.history)
+    return environment.get_template("report.html.j2").render(
+        names=evaluation.names,
+        described=evaluation.geometry.described,
+        counts=figures.counts_in_words(evaluation, -1),
+        verdict=tables.verdict_of(evaluation),
+        at_floor=tables.AT_FLOOR,
+        levels=LEVELS,
+        notes=evaluation.notes,
+        facts=evaluation.facts,
+        long=LONG,
+        glance=tables.groups_table("Observables at a glance", summary, labels, numbers),
+        other=tables.groups_table("All other observables", others, labels, numbers),
+        units=tables.units_table(evaluation),
+        profiles=tables.profiles_table("Profiles", evaluation.observer, numbers),
+        whole=whole,
+        absent=tables.not_computed(evaluation.whole),
+        chapters=list(_chapters(evaluation)),
+        bins=list(_bins(evaluation)),
+        history=None if curves is None else _history_picture(curves),
+    )
+
+
+def write_report(evaluation: Evaluation, path: Path) -> None:
+    """Write the report; a file of this name is replaced at once when the new one is complete.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(report_html(evaluation), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _chapters(evaluation: Evaluation) -> Iterator[Chapter]:
+    both = " and ".join(evaluation.names)
+    yield Chapter(
+        anchor="response",
+        title="Energy response and resolution",
+        pictures=[
+            picture(
+                figures_profiles.response_figure(evaluation),
+                f"Mean response and resolution of {both} against the incident energy, with ratios.",
+                "Mean response and resolution against the incident energy; horizontal bars are the bins. Below: "
+                "ratios with the statistical error of both (band: that of the first sample).",
+                vector=True,
+            )
+        ],
+    )
+    yield Chapter(anchor="profiles", title="Profiles", pictures=[_profiles(evaluation, -1)])
+    yield Chapter(anchor="observables", title="Observables", pictures=list(_observables(evaluation, -1)))
+    matrices = [
+        picture(
+            figures_matrices.correlations_figure(evaluation, name),
+            f"Matrices of the correlations {tables.set_in_words(name, evaluation.observer)} of {both}, and their "
+            "difference.",
+            f"Correlations {tables.set_in_words(name, evaluation.observer)}, in per cent.",
+            shades=True,
+        )
+        for name in sorted(evaluation.real.sets, key=lambda name: name != "observables")
+    ]
+    if matrices:
+        yield Chapter(anchor="correlations", title="Correlations", pictures=matrices)
+    showers = [
+        picture(
+            drawing.figure, drawing.alt, drawing.caption, vector=drawing.vector, shades=not drawing.vector
+        )
+        for drawing in figures_showers.shower_figures(evaluation)
+    ]
+    yield Chapter(anchor="showers", title="The mean shower and single showers", pictures=showers)
+
+
+def _bins(evaluation: Evaluation) -> Iterator[BinPage]:
+    """A page for each bin of incident energy; a single one is that of all showers."""
+    labels = evaluation.observer.labels
+    if evaluation.binning.slots == 2:
+        return
+    for slot, numbers in enumerate(evaluation.slots[:-1]):
+        label, counts = evaluation.binning.labels[slot], figures.counts_in_words(evaluation, slot)
+        page = BinPage(anchor=f"bin-{slot}", label=label, counts=counts, table=None)
+        if numbers:
+            page = BinPage(
+                anchor=page.anchor,
+                label=label,
+                counts=counts,
+                table=tables.groups_table(f"Observables at {label}", tuple(labels), labels, numbers),
+                lists=(
+                    tables.profiles_table(f"Profiles at {label}", evaluation.observer, numbers),
+                    tables.list_table(f"Energy response at {label}", numbers, tables.RESPONSE, labels),
+                ),
+                pictures=[*_observables(evaluation, slot, alone=True), _profiles(evaluation, slot)],
+            )
+        yield page
+
+
+def _profiles(evaluation: Evaluation, slot: int) -> Picture:
+    where = evaluation.binning.labels[slot]
+    return picture(
+        figures_profiles.profiles_figure(evaluation, slot),
+        f"Profiles of {' and '.join(evaluation.names)} with ratios, {where}.",
+        "Mean over showers with its statistical error; below the ratio (band: error of the first sample). Arrows "
+        "mark ratios beyond the axis.",
+    )
+
+
+def _observables(evaluation: Evaluation, slot: int, alone: bool = False) -> Iterator[Picture]:
+    both, where = " and ".join(evaluation.names), evaluation.binning.labels[slot]
+    singles = figures_observables.single_groups(evaluation)
+    if alone:
+        # Of a bin, those that tell most: its table has them all.
+        singles = [group for group in evaluation.observer.summary_groups if group in singles]
+    columns = [figures_observables.columns_of(evaluation, group)[0] for group in singles]
+    if columns:
+        yield picture(
+            figures_observables.histograms_figure(evaluation, slot, columns),
+            f"Histograms of {len(columns)} observables of {both} with ratios, {where}.",
+            "Each observable with its separation power (sep.) and its Wasserstein distance in standard deviations "
+            "(W₁/σ); the outer bins hold what lies beyond.",
+        )
+    indexed = figures_observables.indexed_groups(evaluation)
+    if indexed:
+        yield picture(
+            figures_observables.indexed_figure(evaluation, slot, indexed),
+            f"Means and widths of {len(indexed)} observables against the layer or channel, of {both}, {where}.",
+            "Mean with its statistical error and standard deviation (band and dashed lines) against the number of the "
+            "layer or channel; below, ratios of means and of widths, or the difference of the means.",
+        )
+    for group in () if alone else indexed:
+        columns = figures_observables.columns_of(evaluation, group)
+        chosen = [columns[place] for place in figures_observables.spread(len(columns))]
+        label = evaluation.observer.labels[group]
+        yield picture(
+            figures_observables.histograms_figure(evaluation, slot, chosen),
+            f"Histograms of {label} of {len(chosen)} of {len(columns)}, of {both}.",
+            f"{label}: {len(chosen)} of {len(columns)}.",
+        )
+
+
+def _history_picture(curves: "Figure") -> Picture:
+    return picture(
+        curves,
+        "Training curves, a panel for each.",
+        "Training curves against the step. Of long ones means of parts, with a band from the least to the largest.",
+    )

@@ -1,0 +1,260 @@
+"""The numbers of an evaluation as rows and cells of tables."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dist_calo.physics.evaluation import Evaluation, away
+from dist_calo.physics.halves import Measured
+from dist_calo.physics.kinds import KINDS, kind_of
+from dist_calo.physics.observers import Observer
+from dist_calo.physics.report.rounding import floor_of, level_of, sigmas_in_words, with_error
+from dist_calo.physics.sample import Part
+
+COLUMNS = (
+    ("separation", ("separation",)),
+    ("χ²/ndf", ("chi2_ndf",)),
+    ("W₁/σ", ("wasserstein_scaled",)),
+    ("shift/σ", ("shift", "shifts")),
+    ("width − 1", ("width", "widths")),
+    ("relative error", ("relative_error",)),
+)
+"""Columns of a table of observables, each with the kinds of numbers that may stand in it."""
+MISSING = ("missing", ("missing",))
+PROFILES = (("relative error", ("profile_error",)), ("χ²/bin", ("profile_chi2",)))
+RESPONSE = ("response",)
+AT_FLOOR = 2.0
+"""Sigmas within which a number counts as equal to its floor."""
+WORST = 3
+SUBJECTS = {
+    "observables": "of the observables",
+    "mean": "mean response, relative difference",
+    "resolution": "resolution, relative difference",
+    "largest_pull": "largest pull of a cell",
+    "chi2_cell": "χ² per cell",
+    "stochastic": "stochastic term [√GeV], difference",
+    "noise": "noise term [GeV], difference",
+    "constant": "constant term, difference",
+    "high": "of the observables",
+    "low": "of the cells",
+}
+"""What numbers are about that are not about a group of observables, in words."""
+_CLASSIFIER = "train a classifier: --classifier high (on observables) or --classifier low (on cells)"
+_ROWS = "more showers of both samples are needed"
+ADVICE = {
+    "fpd": _ROWS,
+    "kpd": _ROWS,
+    "auc": _CLASSIFIER,
+    "jsd": _CLASSIFIER,
+    **dict.fromkeys(("precision", "recall", "density", "coverage"), _ROWS),
+    "correlation": _ROWS,
+    "image": _ROWS,
+    "resolution_fit": "three bins of incident energy with showers of both samples are needed",
+}
+"""What to do for numbers of all showers that are not there, by kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A number in a table; ``level`` is the colour of its distance from the floor, None where that is not known."""
+
+    text: str = ""
+    floor: str = ""
+    sigmas: str = ""
+    level: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of a table."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    meaning: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table; ``heads`` are those of its cells, each with what it means."""
+
+    caption: str
+    first: str
+    heads: tuple[tuple[str, str], ...]
+    rows: tuple[Row, ...]
+
+
+def cell_of(name: str, number: Measured) -> Cell:
+    """The cell of a number."""
+    sigmas = away(name, number)
+    return Cell(
+        text=with_error(number.value, number.error),
+        floor=floor_of(number),
+        sigmas=sigmas_in_words(sigmas),
+        level=level_of(sigmas),
+        note="mean of sizes" if name.split("/")[0] in ("shifts", "widths") else "",
+    )
+
+
+def groups_table(
+    caption: str, groups: Sequence[str], labels: Mapping[str, str], numbers: Mapping[str, Measured]
+) -> Table:
+    """One row for each group of observables that has numbers, one column for each kind of number."""
+    missing = [numbers[f"missing/{group}"] for group in groups if f"missing/{group}" in numbers]
+    columns = (*COLUMNS, MISSING) if any(n.value or n.floor for n in missing) else COLUMNS
+    return _table(
+        caption, "observable", columns, {group: labels.get(group, group) for group in groups}, numbers
+    )
+
+
+def profiles_table(caption: str, observer: Observer, numbers: Mapping[str, Measured]) -> Table:
+    """One row for each profile."""
+    labels = {
+        name: f"{name.replace('_', ' ')}: {profile.title} against {profile.axis}"
+        for name, profile in observer.profiles.items()
+    }
+    return _table(caption, "profile", PROFILES, labels, numbers)
+
+
+def _table(
+    caption: str,
+    first: str,
+    columns: Sequence[tuple[str, tuple[str, ...]]],
+    labels: Mapping[str, str],
+    numbers: Mapping[str, Measured],
+) -> Table:
+    rows = []
+    for subject, label in labels.items():
+        cells = tuple(_first(kinds, subject, numbers) for _, kinds in columns)
+        if any(cell.text for cell in cells):
+            rows.append(Row(label=label, cells=cells))
+    heads = tuple((title, KINDS[kinds[0]].meaning) for title, kinds in columns)
+    return Table(caption=caption, first=first, heads=heads, rows=tuple(rows))
+
+
+def _first(kinds: Sequence[str], group: str, numbers: Mapping[str, Measured]) -> Cell:
+    names = (f"{kind}/{group}" for kind in kinds)
+    return next((cell_of(name, numbers[name]) for name in names if name in numbers), Cell())
+
+
+def list_table(
+    caption: str, numbers: Mapping[str, Measured], kinds: Sequence[str], labels: Mapping[str, str]
+) -> Table:
+    """One row for each number of some kinds, with what it means."""
+    rows = tuple(
+        Row(label=name_in_words(name, labels), cells=(cell_of(name, number),), meaning=kind_of(name).meaning)
+        for kind in kinds
+        for name, number in numbers.items()
+        if name.split("/")[0] == kind
+    )
+    return Table(caption=caption, first="number", heads=(("value", ""),), rows=rows)
+
+
+def not_computed(numbers: Mapping[str, Measured]) -> list[tuple[str, str]]:
+    """Kinds of numbers of all showers that are not there, those with the same remedy together, and what to do."""
+    there = {name.split("/")[0] for name, number in numbers.items() if math.isfinite(number.value)}
+    absent: dict[str, list[str]] = {}
+    for kind, advice in ADVICE.items():
+        if kind not in there:
+            absent.setdefault(advice, []).append(KINDS[kind].title)
+    return [(", ".join(titles), advice) for advice, titles in absent.items()]
+
+
+def units_table(evaluation: Evaluation, slot: int = -1) -> Table:
+    """Means, standard deviations and Wasserstein distances in the observables' units."""
+    real, fake = evaluation.real_part, evaluation.fake_part
+    features, labels = evaluation.observer.features, evaluation.observer.labels
+    numbers, (real_name, fake_name) = evaluation.slots[slot], evaluation.names
+    groups = [feature.group for feature in features]
+    rows = []
+    for column, feature in enumerate(features):
+        if groups.count(feature.group) > 1:
+            continue
+        distance = numbers.get(f"wasserstein/{feature.group}")
+        cells = [_mean(part, slot, column) for part in (real, fake)]
+        cells += [_deviation(part, slot, column) for part in (real, fake)]
+        cells.append(cell_of("wasserstein", distance) if distance else Cell())
+        rows.append(Row(label=labels[feature.group], cells=tuple(cells)))
+    of = "standard deviation"
+    heads = [(f"mean, {real_name}", ""), (f"mean, {fake_name}", ""), (f"{of}, {real_name}", "")]
+    heads += [(f"{of}, {fake_name}", ""), ("W₁", KINDS["wasserstein"].meaning)]
+    return Table(
+        caption="Means, widths and Wasserstein distances of all showers, in the observables' own units",
+        first="observable",
+        heads=tuple(heads),
+        rows=tuple(rows),
+    )
+
+
+def _mean(part: Part, slot: int, column: int) -> Cell:
+    seen = float(part.in_slot("seen", slot)[column])
+    mean, deviation = float(part.mean(slot)[column]), float(part.deviation(slot)[column])
+    return Cell(text=with_error(mean, deviation / math.sqrt(seen) if seen else math.nan))
+
+
+def _deviation(part: Part, slot: int, column: int) -> Cell:
+    seen, deviation = float(part.in_slot("seen", slot)[column]), float(part.deviation(slot)[column])
+    # That of a normal distribution.
+    return Cell(text=with_error(deviation, deviation / math.sqrt(2 * (seen - 1)) if seen > 1 else math.nan))
+
+
+def name_in_words(name: str, labels: Mapping[str, str]) -> str:
+    """What a number is about, such as ``separation: lateral width [mm]``."""
+    kind, *subject = name.split("/")
+    title = KINDS[kind].title
+    if not subject:
+        return title
+    words = SUBJECTS.get(subject[0], labels.get(subject[0], subject[0].replace("_", " ")))
+    return ": ".join([title, words, *subject[1:]])
+
+
+def set_in_words(name: str, observer: Observer) -> str:
+    """What a set of correlations is between, such as ``between the layers: E_layer / E_vis``."""
+    if name in observer.indexed_by:
+        return f"between the {observer.indexed_by[name]}s: {observer.labels[name]}"
+    return "between observables"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The outcome in a few numbers: the score and its floor, how many numbers are at their floors, the worst."""
+
+    score: str
+    score_floor: str
+    at_floor: int
+    judged: int
+    worst: tuple[tuple[str, str], ...]
+
+
+def verdict_of(evaluation: Evaluation) -> Verdict:
+    """The outcome; numbers of single layers or channels are left to those of their group."""
+    numbers, labels = evaluation.numbers, evaluation.observer.labels
+    judged = {name: sigmas for name, sigmas in _distances(numbers) if name.count("/") < 2}
+    worst: dict[str, str] = {}
+    for name in sorted(judged, key=lambda name: -judged[name]):
+        # One number for each subject: a shifted observable fails in every column.
+        worst.setdefault(name.split("/")[-1], name)
+    floors = [
+        numbers[name].floor
+        for name in (f"wasserstein_scaled/{group}" for group in labels)
+        if name in numbers and math.isfinite(numbers[name].floor)
+    ]
+    return Verdict(
+        score=with_error(evaluation.score, math.nan),
+        score_floor=with_error(float(np.mean(floors)), math.nan) if floors else "",
+        at_floor=sum(sigmas <= AT_FLOOR for sigmas in judged.values()),
+        judged=len(judged),
+        worst=tuple(
+            (name_in_words(name, labels), sigmas_in_words(judged[name]))
+            for name in list(worst.values())[:WORST]
+        ),
+    )
+
+
+def _distances(numbers: Mapping[str, Measured]) -> Iterator[tuple[str, float]]:
+    for name, number in numbers.items():
+        sigmas = away(name, number)
+        if not math.isnan(sigmas):
+            yield name, sigmas

@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         "--n",
         "--showers",
         type=int,
-        help=f"number of showers (default {DEFAULT_SHOWERS}, or those of --conditions); horovodrun takes --n for an "
-        "option of its own: write --showers there",
+        help=f"number of showers (default {DEFAULT_SHOWERS}, or those of --conditions); horovodrun and torchrun "
+        "take --n for an option of theirs: write --showers there",
     )
     add(
         "--energy",

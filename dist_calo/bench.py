@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: this machine has no GPU that torch can use; take auto or cpu")
-    state = state_of(options.checkpoint)
+    state = state_of(options.checkpoint, options.tracking_uri)
     generator = restore_generator(state)
     bench = Bench(state, generator, _scorer(state, options), options.seconds)
     with tempfile.TemporaryDirectory() as folder:
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         for row in result["rows"]:
             if "ms_per_shower" in row:
                 row["speed_up"] = 1e3 * geant4["seconds_per_shower"] / row["ms_per_shower"]
+                row["speed_up_cpu"] = 1e3 * geant4["seconds_per_shower"] / row["cpu_ms_per_shower"]
     if options.out is not None:
         _write(Path(options.out), result)
     show(result)
@@ -235,6 +236,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--batch", default="1,100,10000", help="showers asked for at a time (default 1,100,10000)"
+    )
+    parser.add_argument(
+        "--tracking-uri", help="MLflow store of models:/... (default: MLFLOW_TRACKING_URI, or mlflow.db here)"
     )
     parser.add_argument("--threads", default="1,all", help="threads on the processor (default 1,all)")
     parser.add_argument(

@@ -1,6 +1,7 @@
 """Put a trained generator into MLflow's model registry: ``dist-calo register --checkpoint DIR --name NAME``."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -24,10 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     scored = "" if metrics is None else f", score {metrics['score']:.4g}"
     named = "".join(f", {alias}" for alias in options.alias)
     print(f"{uri}{named}: the generator of step {state['step']}{scored}, in {options.tracking_uri}")
-    print(f"load: mlflow.pyfunc.load_model('{uri}')")
-    print(
-        f"serve: MLFLOW_TRACKING_URI={options.tracking_uri} mlflow models serve -m {uri} --env-manager local"
-    )
+    print(f"load: mlflow.pyfunc.load_model({uri!r})")
+    serve = shlex.join(["mlflow", "models", "serve", "-m", uri, "--env-manager", "local"])
+    print(f"serve: MLFLOW_TRACKING_URI={shlex.quote(options.tracking_uri)} {serve}")
     return 0
 
 

@@ -19,10 +19,12 @@ import torch
 from dist_calo.command_line import run_command
 from dist_calo.config import ModelConfig, RunConfig
 from dist_calo.generate import main as generate
-from dist_calo.geometry import VoxelGrid
+from dist_calo.geometry import VoxelGrid, Waveforms
 from dist_calo.models import build_model
 from dist_calo.register import main as register
 from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.restore import restore_generator
+from dist_calo.training.serving import ShowerModel, input_columns, output_name
 from tests.mlflow_store import Store, sqlite_uri, wait_until
 from tests.ranks import free_port
 
@@ -263,6 +265,21 @@ def test_the_registry_holds_one_checkpoint_without_optimizers(folder, version):
     assert "optimizers" not in kept
     requirements = (model / "requirements.txt").read_text().split()
     assert [line.partition("==")[0] for line in requirements] == ["mlflow", "torch", "numpy"]
+
+
+def test_names_of_inputs_and_outputs_have_units():
+    angle = VoxelGrid(shape=(51, 51, 25), conditions=("energy", "theta"))
+    assert input_columns(angle) == ["energy_GeV", "theta_rad"]
+    assert output_name(angle) == "cells_GeV"
+    assert output_name(Waveforms()) == "samples_ADC_counts"
+
+
+def test_an_answer_that_would_not_fit_into_memory_is_refused(state):
+    from mlflow.exceptions import MlflowException
+
+    model = ShowerModel(restore_generator(state))
+    with pytest.raises(MlflowException, match="at most 17179 showers of 25 x 25 x 25 cells"):
+        model.predict({"energy_GeV": np.full(20_000, 50.0)})
 
 
 def test_a_server_that_is_away_is_one_line(folder, state, capsys):

@@ -50,7 +50,7 @@ class Bench:
             # Not compared shower by shower as an export is: its score stands beside its time.
             export_onnx(self._generator, fp32, check=0)
             self._files[FP32] = fp32
-            self._notes[INT8] = f"8 bits in {runtimes.write_int8(fp32, int8)}"
+            self._notes[INT8] = f"8 bits in {runtimes.write_int8(self._generator, fp32, int8)}"
             self._files[INT8] = int8
         except (MissingComponentError, CheckpointError, RuntimeError) as error:
             self._absent |= {name: str(error) for name in (FP32, INT8) if name not in self._files}

@@ -1,6 +1,7 @@
 """The same generator run by PyTorch, by ONNX Runtime, and by ONNX Runtime with weights of 8 bits."""
 
 import copy
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,8 +34,13 @@ class OnnxGenerator(TrainedGenerator):
         return torch.from_numpy(self.program(inputs))
 
 
-def write_int8(fp32: Path, path: Path) -> str:
+def write_int8(generator: TrainedGenerator, fp32: Path, path: Path) -> str:
     """Quantise the weights of an exported generator to 8 bits, dynamically: activations are scaled as they come.
+
+    Args:
+        generator: what was exported, to try the result.
+        fp32: the exported file.
+        path: of the quantised one.
 
     Returns:
         The operations that were quantised.
@@ -42,23 +48,25 @@ def write_int8(fp32: Path, path: Path) -> str:
     Raises:
         RuntimeError: if ONNX Runtime cannot run any quantised form of it.
     """
-    import logging
-
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger().addFilter(_without_advice)
+    inputs = [tensor.numpy() for tensor in physical_module(generator).example_inputs(2)]
     reason = ""
+    root = logging.getLogger()
+    root.addFilter(_without_advice)
     try:
         for operations in QUANTISED:
-            quantize_dynamic(fp32, path, op_types_to_quantize=list(operations), weight_type=QuantType.QUInt8)
             try:
-                onnx_session(path, 1)
-            except Exception as error:
+                quantize_dynamic(
+                    fp32, path, op_types_to_quantize=list(operations), weight_type=QuantType.QUInt8
+                )
+                onnx_session(path, 1)(inputs)
+            except Exception as error:  # those of the runtime have no common class
                 reason = " ".join(str(error).split())[:160]
             else:
                 return ", ".join(operations)
     finally:
-        logging.getLogger().removeFilter(_without_advice)
+        root.removeFilter(_without_advice)
     raise RuntimeError(f"ONNX Runtime does not run it in int8 ({reason})")
 
 

@@ -7,6 +7,7 @@ brings: name it to require it (DIST_CALO_REQUIRE=all,gpu).
 """
 
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -39,6 +40,23 @@ def importable(*modules: str) -> bool:
     return all(importlib.util.find_spec(module) for module in modules)
 
 
+ONNX_RUNTIME_HEADERS = [
+    Path(folder)
+    for folder in (
+        os.environ.get("ONNXRUNTIME_INCLUDE"),
+        "/usr/include/onnxruntime",
+        "/usr/local/include/onnxruntime",
+    )
+    if folder
+]
+"""Where C++ headers of ONNX Runtime may lie."""
+
+
+def onnx_runtime_headers() -> Path | None:
+    """The folder that has them."""
+    return next((path for path in ONNX_RUNTIME_HEADERS if (path / "onnxruntime_cxx_api.h").is_file()), None)
+
+
 def _gpu() -> bool:
     import torch
 
@@ -68,6 +86,13 @@ COMPONENTS: dict[str, Component] = {
     "geant4": Component(
         found=lambda: bool(importlib.util.find_spec("geant4_pybind")),
         install="`pip install geant4-pybind==0.1.3`, Geant4 as a wheel",
+    ),
+    "onnxruntime-c++": Component(
+        found=lambda: onnx_runtime_headers() is not None and on_path("make", "g++"),
+        install=(
+            "make, g++, and ONNX Runtime's C++ headers (Debian 13: apt-get install libonnxruntime-dev; elsewhere "
+            "examples/onnx/get_headers.sh DIR and ONNXRUNTIME_INCLUDE=DIR/usr/include/onnxruntime)"
+        ),
     ),
     "gpu": Component(found=_gpu, install="a GPU that this build of torch supports", hardware=True),
 }

@@ -43,6 +43,8 @@ class Agreement:
     """Largest difference of a cell, relative as the module's docstring says, among the cells within tolerance."""
     beyond: int
     """Cells that differ by more than the tolerance."""
+    worst: float
+    """Largest difference of all cells, in the same terms."""
     decided: int
     """Cells with energy in one of the two alone."""
     torch_ms: float
@@ -57,7 +59,7 @@ class Agreement:
             f"{self.showers} showers as PyTorch makes them: visible energy within {self.visible:.1e}, cells within "
             f"{self.cell:.1e}; {self.decided} of {self.cells} cells hit in one of the two alone"
         )
-        more = f", {self.beyond} beyond the tolerance" if self.beyond else ""
+        more = f", {self.beyond} beyond the tolerance, by up to {self.worst:.1e}" if self.beyond else ""
         return f"{text}{more}; {self.program_ms:.3g} ms a shower, PyTorch {self.torch_ms:.3g}"
 
 
@@ -84,7 +86,7 @@ def compare(
         CheckpointError: if they differ by more than the tolerance.
     """
     least = _least(physical.geometry)
-    visible = cell = 0.0
+    visible = cell = worst = 0.0
     beyond = decided = 0
     seconds = [0.0, 0.0]
     for first in range(0, showers, BATCH):
@@ -108,6 +110,7 @@ def compare(
         difference = np.abs(made - wanted) / np.maximum(np.abs(wanted), floor)
         near = difference <= tolerance
         cell = max(cell, float(difference[near].max(initial=0.0)))
+        worst = max(worst, float(difference.max()))
         beyond += int(np.count_nonzero(~near))
         decided += int(np.count_nonzero((made != 0) != (wanted != 0)))
     cells = showers * physical.geometry.cells
@@ -124,6 +127,7 @@ def compare(
         visible=visible,
         cell=cell,
         beyond=beyond,
+        worst=worst,
         decided=decided,
         torch_ms=times[0],
         program_ms=times[1],

@@ -30,7 +30,7 @@ def describe(
         physical: what is exported.
         step: training step of the weights.
         run_id: MLflow run that trained them.
-        ranges: of each condition, as seen in training.
+        ranges: of each condition, as seen in training, where known.
         more: what else there is to say, such as the particle.
     """
     geometry = physical.geometry
@@ -61,7 +61,10 @@ def describe(
     }
     for name, columns in physical.sizes.items():
         texts[f"inputs.{name}"] = columns
-    for name, (low, high) in ranges.items():
+    for name in geometry.conditions:
+        if name not in ranges:
+            continue
+        low, high = ranges[name]
         texts[f"training.{name}.{units[name]}"] = f"{low:.9g} {high:.9g}"
     if isinstance(geometry, VoxelGrid):
         texts["geometry.cell_size.mm"] = list(geometry.cell_size)

@@ -64,7 +64,7 @@ def export_onnx(
         generator: what to write.
         path: of the file; it is there only once it was compared.
         opset: version of ONNX's operators, 18 or later.
-        ranges: of each condition in training; showers are compared there.
+        ranges: of each condition in training, where known; showers are compared there.
         description: more metadata.
         check: showers to compare with PyTorch.
         tolerance: see `compare`.
@@ -84,7 +84,7 @@ def export_onnx(
         )
     physical = physical_module(generator)
     seen = {**ENERGIES, **(ranges or {})}
-    texts = _described(generator, physical, seen, {"opset": opset, **(description or {})})
+    texts = _described(generator, physical, ranges, {"opset": opset, **(description or {})})
     content = onnx_bytes(physical, texts, opset)
     return _publish(
         Path(path), content, lambda: onnx_session(content), physical, seen, texts, check, tolerance
@@ -106,7 +106,7 @@ def export_torch(
     """
     physical = physical_module(generator)
     seen = {**ENERGIES, **(ranges or {})}
-    texts = _described(generator, physical, seen, description or {})
+    texts = _described(generator, physical, ranges, description or {})
     content = torchscript_bytes(physical, texts)
     return _publish(Path(path), content, lambda: _script(content), physical, seen, texts, check, tolerance)
 
@@ -148,6 +148,10 @@ def _forget_where_it_was_made(model: Any) -> None:
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+        # The number of rows, the only size that is not fixed, has a name of the recorder's.
+        for size in part.type.tensor_type.shape.dim if not hasattr(part, "op_type") else ():
+            if size.dim_param:
+                size.dim_param = "batch"
     model.graph.ClearField("metadata_props")
     model.graph.ClearField("doc_string")
     for function in model.functions:
@@ -235,11 +239,10 @@ def _publish(
 def _described(
     generator: TrainedGenerator,
     physical: PhysicalGenerator,
-    ranges: Mapping[str, tuple[float, float]],
+    ranges: Mapping[str, tuple[float, float]] | None,
     more: Mapping[str, Any],
 ) -> dict[str, str]:
-    known = {name: ranges[name] for name in generator.geometry.conditions}
-    return describe(physical, step=generator.step, run_id=generator.run_id, ranges=known, more=more)
+    return describe(physical, step=generator.step, run_id=generator.run_id, ranges=ranges or {}, more=more)
 
 
 @contextmanager

@@ -73,12 +73,12 @@ def test_torchscript_takes_any_batch(generator, tmp_path):
         script = torch.jit.load(report.path, _extra_files=files)
     physical = physical_module(generator)
     assert b"geometry.shape" in files["description.json"]
-    for batch in (1, 4):
+    for batch in (1, 2):
         inputs = physical.example_inputs(batch)
         torch.testing.assert_close(script(*inputs), physical(*inputs), rtol=1e-5, atol=1e-6)
 
 
-QUICK = ("lcd_fast", "layers_vae_plain")
+QUICK = ("layers_vae_plain",)
 OPERATORS = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow, id=name) for name in MODELS]
 
 

@@ -23,8 +23,8 @@ from dist_calo.training.restore import TrainedGenerator
 from dist_calo.training.validation import Validator
 
 AT_A_TIME = 2**22
-"""Most numbers generated at a time: 268 showers of 25 x 25 x 25 cells, 17 MB of float32, and up to 25 times as
-much inside the networks. A larger batch is computed in parts of this size, and each part is one timing. Larger parts are no
+"""Most numbers generated at a time: 268 showers of 25 x 25 x 25 cells, 17 MB of float32, and up to 25 times as much
+inside the networks. A larger batch is computed in parts of this size, and each part is one timing. Larger parts are no
 faster on a processor: they leave its caches."""
 MOST_TIMINGS, LEAST_TIMINGS = 50, 3
 REPEATS = 3

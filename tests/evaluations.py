@@ -3,7 +3,7 @@
 import numpy as np
 
 from dist_calo.physics.binning import Binning
-from dist_calo.physics.evaluation import Evaluation, measured_slots, measured_whole
+from dist_calo.physics.evaluation import Evaluation, measured_sums
 from dist_calo.physics.observers import observer_of
 from dist_calo.physics.sample import Sample
 from dist_calo.physics.views import Examples
@@ -18,12 +18,13 @@ def evaluated(geometry, real, fake, edges=None, share=1.0):
     binning = Binning.of(columns, real[1][:, 0], edges)
     samples = [sample_of(observer, binning, geometry, *part, share=share) for part in (real, fake)]
     examples = Examples(real=real[0][:4], fake=fake[0][:4], energies=real[1][:4, 0])
+    slots, whole = measured_sums(*samples)
     return Evaluation(
         geometry=geometry,
         real=samples[0],
         fake=samples[1],
-        slots=measured_slots(*samples),
-        whole=measured_whole(*samples),
+        slots=slots,
+        whole=whole,
         examples=examples,
     )
 

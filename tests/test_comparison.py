@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from dist_calo.physics.comparison import chi_squares, compared_in_slot, compared_whole, score_of
+from dist_calo.physics.comparison import score_of
 from dist_calo.physics.distances import separations
-from dist_calo.physics.halves import GROUPS
+from dist_calo.physics.evaluation import measured_sums
+from dist_calo.physics.observable_comparison import chi_squares
 from tests.gaussians import normal, sampled
 
-ALL = np.arange(GROUPS)
 COUNT = 60_000
 
 
@@ -22,10 +22,8 @@ def real():
 
 def numbers_of(fake, real, slot=-1):
     sample = sampled(fake, real.binning)
-    return {
-        **compared_in_slot(sample.of(ALL), real.of(ALL), slot),
-        **compared_whole(sample.of(ALL), real.of(ALL)),
-    }
+    slots, whole = measured_sums(real, sample)
+    return {name: number.value for name, number in {**slots[slot], **whole}.items()}
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +146,9 @@ def test_what_geant4_never_has_says_nothing(real):
 
 def test_a_bin_with_less_than_two_showers_is_empty(real):
     few = sampled(normal(40, 11), real.binning, energies=np.full(40, 20.0, np.float32))
-    assert compared_in_slot(few.of(ALL), real.of(ALL), 1) == {}
-    assert compared_in_slot(few.of(ALL), real.of(ALL), 0)
+    slots, _ = measured_sums(real, few)
+    assert slots[1] == {}
+    assert slots[0]
 
 
 def test_the_score_is_a_mean_over_groups():

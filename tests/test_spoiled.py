@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dist_calo.physics.binning import Binning
-from dist_calo.physics.evaluation import away, measured_slots, measured_whole
+from dist_calo.physics.evaluation import away, measured_sums
 from dist_calo.physics.kinds import kind_of
 from dist_calo.physics.observers import observer_of
 from dist_calo.physics.row_comparison import measured_classifier, measured_distances
@@ -52,8 +52,8 @@ def reference(showers):
 
 def numbers_of(reference, showers, conditions):
     fake = sample_of(reference.observer, reference.binning, GRID, showers, conditions, share=0.5)
-    numbers = measured_slots(reference, fake)[-1]
-    return {**numbers, **measured_whole(reference, fake), **measured_distances(reference, fake)}
+    slots, whole = measured_sums(reference, fake)
+    return {**slots[-1], **whole, **measured_distances(reference, fake)}
 
 
 @pytest.mark.parametrize(("spoil", "seen_by"), SEEN_BY)

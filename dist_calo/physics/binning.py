@@ -17,7 +17,7 @@ FINE = 5
 CENTRAL = 0.998
 """Share of the Geant4 showers between ``low`` and ``high``: a few far outliers would leave all others in one bin."""
 MOST_ENERGY_BINS, LOG_ENERGY_BINS = 7, 6
-_ROUND = (0.1, 0.15, 0.2, 0.25, 0.5, 1.0, 1.5, 2.0)
+_ROUND = (0.1, 0.15, 0.2, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 FEW_ENERGIES = 20
 """Up to so many different incident energies have a bin each."""
 

@@ -1,6 +1,7 @@
-"""Two samples in numbers, from their sums: see `dist_calo.physics.kinds` for what each number means.
+"""Profiles, response, correlations and the mean shower of two samples in numbers, from their sums.
 
-What the Geant4 showers have and the generated ones lack counts as fully wrong; what the former lack is left out.
+What each number means is told in `dist_calo.physics.kinds`; single observables are compared in
+`dist_calo.physics.observable_comparison`.
 """
 
 import math
@@ -8,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dist_calo.physics.distances import LEAST_SHOWERS, correlation_difference, relative_error, separations
+from dist_calo.physics.distances import LEAST_SHOWERS, correlation_difference
 from dist_calo.physics.resolution import TERMS, ResolutionFit, fit_resolution
 from dist_calo.physics.sample import Part
 
@@ -17,13 +18,13 @@ LEAST_IN_CELL = 50.0
 
 
 def compared_in_slot(fake: Part, real: Part, slot: int) -> dict[str, float]:
-    """The observables and profiles of a bin of incident energy, or of all showers (the last slot).
+    """The profiles and the response of a bin of incident energy, or of all showers (the last slot).
 
     Empty where either sample has fewer than two showers there.
     """
     if min(fake.count(slot), real.count(slot)) < LEAST_SHOWERS:
         return {}
-    return {**_observables(fake, real, slot), **_profiles(fake, real, slot), **_response(fake, real, slot)}
+    return {**_profiles(fake, real, slot), **_response(fake, real, slot)}
 
 
 def compared_whole(fake: Part, real: Part) -> dict[str, float]:
@@ -35,90 +36,6 @@ def compared_whole(fake: Part, real: Part) -> dict[str, float]:
         for name in real.sample.sets
     }
     return {**values, **_image(fake, real), **_resolution_terms(fake, real)}
-
-
-def _observables(fake: Part, real: Part, slot: int) -> dict[str, float]:
-    observer = real.sample.observer
-    lacking = real.in_slot("seen", slot) < LEAST_SHOWERS
-    wrong = (fake.in_slot("seen", slot) < LEAST_SHOWERS) & ~lacking
-    h, g = fake.histograms(slot), real.histograms(slot)
-    deviation = real.deviation(slot)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shift = (fake.mean(slot) - real.mean(slot)) / deviation
-        width = fake.deviation(slot) / deviation - 1.0
-    wasserstein = _wasserstein(fake, real, slot)
-    varies = deviation > 1e-9 * np.maximum(1.0, np.abs(real.mean(slot)))
-    each = {
-        "separation": np.where(wrong, 1.0, separations(h, g)),
-        "chi2_ndf": chi_squares(h, g),
-        "wasserstein": wasserstein,
-        "wasserstein_scaled": np.where(varies, wasserstein / np.where(varies, deviation, 1.0), np.nan),
-        "shift": np.where(varies, shift, np.nan),
-        "width": np.where(varies, width, np.nan),
-        "relative_error": relative_error(fake.mean(slot), real.mean(slot)),
-        "missing": np.abs(fake.fraction(slot) - real.fraction(slot)),
-    }
-    for name in each:
-        each[name] = np.where(lacking, np.nan, each[name])
-    relative = np.array([feature.relative for feature in observer.features])
-    each["relative_error"] = np.where(relative, each["relative_error"], np.nan)
-    values: dict[str, float] = {}
-    for group, columns in _groups(real).items():
-        several = len(columns) > 1
-        for kind, numbers in each.items():
-            chosen = numbers[columns]
-            if not np.isfinite(chosen).any():
-                continue
-            if not several:
-                values[f"{kind}/{group}"] = float(chosen[0])
-            elif kind in ("shift", "width"):
-                values[f"{kind}s/{group}"] = float(np.nanmean(np.abs(chosen)))
-            else:
-                values[f"{kind}/{group}"] = float(np.nanmean(chosen))
-            if several and kind in ("separation", "wasserstein_scaled", "shift", "width"):
-                known = ((observer.features[c].name, v) for c, v in zip(columns, chosen, strict=True))
-                values |= {f"{kind}/{name}": float(v) for name, v in known if math.isfinite(v)}
-    return values
-
-
-def _groups(part: Part) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = {}
-    for column, feature in enumerate(part.sample.observer.features):
-        groups.setdefault(feature.group, []).append(column)
-    return groups
-
-
-def chi_squares(h: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """Chi-square per degree of freedom of pairs of histograms of counts (F, S) that may have different totals (F,).
-
-    ``sum_i (sqrt(N/M) g_i - sqrt(M/N) h_i)^2 / (h_i + g_i)`` with M = sum h and N = sum g, over the number of bins that
-    either fills, less one (Gagunashvili, PoS(ACAT)060, 2007). NaN with fewer than two such bins.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.sqrt(g.sum(axis=1, keepdims=True) / h.sum(axis=1, keepdims=True))
-        seen = h + g > 0
-        terms = np.where(seen, (ratio * h - g / ratio) ** 2 / (h + g), 0.0)
-        freedom = seen.sum(axis=1) - 1
-        return np.asarray(np.where(freedom > 0, terms.sum(axis=1) / np.maximum(freedom, 1), np.nan))
-
-
-def _wasserstein(fake: Part, real: Part, slot: int) -> np.ndarray:
-    """Wasserstein-1 distances in the observables' units, shape (F,)."""
-    whole = real.is_whole(slot)
-    h, g = fake.histograms(slot, fine=whole), real.histograms(slot, fine=whole)
-    binning = real.sample.binning
-    size = (binning.high[slot] - binning.low[slot]) * 2.0 / h.shape[1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        first = np.cumsum(h, axis=1) / h.sum(axis=1, keepdims=True)
-        second = np.cumsum(g, axis=1) / g.sum(axis=1, keepdims=True)
-        distance = np.abs(first - second).sum(axis=1) * size
-        if whole:
-            # Beyond the bins one cumulative distribution is constant: the integral of the other is its mean excess.
-            for name in ("below", "above"):
-                excess = [side.total(name) / side.in_slot("seen", slot) for side in (fake, real)]
-                distance = distance + np.abs(excess[0] - excess[1])
-    full = binning.high[slot] - binning.low[slot]
-    return np.asarray(np.where(fake.in_slot("seen", slot) < LEAST_SHOWERS, full, distance))
 
 
 def _profiles(fake: Part, real: Part, slot: int) -> dict[str, float]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import numpy as np
 from dist_calo.geometry import Geometry
 from dist_calo.physics.binning import Binning
 from dist_calo.physics.comparison import compared_in_slot, compared_whole, score_of
-from dist_calo.physics.halves import GROUPS, Measured, measured
+from dist_calo.physics.halves import GROUPS, Measured, MeasuredArray, measured_arrays
 from dist_calo.physics.kinds import kind_of
+from dist_calo.physics.observable_comparison import compared_observables, named
 from dist_calo.physics.observers import Observer
 from dist_calo.physics.sample import Part, Sample
 from dist_calo.physics.views import Examples
@@ -98,18 +98,39 @@ def away(name: str, number: Measured) -> float:
     return abs(sigmas) if kind_of(name).signed else max(sigmas, 0.0) if math.isfinite(sigmas) else sigmas
 
 
-def measured_slots(real: Sample, fake: Sample) -> tuple[dict[str, Measured], ...]:
-    """The numbers of each bin of incident energy and, last, of all showers."""
-    return tuple(measured(partial(_in_slot, slot), fake.of, real.of) for slot in range(real.binning.slots))
+def measured_sums(real: Sample, fake: Sample) -> tuple[tuple[dict[str, Measured], ...], dict[str, Measured]]:
+    """All numbers that come from sums.
+
+    Returns:
+        Those of each bin of incident energy and, last, of all showers; and those that exist for all showers only.
+    """
+    slots = range(real.binning.slots)
+
+    def compare(part: Part, reference: Part) -> dict[str, np.ndarray]:
+        found = {f"whole {name}": np.asarray(value) for name, value in compared_whole(part, reference).items()}
+        for slot in slots:
+            single = compared_in_slot(part, reference, slot)
+            found |= {f"{slot} single {name}": np.asarray(value) for name, value in single.items()}
+            several = compared_observables(part, reference, slot)
+            found |= {f"{slot} {name}": values for name, values in several.items()}
+        return found
+
+    numbers = measured_arrays(compare, fake.of, real.of)
+    return (
+        tuple(_of_slot(numbers, slot, real.observer) for slot in slots),
+        {name: array[()] for name, array in _beginning(numbers, "whole ").items()},
+    )
 
 
-def measured_whole(real: Sample, fake: Sample) -> dict[str, Measured]:
-    """The numbers that exist for all showers only and come from sums."""
-    return measured(compared_whole, fake.of, real.of)
+def _of_slot(numbers: Mapping[str, MeasuredArray], slot: int, observer: Observer) -> dict[str, Measured]:
+    mine = _beginning(numbers, f"{slot} ")
+    single = _beginning(mine, "single ")
+    several = {name: array for name, array in mine.items() if not name.startswith("single ")}
+    return {**named(observer, several), **{name: array[()] for name, array in single.items()}}
 
 
-def _in_slot(slot: int, fake: Part, real: Part) -> dict[str, float]:
-    return compared_in_slot(fake, real, slot)
+def _beginning(numbers: Mapping[str, MeasuredArray], start: str) -> dict[str, MeasuredArray]:
+    return {name.removeprefix(start): array for name, array in numbers.items() if name.startswith(start)}
 
 
 def _as_dicts(numbers: Mapping[str, Measured]) -> dict[str, dict[str, float | None]]:

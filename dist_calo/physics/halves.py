@@ -12,6 +12,7 @@ showers and the other one:
   size, so that a distance which never falls below 0 is not blamed for its own statistics.
 """
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -96,6 +97,46 @@ def measured(
         real: the same of the Geant4 showers.
         count: halvings.
     """
+    found = measured_arrays(
+        lambda *parts: {name: np.asarray(value) for name, value in compare(*parts).items()}, fake, real, count
+    )
+    return {name: numbers[()] for name, numbers in found.items()}
+
+
+class MeasuredArray:
+    """Arrays of the fields of `Measured`, all of one shape; an element is a `Measured`."""
+
+    def __init__(self, value: np.ndarray, halves: np.ndarray, floors: np.ndarray) -> None:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            # What cannot be computed in any halving has no mean: NaN says so.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            mean, floor = np.nanmean(halves, axis=0), np.nanmean(floors, axis=0)
+            error, spread = np.nanstd(halves, axis=0), np.nanstd(floors, axis=0)
+            away = mean - floor
+            # Equal samples of constants differ by rounding, which is no distance.
+            same = np.abs(away) <= 1e-12 * np.maximum(1.0, np.abs(floor))
+            sigmas = np.where(same, 0.0, away / error)
+        self._fields = (np.asarray(value), error, floor, spread, sigmas)
+
+    def __getitem__(self, place: int | tuple[()]) -> Measured:
+        value, error, floor, spread, sigmas = (float(field[place]) for field in self._fields)
+        return Measured(value=value, error=error, floor=floor, spread=spread, sigmas=sigmas)
+
+
+def measured_arrays(
+    compare: Callable[[Part, Part], Mapping[str, np.ndarray]],
+    fake: Callable[[np.ndarray], Part],
+    real: Callable[[np.ndarray], Part],
+    count: int = HALVINGS,
+) -> dict[str, MeasuredArray]:
+    """Arrays of numbers with errors and floors; NaN is a number that cannot be computed.
+
+    Args:
+        compare: from a part of the generated and a part of the Geant4 showers to arrays, by name.
+        fake: the part of the generated showers that lies in some groups.
+        real: the same of the Geant4 showers.
+        count: halvings.
+    """
     everything = np.arange(GROUPS)
     values = compare(fake(everything), real(everything))
     halves, floors = [], []
@@ -104,23 +145,12 @@ def measured(
         halves.append(compare(fake(halving.fake), part))
         floors.append(compare(real(halving.rest), part))
     return {
-        name: _summarised(value, _column(halves, name), _column(floors, name))
+        name: MeasuredArray(value, _stacked(halves, name, value), _stacked(floors, name, value))
         for name, value in values.items()
     }
 
 
-def _column(rows: Collection[Mapping[str, float]], name: str) -> np.ndarray:
-    return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
-
-
-def _summarised(value: float, halves: np.ndarray, floors: np.ndarray) -> Measured:
-    halves, floors = halves[np.isfinite(halves)], floors[np.isfinite(floors)]
-    if not halves.size or not floors.size:
-        return Measured(value=value, error=np.nan, floor=np.nan, spread=np.nan, sigmas=np.nan)
-    error, floor = float(halves.std()), float(floors.mean())
-    away = float(halves.mean()) - floor
-    # Equal samples of constants differ by rounding, which is no distance.
-    same = abs(away) <= 1e-12 * max(1.0, abs(floor))
-    with np.errstate(divide="ignore"):
-        sigmas = 0.0 if same else float(np.divide(away, error))
-    return Measured(value=float(value), error=error, floor=floor, spread=float(floors.std()), sigmas=sigmas)
+def _stacked(rows: Collection[Mapping[str, np.ndarray]], name: str, like: np.ndarray) -> np.ndarray:
+    """The array of each row, NaN where a row has none or it is not finite."""
+    stacked = np.stack([np.asarray(row.get(name, np.full(like.shape, np.nan)), np.float64) for row in rows])
+    return np.where(np.isfinite(stacked), stacked, np.nan)

@@ -1,0 +1,260 @@
+"""Generated showers against Geant4 ones on all ranks: each shower read once by one rank, sums merged at the end.
+
+Every rank holds the sums of both samples (see `dist_calo.physics.sample`), a few batches and its part of the rows that
+are kept; nothing grows with the number of showers. At the end two all-reduces of these sums, some 60 MB each, and one
+gathering of the rows, 8 MB for 10,000 showers of 100 observables, bring everything to rank 0, which alone computes the
+numbers: the same for any number of ranks, to rounding of sums.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from dist_calo.comm.protocol import Communicator
+from dist_calo.config import DataConfig
+from dist_calo.data.blocks import Split, split_blocks
+from dist_calo.data.loader import evaluation_loader
+from dist_calo.data.shards import Manifest
+from dist_calo.errors import ConfigError, DataError
+from dist_calo.geometry import Geometry
+from dist_calo.physics.binning import BINNING_SHOWERS, Binning
+from dist_calo.physics.observers import Observer, observer_of
+from dist_calo.physics.sample import Rows, Sample
+from dist_calo.physics.views import Examples
+from dist_calo.randomness import Draws
+from dist_calo.training.restore import TrainedGenerator
+
+EXAMPLES = 4
+GENERATED_AT_ONCE = 128
+_BATCH_NUMBERS = 2**24
+_MOST_IN_BATCH = 1024
+
+Batches = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""Sample numbers (n,), showers (n, *shape) and conditions (n, C), again and again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Showers of a data set."""
+
+    manifest: Manifest
+    config: DataConfig
+    split: Split = "all"
+    most: int | None = None
+    """The first so many showers only."""
+
+    @property
+    def showers(self) -> int:
+        """How many there are."""
+        there = split_blocks(self.manifest, self.split, self.config).samples
+        return min(there, self.most or there)
+
+    def batches(self, communicator: Communicator, most: int | None = None) -> Batches:
+        """This rank's showers, each of them on one rank; empty batches are left out.
+
+        Args:
+            communicator: the ranks.
+            most: the first so many showers only.
+        """
+        world, left = communicator.world, min(self.showers, most or self.showers)
+        size = min(_MOST_IN_BATCH, max(16, _BATCH_NUMBERS // self.manifest.geometry.cells)) * world.size
+        loader = evaluation_loader(
+            self.manifest,
+            replace(self.config, prefetch_batches=1),
+            self.split,
+            global_batch_size=min(size, left),
+            rank=world.rank,
+            size=world.size,
+        )
+        with loader:
+            for batch in loader:
+                # The samples of the batch lie in order: those after the last wanted one are at its end.
+                mine = batch.slots < left
+                if mine.any():
+                    yield batch.ids[mine], batch.showers[mine], batch.conditions[mine]
+                left -= batch.global_size
+                if left <= 0:
+                    return
+
+
+class FakeShowers(Protocol):
+    """Where generated showers come from."""
+
+    def fill(self, real: Sample, fake: Sample, reference: Files, communicator: Communicator) -> "Speed":
+        """Add the showers of both samples, and tell what generating took on this rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What generating took."""
+
+    showers: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesOf:
+    """Generated showers that lie in files."""
+
+    files: Files
+
+    def fill(self, real: Sample, fake: Sample, reference: Files, communicator: Communicator) -> Speed:
+        """See `FakeShowers`."""
+        for sample, files in ((real, reference), (fake, self.files)):
+            for batch in files.batches(communicator):
+                sample.add(*batch)
+        return Speed()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedFor:
+    """Showers generated for the conditions of the reference, one for each of its showers."""
+
+    generator: TrainedGenerator
+    seed: int = 0
+
+    def fill(self, real: Sample, fake: Sample, reference: Files, communicator: Communicator) -> Speed:
+        """See `FakeShowers`."""
+        made, seconds = 0, 0.0
+        for ids, showers, conditions in reference.batches(communicator):
+            real.add(ids, showers, conditions)
+            for first in range(0, len(ids), GENERATED_AT_ONCE):
+                part = slice(first, first + GENERATED_AT_ONCE)
+                began = time.perf_counter()
+                generated = self.showers_for(ids[part], conditions[part])
+                seconds += time.perf_counter() - began
+                fake.add(ids[part], generated, conditions[part])
+            made += len(ids)
+        return Speed(showers=made, seconds=seconds)
+
+    def showers_for(self, ids: np.ndarray, conditions: np.ndarray) -> np.ndarray:
+        """Showers of these sample numbers and conditions."""
+        draws = Draws(self.seed, 0, ids, "evaluate")
+        return np.asarray(self.generator.generate(torch.from_numpy(conditions), draws).numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Both samples, merged over all ranks; rows and examples on rank 0 alone."""
+
+    real: Sample
+    fake: Sample
+    examples: Examples
+    speed: Speed
+
+
+def require_same_readout(real: Geometry, fake: Geometry) -> None:
+    """Check that showers of two read-outs may be compared.
+
+    Raises:
+        DataError: if they differ in kind, shape or conditions.
+    """
+    for what in ("kind", "shape", "conditions"):
+        mine, other = getattr(real, what), getattr(fake, what)
+        if mine != other:
+            raise DataError(
+                f"the generated showers have {what} {other}, the reference has {mine}: compare showers of one detector"
+            )
+
+
+def collect(
+    reference: Files,
+    fake: FakeShowers,
+    communicator: Communicator,
+    *,
+    edges: tuple[float, ...] | None = None,
+    rows: int = 10_000,
+    with_showers: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Samples:
+    """Read, generate and observe both samples; collective.
+
+    Args:
+        reference: the Geant4 showers.
+        fake: the generated ones.
+        communicator: the ranks.
+        edges: of the bins of incident energy in GeV; by default what the reference suggests.
+        rows: showers of each sample whose observables are kept, about.
+        with_showers: keep the cells of these showers too.
+        say: told what is being done.
+
+    Raises:
+        DataError: if a file is damaged, or no shower lies in the bins.
+    """
+    geometry = reference.manifest.geometry
+    observer = observer_of(geometry)
+    say(f"deciding the bins from {min(reference.showers, BINNING_SHOWERS):,} showers")
+    binning = _binning(reference, observer, communicator, edges)
+    counts = reference.showers, fake.files.showers if isinstance(fake, FilesOf) else reference.showers
+    real_sample, fake_sample = (
+        Sample(observer, binning, geometry.shape, share=min(1.0, rows / count), with_showers=with_showers)
+        for count in counts
+    )
+    say(f"observing {counts[0]:,} and {counts[1]:,} showers")
+    speed = fake.fill(real_sample, fake_sample, reference, communicator)
+    say("merging the ranks' sums")
+    for sample in (real_sample, fake_sample):
+        _merge(sample, communicator)
+    speeds = communicator.all_gather_object((speed.showers, speed.seconds))
+    total = Speed(showers=sum(s for s, _ in speeds), seconds=sum(t for _, t in speeds))
+    examples = _examples(reference, fake, communicator)
+    return Samples(real=real_sample, fake=fake_sample, examples=examples, speed=total)
+
+
+def _binning(
+    reference: Files, observer: Observer, communicator: Communicator, edges: tuple[float, ...] | None
+) -> Binning:
+    found = [
+        (ids, observer.observe(showers, conditions).columns, conditions[:, 0])
+        for ids, showers, conditions in reference.batches(communicator, BINNING_SHOWERS)
+    ]
+    everywhere = list(itertools.chain.from_iterable(communicator.all_gather_object(found)))
+    ids, columns, energies = (np.concatenate(parts) for parts in zip(*everywhere, strict=True))
+    order = np.argsort(ids)
+    binning = Binning.of(columns[order], energies[order], edges)
+    if edges and not (binning.slot_of(energies) < binning.slots - 1).any():
+        raise ConfigError(
+            f"--energy-edges {edges[0]:g} to {edges[-1]:g} GeV: none of the showers, of {energies.min():g} to "
+            f"{energies.max():g} GeV, lies in these bins"
+        )
+    return binning
+
+
+def _merge(sample: Sample, communicator: Communicator) -> None:
+    vector = torch.from_numpy(sample.to_vector())
+    communicator.all_reduce(vector)
+    sample.from_vector(vector.numpy())
+    parts: list[Rows] = communicator.all_gather_object(sample.rows)
+    parts = [part for part in parts if len(part.groups)] or parts[:1]
+    sample.rows = Rows(
+        columns=np.concatenate([part.columns for part in parts]),
+        conditions=np.concatenate([part.conditions for part in parts]),
+        groups=np.concatenate([part.groups for part in parts]),
+        ids=np.concatenate([part.ids for part in parts]),
+        showers=None
+        if parts[0].showers is None
+        else np.concatenate([part.showers for part in parts if part.showers is not None]),
+    ).sorted()
+
+
+def _examples(reference: Files, fake: FakeShowers, communicator: Communicator) -> Examples:
+    """The first few showers of both samples, on all ranks."""
+
+    def first(files: Files) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        return next(iter(files.batches(communicator, EXAMPLES)), None)
+
+    gathered = [found for found in communicator.all_gather_object(first(reference)) if found is not None]
+    ids, real, conditions = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+    if isinstance(fake, GeneratedFor):
+        generated = fake.showers_for(ids, conditions)
+    else:
+        assert isinstance(fake, FilesOf)
+        others = [found for found in communicator.all_gather_object(first(fake.files)) if found is not None]
+        generated = np.concatenate([showers for _, showers, _ in others])
+    count = min(len(real), len(generated))
+    return Examples(real=real[:count], fake=generated[:count], energies=conditions[:count, 0])

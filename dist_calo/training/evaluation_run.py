@@ -1,0 +1,264 @@
+"""One evaluation from beginning to end: sources, samples, numbers, files, record."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dist_calo.comm import local_device
+from dist_calo.comm.protocol import Communicator
+from dist_calo.comm.threads import set_threads
+from dist_calo.config import DataConfig
+from dist_calo.data.blocks import split_blocks
+from dist_calo.data.shards import Manifest
+from dist_calo.errors import DataError
+from dist_calo.physics.evaluation import Evaluation, measured_sums
+from dist_calo.physics.report import write_report
+from dist_calo.physics.row_comparison import LEAST_ROWS, measured_classifier, measured_distances
+from dist_calo.training.dataset import shared_manifest
+from dist_calo.training.evaluating import (
+    FakeShowers,
+    Files,
+    FilesOf,
+    GeneratedFor,
+    Samples,
+    collect,
+    require_same_readout,
+)
+from dist_calo.training.evaluation_record import (
+    DEFAULT_URI,
+    EvaluationRecord,
+    describe_model,
+    require_store,
+)
+from dist_calo.training.provenance import describe_run
+from dist_calo.training.restore import restore_generator
+from dist_calo.training.sources import state_of
+
+ENERGIES_DIFFER = 1e-4
+"""Probability of the Kolmogorov-Smirnov test below which two samples have different incident energies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is to be compared with what.
+
+    Attributes:
+        real: shower files of the reference; None for the test split of the checkpoint's training.
+        fake: generated shower files, or None.
+        checkpoint: what generates instead, as `dist_calo.training.sources.state_of` takes it, or None.
+        reading: what the files leave unsaid.
+        showers: the first so many of each sample only.
+        edges: of the bins of incident energy in GeV; None to let the reference decide.
+        rows: showers of each sample whose rows are kept.
+        levels: classifiers to train.
+        seed: of generated showers.
+        device: where they are generated.
+        tracking_uri: MLflow store, ``none``, or None for that of the training.
+        names: what the two samples are called.
+        out: folder of the results.
+        report: whether to draw the report.
+    """
+
+    real: str | None
+    fake: str | None
+    checkpoint: str | None
+    reading: DataConfig
+    showers: int | None
+    edges: tuple[float, ...] | None
+    rows: int
+    levels: tuple[str, ...]
+    seed: int
+    device: str
+    tracking_uri: str | None
+    names: tuple[str, str]
+    out: Path
+    report: bool = True
+
+
+def answer(question: Question, communicator: Communicator) -> Evaluation | None:
+    """Compare, write ``metrics.json`` and ``report.html``, and log both; the evaluation on rank 0, None on others.
+
+    Raises:
+        UserError: if files, checkpoint or store are at fault.
+    """
+    began = time.monotonic()
+    first = communicator.world.rank == 0
+    state = None
+    if question.checkpoint is not None:
+        found = state_of(question.checkpoint, question.tracking_uri) if first else None
+        state = communicator.broadcast_object(found)
+    uri = question.tracking_uri or (state["config"]["tracking"]["uri"] if state else DEFAULT_URI)
+    if first:
+        require_store(uri)
+        question.out.mkdir(parents=True, exist_ok=True)
+    set_threads(communicator, None)
+    reference = _reference(question, state, communicator)
+    fake = _fake(question, state, reference, communicator)
+    samples = collect(
+        reference,
+        fake,
+        communicator,
+        edges=question.edges,
+        rows=question.rows,
+        with_showers="low" in question.levels,
+        say=_say if first else lambda _: None,
+    )
+    if not first:
+        return None
+    record = EvaluationRecord(uri, state["run_id"] if state else None)
+    facts = _facts(question, state, reference, fake, samples, record, communicator)
+    evaluation = _evaluation(question, reference, samples, record, facts)
+    facts["Evaluation"]["wall time"] = f"{time.monotonic() - began:.0f} s"
+    files = _write(evaluation, question.out, question.report)
+    record.log(evaluation, files, int(state["step"]) if state else 0, describe_run())
+    if record.problem:
+        print(f"not logged to MLflow: {record.problem}", file=sys.stderr)
+    elif record.run_id:
+        print(f"MLflow   run {record.run_id} in {uri}")
+    return evaluation
+
+
+def _reference(question: Question, state: Mapping[str, Any] | None, communicator: Communicator) -> Files:
+    if question.real is not None:
+        return _files(question, question.real, communicator)
+    assert state is not None, "the command line demands --real without a checkpoint"
+    data = DataConfig(**state["config"]["data"])
+    manifest = Manifest.from_dict(state["manifest"])
+    missing = [entry.path for entry in manifest.files if not Path(entry.path).exists()]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: the showers that the checkpoint was trained on are not here; name some with --real"
+        )
+    if not data.test_fraction:
+        raise DataError("data.test_fraction=0: training kept no showers for a test; name some with --real")
+    return Files(manifest=manifest, config=data, split="test", most=question.showers)
+
+
+def _files(question: Question, path: str, communicator: Communicator) -> Files:
+    config = replace(question.reading, path=path)
+    manifest = shared_manifest(config, communicator)
+    split_blocks(manifest, "all", config)
+    return Files(manifest=manifest, config=config, most=question.showers)
+
+
+def _fake(
+    question: Question, state: Mapping[str, Any] | None, reference: Files, communicator: Communicator
+) -> FakeShowers:
+    readout = reference.manifest.geometry
+    if question.fake is not None:
+        files = _files(question, question.fake, communicator)
+        require_same_readout(readout, files.manifest.geometry)
+        return FilesOf(files=files)
+    assert state is not None, "the command line demands files or a checkpoint"
+    device = torch.device(local_device(question.device, communicator.world))
+    generator = restore_generator(state, str(device))
+    require_same_readout(readout, generator.geometry)
+    return GeneratedFor(generator=generator, seed=question.seed)
+
+
+def _evaluation(
+    question: Question,
+    reference: Files,
+    samples: Samples,
+    record: EvaluationRecord,
+    facts: dict[str, dict[str, str]],
+) -> Evaluation:
+    real, fake = samples.real, samples.fake
+    _say("comparing")
+    slots, whole = measured_sums(real, fake)
+    whole |= measured_distances(real, fake)
+    for level in question.levels:
+        whole |= measured_classifier(real, fake, level, _say)
+    return Evaluation(
+        geometry=reference.manifest.geometry,
+        real=real,
+        fake=fake,
+        slots=slots,
+        whole=whole,
+        examples=samples.examples,
+        names=question.names,
+        facts=facts,
+        history=record.history(),
+        notes=tuple(_notes(question, samples)),
+    )
+
+
+def _notes(question: Question, samples: Samples) -> list[str]:
+    """What the reader should know before trusting the numbers."""
+    from scipy.stats import ks_2samp
+
+    notes = []
+    real, fake = samples.real, samples.fake
+    for name, sample in zip(question.names, (real, fake), strict=True):
+        if sample.count < LEAST_ROWS:
+            notes.append(
+                f"Only {sample.count} {name} showers: errors and floors are rough, and FPD, KPD, precision and recall "
+                f"need at least {LEAST_ROWS}."
+            )
+    energies = [np.asarray(sample.rows.conditions[:, 0], dtype=np.float64) for sample in (real, fake)]
+    if all(len(values) for values in energies) and ks_2samp(*energies).pvalue < ENERGIES_DIFFER:
+        means = [f"{values.mean():.4g}" for values in energies]
+        notes.append(
+            f"The two samples have different incident energies (mean {means[0]} and {means[1]} GeV): numbers of all "
+            "showers compare different mixtures; those of the energy bins are less affected."
+        )
+    return notes
+
+
+def _facts(
+    question: Question,
+    state: Mapping[str, Any] | None,
+    reference: Files,
+    fake: FakeShowers,
+    samples: Samples,
+    record: EvaluationRecord,
+    communicator: Communicator,
+) -> dict[str, dict[str, str]]:
+    facts: dict[str, dict[str, str]] = {}
+    if state is not None:
+        facts = describe_model(state, str(question.checkpoint))
+        facts["Training"] |= record.facts()
+    split = "" if reference.split == "all" else f", {reference.split} split"
+    real, generated = question.names
+    facts["Evaluation"] = {
+        real: f"{samples.real.count:,} showers of {reference.config.path}{split}",
+        generated: f"{samples.fake.count:,} showers"
+        + (
+            f" of {fake.files.config.path}"
+            if isinstance(fake, FilesOf)
+            else " generated for the same conditions"
+        ),
+        "read-out": reference.manifest.geometry.described,
+        "ranks": str(communicator.world.size),
+    }
+    if samples.speed.seconds:
+        speed = samples.speed.showers / samples.speed.seconds
+        facts["Evaluation"]["generation"] = f"{speed:,.0f} showers/s on a rank ({1000 / speed:.3g} ms each)"
+    about = describe_run()
+    for label, tag in (("dist_calo", "dist_calo.version"), ("git commit", "mlflow.source.git.commit")):
+        if tag in about:
+            facts["Evaluation"][label] = about[tag]
+    return facts
+
+
+def _write(evaluation: Evaluation, out: Path, with_report: bool) -> list[Path]:
+    metrics, report = out / "metrics.json", out / "report.html"
+    temporary = metrics.with_name(f".{metrics.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n")
+    if with_report:
+        _say("drawing the report")
+        write_report(evaluation, report)
+    temporary.replace(metrics)
+    return [metrics, report] if with_report else [metrics]
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,222 @@
+"""``dist-calo evaluate`` from its command line: files and checkpoints, one rank and several, good and bad input."""
+
+import json
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from dist_calo.config import ModelConfig, RunConfig, TrackingConfig
+from dist_calo.data.formats import ShowerWriter
+from dist_calo.data.shards import manifest_of
+from dist_calo.data.transforms import Transform
+from dist_calo.errors import EXIT_USER
+from dist_calo.evaluate import main as evaluate
+from dist_calo.geometry import VoxelGrid
+from dist_calo.models import build_model
+from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.store import quiet_mlflow
+from tests.mlflow_store import sqlite_uri
+from tests.ranks import run_ranks
+from tests.small_runs import SAMPLE
+
+GRID = VoxelGrid(shape=(25, 25, 25))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Two halves of some Geant4 showers."""
+    folder = tmp_path_factory.mktemp("showers")
+    with h5py.File(sorted(SAMPLE.glob("*.h5"))[0]) as sample:
+        for name, first, last in (("real", 0, 251), ("fake", 251, 500)):
+            with ShowerWriter(folder / f"{name}.h5", GRID) as writer:
+                writer.append(sample["ECAL"][first:last], sample["energy"][first:last])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory, files):
+    """A checkpoint of an untrained model, whose data are those of ``files``."""
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(), GRID)
+    config = RunConfig(tracking=TrackingConfig(uri="none"))
+    state = {
+        "step": 7,
+        "run_id": None,
+        "epoch": 1,
+        "config": config.to_dict(),
+        "geometry": GRID.to_dict(),
+        "manifest": manifest_of([str(files / "real.h5")]).to_dict(),
+        "transform": Transform(scale=1000.0, power=0.5).to_dict(),
+        "model": model.state_dict(),
+        "average": {"generator": model.generator.state_dict()},
+        "condition_ranges": {"energy": [10.0, 100.0]},
+    }
+    CheckpointFolder(folder).save(state, {})
+    return str(folder)
+
+
+def options(files, out, *more):
+    return ["--real", str(files / "real.h5"), "--fake", str(files / "fake.h5"), "--out", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def evaluated(files, tmp_path_factory):
+    """The evaluation of the two halves on one rank, recorded in a store."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    assert evaluate(options(files, folder / "out", "--tracking-uri", sqlite_uri(folder))) == 0
+    return folder
+
+
+def test_metrics_have_values_errors_and_floors(evaluated):
+    found = json.loads((evaluated / "out" / "metrics.json").read_text())
+    assert found["showers"] == {"real": 251, "fake": 249}
+    assert 0 < found["score"] < 0.5
+    number = found["metrics"]["separation/depth"]
+    assert set(number) == {"value", "error", "floor", "spread", "sigmas"}
+    assert 0 < number["value"] < 1
+    assert abs(number["sigmas"]) < 4
+    for kind in ("fpd", "kpd", "precision", "recall", "density", "coverage"):
+        assert f"{kind}/observables" in found["metrics"]
+    assert "10-25 GeV" in found["bins"]
+
+
+def test_report_and_metrics_are_in_mlflow(evaluated):
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=sqlite_uri(evaluated))
+    (run,) = client.search_runs([client.get_experiment_by_name("dist_calo").experiment_id])
+    names = {file.path for file in client.list_artifacts(run.info.run_id, "evaluation")}
+    assert names == {"evaluation/metrics.json", "evaluation/report.html"}
+    found = json.loads((evaluated / "out" / "metrics.json").read_text())
+    assert run.data.metrics["evaluation/score"] == pytest.approx(found["score"])
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("ranks", [3])
+def test_ranks_together_find_what_one_rank_finds(files, evaluated, tmp_path, ranks):
+    command = [sys.executable, "-m", "dist_calo.evaluate"]
+    given = options(files, tmp_path / "out", "--tracking-uri", "none", "--no-report")
+    run_ranks([*command, *given], ranks, "local", timeout=200).check()
+    one, many = (
+        json.loads((folder / "out" / "metrics.json").read_text()) for folder in (evaluated, tmp_path)
+    )
+    assert one["metrics"].keys() == many["metrics"].keys()
+    for name, number in one["metrics"].items():
+        for part in ("value", "error", "floor"):
+            expected = number[part]
+            if expected is None:
+                assert many["metrics"][name][part] is None
+            else:
+                assert many["metrics"][name][part] == pytest.approx(expected, rel=1e-5, abs=1e-8), (
+                    name,
+                    part,
+                )
+    assert one["bins"].keys() == many["bins"].keys()
+
+
+def test_a_checkpoint_is_compared_with_the_test_split_of_its_data(checkpoints, tmp_path, capsys):
+    given = ["--checkpoint", checkpoints, "--out", str(tmp_path / "out")]
+    assert evaluate([*given, "--no-report"]) == 0
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["showers"]["real"] == found["showers"]["fake"] < 100
+    assert found["facts"]["Model"]["training step"] == "7"
+    assert "test split" in found["facts"]["Evaluation"]["Geant4"]
+    assert any("need at least" in note for note in found["notes"])
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert "score" in capsys.readouterr().out
+
+
+def test_energies_that_differ_are_told(files, tmp_path):
+    with h5py.File(files / "fake.h5") as sample, ShowerWriter(tmp_path / "low.h5", GRID) as writer:
+        low = sample["energy"][:, 0] < 50
+        writer.append(sample["ECAL"][:][low], sample["energy"][:][low])
+    given = ["--real", str(files / "real.h5"), "--fake", str(tmp_path / "low.h5"), "--tracking-uri", "none"]
+    assert (
+        evaluate([*given, "--out", str(tmp_path / "out"), "--energy-edges", "10,50,100", "--no-report"]) == 0
+    )
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert any("different incident energies" in note for note in found["notes"])
+    assert list(found["bins"]) == ["10-50 GeV", "50-100 GeV"]
+
+
+def test_a_store_that_is_away_costs_nothing_but_a_line(files, tmp_path, capsys):
+    given = options(
+        files, tmp_path / "out", "--tracking-uri", "http://127.0.0.1:9", "--showers", "60", "--no-report"
+    )
+    assert evaluate(given) == 0
+    assert "not logged to MLflow: http://127.0.0.1:9" in capsys.readouterr().err
+    assert (tmp_path / "out" / "metrics.json").exists()
+
+
+def line_of(capsys):
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "give either --fake FILES or --checkpoint DIR"),
+        (["--fake", "x.h5"], "--real is missing"),
+        (["--fake", "x.h5", "--checkpoint", "y"], "give either --fake FILES or --checkpoint DIR"),
+        (["--real", "nowhere.h5", "--fake", "x.h5"], "nowhere.h5"),
+        (["--checkpoint", "/nowhere"], "/nowhere"),
+        (["--real", "r", "--fake", "f", "--rows", "0"], "--rows 0: must be at least 1"),
+        (["--real", "r", "--fake", "f", "--energy-edges", "10;20"], "--energy-edges 10;20: give numbers in GeV"),
+        (["--real", "r", "--fake", "f", "--energy-edges", "20,10"], "two increasing energies"),
+        (["--real", "r", "--fake", "f", "--tracking-uri", "ftp://x"], "--tracking-uri ftp://x"),
+        (["--real", "r", "--fake", "f", "--classifier", "best"], "invalid choice: 'best'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_nothing_is_left(given, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(given) == EXIT_USER
+    assert message in line_of(capsys)
+    assert not (tmp_path / "evaluation" / "metrics.json").exists()
+
+
+def test_bins_without_showers_are_refused(files, tmp_path, capsys):
+    given = options(files, tmp_path / "out", "--energy-edges", "200,300", "--tracking-uri", "none")
+    assert evaluate(given) == EXIT_USER
+    assert "--energy-edges 200 to 300 GeV: none of the showers" in capsys.readouterr().err
+
+
+def test_an_evaluation_is_not_overwritten_unasked(files, evaluated, capsys):
+    assert evaluate(options(files, evaluated / "out")) == EXIT_USER
+    assert "add --force to replace it" in line_of(capsys)
+
+
+def test_showers_of_two_detectors_are_not_compared(files, tmp_path, capsys):
+    with ShowerWriter(tmp_path / "small.h5", VoxelGrid(shape=(51, 51, 25))) as writer:
+        cells = np.zeros((40, 51, 51, 25), np.float32)
+        cells[:, 20:30, 20:30, 5:15] = 1e-3
+        writer.append(cells, np.full((40, 1), 50.0, np.float32))
+    given = ["--real", str(files / "real.h5"), "--fake", str(tmp_path / "small.h5"), "--tracking-uri", "none"]
+    assert evaluate([*given, "--out", str(tmp_path / "out")]) == EXIT_USER
+    assert "compare showers of one detector" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sample", ["layers", "signals"])
+def test_other_readouts_have_their_observables(sample, tmp_path):
+    (path,) = (SAMPLE.parent / sample).glob("*.h5")
+    given = [
+        "--real",
+        str(path),
+        "--fake",
+        str(path),
+        "--showers",
+        "300",
+        "--tracking-uri",
+        "none",
+        "--no-report",
+    ]
+    assert evaluate([*given, "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    names = {"layers": "separation/layer_energy", "signals": "separation/amplitude"}
+    assert found[names[sample]]["value"] == 0.0

@@ -40,7 +40,7 @@ endif
 
 help:
 	@echo 'make setup     create .venv with everything to train (MPI=system: with the cluster'"'"'s MPI)'
-	@echo 'make demo      train on two ranks, generate showers, compare them with Geant4'
+	@echo 'make demo      train on two ranks, generate showers, report how they compare with Geant4'
 	@echo 'make test      all tests'
 	@echo 'make check     static checks, doctests and all tests: what a change must pass'
 	@echo 'make lint      the static checks alone'

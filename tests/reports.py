@@ -1,10 +1,12 @@
 """Small evaluations to write reports of."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
 from dist_calo.geometry import VoxelGrid
+from dist_calo.physics.report import report_html
 from tests.evaluations import evaluated
 
 GRID = VoxelGrid(shape=(5, 4, 3))
@@ -21,9 +23,10 @@ def showers(count, seed, factor=1.0):
     return (factor * energies[:, :, None, None] * cells).astype(np.float32), energies
 
 
-def small_evaluation(factor=1.1, **changes):
+@cache
+def small_evaluation():
     """Showers compared with others whose energies are too high."""
-    evaluation = evaluated(GRID, showers(600, 1), showers(500, 2, factor), EDGES)
+    evaluation = evaluated(GRID, showers(600, 1), showers(500, 2, 1.1), EDGES)
     steps = np.arange(1, 400)
     history = {
         "generator/total": [(float(step), float(100.0 / step)) for step in steps],
@@ -35,6 +38,10 @@ def small_evaluation(factor=1.1, **changes):
         "config": {f"train.option_{number}": str(number) for number in range(30)},
     }
     notes = (f"The energies are too high: {HOSTILE}",)
-    return replace(
-        evaluation, names=("Geant4 11.4", "GAN <b>"), facts=facts, history=history, notes=notes, **changes
-    )
+    return replace(evaluation, names=("Geant4 11.4", "GAN <b>"), facts=facts, history=history, notes=notes)
+
+
+@cache
+def small_page():
+    """The report of it: drawing it is what takes time."""
+    return report_html(small_evaluation())

@@ -14,6 +14,7 @@ from dist_calo.physics.binning import COARSE_BINS, Binning, energy_edges
         (10, 100, (10, 25, 40, 55, 70, 85, 100)),
         (2, 500, (0, 100, 200, 300, 400, 500)),
         (20, 25, (20, 21, 22, 23, 24, 25)),
+        (1, 20, (1, 4, 7, 10, 13, 16, 19, 22)),
     ],
 )
 def test_bins_of_a_range_of_energies_have_round_edges(low, high, expected):

@@ -6,9 +6,9 @@ import pytest
 
 from dist_calo.physics.halves import Measured
 from dist_calo.physics.kinds import KINDS
-from dist_calo.physics.report import report_html, write_report
+from dist_calo.physics.report import write_report
 from dist_calo.physics.report.rounding import floor_of, level_of, sigmas_in_words, with_error
-from tests.reports import HOSTILE, small_evaluation
+from tests.reports import HOSTILE, small_evaluation, small_page
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -20,7 +20,7 @@ def evaluation():
 
 @pytest.fixture(scope="module")
 def page(evaluation):
-    return report_html(evaluation)
+    return small_page()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ Figures are matplotlib `Figure` objects of their own: no global state is touched
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ WITHIN = 0.9
 """Share of the well measured ratios that must lie inside."""
 WELL = 0.5
 """Relative error up to which a ratio decides about its axis, in half widths."""
-MANY = 120
+MANY = 50
 """Points above which a curve is drawn as a line with a band."""
 MOST_DECADES = 10
 """Of a logarithmic axis with small ticks."""
@@ -81,8 +82,9 @@ def compare_points(
     with np.errstate(divide="ignore", invalid="ignore"):
         size = np.where(real.value != 0, np.abs(real.value), np.nan)
         value, error, band = fake.value / real.value, fake.error / size, real.error / size
-    value = np.where(np.isfinite(value), value, np.nan)
     low, high = span_of(pair)
+    # Around zero a ratio is mere noise.
+    value = np.where(np.hypot(error, band) < high - low, value, np.nan)
     ratio.fill_between(places, 1.0 - band, 1.0 + band, color=REFERENCE, alpha=0.25, linewidth=0)
     ratio.axhline(1.0, color=REFERENCE, linewidth=1.0)
     if many:
@@ -131,10 +133,14 @@ def grid_of(
     return figure, pairs[:count]
 
 
-def finish_ticks(*axes: "Axes") -> None:
+def finish_ticks(*axes: "Axes", whole: bool = False) -> None:
     """Few ticks, and on logarithmic axes the small ones as one line: drawn one by one they take most of the time.
 
     Call it when the limits are settled.
+
+    Args:
+        axes: panels one above the other.
+        whole: whether the horizontal axis counts something.
     """
     from matplotlib.lines import Line2D
     from matplotlib.markers import MarkerStyle
@@ -144,7 +150,7 @@ def finish_ticks(*axes: "Axes") -> None:
         for name, axis in (("x", panel.xaxis), ("y", panel.yaxis)):
             if axis.get_scale() != "log":
                 if name == "x":
-                    axis.set_major_locator(MaxNLocator(5))
+                    axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=whole))
                 continue
             axis.set_minor_locator(NullLocator())
             low, high = sorted(axis.get_view_interval())
@@ -168,9 +174,12 @@ def finish_ticks(*axes: "Axes") -> None:
                 panel.add_artist(line)
 
 
-def written(label: str) -> str:
-    """A label with ``E_vis`` as a symbol with an index."""
-    return re.sub(r"\b([A-Za-z])_(\w+)", r"$\1_{\\mathrm{\2}}$", plain(label))
+def written(label: str, width: int = 40) -> str:
+    """A label with ``E_vis`` as a symbol with an index, in two lines if it is longer than the width."""
+    text = plain(label)
+    if len(text) > width:
+        text = "\n".join(textwrap.wrap(text, -(-len(text) // 2) + 6))
+    return re.sub(r"\b([A-Za-z])_(\w+)", r"$\1_{\\mathrm{\2}}$", text)
 
 
 def counts_in_words(evaluation: Evaluation, slot: int) -> str:

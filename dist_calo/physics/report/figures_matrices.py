@@ -28,7 +28,7 @@ def correlations_figure(evaluation: Evaluation, name: str) -> "Figure":
     long = max(map(len, labels)) > 3
     written = len(labels) <= WRITTEN
     side = 3.9 if long and written else 3.2
-    left, bottom = (1.55, 1.45) if long else (0.65, 0.55)
+    left, bottom = (1.55, 1.2) if long else (0.65, 0.55)
     size = (left + 3 * side + 2.3, bottom + side + 0.4)
     figure = Figure(figsize=size)
     edges = panels.margins(size, left=left, right=0.75, bottom=bottom, top=0.35)

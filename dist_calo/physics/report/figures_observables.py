@@ -1,7 +1,7 @@
 """Figures of observables: the histogram of each, and those of each layer or channel against its number."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 SINGLE = 8
-"""Layers or channels of a group that get a histogram each."""
+"""Layers or channels of a group that get a histogram each; where there are nine, all do."""
+ROWS = 5
+"""Groups of a few layers that share a figure, a row each."""
 OUTSIDE = 0.005
 """Share of a sample beyond the usual bins from which they are drawn as well."""
 PEAKED = 8.0
@@ -47,6 +49,24 @@ def spread(count: int) -> list[int]:
     return list(range(count)) if count <= SINGLE + 1 else layer_plots.spread(count, SINGLE)
 
 
+def blocks(evaluation: Evaluation) -> Iterator[tuple[list[str], list[int], int]]:
+    """Figures of single layers or channels: their groups, their observables, and how many stand in a row."""
+    groups = indexed_groups(evaluation)
+    chosen = {}
+    for group in groups:
+        columns = columns_of(evaluation, group)
+        chosen[group] = [columns[place] for place in spread(len(columns))]
+    waiting: list[str] = []
+    for place, group in enumerate(groups):
+        waiting.append(group)
+        following = chosen[groups[place + 1]] if place + 1 < len(groups) else []
+        count = len(chosen[group])
+        if count > COLUMNS or len(following) != count or len(waiting) == ROWS:
+            across = count if count <= COLUMNS else 3 if count % 3 == 0 else COLUMNS
+            yield waiting, [column for name in waiting for column in chosen[name]], across
+            waiting = []
+
+
 def histograms_figure(
     evaluation: Evaluation, slot: int, columns: Sequence[int], across: int = COLUMNS
 ) -> "Figure":
@@ -59,7 +79,7 @@ def histograms_figure(
         feature = features[column]
         _histogram(main, ratio, evaluation, slot, column, [side[column] for side in counts])
         index = f"{indexed[feature.group]} {feature.index}: " if feature.group in indexed else ""
-        ratio.set_xlabel(index + figures.written(labels[feature.group]), fontsize="small")
+        ratio.set_xlabel(figures.written(index + labels[feature.group], 36), fontsize="small")
         if place % across == 0:
             main.set_ylabel("share of showers", fontsize="small")
             ratio.set_ylabel("ratio", fontsize="small")
@@ -93,7 +113,8 @@ def _histogram(
         main.set_ylim(0.5 * least, highest * (highest / least) ** 0.45)
     else:
         main.set_ylim(0.0, 1.45 * (highest or 1.0))
-    figures.finish_ticks(main, ratio)
+    # Edges halfway between whole numbers: the observable counts something.
+    figures.finish_ticks(main, ratio, whole=bool(np.all(edges % 1.0 == 0.5)))
     words = _words(evaluation, slot, column)
     main.text(0.96, 0.95, words, transform=main.transAxes, ha="right", va="top", fontsize="small")
 
@@ -109,7 +130,8 @@ def _range(counts: Sequence[np.ndarray]) -> tuple[int, int]:
     filled = np.flatnonzero(np.sum(counts, axis=0)[first:last])
     if len(filled):
         # Whole numbers leave most of the bins empty; a bin on either side shows where they end.
-        first, last = max(first, first + int(filled[0]) - 1), min(last, first + int(filled[-1]) + 2)
+        first, last = first + int(filled[0]) - 1, min(first + int(filled[-1]) + 2, len(counts[0]))
+    first = max(first, 0)
     return first, last
 
 
@@ -153,7 +175,7 @@ def indexed_figure(evaluation: Evaluation, slot: int, groups: Sequence[str]) -> 
         else:
             figures.differences(lower, index, means)
             lower.set_ylabel("difference", fontsize="small")
-        main.set_ylabel(figures.written(observer.labels[group]), fontsize="small")
+        main.set_ylabel(figures.written(observer.labels[group], 34), fontsize="small")
         lower.set_xlabel(observer.indexed_by[group], fontsize="small")
         if len(columns) <= 12:
             lower.set_xticks(index)

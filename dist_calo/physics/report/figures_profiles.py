@@ -30,7 +30,7 @@ def response_figure(evaluation: Evaluation) -> "Figure":
     energies = [np.array([_energy(part, slot) for slot in slots]) for part in sides]
     responses = [np.array([response_of(part, slot) for slot in slots]).T for part in sides]
     edges = np.asarray(evaluation.binning.energy)
-    titles = (figures.written(evaluation.observer.labels["response"]), "resolution  σ / mean [%]")
+    titles = (figures.written(evaluation.observer.labels["response"], 30), "resolution  σ / mean [%]")
     for column, (title, factor) in enumerate(zip(titles, (1.0, 100.0), strict=True)):
         main, ratio = axes[:, column]
         pair = [Estimate(value=r[2 * column] * factor, error=r[2 * column + 1] * factor) for r in responses]
@@ -41,7 +41,7 @@ def response_figure(evaluation: Evaluation) -> "Figure":
             )
         _ratio(ratio, edges, energies[1], pair)
         if column:
-            _fits(main, ratio, edges, [fitted_resolution(part) for part in sides])
+            _fits(main, ratio, edges, energies, [fitted_resolution(part) for part in sides])
             main.set_ylim(bottom=0.0)
         main.set_ylabel(title)
         ratio.set_xlabel("incident energy E$_{inc}$ [GeV]")
@@ -83,7 +83,7 @@ def profiles_figure(evaluation: Evaluation, slot: int) -> "Figure":
         elif not profile.points or (pair[0].value >= 0).all():
             main.set_ylim(bottom=min(0.0, main.get_ylim()[0]))
         figures.finish_ticks(main, ratio)
-        main.set_ylabel(figures.written(profile.title), fontsize="small")
+        main.set_ylabel(figures.written(profile.title, 30), fontsize="small")
         ratio.set_xlabel(figures.written(profile.axis), fontsize="small")
         ratio.set_ylabel("ratio", fontsize="small")
     pairs[0][0].legend(frameon=False, fontsize="small")
@@ -122,9 +122,16 @@ def _ratio(ratio: "Axes", edges: np.ndarray, energy: np.ndarray, pair: list[Esti
     ratio.set_ylim(1 - half, 1 + half)
 
 
-def _fits(main: "Axes", ratio: "Axes", edges: np.ndarray, fits: list[ResolutionFit | None]) -> None:
+def _fits(
+    main: "Axes",
+    ratio: "Axes",
+    edges: np.ndarray,
+    energies: list[np.ndarray],
+    fits: list[ResolutionFit | None],
+) -> None:
     """Draw sigma/E = a/sqrt(E) (+) b/E (+) c of both samples and write the terms."""
-    energy = np.geomspace(edges[0], edges[-1], CURVE_POINTS) if edges[0] > 0 else edges[1:]
+    least = edges[0] if edges[0] > 0 else 0.7 * float(np.nanmin(energies))
+    energy = np.geomspace(least, edges[-1], CURVE_POINTS)
     curves = []
     words = [r"$\sigma/E = a/\sqrt{E} \oplus b/E \oplus c$"]
     for fit, style, dashes in zip(fits, _STYLES, ("-", "--"), strict=True):

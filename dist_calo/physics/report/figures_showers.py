@@ -48,8 +48,9 @@ def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
         yield Drawing(
             figure=sections_figure(evaluation, means),
             alt=f"Maps of the mean shower of {both} seen from the side and along the beam, their ratio and pulls.",
-            caption="The mean shower, summed over y (above) and over the layers (below); the ratio; and the pull of "
-            "the cell along the line of sight that differs most in statistical errors, of cells with enough showers.",
+            caption="The mean shower, summed over y (above) and over the layers (below); the ratio where it is no mere "
+            "noise; and the pull of the cell along the line of sight that differs most in statistical errors, of cells "
+            "with enough showers.",
         )
         if singles:
             energies = examples.energies
@@ -143,13 +144,17 @@ def sections_figure(evaluation: Evaluation, means: tuple[np.ndarray, np.ndarray]
     axes = figure.subplots(2, 4, gridspec_kw={**edges, "wspace": 0.48, "hspace": 0.28})
     pulls = cell_pulls(evaluation)
     titles = (*(figures.plain(name) for name in evaluation.names), "ratio", "largest pull")
+    variance = _variance(evaluation)
     for row, axis in enumerate((1, 2)):
         real, fake = (mean.sum(axis=axis) * MEV for mean in means)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(real > 0, fake / real, np.nan)
+            # Without the correlations of the cells: enough to tell noise.
+            error = np.sqrt(variance.sum(axis=axis)) / real
         highest = max(float(real.max()), float(fake.max())) or 1.0
         norm = LogNorm(vmin=highest * 10.0**-DECADES, vmax=highest)
         half = _reach(ratio[real > highest * 1e-3] - 1.0, (0.1, 0.2, 0.5))
+        ratio[~(error < half)] = np.nan
         worst = _largest(pulls, axis)
         limit = _reach(worst, (5.0, 10.0, 20.0))
         scales: tuple[tuple[np.ndarray, Any, str, str], ...] = (
@@ -167,6 +172,12 @@ def sections_figure(evaluation: Evaluation, means: tuple[np.ndarray, np.ndarray]
             bar.set_ylabel(label, fontsize="small")
         axes[row, 0].set_ylabel(("x [mm]", "y [mm]")[row])
     return figure
+
+
+def _variance(evaluation: Evaluation) -> np.ndarray:
+    """Variance of the difference of the two mean showers, cell by cell."""
+    parts = evaluation.real_part, evaluation.fake_part
+    return np.asarray(sum(part.image()[1] / part.count(-1) for part in parts))
 
 
 def _draw_section(

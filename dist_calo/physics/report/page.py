@@ -172,11 +172,13 @@ def _profiles(evaluation: Evaluation, slot: int) -> Picture:
 
 
 def _observables(evaluation: Evaluation, slot: int, alone: bool = False) -> Iterator[Picture]:
+    """Figures of the observables of a bin of incident energy, or of all showers: of a bin those that tell most."""
     both, where = " and ".join(evaluation.names), evaluation.binning.labels[slot]
     singles = figures_observables.single_groups(evaluation)
+    indexed = figures_observables.indexed_groups(evaluation)
     if alone:
-        # Of a bin, those that tell most: its table has them all.
-        singles = [group for group in evaluation.observer.summary_groups if group in singles]
+        summary = evaluation.observer.summary_groups
+        singles, indexed = ([group for group in summary if group in groups] for groups in (singles, indexed))
     columns = [figures_observables.columns_of(evaluation, group)[0] for group in singles]
     if columns:
         yield picture(
@@ -185,7 +187,6 @@ def _observables(evaluation: Evaluation, slot: int, alone: bool = False) -> Iter
             "Each observable with its separation power (sep.) and its Wasserstein distance in standard deviations "
             "(W₁/σ); the outer bins hold what lies beyond.",
         )
-    indexed = figures_observables.indexed_groups(evaluation)
     if indexed:
         yield picture(
             figures_observables.indexed_figure(evaluation, slot, indexed),
@@ -193,14 +194,13 @@ def _observables(evaluation: Evaluation, slot: int, alone: bool = False) -> Iter
             "Mean with its statistical error and standard deviation (band and dashed lines) against the number of the "
             "layer or channel; below, ratios of means and of widths, or the difference of the means.",
         )
-    for group in () if alone else indexed:
-        columns = figures_observables.columns_of(evaluation, group)
-        chosen = [columns[place] for place in figures_observables.spread(len(columns))]
-        label = evaluation.observer.labels[group]
+    labels = evaluation.observer.labels
+    for groups, columns, across in () if alone else figures_observables.blocks(evaluation):
+        what = "; ".join(labels[group] for group in groups)
         yield picture(
-            figures_observables.histograms_figure(evaluation, slot, chosen),
-            f"Histograms of {label} of {len(chosen)} of {len(columns)}, of {both}.",
-            f"{label}: {len(chosen)} of {len(columns)}.",
+            figures_observables.histograms_figure(evaluation, slot, columns, across),
+            f"Histograms, one for each layer or channel shown, of {both}: {what}.",
+            f"Layer by layer, or channel by channel: {what}.",
         )
 
 

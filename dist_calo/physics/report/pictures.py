@@ -71,6 +71,10 @@ def _png(figure: "Figure", shades: bool) -> bytes:
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     if not shades:
         image = image.quantize(COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        # What stands for the background is not quite white.
+        palette, white = image.getpalette() or [], int(np.asarray(image)[0, 0])
+        palette[3 * white : 3 * white + 3] = 255, 255, 255
+        image.putpalette(palette)
     packed = io.BytesIO()
     image.save(packed, format="png", compress_level=6)
     return packed.getvalue()

@@ -69,11 +69,12 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of a table."""
+    """A line of a table; its meaning is that of so many lines, of none where a line above has it."""
 
     label: str
     cells: tuple[Cell, ...]
     meaning: str = ""
+    lines: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,8 @@ class Table:
 def cell_of(name: str, number: Measured) -> Cell:
     """The cell of a number."""
     sigmas = away(name, number)
+    if number.value == number.error == number.floor == 0:
+        return Cell(text="0", level=0)
     return Cell(
         text=with_error(number.value, number.error),
         floor=floor_of(number),
@@ -101,9 +104,13 @@ def cell_of(name: str, number: Measured) -> Cell:
 def groups_table(
     caption: str, groups: Sequence[str], labels: Mapping[str, str], numbers: Mapping[str, Measured]
 ) -> Table:
-    """One row for each group of observables that has numbers, one column for each kind of number."""
-    missing = [numbers[f"missing/{group}"] for group in groups if f"missing/{group}" in numbers]
-    columns = (*COLUMNS, MISSING) if any(n.value or n.floor for n in missing) else COLUMNS
+    """One row for each group of observables that has numbers, one column for each kind of number.
+
+    How often observables are missing is told where it is not at its floor.
+    """
+    names = [name for name in (f"missing/{group}" for group in groups) if name in numbers]
+    lacking = any(away(name, numbers[name]) > AT_FLOOR for name in names)
+    columns = (*COLUMNS, MISSING) if lacking else COLUMNS
     return _table(
         caption, "observable", columns, {group: labels.get(group, group) for group in groups}, numbers
     )
@@ -143,13 +150,19 @@ def list_table(
     caption: str, numbers: Mapping[str, Measured], kinds: Sequence[str], labels: Mapping[str, str]
 ) -> Table:
     """One row for each number of some kinds, with what it means."""
-    rows = tuple(
-        Row(label=name_in_words(name, labels), cells=(cell_of(name, number),), meaning=kind_of(name).meaning)
-        for kind in kinds
-        for name, number in numbers.items()
-        if name.split("/")[0] == kind
-    )
-    return Table(caption=caption, first="number", heads=(("value", ""),), rows=rows)
+    rows: list[Row] = []
+    for kind in kinds:
+        names = [name for name in numbers if name.split("/")[0] == kind]
+        rows += [
+            Row(
+                label=name_in_words(name, labels),
+                cells=(cell_of(name, numbers[name]),),
+                meaning=kind_of(name).meaning,
+                lines=0 if place else len(names),
+            )
+            for place, name in enumerate(names)
+        ]
+    return Table(caption=caption, first="number", heads=(("value", ""),), rows=tuple(rows))
 
 
 def not_computed(numbers: Mapping[str, Measured]) -> list[tuple[str, str]]:
@@ -235,7 +248,7 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
     worst: dict[str, str] = {}
     for name in sorted(judged, key=lambda name: -judged[name]):
         # One number for each subject: a shifted observable fails in every column.
-        worst.setdefault(name.split("/")[-1], name)
+        worst.setdefault("response" if name.startswith("response/") else name.split("/")[-1], name)
     floors = [
         numbers[name].floor
         for name in (f"wasserstein_scaled/{group}" for group in labels)

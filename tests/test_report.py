@@ -6,9 +6,10 @@ import pytest
 
 from dist_calo.physics.halves import Measured
 from dist_calo.physics.kinds import KINDS
-from dist_calo.physics.report import write_report
+from dist_calo.physics.report import report_html, write_report
 from dist_calo.physics.report.rounding import floor_of, level_of, sigmas_in_words, with_error
-from tests.reports import HOSTILE, small_evaluation, small_page
+from tests.evaluations import evaluated
+from tests.reports import GRID, HOSTILE, showers, small_evaluation, small_page
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -179,3 +180,9 @@ def test_a_report_is_written_whole_or_not_at_all(evaluation, tmp_path, monkeypat
         write_report(evaluation, path)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     assert path.read_text() == "whole"
+
+
+@pytest.mark.parametrize(("real", "fake"), [(3, 1), (30, 3)])
+def test_tiny_samples_have_a_report(real, fake):
+    report = words(report_html(evaluated(GRID, showers(real, 1), showers(fake, 2), (1.0, 100.0))))
+    assert ("nothing is compared" in report) == (fake == 1)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 WRITTEN = 16
 """Matrices of at most so many rows have their values written into them."""
+FEW = 4
+"""Rows up to which a matrix is drawn small."""
 DARK = 0.6
 """Share of the largest value from which a cell needs white letters."""
 LEAST_DIFFERENCE = 5.0
@@ -27,7 +29,7 @@ def correlations_figure(evaluation: Evaluation, name: str) -> "Figure":
     labels = _labels(evaluation, name)
     long = max(map(len, labels)) > 3
     written = len(labels) <= WRITTEN
-    side = 3.9 if long and written else 3.2
+    side = 3.9 if long and written else 3.2 if len(labels) > FEW else 2.2
     left, bottom = (1.55, 1.2) if long else (0.65, 0.55)
     size = (left + 3 * side + 2.3, bottom + side + 0.4)
     figure = Figure(figsize=size)

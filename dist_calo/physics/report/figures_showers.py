@@ -12,6 +12,7 @@ from dist_calo.physics.comparison import LEAST_IN_CELL
 from dist_calo.physics.evaluation import Evaluation
 from dist_calo.physics.panels import GENERATED, MEV, REFERENCE
 from dist_calo.physics.report import figures
+from dist_calo.physics.views import Examples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
             figures.plain(evaluation.names[1]),
         ),
     )
-    examples, both = evaluation.examples, " and ".join(evaluation.names)
+    examples, both = _pairs(evaluation.examples), " and ".join(evaluation.names)
     means = evaluation.real_part.image()[0], evaluation.fake_part.image()[0]
     singles = len(examples.energies) > 0
     if isinstance(geometry, VoxelGrid):
@@ -90,10 +91,19 @@ def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
         yield Drawing(
             figure=pulls_figure(pulls),
             alt="Histogram of the pulls of the mean shower's cells beside the normal distribution.",
-            caption="Pulls of the mean shower's cells, (generated − Geant4) / statistical error. Two samples of one "
-            "distribution follow the curve; a dead cell lies far outside and is counted in the outermost bin.",
+            caption=f"Pulls of the mean shower's cells, ({' − '.join(evaluation.names[::-1])}) / statistical error. "
+            "Two samples of one distribution follow the curve; a dead cell lies far outside and is counted in the "
+            "outermost bin.",
             vector=True,
         )
+
+
+def _pairs(examples: Examples) -> Examples:
+    """The examples that both samples have."""
+    count = min(len(examples.real), len(examples.fake))
+    return Examples(
+        real=examples.real[:count], fake=examples.fake[:count], energies=examples.energies[:count]
+    )
 
 
 def cell_pulls(evaluation: Evaluation) -> np.ndarray:

@@ -101,6 +101,8 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
 
 
 def _chapters(evaluation: Evaluation) -> Iterator[Chapter]:
+    if not evaluation.slots[-1]:
+        return
     both = " and ".join(evaluation.names)
     yield Chapter(
         anchor="response",

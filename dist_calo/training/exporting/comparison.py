@@ -1,10 +1,12 @@
 """Whether an exported program makes the showers that PyTorch makes, and how fast each is.
 
 Both compute in float32 but in another order, so they agree to rounding. A cell is compared relative to its energy, or,
-where it has less, to the least energy that counts as a hit or to 1e-5 of the shower's, whichever is more: below, a
-model's cell may be the small difference of two large numbers, of which rounding is all that is left.
+where it has less, to the least energy that counts as a hit or to 1e-4 of the shower's, whichever is more: below, a
+model's cell may be the small difference of two large numbers, of which rounding is all that is left. (1e-4 of such a
+cell is 1e-8 of its shower, less than the rounding of float32.)
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +26,11 @@ Program = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 BATCH = 100
 """Showers that are made at a time."""
-LEAST_SHARE = 1e-5
+LEAST_SHARE = 1e-4
 """Cells below this share of their shower are compared relative to it."""
-ALLOWED = 1e-5
-"""Share of all cells that may differ by more: a number on the edge of a decision may be rounded to either side."""
+ALLOWED = 0.01
+"""Share of the showers, at least one, that may have cells which differ by more: where a random number lies on the edge of
+a decision, rounding takes it to either side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class Agreement:
     """Largest difference of a cell, relative as the module's docstring says, among the cells within tolerance."""
     beyond: int
     """Cells that differ by more than the tolerance."""
+    otherwise: int
+    """Showers with such cells."""
     worst: float
     """Largest difference of all cells, in the same terms."""
     decided: int
@@ -59,7 +64,11 @@ class Agreement:
             f"{self.showers} showers as PyTorch makes them: visible energy within {self.visible:.1e}, cells within "
             f"{self.cell:.1e}; {self.decided} of {self.cells} cells hit in one of the two alone"
         )
-        more = f", {self.beyond} beyond the tolerance, by up to {self.worst:.1e}" if self.beyond else ""
+        more = (
+            f", {self.beyond} in {self.otherwise} showers beyond the tolerance, by up to {self.worst:.1e}"
+            if self.beyond
+            else ""
+        )
         return f"{text}{more}; {self.program_ms:.3g} ms a shower, PyTorch {self.torch_ms:.3g}"
 
 
@@ -87,7 +96,7 @@ def compare(
     """
     least = _least(physical.geometry)
     visible = cell = worst = 0.0
-    beyond = decided = 0
+    beyond = otherwise = decided = 0
     seconds = [0.0, 0.0]
     for first in range(0, showers, BATCH):
         draws = Draws(seed, 0, range(first, min(first + BATCH, showers)), "export")
@@ -112,12 +121,13 @@ def compare(
         cell = max(cell, float(difference[near].max(initial=0.0)))
         worst = max(worst, float(difference.max()))
         beyond += int(np.count_nonzero(~near))
+        otherwise += int(np.count_nonzero(~near.all(axis=1)))
         decided += int(np.count_nonzero((made != 0) != (wanted != 0)))
     cells = showers * physical.geometry.cells
-    if visible > tolerance or beyond > ALLOWED * cells:
+    if visible > tolerance or otherwise > math.ceil(ALLOWED * showers):
         raise CheckpointError(
             f"the exported program does not make PyTorch's showers: of {showers}, the visible energy differs by up to "
-            f"{visible:.1e}, and {beyond} of {cells} cells differ by more than {tolerance:g}; nothing was written: try "
+            f"{visible:.1e}, and {beyond} cells in {otherwise} showers by more than {tolerance:g}; nothing was written: try "
             "another --opset, or a larger --tolerance if that is good enough"
         )
     times = [1000.0 * spent / max(showers, 1) for spent in seconds]
@@ -127,6 +137,7 @@ def compare(
         visible=visible,
         cell=cell,
         beyond=beyond,
+        otherwise=otherwise,
         worst=worst,
         decided=decided,
         torch_ms=times[0],

@@ -29,8 +29,8 @@ BATCH = 100
 LEAST_SHARE = 1e-4
 """Cells below this share of their shower are compared relative to it."""
 ALLOWED = 0.01
-"""Share of the showers, at least one, that may have cells which differ by more: where a random number lies on the edge of
-a decision, rounding takes it to either side."""
+"""Share of the showers, at least one, that may have cells which differ by more: where a random number lies on the edge
+of a decision, rounding takes it to either side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +127,8 @@ def compare(
     if visible > tolerance or otherwise > math.ceil(ALLOWED * showers):
         raise CheckpointError(
             f"the exported program does not make PyTorch's showers: of {showers}, the visible energy differs by up to "
-            f"{visible:.1e}, and {beyond} cells in {otherwise} showers by more than {tolerance:g}; nothing was written: try "
-            "another --opset, or a larger --tolerance if that is good enough"
+            f"{visible:.1e}, and {beyond} cells in {otherwise} showers by more than {tolerance:g}; nothing was "
+            "written: try another --opset, or a larger --tolerance if that is good enough"
         )
     times = [1000.0 * spent / max(showers, 1) for spent in seconds]
     return Agreement(

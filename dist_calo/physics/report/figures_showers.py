@@ -160,11 +160,11 @@ def sections_figure(evaluation: Evaluation, means: tuple[np.ndarray, np.ndarray]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(real > 0, fake / real, np.nan)
             # Without the correlations of the cells: enough to tell noise.
-            error = np.sqrt(variance.sum(axis=axis)) / real
+            error = np.sqrt(variance.sum(axis=axis)) * MEV / real
         highest = max(float(real.max()), float(fake.max())) or 1.0
         norm = LogNorm(vmin=highest * 10.0**-DECADES, vmax=highest)
         half = _reach(ratio[real > highest * 1e-3] - 1.0, (0.1, 0.2, 0.5))
-        ratio[~(error < half / 3.0)] = np.nan
+        ratio[~(error < half / 2.0)] = np.nan
         worst = _largest(pulls, axis)
         limit = _reach(worst, (5.0, 10.0, 20.0))
         scales: tuple[tuple[np.ndarray, Any, str, str], ...] = (

@@ -131,8 +131,8 @@ def _parser() -> "argparse.ArgumentParser":
         "train the CaloChallenge's classifier on observables (high), cells (low) or both: minutes to hours"
     )
     add("--classifier", choices=tuple(LEVELS), default="none", help=classifier)
-    rows = "showers of each sample for KPD, precision and recall, and the classifier (default 10000)"
-    add("--rows", type=int, default=10_000, help=rows)
+    rows = "showers of each sample for KPD, precision and recall, and the classifier (default 5000)"
+    add("--rows", type=int, default=5000, help=rows)
     add("--seed", type=int, default=0, help="of the generated showers (default 0)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to generate (default cpu)")
     add("--tracking-uri", help="MLflow store, or none (default: that of the training)")

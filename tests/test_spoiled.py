@@ -1,19 +1,24 @@
 """Each way of spoiling a sample moves the number that should see it by over five sigmas; equal halves move none."""
 
-import math
-
-import numpy as np
 import pytest
 
-from dist_calo.physics.binning import Binning
-from dist_calo.physics.evaluation import away, measured_sums
+from benchmarks.spoiled import (
+    GRID,
+    SHARE,
+    collapsed,
+    filled,
+    numbers_of,
+    reference_of,
+    scaled,
+    shifted,
+    simulated,
+    with_a_dead_cell,
+    with_shuffled_layers,
+)
+from dist_calo.physics.evaluation import away
 from dist_calo.physics.kinds import kind_of
-from dist_calo.physics.observers import observer_of
-from dist_calo.physics.row_comparison import measured_classifier, measured_distances
-from dist_calo.simulation.detectors import find_detector
-from dist_calo.simulation.parametrised import simulate
-from tests.evaluations import sample_of
-from tests.spoiled import GRID, collapsed, scaled, shifted, with_a_dead_cell, with_shuffled_layers
+from dist_calo.physics.row_comparison import measured_classifier
+from dist_calo.physics.sample import Sample
 
 COUNT = 6000
 SEEN_BY = [
@@ -30,41 +35,24 @@ SEEN_BY = [
 
 
 @pytest.fixture(scope="module")
-def showers():
-    """Two independent samples of simulated showers."""
-    detector, numbers = find_detector("lcd25"), np.random.default_rng(0)
-    energies = numbers.uniform(10, 100, 2 * COUNT).astype(np.float32)
-    parts = [
-        simulate(detector, detector.parametrisation, some, np.full(len(some), math.pi / 2), numbers)
-        for some in np.array_split(energies, 2 * COUNT // 200)
-    ]
-    cells = np.concatenate(parts)
-    return (cells[:COUNT], energies[:COUNT, None]), (cells[COUNT:], energies[COUNT:, None])
+def good():
+    return simulated(COUNT, seed=1)
 
 
 @pytest.fixture(scope="module")
-def reference(showers):
-    real, _ = showers
-    observer = observer_of(GRID)
-    binning = Binning.of(observer.observe(*real).columns, real[1][:, 0], (10.0, 100.0))
-    return sample_of(observer, binning, GRID, *real, share=0.5)
-
-
-def numbers_of(reference, showers, conditions):
-    fake = sample_of(reference.observer, reference.binning, GRID, showers, conditions, share=0.5)
-    slots, whole = measured_sums(reference, fake)
-    return {**slots[-1], **whole, **measured_distances(reference, fake)}
+def reference():
+    return reference_of(*simulated(COUNT, seed=0))
 
 
 @pytest.mark.parametrize(("spoil", "seen_by"), SEEN_BY)
-def test_a_spoiled_sample_is_more_than_five_sigmas_away(reference, showers, spoil, seen_by):
-    numbers = numbers_of(reference, *spoil(*showers[1]))
+def test_a_spoiled_sample_is_more_than_five_sigmas_away(reference, good, spoil, seen_by):
+    numbers = numbers_of(reference, *spoil(*good))
     found = {name: away(name, numbers[name]) for name in seen_by}
     assert min(found.values()) > 5, found
 
 
-def test_equal_samples_are_at_their_floor(reference, showers):
-    numbers = numbers_of(reference, *showers[1])
+def test_equal_samples_are_at_their_floor(reference, good):
+    numbers = numbers_of(reference, *good)
     farthest = sorted(((away(name, number), name) for name, number in numbers.items()), reverse=True)
     distances = [pair for pair in farthest if not kind_of(pair[1]).signed and pair[1].count("/") == 1]
     assert distances[0][0] <= 2, distances[:5]
@@ -75,12 +63,12 @@ def test_equal_samples_are_at_their_floor(reference, showers):
 
 
 @pytest.mark.slow
-def test_a_classifier_tells_spoiled_showers_and_not_equal_ones(reference, showers):
-    equal = sample_of(reference.observer, reference.binning, GRID, *showers[1], share=0.5)
-    spoiled = sample_of(
-        reference.observer, reference.binning, GRID, *with_shuffled_layers(*showers[1]), share=0.5
-    )
-    found = [measured_classifier(reference, fake, "high") for fake in (equal, spoiled)]
+def test_a_classifier_tells_spoiled_showers_and_not_equal_ones(reference, good):
+    samples = [good, with_shuffled_layers(*good)]
+    fakes = [
+        filled(Sample(reference.observer, reference.binning, GRID.shape, SHARE), *part) for part in samples
+    ]
+    found = [measured_classifier(reference, fake, "high", hidden=128, epochs=8) for fake in fakes]
     assert abs(found[0]["auc/high_level"].sigmas) < 3
     assert found[1]["auc/high_level"].sigmas > 5
     assert found[1]["jsd/high_level"].sigmas > 5

@@ -5,6 +5,7 @@ not have is given the median.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -72,7 +73,13 @@ def _of_rows(real_sample: Sample) -> Callable[[Rows, Rows], dict[str, float]]:
 
 
 def measured_classifier(
-    real: Sample, fake: Sample, level: str, say: Callable[[str], None] = lambda _: None
+    real: Sample,
+    fake: Sample,
+    level: str,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    hidden: int = 2048,
+    epochs: int = 50,
 ) -> dict[str, Measured]:
     """AUC and JSD of a classifier, and the same between two halves of the Geant4 showers; trained twice.
 
@@ -81,19 +88,20 @@ def measured_classifier(
         fake: generated showers, whose rows were kept.
         level: ``high`` for observables, ``low`` for cells, which both samples must have kept.
         say: told how training goes.
+        hidden: width of the classifier's two layers; by default the CaloChallenge's.
+        epochs: of its training; by default the CaloChallenge's.
     """
     from dist_calo.physics.classifier import classify
 
     inputs = {"high": _high_level, "low": _low_level}[level]
     if min(len(real.rows.columns), len(fake.rows.columns)) < LEAST_ROWS:
         return {}
+    train = partial(classify, seed=0, hidden=hidden, epochs=epochs)
     halving: Halving = next(halvings(1))
     say(f"classifier, {level} level")
-    verdict = classify(inputs(real.rows, real), inputs(fake.rows, real), seed=0)
+    verdict = train(inputs(real.rows, real), inputs(fake.rows, real))
     say(f"classifier, {level} level, between two halves of the reference")
-    floor = classify(
-        inputs(real.rows.of(halving.real), real), inputs(real.rows.of(halving.rest), real), seed=0
-    )
+    floor = train(*(inputs(real.rows.of(half), real) for half in (halving.real, halving.rest)))
     pairs = {
         "auc": (verdict.auc, verdict.auc_error, floor.auc, floor.auc_error),
         "jsd": (verdict.jsd, verdict.jsd_error, floor.jsd, floor.jsd_error),

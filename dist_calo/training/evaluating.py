@@ -168,7 +168,7 @@ def collect(
     communicator: Communicator,
     *,
     edges: tuple[float, ...] | None = None,
-    rows: int = 10_000,
+    rows: int = 5000,
     with_showers: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Samples:

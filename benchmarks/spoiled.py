@@ -16,7 +16,7 @@ from dist_calo.physics.binning import Binning
 from dist_calo.physics.evaluation import away, measured_sums
 from dist_calo.physics.halves import Measured
 from dist_calo.physics.observers import observer_of
-from dist_calo.physics.row_comparison import measured_distances
+from dist_calo.physics.row_comparison import measured_frechet, measured_rows
 from dist_calo.physics.sample import Sample
 from dist_calo.simulation.detectors import find_detector
 from dist_calo.simulation.parametrised import simulate
@@ -60,7 +60,7 @@ def numbers_of(reference: Sample, showers: np.ndarray, conditions: np.ndarray) -
     """All numbers of showers against the reference."""
     fake = filled(Sample(reference.observer, reference.binning, GRID.shape, SHARE), showers, conditions)
     slots, whole = measured_sums(reference, fake)
-    return {**slots[-1], **whole, **measured_distances(reference, fake)}
+    return {**slots[-1], **whole, **measured_frechet(reference, fake), **measured_rows(reference, fake)}
 
 
 def scaled(showers: np.ndarray, conditions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

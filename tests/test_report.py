@@ -172,10 +172,10 @@ def test_the_names_of_the_samples_are_those_of_the_evaluation(page):
 
 def test_a_report_is_written_whole_or_not_at_all(evaluation, tmp_path, monkeypatch):
     path = tmp_path / "new" / "report.html"
-    monkeypatch.setattr("dist_calo.physics.report.page.report_html", lambda evaluation: "whole")
+    monkeypatch.setattr("dist_calo.physics.report.page.report_html", lambda evaluation, drawings: "whole")
     write_report(evaluation, path)
     assert path.read_text() == "whole"
-    monkeypatch.setattr("dist_calo.physics.report.page.report_html", lambda evaluation: 1 / 0)
+    monkeypatch.setattr("dist_calo.physics.report.page.report_html", lambda evaluation, drawings: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(evaluation, path)
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]

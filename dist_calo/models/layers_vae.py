@@ -234,7 +234,7 @@ def gamma_numbers(shape: Tensor, draws: Draws) -> Tensor:
     """
     cells = shape.shape[1]
     normal = draws.normal("gamma", TRIES * cells).to(shape).unflatten(1, (TRIES, cells))
-    uniform = draws.uniform("gamma", (TRIES + 1) * cells).to(shape).unflatten(1, (TRIES + 1, cells))
+    uniform = draws.uniform("gamma/accepted", (TRIES + 1) * cells).to(shape).unflatten(1, (TRIES + 1, cells))
     raised = torch.where(shape < 1.0, shape + 1.0, shape)
     d = raised - 1.0 / 3.0
     found = d

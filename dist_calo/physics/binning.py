@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BINNING_SHOWERS = 20_000
+BINNING_SHOWERS = 10_000
 """Geant4 showers, the first of the sample, that decide the bins."""
 COARSE_BINS = 40
 """Bins of an observable between ``low`` and ``high``, as compared and drawn."""

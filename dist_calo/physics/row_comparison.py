@@ -24,18 +24,22 @@ LEAST_ROWS = 200
 """With fewer showers in either sample none of these numbers means anything."""
 
 
-def measured_distances(real: Sample, fake: Sample) -> dict[str, Measured]:
-    """FPD from all showers; KPD, precision, recall, density and coverage from the rows that the samples kept.
-
-    Empty with fewer than `LEAST_ROWS` showers of either.
-    """
+def measured_frechet(real: Sample, fake: Sample) -> dict[str, Measured]:
+    """FPD, from the sums of all showers; empty with fewer than `LEAST_ROWS` showers of either."""
     if min(real.count, fake.count) < LEAST_ROWS:
         return {}
-    numbers = measured(_frechet, fake.of, real.of, count=HALVINGS)
+    return measured(_frechet, fake.of, real.of, count=HALVINGS)
+
+
+def measured_rows(real: Sample, fake: Sample) -> dict[str, Measured]:
+    """KPD, precision, recall, density and coverage from the rows that the samples kept.
+
+    Empty with fewer than `LEAST_ROWS` rows of either.
+    """
     real_rows, fake_rows = real.rows, fake.rows
     if min(len(real_rows.columns), len(fake_rows.columns)) < LEAST_ROWS:
-        return numbers
-    return {**numbers, **measured(_of_rows(real), fake_rows.of, real_rows.of, count=HALVINGS)}
+        return {}
+    return measured(_of_rows(real), fake_rows.of, real_rows.of, count=HALVINGS)
 
 
 def standardised(rows: Rows, sample: Sample) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 Every rank holds the sums of both samples (see `dist_calo.physics.sample`), a few batches and its part of the rows that
 are kept; nothing grows with the number of showers. At the end two all-reduces of these sums, some 60 MB each, and one
-gathering of the rows, 8 MB for 10,000 showers of 100 observables, bring everything to rank 0, which alone computes the
-numbers: the same for any number of ranks, to rounding of sums.
+gathering of the rows, 4 MB for 5,000 showers of 100 observables, give every rank the same samples: those that one rank
+would have, to rounding of sums.
 """
 
 import itertools
@@ -140,7 +140,7 @@ class GeneratedFor:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Both samples, merged over all ranks; rows and examples on rank 0 alone."""
+    """Both samples and examples, merged, the same on all ranks."""
 
     real: Sample
     fake: Sample

@@ -20,8 +20,9 @@ from dist_calo.data.blocks import split_blocks
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError
 from dist_calo.physics.evaluation import Evaluation, measured_sums
-from dist_calo.physics.report import write_report
-from dist_calo.physics.row_comparison import LEAST_ROWS, measured_classifier, measured_distances
+from dist_calo.physics.halves import Measured
+from dist_calo.physics.report import Drawings, draw_bins, draw_chapters, write_report
+from dist_calo.physics.row_comparison import LEAST_ROWS, measured_classifier, measured_frechet, measured_rows
 from dist_calo.training.dataset import shared_manifest
 from dist_calo.training.evaluating import (
     FakeShowers,
@@ -111,13 +112,27 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
         with_showers="low" in question.levels,
         say=_say if first else lambda _: None,
     )
+    slots, whole = _numbers(samples, communicator)
+    evaluation = Evaluation(
+        geometry=reference.manifest.geometry,
+        real=samples.real,
+        fake=samples.fake,
+        slots=slots,
+        whole=whole,
+        examples=samples.examples,
+        names=question.names,
+        notes=tuple(_notes(question, samples)),
+    )
+    drawings = _drawn(evaluation, communicator) if question.report else None
     if not first:
         return None
     record = EvaluationRecord(uri, state["run_id"] if state else None)
     facts = _facts(question, state, reference, fake, samples, record, communicator)
-    evaluation = _evaluation(question, reference, samples, record, facts)
+    for level in question.levels:
+        whole |= measured_classifier(samples.real, samples.fake, level, _say)
+    evaluation = replace(evaluation, whole=whole, facts=facts, history=record.history())
     facts["Evaluation"]["wall time"] = f"{time.monotonic() - began:.0f} s"
-    files = _write(evaluation, question.out, question.report)
+    files = _write(evaluation, question.out, drawings)
     record.log(evaluation, files, int(state["step"]) if state else 0, describe_run())
     if record.problem:
         print(f"not logged to MLflow: {record.problem}", file=sys.stderr)
@@ -164,31 +179,34 @@ def _fake(
     return GeneratedFor(generator=generator, seed=question.seed)
 
 
-def _evaluation(
-    question: Question,
-    reference: Files,
-    samples: Samples,
-    record: EvaluationRecord,
-    facts: dict[str, dict[str, str]],
-) -> Evaluation:
-    real, fake = samples.real, samples.fake
-    _say("comparing")
-    slots, whole = measured_sums(real, fake)
-    whole |= measured_distances(real, fake)
-    for level in question.levels:
-        whole |= measured_classifier(real, fake, level, _say)
-    return Evaluation(
-        geometry=reference.manifest.geometry,
-        real=real,
-        fake=fake,
-        slots=slots,
-        whole=whole,
-        examples=samples.examples,
-        names=question.names,
-        facts=facts,
-        history=record.history(),
-        notes=tuple(_notes(question, samples)),
-    )
+def _numbers(
+    samples: Samples, communicator: Communicator
+) -> tuple[tuple[dict[str, Measured], ...], dict[str, Measured]]:
+    """The numbers of each slot and of the whole, on all ranks: two take half of the work each, all others wait."""
+    world, real, fake = communicator.world, samples.real, samples.fake
+    second = min(1, world.size - 1)
+    slots: tuple[dict[str, Measured], ...] = ()
+    whole: dict[str, Measured] = {}
+    if world.rank == 0:
+        _say("comparing")
+        slots, whole = measured_sums(real, fake)
+        whole |= measured_frechet(real, fake)
+    if world.rank == second:
+        whole |= measured_rows(real, fake)
+    found = communicator.all_gather_object((slots, whole))
+    return found[0][0], {**found[0][1], **found[second][1]}
+
+
+def _drawn(evaluation: Evaluation, communicator: Communicator) -> Drawings:
+    """The figures of the report, on all ranks: two draw half of them each, all others wait."""
+    world = communicator.world
+    second = min(1, world.size - 1)
+    if world.rank == 0:
+        _say("drawing the report")
+    chapters = draw_chapters(evaluation) if world.rank == 0 else []
+    bins = draw_bins(evaluation) if world.rank == second else []
+    found = communicator.all_gather_object((chapters, bins))
+    return Drawings(chapters=found[0][0], bins=found[second][1])
 
 
 def _notes(question: Question, samples: Samples) -> list[str]:
@@ -249,15 +267,14 @@ def _facts(
     return facts
 
 
-def _write(evaluation: Evaluation, out: Path, with_report: bool) -> list[Path]:
+def _write(evaluation: Evaluation, out: Path, drawings: Drawings | None) -> list[Path]:
     metrics, report = out / "metrics.json", out / "report.html"
     temporary = metrics.with_name(f".{metrics.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n")
-    if with_report:
-        _say("drawing the report")
-        write_report(evaluation, report)
+    if drawings is not None:
+        write_report(evaluation, report, drawings)
     temporary.replace(metrics)
-    return [metrics, report] if with_report else [metrics]
+    return [metrics] if drawings is None else [metrics, report]
 
 
 def _say(text: str) -> None:

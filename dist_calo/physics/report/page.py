@@ -49,8 +49,34 @@ class Chapter:
     pictures: list[Picture]
 
 
-def report_html(evaluation: Evaluation) -> str:
-    """The report of an evaluation as one HTML page with everything inside."""
+@dataclass(frozen=True, kw_only=True)
+class Drawings:
+    """What takes long to draw, in two halves that two processes may draw."""
+
+    chapters: list[Chapter]
+    """Figures of all showers."""
+    bins: list[BinPage]
+    """A page for each bin of incident energy."""
+
+
+def draw_chapters(evaluation: Evaluation) -> list[Chapter]:
+    """The figures of all showers."""
+    return list(_chapters(evaluation))
+
+
+def draw_bins(evaluation: Evaluation) -> list[BinPage]:
+    """A page for each bin of incident energy; a single one is that of all showers."""
+    return list(_bins(evaluation))
+
+
+def report_html(evaluation: Evaluation, drawings: Drawings | None = None) -> str:
+    """The report of an evaluation as one HTML page with everything inside.
+
+    Args:
+        evaluation: what was found.
+        drawings: where they have been made already.
+    """
+    drawings = drawings or Drawings(chapters=draw_chapters(evaluation), bins=draw_bins(evaluation))
     environment = Environment(
         loader=PackageLoader("dist_calo.physics.report", "."),
         autoescape=True,
@@ -79,14 +105,19 @@ def report_html(evaluation: Evaluation) -> str:
         profiles=tables.profiles_table("Profiles", evaluation.observer, numbers),
         whole=whole,
         absent=tables.not_computed(evaluation.whole),
-        chapters=list(_chapters(evaluation)),
-        bins=list(_bins(evaluation)),
+        chapters=drawings.chapters,
+        bins=drawings.bins,
         history=None if curves is None else _history_picture(curves),
     )
 
 
-def write_report(evaluation: Evaluation, path: Path) -> None:
+def write_report(evaluation: Evaluation, path: Path, drawings: Drawings | None = None) -> None:
     """Write the report; a file of this name is replaced at once when the new one is complete.
+
+    Args:
+        evaluation: what was found.
+        path: the file.
+        drawings: where they have been made already.
 
     Raises:
         OSError: if it cannot be written.
@@ -94,7 +125,7 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(report_html(evaluation), encoding="utf-8")
+        temporary.write_text(report_html(evaluation, drawings), encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -141,7 +172,6 @@ def _chapters(evaluation: Evaluation) -> Iterator[Chapter]:
 
 
 def _bins(evaluation: Evaluation) -> Iterator[BinPage]:
-    """A page for each bin of incident energy; a single one is that of all showers."""
     labels = evaluation.observer.labels
     if evaluation.binning.slots == 2:
         return

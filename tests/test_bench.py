@@ -5,16 +5,13 @@ import json
 import h5py
 import numpy as np
 import pytest
-import torch
 
 from dist_calo.bench import main as bench
 from dist_calo.bench import show
 from dist_calo.command_line import run_command
-from dist_calo.config import DataConfig, ModelConfig, RunConfig
+from dist_calo.config import DataConfig, RunConfig
 from dist_calo.data.shards import build_manifest
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import DataError, MissingComponentError
-from dist_calo.models import build_model
 from dist_calo.randomness import Draws
 from dist_calo.simulation import geant4_reference
 from dist_calo.simulation.geant4_reference import recorded_seconds, simulated_seconds
@@ -26,6 +23,7 @@ from dist_calo.training.restore import restore_generator
 from dist_calo.training.runtimes import threads_of_torch
 from dist_calo.training.timing import LEAST_TIMINGS, Score, time_generation
 from tests.small_runs import write_showers
+from tests.untrained import untrained_state
 
 SAMPLE_DETECTOR = {"kind": "voxel_grid", "shape": (25, 25, 25), "cell_size": (5.1, 5.1, 5.1)}
 RUNTIMES = ("PyTorch", "ONNX Runtime fp32", "ONNX Runtime int8")
@@ -40,19 +38,9 @@ def showers(tmp_path_factory):
 def checkpoint(tmp_path_factory, showers):
     data = DataConfig(path=showers)
     manifest = build_manifest(data)
-    torch.manual_seed(0)
-    model = build_model(ModelConfig(), manifest.geometry)
-    state = {
-        "step": 7,
-        "run_id": "abc",
-        "config": RunConfig(data=data).to_dict(),
-        "geometry": manifest.geometry.to_dict(),
-        "manifest": manifest.to_dict(),
-        "transform": Transform(scale=1000.0, power=0.5).to_dict(),
-        "model": model.state_dict(),
-        "average": {"generator": model.generator.state_dict()},
-        "condition_ranges": {"energy": [15.0, 60.0]},
-    }
+    state = untrained_state(
+        manifest.geometry, config=RunConfig(data=data).to_dict(), manifest=manifest.to_dict()
+    )
     folder = tmp_path_factory.mktemp("run")
     return str(CheckpointFolder(folder).save(state, {}))
 

@@ -6,21 +6,19 @@ import sys
 import h5py
 import numpy as np
 import pytest
-import torch
 
-from dist_calo.config import ModelConfig, RunConfig, TrackingConfig
+from dist_calo.config import RunConfig, TrackingConfig
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.shards import manifest_of
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import EXIT_USER
 from dist_calo.evaluate import main as evaluate
 from dist_calo.geometry import VoxelGrid
-from dist_calo.models import build_model
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.store import quiet_mlflow
 from tests.mlflow_store import sqlite_uri
 from tests.ranks import run_ranks
 from tests.small_runs import SAMPLE
+from tests.untrained import untrained_state
 
 GRID = VoxelGrid(shape=(25, 25, 25))
 
@@ -40,21 +38,9 @@ def files(tmp_path_factory):
 def checkpoints(tmp_path_factory, files):
     """A checkpoint of an untrained model, whose data are those of ``files``."""
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
-    torch.manual_seed(0)
-    model = build_model(ModelConfig(), GRID)
     config = RunConfig(tracking=TrackingConfig(uri="none"))
-    state = {
-        "step": 7,
-        "run_id": None,
-        "epoch": 1,
-        "config": config.to_dict(),
-        "geometry": GRID.to_dict(),
-        "manifest": manifest_of([str(files / "real.h5")]).to_dict(),
-        "transform": Transform(scale=1000.0, power=0.5).to_dict(),
-        "model": model.state_dict(),
-        "average": {"generator": model.generator.state_dict()},
-        "condition_ranges": {"energy": [10.0, 100.0]},
-    }
+    manifest = manifest_of([str(files / "real.h5")])
+    state = untrained_state(GRID, run_id=None, epoch=1, config=config.to_dict(), manifest=manifest.to_dict())
     CheckpointFolder(folder).save(state, {})
     return str(folder)
 

@@ -6,39 +6,23 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-import torch
 
-from dist_calo.config import ModelConfig, RunConfig
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.shards import manifest_of, scan_rows
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import EXIT_USER, CheckpointError, ConfigError
 from dist_calo.generate import main as generate
 from dist_calo.geometry import CylindricalLayers, LayeredGrid, VoxelGrid, Waveforms
-from dist_calo.models import build_model
 from dist_calo.randomness import Draws
 from dist_calo.training.beam import SpreadBeam, parse_spread
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.sources import state_of
+from tests.untrained import untrained_state
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
-    geometry = VoxelGrid(shape=(25, 25, 25))
-    torch.manual_seed(0)
-    model = build_model(ModelConfig(), geometry)
-    state = {
-        "step": 7,
-        "run_id": "abc",
-        "config": RunConfig().to_dict(),
-        "geometry": geometry.to_dict(),
-        "manifest": {"particle": "e-"},
-        "transform": Transform(scale=1000.0, power=0.5).to_dict(),
-        "model": model.state_dict(),
-        "average": {"generator": model.generator.state_dict()},
-        "condition_ranges": {"energy": [15.0, 60.0]},
-    }
+    state = untrained_state(VoxelGrid(shape=(25, 25, 25)))
     CheckpointFolder(folder).save(state, {})
     return str(folder)
 

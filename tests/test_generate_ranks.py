@@ -15,16 +15,14 @@ import pytest
 import torch
 
 from dist_calo.comm import World, connect
-from dist_calo.config import ModelConfig, RunConfig
 from dist_calo.data.parts import CHUNK_ROWS, Cut, PartFolder, part_rows
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER
 from dist_calo.generate import main as generate
 from dist_calo.geometry import VoxelGrid
-from dist_calo.models import build_model
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.tally import Tally
 from tests.ranks import ROOT, launcher_params, run_ranks
+from tests.untrained import untrained_state
 
 ORDER = ("--showers", "230", "--batch-size", "16", "--energy", "20:60", "--seed", "5")
 """Parts of 32 showers: eight, the last one of six."""
@@ -34,20 +32,8 @@ ORDER = ("--showers", "230", "--batch-size", "16", "--energy", "20:60", "--seed"
 def checkpoint(tmp_path_factory):
     """A quick one: 8 x 8 x 6 cells, weights as they are before training."""
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
-    geometry = VoxelGrid(shape=(8, 8, 6))
-    torch.manual_seed(0)
-    model = build_model(ModelConfig(), geometry)
-    state = {
-        "step": 7,
-        "run_id": "abc",
-        "config": RunConfig().to_dict(),
-        "geometry": geometry.to_dict(),
-        "manifest": {"particle": "e-"},
-        "transform": Transform(scale=1000.0, power=0.5).to_dict(),
-        "model": model.state_dict(),
-        "average": {"generator": model.generator.state_dict()},
-        "condition_ranges": {"energy": [10.0, 100.0]},
-    }
+    ranges = {"energy": [10.0, 100.0]}
+    state = untrained_state(VoxelGrid(shape=(8, 8, 6)), condition_ranges=ranges)
     CheckpointFolder(folder).save(state, {})
     return str(folder)
 

@@ -17,16 +17,15 @@ import pytest
 import torch
 
 from dist_calo.command_line import run_command
-from dist_calo.config import ModelConfig, RunConfig
 from dist_calo.generate import main as generate
 from dist_calo.geometry import VoxelGrid, Waveforms
-from dist_calo.models import build_model
 from dist_calo.register import main as register
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.restore import restore_generator
 from dist_calo.training.serving import ShowerModel, input_columns, output_name
 from tests.mlflow_store import Store, sqlite_uri, wait_until
 from tests.ranks import free_port
+from tests.untrained import untrained_state
 
 METRICS = {
     "score": 0.057,
@@ -57,21 +56,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def state(folder):
-    geometry = VoxelGrid(shape=(25, 25, 25))
-    torch.manual_seed(0)
-    model = build_model(ModelConfig(), geometry)
-    state = {
-        "step": 7,
-        "run_id": "0" * 32,
-        "config": RunConfig().to_dict(),
-        "geometry": geometry.to_dict(),
-        "manifest": {"particle": "e-", "checksum": "c0ffee"},
-        "transform": {"threshold": 0.0, "scale": 1000.0, "power": 0.5, "log": False},
-        "model": model.state_dict(),
-        "average": {"generator": model.generator.state_dict()},
-        "condition_ranges": {"energy": [15.0, 60.0]},
-        "optimizers": {"generator": torch.zeros(10)},
-    }
+    state = untrained_state(
+        VoxelGrid(shape=(25, 25, 25)),
+        run_id="0" * 32,
+        manifest={"particle": "e-", "checksum": "c0ffee"},
+        optimizers={"generator": torch.zeros(10)},
+    )
     CheckpointFolder(folder / "checkpoints").save(state, {})
     return state
 

@@ -107,7 +107,9 @@ def measured_sums(real: Sample, fake: Sample) -> tuple[tuple[dict[str, Measured]
     slots = range(real.binning.slots)
 
     def compare(part: Part, reference: Part) -> dict[str, np.ndarray]:
-        found = {f"whole {name}": np.asarray(value) for name, value in compared_whole(part, reference).items()}
+        found = {
+            f"whole {name}": np.asarray(value) for name, value in compared_whole(part, reference).items()
+        }
         for slot in slots:
             single = compared_in_slot(part, reference, slot)
             found |= {f"{slot} single {name}": np.asarray(value) for name, value in single.items()}

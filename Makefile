@@ -95,7 +95,7 @@ demo: $(READY)
 	$(BIN)/python -m dist_calo.demo
 
 test: tools horovod_if_possible
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
 
 lint: tools
 	$(BIN)/ruff check .
@@ -104,7 +104,7 @@ lint: tools
 	$(BIN)/lint-imports
 
 check: lint horovod_if_possible
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile \
 	  --doctest-modules dist_calo tests $(PYTEST)
 
 format: tools

@@ -1,6 +1,7 @@
 """Compare generated with Geant4 showers: ``dist-calo evaluate --real FILES --fake FILES``, or ``--checkpoint DIR``."""
 
 import itertools
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -99,7 +100,8 @@ def _run(options: Namespace, communicator: "Communicator") -> int:
 def _tell(evaluation: "Evaluation") -> None:
     from dist_calo.physics.evaluation import away
 
-    numbers = sorted(evaluation.numbers.items(), key=lambda item: -away(*item))
+    known = [item for item in evaluation.numbers.items() if not math.isnan(away(*item))]
+    numbers = sorted(known, key=lambda item: -away(*item))
     print(
         f"score {evaluation.score:.4g} (mean Wasserstein-1 distance of the observables / {evaluation.names[0]}'s sigma)"
     )

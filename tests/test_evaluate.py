@@ -117,6 +117,46 @@ def test_a_checkpoint_is_compared_with_the_test_split_of_its_data(checkpoints, t
     assert "score" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_ranks_generate_and_draw_what_one_rank_does(checkpoints, files, tmp_path):
+    given = ["--checkpoint", checkpoints, "--real", str(files / "real.h5"), "--showers", "120"]
+    assert evaluate([*given, "--out", str(tmp_path / "one"), "--no-report"]) == 0
+    command = [sys.executable, "-m", "dist_calo.evaluate", *given, "--out", str(tmp_path / "two")]
+    run_ranks(command, 2, "local", timeout=250).check()
+    one, two = (
+        json.loads((tmp_path / name / "metrics.json").read_text())["metrics"] for name in ("one", "two")
+    )
+    # Batches differ, so that rounding may move a cell over the threshold.
+    for name in ("separation/depth", "shift/response", "profile_error/longitudinal"):
+        assert two[name]["value"] == pytest.approx(one[name]["value"], rel=0.02, abs=1e-3)
+    assert (tmp_path / "two" / "report.html").stat().st_size > 500_000
+
+
+def test_files_of_single_energies_have_their_bins_wherever_they_stand(tmp_path):
+    with h5py.File(sorted(SAMPLE.glob("*.h5"))[0]) as sample:
+        cells, energies = sample["ECAL"][:200], np.full((200, 1), 20.0, np.float32)
+        for name, energy in (("a_low", 20.0), ("b_high", 80.0)):
+            with ShowerWriter(tmp_path / f"{name}.h5", GRID) as writer:
+                writer.append(cells * np.float32(energy / 40.0), energies * np.float32(energy / 20.0))
+    path = str(tmp_path / "*.h5")
+    given = ["--real", path, "--fake", path, "--tracking-uri", "none", "--no-report"]
+    assert evaluate([*given, "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert len(found["bins"]) == 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(files, capsys):
+    assert evaluate(options(files, "/proc/nowhere", "--tracking-uri", "none")) == EXIT_USER
+    assert "--out /proc/nowhere" in line_of(capsys)
+
+
+def test_an_old_report_does_not_stand_beside_new_numbers(files, tmp_path):
+    (tmp_path / "report.html").write_text("old")
+    given = options(files, tmp_path, "--tracking-uri", "none", "--showers", "50", "--no-report", "--force")
+    assert evaluate(given) == 0
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_energies_that_differ_are_told(files, tmp_path):
     with h5py.File(files / "fake.h5") as sample, ShowerWriter(tmp_path / "low.h5", GRID) as writer:
         low = sample["energy"][:, 0] < 50

@@ -109,7 +109,8 @@ def _image(fake: Part, real: Part) -> dict[str, float]:
     (f, f_variance), (r, r_variance) = fake.image(), real.image()
     f_count, r_count = fake.count(-1), real.count(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        effective = r_count * r**2 / (r_variance + r**2)
+        # Of either: a cell that Geant4 never hits and the generator does is as wrong as a dead one.
+        effective = np.fmax(r_count * r**2 / (r_variance + r**2), f_count * f**2 / (f_variance + f**2))
         pulls = np.abs(f - r) / np.sqrt(f_variance / f_count + r_variance / r_count)
     known = (effective > LEAST_IN_CELL) & np.isfinite(pulls)
     if not known.any():

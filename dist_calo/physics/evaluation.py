@@ -10,7 +10,7 @@ import numpy as np
 from dist_calo.geometry import Geometry
 from dist_calo.physics.binning import Binning
 from dist_calo.physics.comparison import compared_in_slot, compared_whole, score_of
-from dist_calo.physics.halves import GROUPS, Measured, MeasuredArray, measured_arrays
+from dist_calo.physics.halves import GROUPS, Design, Measured, MeasuredArray, measured_arrays
 from dist_calo.physics.kinds import kind_of
 from dist_calo.physics.observable_comparison import compared_observables, named
 from dist_calo.physics.observers import Observer
@@ -98,8 +98,15 @@ def away(name: str, number: Measured) -> float:
     return abs(sigmas) if kind_of(name).signed else max(sigmas, 0.0) if math.isfinite(sigmas) else sigmas
 
 
-def measured_sums(real: Sample, fake: Sample) -> tuple[tuple[dict[str, Measured], ...], dict[str, Measured]]:
+def measured_sums(
+    real: Sample, fake: Sample, paired: bool = False
+) -> tuple[tuple[dict[str, Measured], ...], dict[str, Measured]]:
     """All numbers that come from sums.
+
+    Args:
+        real: Geant4 showers.
+        fake: generated showers.
+        paired: whether each was generated for the conditions of the Geant4 shower of the same number.
 
     Returns:
         Those of each bin of incident energy and, last, of all showers; and those that exist for all showers only.
@@ -117,7 +124,8 @@ def measured_sums(real: Sample, fake: Sample) -> tuple[tuple[dict[str, Measured]
             found |= {f"{slot} {name}": values for name, values in several.items()}
         return found
 
-    numbers = measured_arrays(compare, fake.of, real.of)
+    design = Design(ratio=max(fake.count, 1) / max(real.count, 1), paired=paired)
+    numbers = measured_arrays(compare, fake.of, real.of, design)
     return (
         tuple(_of_slot(numbers, slot, real.observer) for slot in slots),
         {name: array[()] for name, array in _beginning(numbers, "whole ").items()},

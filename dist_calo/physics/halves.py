@@ -8,8 +8,9 @@ showers and the other one:
 - its **floor** is the mean of the latter: what a generator as good as Geant4 itself would have;
 - its **error** is the standard deviation of the former, the half-sample bootstrap: a half drawn without replacement
   varies about the whole as the whole does about the truth (Efron, The Jackknife, the Bootstrap, 1982, ch. 8);
-- its distance from the floor in **sigmas** is (mean of the former - floor) / error. The samples compared are of one
-  size, so that a distance which never falls below 0 is not blamed for its own statistics.
+- its distance from the floor in **sigmas** is (mean of the former - floor) / error. Both compare samples of the same
+  sizes, so that a distance which never falls below 0 is not blamed for its own statistics: of the larger sample fewer
+  groups are taken than half where the two differ in size.
 """
 
 import warnings
@@ -23,6 +24,9 @@ GROUPS = 64
 HALVINGS = 50
 """Halvings from which errors and floors are taken; the error is known to a tenth."""
 
+MOST_SIGMAS = 1000.0
+"""What is farther away than this, or has no error at all, is said to be as far."""
+
 Part = TypeVar("Part")
 
 
@@ -33,7 +37,8 @@ class Measured:
     Attributes:
         value: of all showers of both samples.
         error: its standard deviation.
-        floor: the same number between two halves of the Geant4 showers.
+        floor: the same number between two halves of the Geant4 showers. A distance between whole samples has a lower
+            one: they hold twice as many showers.
         spread: standard deviation of one such number.
         sigmas: distance of the number from its floor, at equal statistics, in units of its error. Above 0 is worse;
             for a number that may have either sign, above 0 is more than Geant4's. NaN where nothing can be said.
@@ -48,12 +53,14 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Halving:
-    """Groups of three halves, each of shape (GROUPS / 2,)."""
+    """Groups of three parts of the samples."""
 
     real: np.ndarray
+    """Half of the groups of the Geant4 showers."""
     rest: np.ndarray
-    """The groups of the Geant4 showers that are not in ``real``."""
+    """Groups of the other half, as many as hold half as many showers as the generated sample, or all of them."""
     fake: np.ndarray
+    """Half of the groups of the generated showers, or as many as hold half as many showers as the Geant4 sample."""
 
 
 def hashed(ids: np.ndarray) -> np.ndarray:
@@ -75,19 +82,39 @@ def share_of(ids: np.ndarray, share: float) -> np.ndarray:
     return np.asarray((hashed(ids) >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share)
 
 
-def halvings(count: int = HALVINGS, seed: int = 0) -> Iterator[Halving]:
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """How two samples are halved.
+
+    Attributes:
+        ratio: generated showers for each Geant4 shower.
+        paired: whether a generated shower has the conditions of the Geant4 shower of the same number. Halves of both
+            then hold the same groups: what both have in common does not count as uncertainty.
+        count: halvings.
+    """
+
+    ratio: float = 1.0
+    paired: bool = False
+    count: int = HALVINGS
+
+
+def halvings(design: Design = Design(), seed: int = 0) -> Iterator[Halving]:
     """Random halves, the same for the same seed."""
     generator = np.random.Generator(np.random.Philox(key=seed))
-    for _ in range(count):
+    half = GROUPS // 2
+    fewer_fake = max(1, min(half, round(half / design.ratio)))
+    fewer_rest = max(1, min(half, round(half * design.ratio)))
+    for _ in range(design.count):
         first, second = generator.permutation(GROUPS), generator.permutation(GROUPS)
-        yield Halving(real=first[: GROUPS // 2], rest=first[GROUPS // 2 :], fake=second[: GROUPS // 2])
+        chosen = first if design.paired else second
+        yield Halving(real=first[:half], rest=first[half : half + fewer_rest], fake=chosen[:fewer_fake])
 
 
 def measured(
     compare: Callable[[Part, Part], Mapping[str, float]],
     fake: Callable[[np.ndarray], Part],
     real: Callable[[np.ndarray], Part],
-    count: int = HALVINGS,
+    design: Design = Design(),
 ) -> dict[str, Measured]:
     """Numbers of a comparison with errors and floors.
 
@@ -95,10 +122,13 @@ def measured(
         compare: from a part of the generated and a part of the Geant4 showers to numbers, by name.
         fake: the part of the generated showers that lies in some groups.
         real: the same of the Geant4 showers.
-        count: halvings.
+        design: how the samples are halved.
     """
     found = measured_arrays(
-        lambda *parts: {name: np.asarray(value) for name, value in compare(*parts).items()}, fake, real, count
+        lambda *parts: {name: np.asarray(value) for name, value in compare(*parts).items()},
+        fake,
+        real,
+        design,
     )
     return {name: numbers[()] for name, numbers in found.items()}
 
@@ -115,7 +145,7 @@ class MeasuredArray:
             away = mean - floor
             # Equal samples of constants differ by rounding, which is no distance.
             same = np.abs(away) <= 1e-12 * np.maximum(1.0, np.abs(floor))
-            sigmas = np.where(same, 0.0, away / error)
+            sigmas = np.where(same, 0.0, np.clip(away / error, -MOST_SIGMAS, MOST_SIGMAS))
         self._fields = (np.asarray(value), error, floor, spread, sigmas)
 
     def __getitem__(self, place: int | tuple[()]) -> Measured:
@@ -127,7 +157,7 @@ def measured_arrays(
     compare: Callable[[Part, Part], Mapping[str, np.ndarray]],
     fake: Callable[[np.ndarray], Part],
     real: Callable[[np.ndarray], Part],
-    count: int = HALVINGS,
+    design: Design = Design(),
 ) -> dict[str, MeasuredArray]:
     """Arrays of numbers with errors and floors; NaN is a number that cannot be computed.
 
@@ -135,12 +165,12 @@ def measured_arrays(
         compare: from a part of the generated and a part of the Geant4 showers to arrays, by name.
         fake: the part of the generated showers that lies in some groups.
         real: the same of the Geant4 showers.
-        count: halvings.
+        design: how the samples are halved.
     """
     everything = np.arange(GROUPS)
     values = compare(fake(everything), real(everything))
     halves, floors = [], []
-    for halving in halvings(count):
+    for halving in halvings(design):
         part = real(halving.real)
         halves.append(compare(fake(halving.fake), part))
         floors.append(compare(real(halving.rest), part))

@@ -15,6 +15,8 @@ from dist_calo.physics.sample import Part
 
 SIZES = {"shift": "shifts", "width": "widths"}
 """Signed kinds, and what the mean size of several of them is called."""
+LEAST_FOR_WIDTH = 10
+"""Fewer Geant4 showers have no standard deviation worth dividing by."""
 ONE_BY_ONE = ("separation", "wasserstein_scaled", "shift", "width")
 """Kinds that are told for each layer or channel of a group, too."""
 
@@ -76,6 +78,7 @@ def _numbers(fake: Part, real: Part, slot: int) -> dict[str, np.ndarray]:
     mean, deviation = real.mean(slot), real.deviation(slot)
     wasserstein = _wasserstein(fake, real, slot)
     varies = deviation > 1e-9 * np.maximum(1.0, np.abs(mean))
+    varies &= real.in_slot("seen", slot) >= LEAST_FOR_WIDTH
     unit = np.where(varies, deviation, np.nan)
     error = relative_error(fake.mean(slot), mean)
     relative = np.array([feature.relative for feature in real.sample.observer.features])

@@ -10,25 +10,24 @@ from functools import partial
 import numpy as np
 
 from dist_calo.physics.frechet import Moments, frechet_from_parts
-from dist_calo.physics.halves import Halving, Measured, halvings, measured
+from dist_calo.physics.halves import Design, Halving, Measured, halvings, measured
 from dist_calo.physics.kernel import kernel_distance
 from dist_calo.physics.neighbours import precision_recall_density_coverage
-from dist_calo.physics.sample import Part, Rows, Sample
+from dist_calo.physics.sample import FARTHEST, Part, Rows, Sample
 
 SUBJECT = "observables"
 HALVINGS = 8
 """Halvings for errors and floors of what costs more than a sum."""
-FARTHEST = 1e3
-"""Standard deviations at which an observable is cut: what a diverged generator makes has no fourth power."""
 LEAST_ROWS = 200
 """With fewer showers in either sample none of these numbers means anything."""
 
 
-def measured_frechet(real: Sample, fake: Sample) -> dict[str, Measured]:
+def measured_frechet(real: Sample, fake: Sample, paired: bool = False) -> dict[str, Measured]:
     """FPD, from the sums of all showers; empty with fewer than `LEAST_ROWS` showers of either."""
     if min(real.count, fake.count) < LEAST_ROWS:
         return {}
-    return measured(_frechet, fake.of, real.of, count=HALVINGS)
+    design = Design(ratio=fake.count / real.count, paired=paired, count=HALVINGS)
+    return measured(_frechet, fake.of, real.of, design)
 
 
 def measured_rows(real: Sample, fake: Sample) -> dict[str, Measured]:
@@ -39,7 +38,8 @@ def measured_rows(real: Sample, fake: Sample) -> dict[str, Measured]:
     real_rows, fake_rows = real.rows, fake.rows
     if min(len(real_rows.columns), len(fake_rows.columns)) < LEAST_ROWS:
         return {}
-    return measured(_of_rows(real), fake_rows.of, real_rows.of, count=HALVINGS)
+    design = Design(ratio=len(fake_rows.groups) / len(real_rows.groups), count=HALVINGS)
+    return measured(_of_rows(real), fake_rows.of, real_rows.of, design)
 
 
 def standardised(rows: Rows, sample: Sample) -> np.ndarray:
@@ -85,7 +85,7 @@ def measured_classifier(
     hidden: int = 2048,
     epochs: int = 50,
 ) -> dict[str, Measured]:
-    """AUC and JSD of a classifier, and the same between two halves of the Geant4 showers; trained twice.
+    """AUC and JSD of a classifier of half of the rows, and the same between both halves of the Geant4 showers.
 
     Args:
         real: Geant4 showers, whose rows were kept.
@@ -100,12 +100,14 @@ def measured_classifier(
     inputs = {"high": _high_level, "low": _low_level}[level]
     if min(len(real.rows.columns), len(fake.rows.columns)) < LEAST_ROWS:
         return {}
-    train = partial(classify, seed=0, hidden=hidden, epochs=epochs)
-    halving: Halving = next(halvings(1))
+    train = partial(classify, seed=0, hidden=hidden, epochs=epochs, say=say)
+    ratio = len(fake.rows.groups) / len(real.rows.groups)
+    halving: Halving = next(halvings(Design(ratio=ratio, count=1)))
     say(f"classifier, {level} level")
-    verdict = train(inputs(real.rows, real), inputs(fake.rows, real))
+    first = inputs(real.rows.of(halving.real), real)
+    verdict = train(first, inputs(fake.rows.of(halving.fake), real))
     say(f"classifier, {level} level, between two halves of the reference")
-    floor = train(*(inputs(real.rows.of(half), real) for half in (halving.real, halving.rest)))
+    floor = train(first, inputs(real.rows.of(halving.rest), real))
     pairs = {
         "auc": (verdict.auc, verdict.auc_error, floor.auc, floor.auc_error),
         "jsd": (verdict.jsd, verdict.jsd_error, floor.jsd, floor.jsd_error),

@@ -16,6 +16,8 @@ from dist_calo.physics.halves import GROUPS, groups_of, share_of
 from dist_calo.physics.observers import Observer
 
 BINS = COARSE_BINS + 2 * MARGIN_BINS
+FARTHEST = 1e3
+"""Standard deviations from the Geant4 showers' median at which an observable is cut in moments and rows."""
 _PAIR_SUMS = ("n", "x", "xx", "xy")
 
 
@@ -91,6 +93,7 @@ class Sample(SumState):
         super().__init__(
             {
                 "count": slots,
+                "wild": (GROUPS,),
                 "energy": slots,
                 **dict.fromkeys(("seen", "sum", "square"), (*slots, width)),
                 "fine": (GROUPS, width, BINS * FINE),
@@ -133,9 +136,12 @@ class Sample(SumState):
             self._rows.append(Rows(observed.columns[kept], conditions[kept], groups[kept], ids[kept], cells))
 
     def _scaled(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Observables in units of the Geant4 showers' standard deviation, 0 where there is none, and where there is."""
+        """Observables in units of the Geant4 showers' standard deviation, 0 where there is none, and where there is.
+
+        Cut at `FARTHEST`, or one shower of a diverged generator would drown all others.
+        """
         seen = np.isfinite(columns)
-        scaled = (columns - self.binning.centre) / self.binning.scale
+        scaled = np.clip((columns - self.binning.centre) / self.binning.scale, -FARTHEST, FARTHEST)
         return np.where(seen, scaled, 0.0), seen
 
     def _add_moments(
@@ -147,6 +153,7 @@ class Sample(SumState):
         profiles: Mapping[str, np.ndarray],
     ) -> None:
         scaled, seen = self._scaled(columns)
+        np.add.at(self.sums["wild"], groups, (np.abs(scaled) >= FARTHEST).any(axis=1).astype(np.float64))
         rows = {
             "count": np.ones((len(groups), 1)),
             "energy": conditions[:, :1].astype(np.float64),
@@ -207,6 +214,16 @@ class Sample(SumState):
     def count(self) -> int:
         """Showers seen."""
         return int(self.sums["count"].sum())
+
+    @property
+    def wild(self) -> int:
+        """Showers with an observable `FARTHEST` standard deviations from the Geant4 showers' median, or farther."""
+        return int(self.sums["wild"].sum())
+
+    @property
+    def outside(self) -> int:
+        """Showers outside of all bins of incident energy."""
+        return int(self.sums["count"][:, -1].sum())
 
     @property
     def rows(self) -> Rows:

@@ -9,6 +9,7 @@ No state of random generators is stored: every draw is a function of the positio
 
 import json
 import os
+import pickle
 import re
 import shutil
 import sys
@@ -168,6 +169,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path}: there is no such file") from None
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"checkpoint {path}: the file is damaged, or no checkpoint of dist_calo"
+        ) from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {path} cannot be read ({reason})") from error

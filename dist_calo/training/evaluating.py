@@ -9,7 +9,7 @@ would have, to rounding of sums.
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,10 +17,11 @@ import torch
 
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import DataConfig
-from dist_calo.data.blocks import Split, split_blocks
-from dist_calo.data.loader import evaluation_loader
+from dist_calo.data.blocks import Blocks, Split, split_blocks
+from dist_calo.data.loader import Loader
+from dist_calo.data.order import Order
 from dist_calo.data.shards import Manifest
-from dist_calo.errors import ConfigError, DataError
+from dist_calo.errors import CheckpointError, ConfigError, DataError
 from dist_calo.geometry import Geometry
 from dist_calo.physics.binning import BINNING_SHOWERS, Binning
 from dist_calo.physics.observers import Observer, observer_of
@@ -54,23 +55,23 @@ class Files:
         there = split_blocks(self.manifest, self.split, self.config).samples
         return min(there, self.most or there)
 
-    def batches(self, communicator: Communicator, most: int | None = None) -> Batches:
+    def batches(self, communicator: Communicator, most: int | None = None, spread: bool = False) -> Batches:
         """This rank's showers, each of them on one rank; empty batches are left out.
 
         Args:
             communicator: the ranks.
-            most: the first so many showers only.
+            most: so many showers only.
+            spread: take these from blocks spread evenly over all showers, instead of the first ones; about as many.
         """
-        world, left = communicator.world, min(self.showers, most or self.showers)
+        blocks = split_blocks(self.manifest, self.split, self.config)
+        left = min(self.showers, most or self.showers)
+        if spread:
+            blocks = _spread(blocks, self.showers, left)
+            left = blocks.samples
+        world = communicator.world
         size = min(_MOST_IN_BATCH, max(16, _BATCH_NUMBERS // self.manifest.geometry.cells)) * world.size
-        loader = evaluation_loader(
-            self.manifest,
-            replace(self.config, prefetch_batches=1),
-            self.split,
-            global_batch_size=min(size, left),
-            rank=world.rank,
-            size=world.size,
-        )
+        order = Order(blocks, seed=0, global_batch_size=min(size, left), window=1, shuffle=False)
+        loader = Loader(self.manifest, order, rank=world.rank, size=world.size, epochs=1, prefetch_batches=1)
         with loader:
             for batch in loader:
                 # The samples of the batch lie in order: those after the last wanted one are at its end.
@@ -80,6 +81,15 @@ class Files:
                 left -= batch.global_size
                 if left <= 0:
                     return
+
+
+def _spread(blocks: Blocks, among: int, wanted: int) -> Blocks:
+    """Blocks spread evenly over the first samples, about as many as hold the wanted number, at least one."""
+    before = np.cumsum(blocks.rows) - blocks.rows
+    there = np.flatnonzero(before < among)
+    count = max(1, min(len(there), round(len(there) * wanted / among)))
+    chosen = there[np.linspace(0, len(there) - 1, count).round().astype(int)]
+    return Blocks(blocks.first_ids[chosen], blocks.rows[chosen])
 
 
 class FakeShowers(Protocol):
@@ -135,7 +145,13 @@ class GeneratedFor:
     def showers_for(self, ids: np.ndarray, conditions: np.ndarray) -> np.ndarray:
         """Showers of these sample numbers and conditions."""
         draws = Draws(self.seed, 0, ids, "evaluate")
-        return np.asarray(self.generator.generate(torch.from_numpy(conditions), draws).numpy())
+        showers = np.asarray(self.generator.generate(torch.from_numpy(conditions), draws).numpy())
+        if not np.isfinite(showers).all():
+            raise CheckpointError(
+                f"step {self.generator.step} generates cells that are not finite; training has diverged: take an "
+                "earlier checkpoint"
+            )
+        return showers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +227,7 @@ def _binning(
 ) -> Binning:
     found = [
         (ids, observer.observe(showers, conditions).columns, conditions[:, 0])
-        for ids, showers, conditions in reference.batches(communicator, BINNING_SHOWERS)
+        for ids, showers, conditions in reference.batches(communicator, BINNING_SHOWERS, spread=True)
     ]
     everywhere = list(itertools.chain.from_iterable(communicator.all_gather_object(found)))
     ids, columns, energies = (np.concatenate(parts) for parts in zip(*everywhere, strict=True))
@@ -245,16 +261,18 @@ def _merge(sample: Sample, communicator: Communicator) -> None:
 def _examples(reference: Files, fake: FakeShowers, communicator: Communicator) -> Examples:
     """The first few showers of both samples, on all ranks."""
 
-    def first(files: Files) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        return next(iter(files.batches(communicator, EXAMPLES)), None)
+    def first(files: Files, count: int) -> tuple[np.ndarray, ...]:
+        mine = next(iter(files.batches(communicator, count)), None)
+        gathered = [found for found in communicator.all_gather_object(mine) if found is not None]
+        return tuple(np.concatenate(parts) for parts in zip(*gathered, strict=True))
 
-    gathered = [found for found in communicator.all_gather_object(first(reference)) if found is not None]
-    ids, real, conditions = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+    ids, real, conditions = first(reference, EXAMPLES)
     if isinstance(fake, GeneratedFor):
         generated = fake.showers_for(ids, conditions)
     else:
         assert isinstance(fake, FilesOf)
-        others = [found for found in communicator.all_gather_object(first(fake.files)) if found is not None]
-        generated = np.concatenate([showers for _, showers, _ in others])
-    count = min(len(real), len(generated))
-    return Examples(real=real[:count], fake=generated[:count], energies=conditions[:count, 0])
+        # Among some, those of the nearest energies, which stand beside the others in the report.
+        _, candidates, theirs = first(fake.files, 32 * EXAMPLES)
+        nearest = np.abs(theirs[:, 0] - conditions[:, :1]).argmin(axis=1)
+        generated = candidates[nearest]
+    return Examples(real=real, fake=generated, energies=conditions[:, 0])

@@ -1,6 +1,7 @@
 """What MLflow knows of the run that trained a model, and the evaluation of that model in MLflow."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-CURVES = ("losses", "validation/score", "validation/", "throughput")
-"""Beginnings of the names of the metrics that are drawn as training curves, the more telling first."""
+CURVES = (r".*/total", r"validation/score", r"validation/[^/]+(/[a-z_]+)?", r"throughput/showers_per_s")
+"""Names of the metrics that are drawn as training curves, the more telling first: losses, then the validation's."""
 MOST_CURVES = 12
 MOST_POINTS = 2000
 """Points of a curve: more than a figure is wide in pixels."""
@@ -93,8 +94,8 @@ class EvaluationRecord:
             return {}
         names = sorted(self._run.data.metrics)
         chosen: list[str] = []
-        for beginning in CURVES:
-            chosen += [name for name in names if name.startswith(beginning) and name not in chosen]
+        for pattern in CURVES:
+            chosen += [name for name in names if re.fullmatch(pattern, name) and name not in chosen]
         curves: dict[str, list[tuple[float, float]]] = {}
         for name in chosen[:MOST_CURVES]:
             try:

@@ -16,13 +16,13 @@ from dist_calo.comm import local_device
 from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import DataConfig
-from dist_calo.data.blocks import split_blocks
 from dist_calo.data.shards import Manifest
-from dist_calo.errors import DataError
+from dist_calo.errors import ConfigError, DataError, UserError
 from dist_calo.physics.evaluation import Evaluation, measured_sums
 from dist_calo.physics.halves import Measured
 from dist_calo.physics.report import Drawings, draw_bins, draw_chapters, write_report
 from dist_calo.physics.row_comparison import LEAST_ROWS, measured_classifier, measured_frechet, measured_rows
+from dist_calo.physics.sample import FARTHEST
 from dist_calo.training.dataset import shared_manifest
 from dist_calo.training.evaluating import (
     FakeShowers,
@@ -99,7 +99,7 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
     uri = question.tracking_uri or (state["config"]["tracking"]["uri"] if state else DEFAULT_URI)
     if first:
         require_store(uri)
-        question.out.mkdir(parents=True, exist_ok=True)
+        _require_writable(question.out)
     set_threads(communicator, None)
     reference = _reference(question, state, communicator)
     fake = _fake(question, state, reference, communicator)
@@ -112,7 +112,7 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
         with_showers="low" in question.levels,
         say=_say if first else lambda _: None,
     )
-    slots, whole = _numbers(samples, communicator)
+    slots, whole = _numbers(samples, communicator, paired=isinstance(fake, GeneratedFor))
     evaluation = Evaluation(
         geometry=reference.manifest.geometry,
         real=samples.real,
@@ -125,11 +125,15 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
     )
     drawings = _drawn(evaluation, communicator) if question.report else None
     if not first:
+        # Whatever rank 0 does alone, for hours perhaps, it tells now and then that it goes on.
+        while communicator.broadcast_object(None):
+            pass
         return None
+    say = _Alive(communicator)
     record = EvaluationRecord(uri, state["run_id"] if state else None)
     facts = _facts(question, state, reference, fake, samples, record, communicator)
     for level in question.levels:
-        whole |= measured_classifier(samples.real, samples.fake, level, _say)
+        whole |= measured_classifier(samples.real, samples.fake, level, say)
     evaluation = replace(evaluation, whole=whole, facts=facts, history=record.history())
     facts["Evaluation"]["wall time"] = f"{time.monotonic() - began:.0f} s"
     files = _write(evaluation, question.out, drawings)
@@ -138,16 +142,49 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
         print(f"not logged to MLflow: {record.problem}", file=sys.stderr)
     elif record.run_id:
         print(f"MLflow   run {record.run_id} in {uri}")
+    communicator.broadcast_object(False)
     return evaluation
+
+
+class _Alive:
+    """Says what rank 0 does, to the user and to the ranks that wait for it."""
+
+    def __init__(self, communicator: Communicator) -> None:
+        self._communicator = communicator
+
+    def __call__(self, text: str) -> None:
+        _say(text)
+        self._communicator.broadcast_object(True)
+
+
+def _require_writable(folder: Path) -> None:
+    """Check that the folder of the results can be made and written to, before hours of work.
+
+    Raises:
+        ConfigError: if it cannot be written to.
+    """
+    try:
+        made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
+        if made:
+            # It stays away until there is something to put into it.
+            folder.rmdir()
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: {error.strerror}; name a folder that can be written to") from None
 
 
 def _reference(question: Question, state: Mapping[str, Any] | None, communicator: Communicator) -> Files:
     if question.real is not None:
         return _files(question, question.real, communicator)
     assert state is not None, "the command line demands --real without a checkpoint"
+    first = communicator.world.rank == 0
     data = DataConfig(**state["config"]["data"])
     manifest = Manifest.from_dict(state["manifest"])
-    missing = [entry.path for entry in manifest.files if not Path(entry.path).exists()]
+    mine = [entry.path for entry in manifest.files if not Path(entry.path).exists()] if first else []
+    missing = communicator.broadcast_object(mine)
     if missing:
         raise DataError(
             f"{missing[0]}: the showers that the checkpoint was trained on are not here; name some with --real"
@@ -159,8 +196,11 @@ def _reference(question: Question, state: Mapping[str, Any] | None, communicator
 
 def _files(question: Question, path: str, communicator: Communicator) -> Files:
     config = replace(question.reading, path=path)
-    manifest = shared_manifest(config, communicator)
-    split_blocks(manifest, "all", config)
+    try:
+        manifest = shared_manifest(config, communicator)
+    except UserError as error:
+        # There is no data.path on this command line.
+        raise type(error)(str(error).replace("data.path=", "")) from None
     return Files(manifest=manifest, config=config, most=question.showers)
 
 
@@ -180,7 +220,7 @@ def _fake(
 
 
 def _numbers(
-    samples: Samples, communicator: Communicator
+    samples: Samples, communicator: Communicator, paired: bool
 ) -> tuple[tuple[dict[str, Measured], ...], dict[str, Measured]]:
     """The numbers of each slot and of the whole, on all ranks: two take half of the work each, all others wait."""
     world, real, fake = communicator.world, samples.real, samples.fake
@@ -189,8 +229,8 @@ def _numbers(
     whole: dict[str, Measured] = {}
     if world.rank == 0:
         _say("comparing")
-        slots, whole = measured_sums(real, fake)
-        whole |= measured_frechet(real, fake)
+        slots, whole = measured_sums(real, fake, paired)
+        whole |= measured_frechet(real, fake, paired)
     if world.rank == second:
         whole |= measured_rows(real, fake)
     found = communicator.all_gather_object((slots, whole))
@@ -220,6 +260,15 @@ def _notes(question: Question, samples: Samples) -> list[str]:
             notes.append(
                 f"Only {sample.count} {name} showers: errors and floors are rough, and FPD, KPD, precision and recall "
                 f"need at least {LEAST_ROWS}."
+            )
+        if sample.wild:
+            notes.append(
+                f"{sample.wild} {name} showers have an observable more than {FARTHEST:,.0f} standard deviations from "
+                "the others: means and widths are cut there, the mean shower and the profiles are not."
+            )
+        if sample.outside > 0.01 * sample.count:
+            notes.append(
+                f"{sample.outside:,} of {sample.count:,} {name} showers lie outside of the bins of incident energy."
             )
     energies = [np.asarray(sample.rows.conditions[:, 0], dtype=np.float64) for sample in (real, fake)]
     if all(len(values) for values in energies) and ks_2samp(*energies).pvalue < ENERGIES_DIFFER:
@@ -270,10 +319,20 @@ def _facts(
 def _write(evaluation: Evaluation, out: Path, drawings: Drawings | None) -> list[Path]:
     metrics, report = out / "metrics.json", out / "report.html"
     temporary = metrics.with_name(f".{metrics.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n")
-    if drawings is not None:
-        write_report(evaluation, report, drawings)
-    temporary.replace(metrics)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n")
+        # A report of an evaluation before this one would stand beside the wrong numbers.
+        report.unlink(missing_ok=True)
+        if drawings is not None:
+            write_report(evaluation, report, drawings)
+        temporary.replace(metrics)
+    except OSError as error:
+        raise DataError(
+            f"{out}: the results cannot be written: {error.strerror}; make room or name another --out"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
     return [metrics] if drawings is None else [metrics, report]
 
 

@@ -25,6 +25,8 @@ ROWS = 5
 """Groups of a few layers that share a figure, a row each."""
 OUTSIDE = 0.005
 """Share of a sample beyond the usual bins from which they are drawn as well."""
+LEAST_IN_BIN, MOST_MERGED = 8.0, 8
+"""Showers in a bin that is drawn, on average, and most bins that are merged for it."""
 PEAKED = 8.0
 """Ratio of the highest to the median filled bin from which the axis is logarithmic."""
 
@@ -99,8 +101,11 @@ def _histogram(
 ) -> None:
     real = evaluation.real_part
     first, last = _range(counts)
-    edges = real.edges(slot, column)[first : last + 1]
-    pair = [panels.shares(_cut(side, first, last)) for side in counts]
+    merged = _merged(counts, first, last)
+    last = first + -(-(last - first) // merged) * merged
+    first, last = first - max(last - len(counts[0]), 0), min(last, len(counts[0]))
+    edges = real.edges(slot, column)[first : last + 1 : merged]
+    pair = [panels.shares(_cut(side, first, last).reshape(-1, merged).sum(axis=1)) for side in counts]
     names = (figures.plain(evaluation.names[0]), figures.plain(evaluation.names[1]))
     panels.compare(main, ratio, edges, pair, names, figures.span_of(pair))
     main.set_xlim(edges[0], edges[-1])
@@ -117,6 +122,12 @@ def _histogram(
     figures.finish_ticks(main, ratio, whole=bool(np.all(edges % 1.0 == 0.5)))
     words = _words(evaluation, slot, column)
     main.text(0.96, 0.95, words, transform=main.transAxes, ha="right", va="top", fontsize="small")
+
+
+def _merged(counts: Sequence[np.ndarray], first: int, last: int) -> int:
+    """How many bins are drawn as one, so that few showers do not make a comb."""
+    a_bin = min(float(side.sum()) for side in counts) / (last - first)
+    return next((merged for merged in (1, 2, 4) if merged * a_bin >= LEAST_IN_BIN), MOST_MERGED)
 
 
 def _range(counts: Sequence[np.ndarray]) -> tuple[int, int]:

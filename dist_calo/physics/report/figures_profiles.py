@@ -145,7 +145,8 @@ def _fits(
     if len(curves) == 2:
         ratio.plot(energy, curves[1] / curves[0], color=GENERATED, linestyle="--", linewidth=1.2)
     for line, (text, colour) in enumerate(zip(words, ("black", REFERENCE, GENERATED), strict=False)):
-        main.text(0.04, 0.19 - 0.065 * line, text, transform=main.transAxes, color=colour, fontsize="small")
+        height = 0.79 - 0.065 * line
+        main.text(0.96, height, text, transform=main.transAxes, ha="right", color=colour, fontsize="small")
 
 
 def _least(real: Estimate) -> float:

@@ -25,7 +25,8 @@ class Digits:
     @classmethod
     def of(cls, value: float, error: float) -> "Digits":
         """Two digits of the error, or three of a value without one."""
-        known = math.isfinite(error) and error > 0
+        # What rounding leaves is no error.
+        known = math.isfinite(error) and error > 1e-9 * abs(value)
         size = error if known else abs(value)
         if not math.isfinite(size) or size == 0:
             return cls(0)

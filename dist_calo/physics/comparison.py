@@ -106,19 +106,25 @@ def _resolution_terms(fake: Part, real: Part) -> dict[str, float]:
 
 def _image(fake: Part, real: Part) -> dict[str, float]:
     """Cells of the mean shower: a cell that died shows in the largest pull, a spoiled region in the chi-square."""
+    pulls = cell_pulls(fake, real)
+    known = pulls[np.isfinite(pulls)]
+    if not known.size:
+        return {}
+    return {"image/largest_pull": float(np.abs(known).max()), "image/chi2_cell": float(np.mean(known**2))}
+
+
+def cell_pulls(fake: Part, real: Part) -> np.ndarray:
+    """Pull of each cell of the mean shower, (generated - Geant4) / statistical error, of the shape of a shower.
+
+    NaN where too few showers of either sample left energy.
+    """
     (f, f_variance), (r, r_variance) = fake.image(), real.image()
     f_count, r_count = fake.count(-1), real.count(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         # Of either: a cell that Geant4 never hits and the generator does is as wrong as a dead one.
         effective = np.fmax(r_count * r**2 / (r_variance + r**2), f_count * f**2 / (f_variance + f**2))
-        pulls = np.abs(f - r) / np.sqrt(f_variance / f_count + r_variance / r_count)
-    known = (effective > LEAST_IN_CELL) & np.isfinite(pulls)
-    if not known.any():
-        return {}
-    return {
-        "image/largest_pull": float(pulls[known].max()),
-        "image/chi2_cell": float(np.mean(pulls[known] ** 2)),
-    }
+        pulls = (f - r) / np.sqrt(f_variance / f_count + r_variance / r_count)
+    return np.asarray(np.where((effective > LEAST_IN_CELL) & np.isfinite(pulls), pulls, np.nan))
 
 
 def score_of(numbers: Iterable[tuple[str, float]], groups: Iterable[str]) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dist_calo.geometry import Geometry
 from dist_calo.physics.binning import Binning
@@ -113,13 +114,13 @@ def measured_sums(
     """
     slots = range(real.binning.slots)
 
-    def compare(part: Part, reference: Part) -> dict[str, np.ndarray]:
-        found = {
-            f"whole {name}": np.asarray(value) for name, value in compared_whole(part, reference).items()
+    def compare(part: Part, reference: Part) -> dict[str, ArrayLike]:
+        found: dict[str, ArrayLike] = {
+            f"whole {name}": value for name, value in compared_whole(part, reference).items()
         }
         for slot in slots:
             single = compared_in_slot(part, reference, slot)
-            found |= {f"{slot} single {name}": np.asarray(value) for name, value in single.items()}
+            found |= {f"{slot} single {name}": value for name, value in single.items()}
             several = compared_observables(part, reference, slot)
             found |= {f"{slot} {name}": values for name, values in several.items()}
         return found

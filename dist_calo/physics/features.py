@@ -20,6 +20,8 @@ MARGIN_BINS = 20
 it lies is summed."""
 FINE = 50
 """Parts of each bin, for the Wasserstein distance: an error of at most 1/2000 of the range of the real values."""
+PAIR_SUMS = ("n", "x", "xx", "xy")
+"""Names of the sums over pairs of features."""
 ROUNDING = 1e-12
 """Variances below this part of the mean square are rounding errors."""
 
@@ -78,6 +80,39 @@ def extremes(values: np.ndarray) -> np.ndarray:
     return np.concatenate([-low, high])
 
 
+def columns_by_group(features: Sequence[Feature]) -> dict[str, np.ndarray]:
+    """Columns of each group of features, in the order in which the groups first occur."""
+    groups: dict[str, list[int]] = {}
+    for column, feature in enumerate(features):
+        groups.setdefault(feature.group, []).append(column)
+    return {name: np.array(columns) for name, columns in groups.items()}
+
+
+def pair_sums(values: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
+    """Sums over rows that `correlations` is computed from, by name (`PAIR_SUMS`), each of shape (k, k).
+
+    Args:
+        values: shape (n, k), 0 where a row has no such value.
+        seen: 1 where it has, else 0, shape (n, k).
+    """
+    found = (seen.T @ seen, values.T @ seen, (values**2).T @ seen, values.T @ values)
+    return dict(zip(PAIR_SUMS, found, strict=True))
+
+
+def correlations(n: np.ndarray, x: np.ndarray, xx: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of each pair over the rows that have both, from `pair_sums`, shape (k, k).
+
+    NaN where a feature does not vary or fewer than two rows have both.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        square = xx / n
+        variance = square - (x / n) ** 2
+        # What rounding leaves of the variance of a constant is no variance.
+        variance[~(variance > ROUNDING * square)] = np.nan
+        covariance = xy / n - (x / n) * (x.T / n)
+        return np.asarray(covariance / np.sqrt(variance * variance.T))
+
+
 class FeatureSummary(SumState):
     """Mergeable sums over rows of features.
 
@@ -92,10 +127,7 @@ class FeatureSummary(SumState):
     ) -> None:
         self.features = tuple(features)
         self.ranges = ranges
-        groups: dict[str, list[int]] = {}
-        for column, feature in enumerate(self.features):
-            groups.setdefault(feature.group, []).append(column)
-        self.groups = {name: np.array(columns) for name, columns in groups.items()}
+        self.groups = columns_by_group(self.features)
         """Columns of each group."""
         self._images = tuple(images or {})
         width, pairs = len(self.features), {name: (len(c), len(c)) for name, c in self.groups.items()}
@@ -108,7 +140,7 @@ class FeatureSummary(SumState):
                 "below": (width,),
                 "above": (width,),
                 "histogram": (width, (COARSE_BINS + 2 * MARGIN_BINS) * FINE),
-                **{f"{part} {name}": shape for name, shape in pairs.items() for part in _PAIR_SUMS},
+                **{f"{part} {name}": shape for name, shape in pairs.items() for part in PAIR_SUMS},
                 **{f"image {name}": shape for name, shape in (images or {}).items()},
             }
         )
@@ -143,9 +175,8 @@ class FeatureSummary(SumState):
         counts = np.bincount(place[seen], minlength=bins * values.shape[1])
         self.sums["histogram"] += counts.reshape(-1, bins)
         for name, columns in self.groups.items():
-            x, m = scaled[:, columns], seen[:, columns].astype(np.float64)
-            parts = (m.T @ m, x.T @ m, (x**2).T @ m, x.T @ x)
-            for part, total in zip(_PAIR_SUMS, parts, strict=True):
+            parts = pair_sums(scaled[:, columns], seen[:, columns].astype(np.float64))
+            for part, total in parts.items():
                 self.sums[f"{part} {name}"] += total
         for name in self._images:
             self.sums[f"image {name}"] += (images or {})[name]
@@ -230,14 +261,7 @@ class FeatureSummary(SumState):
 
         NaN where a feature does not vary or fewer than two showers have both.
         """
-        n, x, xx, xy = (self.sums[f"{part} {group}"] for part in _PAIR_SUMS)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            square = xx / n
-            variance = square - (x / n) ** 2
-            # What rounding leaves of the variance of a constant is no variance.
-            variance[~(variance > ROUNDING * square)] = np.nan
-            covariance = xy / n - (x / n) * (x.T / n)
-            return np.asarray(covariance / np.sqrt(variance * variance.T))
+        return correlations(*(self.sums[f"{part} {group}"] for part in PAIR_SUMS))
 
 
 def rebinned(counts: np.ndarray, fine: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -252,6 +276,3 @@ def rebinned(counts: np.ndarray, fine: np.ndarray, edges: np.ndarray) -> np.ndar
     places[0], places[-1] = 0, len(counts)
     total = np.append(0.0, np.cumsum(counts))
     return np.asarray(np.diff(total[places]))
-
-
-_PAIR_SUMS = ("n", "x", "xx", "xy")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 GROUPS = 64
 HALVINGS = 50
@@ -116,27 +117,14 @@ def measured(
     real: Callable[[np.ndarray], Part],
     design: Design = Design(),
 ) -> dict[str, Measured]:
-    """Numbers of a comparison with errors and floors.
-
-    Args:
-        compare: from a part of the generated and a part of the Geant4 showers to numbers, by name.
-        fake: the part of the generated showers that lies in some groups.
-        real: the same of the Geant4 showers.
-        design: how the samples are halved.
-    """
-    found = measured_arrays(
-        lambda *parts: {name: np.asarray(value) for name, value in compare(*parts).items()},
-        fake,
-        real,
-        design,
-    )
-    return {name: numbers[()] for name, numbers in found.items()}
+    """`measured_arrays` of a comparison that gives single numbers."""
+    return {name: numbers[()] for name, numbers in measured_arrays(compare, fake, real, design).items()}
 
 
 class MeasuredArray:
     """Arrays of the fields of `Measured`, all of one shape; an element is a `Measured`."""
 
-    def __init__(self, value: np.ndarray, halves: np.ndarray, floors: np.ndarray) -> None:
+    def __init__(self, value: ArrayLike, halves: np.ndarray, floors: np.ndarray) -> None:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             # What cannot be computed in any halving has no mean: NaN says so.
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -154,7 +142,7 @@ class MeasuredArray:
 
 
 def measured_arrays(
-    compare: Callable[[Part, Part], Mapping[str, np.ndarray]],
+    compare: Callable[[Part, Part], Mapping[str, ArrayLike]],
     fake: Callable[[np.ndarray], Part],
     real: Callable[[np.ndarray], Part],
     design: Design = Design(),
@@ -180,7 +168,8 @@ def measured_arrays(
     }
 
 
-def _stacked(rows: Collection[Mapping[str, np.ndarray]], name: str, like: np.ndarray) -> np.ndarray:
+def _stacked(rows: Collection[Mapping[str, ArrayLike]], name: str, like: ArrayLike) -> np.ndarray:
     """The array of each row, NaN where a row has none or it is not finite."""
-    stacked = np.stack([np.asarray(row.get(name, np.full(like.shape, np.nan)), np.float64) for row in rows])
+    unknown = np.full(np.shape(like), np.nan)
+    stacked = np.stack([np.asarray(row.get(name, unknown), np.float64) for row in rows])
     return np.where(np.isfinite(stacked), stacked, np.nan)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dist_calo.physics.distances import LEAST_SHOWERS, relative_error, separations
+from dist_calo.physics.features import columns_by_group
 from dist_calo.physics.halves import Measured, MeasuredArray
 from dist_calo.physics.observers import Observer
 from dist_calo.physics.sample import Part
@@ -31,7 +32,10 @@ def compared_observables(fake: Part, real: Part, slot: int) -> dict[str, np.ndar
     if min(fake.count(slot), real.count(slot)) < LEAST_SHOWERS:
         return {}
     each = _numbers(fake, real, slot)
-    number = _group_numbers(real.sample.observer)
+    groups = columns_by_group(real.sample.observer.features).values()
+    number = np.empty(sum(map(len, groups)), dtype=np.int64)
+    for place, columns in enumerate(groups):
+        number[columns] = place
     means = {kind: _means(np.abs(v) if kind in SIZES else v, number) for kind, v in each.items()}
     return {
         **{f"each {kind}": values for kind, values in each.items()},
@@ -41,9 +45,7 @@ def compared_observables(fake: Part, real: Part, slot: int) -> dict[str, np.ndar
 
 def named(observer: Observer, numbers: Mapping[str, MeasuredArray]) -> dict[str, Measured]:
     """Numbers of `compared_observables` by names such as ``separation/depth`` and ``shift/layer_width/3``."""
-    groups: dict[str, list[int]] = {}
-    for column, feature in enumerate(observer.features):
-        groups.setdefault(feature.group, []).append(column)
+    groups = columns_by_group(observer.features)
     values: dict[str, Measured] = {}
     for key, array in numbers.items():
         what, kind = key.split(" ")
@@ -55,12 +57,6 @@ def named(observer: Observer, numbers: Mapping[str, MeasuredArray]) -> dict[str,
             elif what == "each" and kind in ONE_BY_ONE:
                 values |= {f"{kind}/{observer.features[column].name}": array[column] for column in columns}
     return {name: number for name, number in values.items() if math.isfinite(number.value)}
-
-
-def _group_numbers(observer: Observer) -> np.ndarray:
-    """The number of the group of each feature, in the order in which groups first occur."""
-    order: dict[str, int] = {}
-    return np.array([order.setdefault(feature.group, len(order)) for feature in observer.features])
 
 
 def _means(values: np.ndarray, number: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def _moments(part: Part) -> Moments:
     sums = part.sample.sums
     return Moments(
         count=sums["count"][part.groups].sum(axis=1),
-        sums=sums["filled"][part.groups],
+        sums=sums["sum"][part.groups].sum(axis=1),
         products=sums["products"][part.groups],
     )
 

@@ -4,31 +4,28 @@ The sums do not grow with the number of showers. For F observables, K bins of in
 about ``64 * (400 F + 80 K F + F^2 + 2 V) * 8`` bytes: 60 MB for 100 observables of 25x25x25 cells.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from dist_calo.physics.accumulate import SumState
 from dist_calo.physics.binning import COARSE_BINS, FINE, MARGIN_BINS, Binning
+from dist_calo.physics.features import PAIR_SUMS, columns_by_group, correlations, pair_sums
 from dist_calo.physics.halves import GROUPS, groups_of, share_of
 from dist_calo.physics.observers import Observer
 
 BINS = COARSE_BINS + 2 * MARGIN_BINS
 FARTHEST = 1e3
 """Standard deviations from the Geant4 showers' median at which an observable is cut in moments and rows."""
-_PAIR_SUMS = ("n", "x", "xx", "xy")
 
 
 def correlation_sets(observer: Observer) -> dict[str, np.ndarray]:
     """Columns that are correlated with each other, by name: those of each group of several, and the chosen few."""
-    sets: dict[str, list[int]] = {}
-    for column, feature in enumerate(observer.features):
-        sets.setdefault(feature.group, []).append(column)
     names = [feature.name for feature in observer.features]
-    sets["observables"] = [names.index(name) for name in observer.correlated]
-    return {name: np.array(columns) for name, columns in sets.items() if len(columns) > 1}
+    chosen = np.array([names.index(name) for name in observer.correlated])
+    sets = {**columns_by_group(observer.features), "observables": chosen}
+    return {name: columns for name, columns in sets.items() if len(columns) > 1}
 
 
 @dataclass
@@ -48,6 +45,18 @@ class Rows:
     groups: np.ndarray
     ids: np.ndarray
     showers: np.ndarray | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+        """The rows of all parts, at least one, one part after the other."""
+        showers = [part.showers for part in parts if part.showers is not None]
+        return cls(
+            columns=np.concatenate([part.columns for part in parts]),
+            conditions=np.concatenate([part.conditions for part in parts]),
+            groups=np.concatenate([part.groups for part in parts]),
+            ids=np.concatenate([part.ids for part in parts]),
+            showers=np.concatenate(showers) if showers else None,
+        )
 
     def of(self, groups: np.ndarray) -> "Rows":
         """The rows that lie in some groups."""
@@ -89,7 +98,7 @@ class Sample(SumState):
         self._rows: list[Rows] = []
         width, bins = len(observer.features), binning.slots - 1
         slots = (GROUPS, bins + 1)  # each bin of incident energy, the last for showers outside of all bins
-        profiles = {name: len(p.edges) - (not p.points) for name, p in observer.profiles.items()}
+        profiles = {name: profile.width for name, profile in observer.profiles.items()}
         super().__init__(
             {
                 "count": slots,
@@ -100,12 +109,11 @@ class Sample(SumState):
                 "coarse": (GROUPS, bins, width, BINS),
                 "below": (GROUPS, width),
                 "above": (GROUPS, width),
-                "filled": (GROUPS, width),
                 "products": (GROUPS, width, width),
                 **{
                     f"{part} {name}": (GROUPS, len(columns), len(columns))
                     for name, columns in self.sets.items()
-                    for part in _PAIR_SUMS
+                    for part in PAIR_SUMS
                 },
                 **{f"profile {name}": (*slots, size) for name, size in profiles.items()},
                 **{f"profile squared {name}": (*slots, size) for name, size in profiles.items()},
@@ -126,9 +134,10 @@ class Sample(SumState):
             return
         observed = self.observer.observe(showers, conditions)
         groups, slots = groups_of(ids), self.binning.slot_of(conditions[:, 0])
-        self._add_moments(groups, slots, observed.columns, conditions, observed.profiles)
-        self._add_histograms(groups, slots, observed.columns)
-        self._add_pairs(groups, observed.columns)
+        scaled, seen = self._scaled(observed.columns)
+        self._add_moments(groups, slots, scaled, seen, conditions, observed.profiles)
+        self._add_histograms(groups, slots, observed.columns, seen)
+        self._add_pairs(groups, scaled, seen)
         self._add_image(groups, showers.reshape(len(showers), -1))
         kept = share_of(ids, self._share)
         if kept.any():
@@ -148,11 +157,11 @@ class Sample(SumState):
         self,
         groups: np.ndarray,
         slots: np.ndarray,
-        columns: np.ndarray,
+        scaled: np.ndarray,
+        seen: np.ndarray,
         conditions: np.ndarray,
         profiles: Mapping[str, np.ndarray],
     ) -> None:
-        scaled, seen = self._scaled(columns)
         np.add.at(self.sums["wild"], groups, (np.abs(scaled) >= FARTHEST).any(axis=1).astype(np.float64))
         rows = {
             "count": np.ones((len(groups), 1)),
@@ -170,9 +179,10 @@ class Sample(SumState):
             totals, cells = _summed_by(places, values)
             self.sums[name].reshape(GROUPS * self.binning.slots, -1)[cells] += totals
 
-    def _add_histograms(self, groups: np.ndarray, slots: np.ndarray, columns: np.ndarray) -> None:
+    def _add_histograms(
+        self, groups: np.ndarray, slots: np.ndarray, columns: np.ndarray, seen: np.ndarray
+    ) -> None:
         width = columns.shape[1]
-        seen = np.isfinite(columns)
         low, high = self.binning.low[-1], self.binning.high[-1]
         with np.errstate(invalid="ignore"):
             place = (columns - low) / (high - low)
@@ -192,16 +202,13 @@ class Sample(SumState):
             number = (groups[inside] * (self.binning.slots - 1) + slot)[:, None] * width + np.arange(width)
             _count(self.sums["coarse"], number, place, seen[inside], 1)
 
-    def _add_pairs(self, groups: np.ndarray, columns: np.ndarray) -> None:
-        scaled, seen = self._scaled(columns)
+    def _add_pairs(self, groups: np.ndarray, scaled: np.ndarray, seen: np.ndarray) -> None:
         order, starts, ends, cells = _runs(groups)
         for start, end, group in zip(starts, ends, cells, strict=True):
             x, m = scaled[order[start:end]], seen[order[start:end]].astype(np.float64)
-            self.sums["filled"][group] += x.sum(axis=0)
             self.sums["products"][group] += x.T @ x
             for name, chosen in self.sets.items():
-                a, b = x[:, chosen], m[:, chosen]
-                for part, total in zip(_PAIR_SUMS, (b.T @ b, a.T @ b, (a**2).T @ b, a.T @ a), strict=True):
+                for part, total in pair_sums(x[:, chosen], m[:, chosen]).items():
                     self.sums[f"{part} {name}"][group] += total
 
     def _add_image(self, groups: np.ndarray, cells: np.ndarray) -> None:
@@ -233,16 +240,9 @@ class Sample(SumState):
             width = len(self.observer.features)
             none = np.empty(0, dtype=np.int64)
             return Rows(np.empty((0, width)), np.empty((0, 1)), none, none, cells)
-        first = self._rows[0]
-        joined: dict[str, Any] = {
-            name: np.concatenate([getattr(rows, name) for rows in self._rows])
-            for name in ("columns", "conditions", "groups", "ids")
-        }
-        if first.showers is not None:
-            joined["showers"] = np.concatenate(
-                [rows.showers for rows in self._rows if rows.showers is not None]
-            )
-        return Rows(**joined)
+        if len(self._rows) > 1:
+            self._rows = [Rows.joined(self._rows)]
+        return self._rows[0]
 
     @rows.setter
     def rows(self, rows: Rows) -> None:
@@ -316,11 +316,7 @@ class Part:
 
     def correlation(self, name: str) -> np.ndarray:
         """Pearson's correlations of a set of observables over the showers that have both, shape (k, k)."""
-        n, x, xx, xy = (self.total(f"{part} {name}") for part in _PAIR_SUMS)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            variance = xx / n - (x / n) ** 2
-            variance[~(variance > 1e-12 * xx / n)] = np.nan
-            return np.asarray((xy / n - (x / n) * (x.T / n)) / np.sqrt(variance * variance.T))
+        return correlations(*(self.total(f"{part} {name}") for part in PAIR_SUMS))
 
     def profile(self, name: str, slot: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean of a profile and the statistical error of the mean, each of shape (W,)."""

@@ -247,15 +247,7 @@ def _merge(sample: Sample, communicator: Communicator) -> None:
     sample.from_vector(vector.numpy())
     parts: list[Rows] = communicator.all_gather_object(sample.rows)
     parts = [part for part in parts if len(part.groups)] or parts[:1]
-    sample.rows = Rows(
-        columns=np.concatenate([part.columns for part in parts]),
-        conditions=np.concatenate([part.conditions for part in parts]),
-        groups=np.concatenate([part.groups for part in parts]),
-        ids=np.concatenate([part.ids for part in parts]),
-        showers=None
-        if parts[0].showers is None
-        else np.concatenate([part.showers for part in parts if part.showers is not None]),
-    ).sorted()
+    sample.rows = Rows.joined(parts).sorted()
 
 
 def _examples(reference: Files, fake: FakeShowers, communicator: Communicator) -> Examples:

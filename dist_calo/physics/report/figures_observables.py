@@ -9,6 +9,7 @@ import numpy as np
 from dist_calo.physics import layer_plots, panels
 from dist_calo.physics.binning import MARGIN_BINS
 from dist_calo.physics.evaluation import Evaluation
+from dist_calo.physics.features import columns_by_group
 from dist_calo.physics.observables import Estimate
 from dist_calo.physics.panels import GENERATED, REFERENCE
 from dist_calo.physics.report import figures
@@ -33,7 +34,7 @@ PEAKED = 8.0
 
 def columns_of(evaluation: Evaluation, group: str) -> list[int]:
     """Columns of a group of observables."""
-    return [c for c, feature in enumerate(evaluation.observer.features) if feature.group == group]
+    return [int(column) for column in columns_by_group(evaluation.observer.features)[group]]
 
 
 def single_groups(evaluation: Evaluation) -> list[str]:

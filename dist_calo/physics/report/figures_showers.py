@@ -8,7 +8,7 @@ import numpy as np
 
 from dist_calo.geometry import VoxelGrid, Waveforms
 from dist_calo.physics import layer_plots, panels, plots, signal_plots
-from dist_calo.physics.comparison import LEAST_IN_CELL
+from dist_calo.physics.comparison import cell_pulls
 from dist_calo.physics.evaluation import Evaluation
 from dist_calo.physics.panels import GENERATED, MEV, REFERENCE
 from dist_calo.physics.report import figures
@@ -86,7 +86,7 @@ def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
                 alt=f"Maps of single showers of {both}, layer by layer.",
                 caption="Single showers of equal incident energy, layer by layer; all with one colour scale.",
             )
-    pulls = cell_pulls(evaluation)
+    pulls = cell_pulls(evaluation.fake_part, evaluation.real_part)
     if np.isfinite(pulls).any():
         yield Drawing(
             figure=pulls_figure(pulls),
@@ -104,17 +104,6 @@ def _pairs(examples: Examples) -> Examples:
     return Examples(
         real=examples.real[:count], fake=examples.fake[:count], energies=examples.energies[:count]
     )
-
-
-def cell_pulls(evaluation: Evaluation) -> np.ndarray:
-    """Pull of each cell of the mean shower, of the shape of a shower; NaN where too few showers left energy."""
-    real, fake = evaluation.real_part, evaluation.fake_part
-    (f, f_variance), (r, r_variance) = fake.image(), real.image()
-    f_count, r_count = fake.count(-1), real.count(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        effective = r_count * r**2 / (r_variance + r**2)
-        pulls = (f - r) / np.sqrt(f_variance / f_count + r_variance / r_count)
-    return np.asarray(np.where((effective > LEAST_IN_CELL) & np.isfinite(pulls), pulls, np.nan))
 
 
 def pulls_figure(pulls: np.ndarray) -> "Figure":
@@ -152,7 +141,7 @@ def sections_figure(evaluation: Evaluation, means: tuple[np.ndarray, np.ndarray]
     figure = Figure(figsize=size)
     edges = panels.margins(size, left=0.65, right=0.85, bottom=0.5, top=0.35)
     axes = figure.subplots(2, 4, gridspec_kw={**edges, "wspace": 0.48, "hspace": 0.28})
-    pulls = cell_pulls(evaluation)
+    pulls = cell_pulls(evaluation.fake_part, evaluation.real_part)
     titles = (*(figures.plain(name) for name in evaluation.names), "ratio", "largest pull")
     variance = _variance(evaluation)
     for row, axis in enumerate((1, 2)):

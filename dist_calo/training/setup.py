@@ -33,8 +33,20 @@ from dist_calo.training.validation import Validator
 
 
 @contextmanager
-def build_run(config: RunConfig, communicator: Communicator) -> Iterator[Trainer]:
+def build_run(
+    config: RunConfig,
+    communicator: Communicator,
+    *,
+    run_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Iterator[Trainer]:
     """Everything that a rank needs to train, closed again in order; the record ends as the run did.
+
+    Args:
+        config: the run's settings.
+        communicator: how the ranks talk.
+        run_id: the run in the tracking store that goes on where no checkpoint names one; None for a new run.
+        tags: facts for the run's record, besides those that are found here.
 
     Raises:
         UserError: if the data, the configuration or the checkpoint to continue from are at fault.
@@ -48,7 +60,7 @@ def build_run(config: RunConfig, communicator: Communicator) -> Iterator[Trainer
     manifest = shared_manifest(config.data, communicator)
     saved = communicator.broadcast_object(find_state(config, manifest) if world.rank == 0 else None)
     state = TrainState(**{name: saved[name] for name in vars(TrainState())} if saved else {})
-    resumed, run_id = saved is not None, saved["run_id"] if saved else None
+    resumed, run_id = saved is not None, saved["run_id"] if saved else run_id
     transform = Transform.from_config(config.transform)
     learner = build_learner(config, manifest, transform, communicator, device, saved)
     del saved  # weights, optimizers and averages, which the learner has now
@@ -65,7 +77,8 @@ def build_run(config: RunConfig, communicator: Communicator) -> Iterator[Trainer
                 "threads": threads,
             }
             parameters = dict(flattened(config.to_dict()))
-            tracker.start(parameters, {**describe_run(), **facts}, identity(manifest, config.data))
+            found = {**describe_run(), **facts, **(tags or {})}
+            tracker.start(parameters, found, identity(manifest, config.data))
         ledger = open_ledger(config, communicator, state.step)
         if ledger:
             stack.callback(ledger.close)

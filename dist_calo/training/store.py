@@ -123,6 +123,8 @@ class Sender:
                 self._log_start(client, record)
             case "artifact":
                 self._log_artifact(client, record)
+            case "tags":
+                self._log_tags(client, record["tags"])
             case "end":
                 client.set_terminated(self._run_id, record["status"], end_time=record["time_ms"])
 
@@ -151,7 +153,7 @@ class Sender:
                         self._log_points(client, [point])
 
     def _log_start(self, client: "MlflowClient", record: Record) -> None:
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
         self._floor = dict(self._latest)
         tags = {key: str(value) for key, value in record["tags"].items()}
@@ -166,11 +168,16 @@ class Sender:
         client.update_run(self._run_id, status="RUNNING")
         for start in range(0, len(new), PAIRS_PER_CALL):
             client.log_batch(self._run_id, params=new[start : start + PAIRS_PER_CALL])
+        self._log_tags(client, tags)
+        if record["datasets"]:
+            client.log_inputs(self._run_id, datasets=_dataset_inputs(record["datasets"]))
+
+    def _log_tags(self, client: "MlflowClient", tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
         pairs = [RunTag(key, value) for key, value in tags.items()]
         for start in range(0, len(pairs), PAIRS_PER_CALL):
             client.log_batch(self._run_id, tags=pairs[start : start + PAIRS_PER_CALL])
-        if record["datasets"]:
-            client.log_inputs(self._run_id, datasets=_dataset_inputs(record["datasets"]))
 
     def _log_artifact(self, client: "MlflowClient", record: Record) -> None:
         file = self._spool.folder / record["file"]

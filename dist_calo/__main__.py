@@ -15,9 +15,12 @@ COMMANDS = {
     "evaluate": ("dist_calo.evaluate", "compare generated with Geant4 showers: metrics and a report"),
     "export": ("dist_calo.export", "write a trained network as ONNX or TorchScript, for Geant4 and C++"),
     "register": ("dist_calo.register", "put a trained network into MLflow's model registry"),
+    "sweep": ("dist_calo.sweep", "search for good settings: one study, any number of workers"),
     "bench": ("dist_calo.bench", "measure how fast showers are made, and how good those are"),
+    "scale": ("dist_calo.scale", "measure how training scales: plan, run, report"),
     "simulate": ("dist_calo.simulate", "make parametrised showers without any training"),
     "data": ("dist_calo.data_tools", "inspect, validate, convert or split shower files"),
+    "status": ("dist_calo.status", "where a run stands: steps, checkpoints, MLflow run, how to go on"),
     "runs": ("dist_calo.runs", "send metrics that could not be sent while training"),
     "doctor": ("dist_calo.doctor", "check this machine: versions, backends, launcher, cores, tracking store"),
 }

@@ -263,6 +263,8 @@ class CommConfig:
     """Number format of gradients on the network."""
     bucket_mb: float = 4.0
     """Size of a gradient bucket that is all-reduced while the backward pass goes on, in MiB."""
+    overlap: bool = True
+    """Send buckets while the backward pass goes on; false sends all of them after it, to measure what that costs."""
     timeout_s: float = 600.0
     """Time after which a rank that does not answer is an error, in seconds."""
     threads: int | None = None

@@ -84,17 +84,24 @@ class GradientAverager:
         communicator: how the ranks talk.
         wire: number format of gradients on the network, a key of WIRES.
         bucket_mb: size of a bucket in float32, in MiB; a larger parameter has a bucket of its own.
+        overlap: send buckets while the backward pass runs; otherwise all of them in `finish`, in the same order.
 
     Raises:
         ConfigError: if the wire format is not known or a parameter is not float32.
     """
 
     def __init__(
-        self, module: nn.Module, communicator: Communicator, wire: str = "fp32", bucket_mb: float = 4.0
+        self,
+        module: nn.Module,
+        communicator: Communicator,
+        wire: str = "fp32",
+        bucket_mb: float = 4.0,
+        overlap: bool = True,
     ) -> None:
         if wire not in WIRES:
             raise ConfigError(f"comm.wire={wire}: choose from {', '.join(WIRES)}")
         self._communicator = communicator
+        self._overlap = overlap
         self._mode: Literal["idle", "accumulating", "reducing"] = "idle"
         self._next = 0
         self._names: dict[nn.Parameter, str] = {}
@@ -193,7 +200,7 @@ class GradientAverager:
             )
         bucket.awaited -= 1
         # Always the same order, so that every rank's n-th collective is the same bucket.
-        while self._next < len(self._buckets) and self._buckets[self._next].awaited == 0:
+        while self._overlap and self._next < len(self._buckets) and self._buckets[self._next].awaited == 0:
             self._buckets[self._next].send(self._communicator)
             self._next += 1
 

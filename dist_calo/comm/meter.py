@@ -18,11 +18,13 @@ class Meter:
     Attributes:
         bytes_sent: payload of this rank's tensor collectives, in bytes: each tensor handed over counts once, in the
             number format in which it travels, whatever the algorithm and the number of ranks (also for one rank).
+        collectives: tensors handed over; each costs the latency of the network at least once.
         wait_s: time blocked in collectives, in seconds; on a GPU the time of the host only.
     """
 
     def __init__(self) -> None:
         self.bytes_sent = 0
+        self.collectives = 0
         self.wait_s = 0.0
 
     def count(self, tensor: "torch.Tensor") -> None:
@@ -36,6 +38,7 @@ class Meter:
                 f"collectives take contiguous tensors, not shape {tuple(tensor.shape)}, stride {tensor.stride()}"
             )
         self.bytes_sent += tensor.numel() * tensor.element_size()
+        self.collectives += 1
 
     @contextmanager
     def blocked(self, what: str) -> Iterator[None]:

@@ -36,6 +36,8 @@ class Communicator(Protocol):
     world: World
     bytes_sent: int
     """Payload of this rank's tensor collectives since the start, in bytes: the size of each tensor handed over."""
+    collectives: int
+    """Tensors that this rank has handed over since the start."""
     wait_s: float
     """Time that this rank has spent blocked in collectives since the start, in seconds."""
 

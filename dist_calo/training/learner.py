@@ -132,7 +132,13 @@ class Learner:
             name: build_optimizer(config.optimizer, net) for name, net in model.networks.items()
         }
         self.averagers = {
-            name: GradientAverager(net, communicator, wire=config.comm.wire, bucket_mb=config.comm.bucket_mb)
+            name: GradientAverager(
+                net,
+                communicator,
+                wire=config.comm.wire,
+                bucket_mb=config.comm.bucket_mb,
+                overlap=config.comm.overlap,
+            )
             for name, net in model.networks.items()
         }
         self.average = MovingAverage(

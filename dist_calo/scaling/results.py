@@ -1,0 +1,62 @@
+"""Results on disk: one whole file for each point and repeat, so that a killed task repeats only what it was at."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dist_calo.errors import DataError
+
+_NAME = re.compile(r"repeat-(\d+)\.json")
+
+
+def point_folder(results: Path, number: int) -> Path:
+    """Where the measurements of a point lie."""
+    return results / "points" / f"{number:04d}"
+
+
+def measured(results: Path, number: int) -> list[int]:
+    """Repeats of a point that are complete, in order."""
+    folder = point_folder(results, number)
+    if not folder.is_dir():
+        return []
+    return sorted(int(match[1]) for match in map(_NAME.fullmatch, os.listdir(folder)) if match)
+
+
+def missing(results: Path, number: int, repeats: int) -> list[int]:
+    """Repeats of a point that are still to be measured."""
+    return sorted(set(range(repeats)) - set(measured(results, number)))
+
+
+def forget(results: Path, number: int) -> None:
+    """Remove the measurements of a point, to measure it again."""
+    for repeat in measured(results, number):
+        (point_folder(results, number) / f"repeat-{repeat}.json").unlink(missing_ok=True)
+
+
+def write_result(results: Path, number: int, repeat: int, values: Mapping[str, Any]) -> Path:
+    """Write a measurement under a temporary name and rename it."""
+    file = point_folder(results, number) / f"repeat-{repeat}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(temporary, file)
+    return file
+
+
+def read_results(results: Path, number: int) -> list[dict[str, Any]]:
+    """The measurements of a point, in order of their repeats.
+
+    Raises:
+        DataError: if a file cannot be read.
+    """
+    found = []
+    for repeat in measured(results, number):
+        file = point_folder(results, number) / f"repeat-{repeat}.json"
+        try:
+            found.append(json.loads(file.read_text()))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file}: cannot be read ({error}); remove it and run the point again") from error
+    return found

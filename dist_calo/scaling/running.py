@@ -1,0 +1,82 @@
+"""One point of a plan on the ranks that a launcher started."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dist_calo.errors import EXIT_PREEMPTED, ConfigError
+from dist_calo.scaling.plan import Plan, Point, read_plan
+from dist_calo.scaling.results import forget, missing, point_folder, read_results, write_result
+
+if TYPE_CHECKING:
+    from dist_calo.comm.protocol import Communicator
+
+
+def checked_point(plan: Plan, number: int) -> Point:
+    """The point of a number.
+
+    Raises:
+        ConfigError: if the plan has none.
+    """
+    if not 0 <= number < len(plan.points):
+        raise ConfigError(f"--point {number}: the plan has points 0 to {len(plan.points) - 1}")
+    return plan.points[number]
+
+
+def run_point(results: Path, number: int, again: bool, communicator: "Communicator") -> int:
+    """Measure the missing repeats of a point on these ranks and return the exit code.
+
+    Raises:
+        ConfigError: if other ranks were started than the point asks for.
+    """
+    from dist_calo.scaling.measure import Stopped, measure
+    from dist_calo.scaling.node import process_age_s
+    from dist_calo.scaling.record import PointRecord
+
+    startup_s = process_age_s()
+    world = communicator.world
+    plan = read_plan(results)
+    point = checked_point(plan, number)
+    if world.size != point.ranks:
+        raise ConfigError(
+            f"--point {number}: is {point.nodes} x {point.ranks_per_node} ranks, but {world.launcher} started "
+            f"{world.size}; start {point.ranks}, or none to have them started here"
+        )
+    if world.rank == 0 and again:
+        forget(results, number)
+    todo = communicator.broadcast_object(
+        missing(results, number, plan.measurement.repeats) if world.rank == 0 else None
+    )
+    if not todo:
+        _say(communicator, f"point {number} is done already; --again measures it anew")
+        return 0
+    earlier = read_results(results, number) if world.rank == 0 else []
+    run_id = earlier[-1]["run_id"] if earlier else None
+    record = PointRecord(plan, number, results, run_id, rank=world.rank)
+    config = plan.run_config(number, point_folder(results, number) / "scratch")
+    _say(communicator, f"point {number}: {point.described()}")
+    complete = False
+    try:
+        for repeat in todo:
+            values = measure(config, plan.measurement, communicator, startup_s)
+            record.repeat(repeat, values)
+            if world.rank == 0:
+                values |= {"point": number, "repeat": repeat, "run_id": record.run_id()}
+                write_result(results, number, repeat, values)
+            step, ranks, data = (1e3 * values[name] for name in ("step_s", "wait_comm_s", "wait_data_s"))
+            _say(
+                communicator,
+                f"  repeat {repeat}: {values['showers_per_s']:.1f} showers/s, {step:.1f} ms a step, "
+                f"waiting for ranks {ranks:.1f} ms, for data {data:.1f} ms",
+            )
+        complete = True
+    except Stopped as signal:
+        _say(communicator, f"{signal}: point {number} stopped; the same command measures the rest")
+        return EXIT_PREEMPTED
+    finally:
+        record.close(complete=complete)
+    return 0
+
+
+def _say(communicator: "Communicator", text: str) -> None:
+    if communicator.world.rank == 0:
+        print(text, flush=True)

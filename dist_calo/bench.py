@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dist_calo.command_line import one_line_parser, run_command
 from dist_calo.errors import ConfigError, UserError
+from dist_calo.files import write_whole
 
 if TYPE_CHECKING:
     from dist_calo.training.timing import Scorer
@@ -220,10 +220,9 @@ def _threads(text: str) -> list[int]:
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
-        os.replace(temporary, path)
+        with write_whole(path) as temporary:
+            temporary.write_text(json.dumps(result, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"--out {path}: {error.strerror}; name a file that can be written") from error
 

@@ -51,6 +51,15 @@ def test_a_write_cut_short_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="No space left"):
         folder.save(state(2), {})
     assert folder.newest()["step"] == 1
+    assert sorted(os.listdir(tmp_path)) == ["step-00000001.json", "step-00000001.pt", "step-00000002.json"]
+
+
+def test_what_a_kill_left_half_written_is_removed_at_the_next_start(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    folder.save(state(1), {})
+    (tmp_path / ".step-00000002.pt.123.tmp").write_bytes(b"half of it")
+    folder.require_writable()
+    assert sorted(os.listdir(tmp_path)) == ["step-00000001.json", "step-00000001.pt"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path):

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_calo.data.formats import open_file
-from dist_calo.data.formats.whole_files import abandon, publish
+from dist_calo.data.formats.whole_files import abandon
 from dist_calo.errors import ConfigError, DataError
+from dist_calo.files import publish, write_whole
 
 if TYPE_CHECKING:
     import h5py
@@ -112,9 +113,8 @@ class PartFolder:
                     self.path(number).unlink()
             for left in self.folder.glob(".*.tmp"):
                 left.unlink()
-            temporary = self.folder / ".what.tmp"
-            temporary.write_text(json.dumps(wanted, indent=2) + "\n")
-            publish(temporary, self._what)
+            with write_whole(self._what) as temporary:
+                temporary.write_text(json.dumps(wanted, indent=2) + "\n")
         except OSError as error:
             raise DataError(
                 f"{self.folder}: cannot be written ({error.strerror}): name a file in a folder that exists and has room"

@@ -20,28 +20,11 @@ from typing import Any, BinaryIO
 import torch
 
 from dist_calo.errors import CheckpointError
+from dist_calo.files import write_whole
 
 FORMAT_VERSION = 1
 BEST = "best.pt"
 _NAME = re.compile(r"step-(\d{8})\.pt")
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file and wait until it is on disk."""
-    with open(path, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    """Give a complete file its final name, which holds either the old content or the new one at any instant."""
-    os.replace(temporary, path)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class CheckpointFolder:
@@ -69,14 +52,17 @@ class CheckpointFolder:
     def require_writable(self) -> None:
         """Make the folder and check that files can be written, before hours of training depend on it.
 
+        What a killed process has left half written is removed.
+
         Raises:
             CheckpointError: if not.
         """
         probe = self.folder / ".probe.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write(probe, lambda file: file.write(b"probe"))
-            probe.unlink()
+            probe.write_bytes(b"probe")
+            for left in self.folder.glob(".*.tmp"):
+                left.unlink()
         except OSError as error:
             raise CheckpointError(
                 f"checkpoint.dir={self.folder} cannot be written ({error}): name a folder that can"
@@ -109,14 +95,14 @@ class CheckpointFolder:
         return path
 
     def _put(self, path: Path, write: Callable[[BinaryIO], object], best: bool) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")
-        _write(temporary, write)
-        if best:
-            # First the best, then the step: a kill between the two leaves a best one that the resumed run makes again.
-            copy = self.folder / f".{BEST}.tmp"
-            shutil.copyfile(temporary, copy)
-            _publish(copy, (self.folder / BEST).with_suffix(path.suffix))
-        _publish(temporary, path)
+        with write_whole(path) as temporary:
+            with open(temporary, "wb") as file:
+                write(file)
+            if best:
+                # First the best, then the step: a kill between the two leaves a best one that the resumed run makes
+                # again.
+                with write_whole((self.folder / BEST).with_suffix(path.suffix)) as copy:
+                    shutil.copyfile(temporary, copy)
 
     def _forget_old(self, current: int) -> None:
         for step in [step for step in self.steps() if step != current][: -self._keep + 1 or None]:

@@ -18,6 +18,7 @@ from dist_calo.comm.threads import set_threads
 from dist_calo.config import DataConfig
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import ConfigError, DataError, UserError
+from dist_calo.files import write_whole
 from dist_calo.physics.evaluation import Evaluation, measured_sums
 from dist_calo.physics.halves import Measured
 from dist_calo.physics.report import Drawings, draw_bins, draw_chapters, write_report
@@ -318,21 +319,18 @@ def _facts(
 
 def _write(evaluation: Evaluation, out: Path, drawings: Drawings | None) -> list[Path]:
     metrics, report = out / "metrics.json", out / "report.html"
-    temporary = metrics.with_name(f".{metrics.name}.{os.getpid()}.tmp")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n")
-        # A report of an evaluation before this one would stand beside the wrong numbers.
-        report.unlink(missing_ok=True)
-        if drawings is not None:
-            write_report(evaluation, report, drawings)
-        temporary.replace(metrics)
+        with write_whole(metrics) as temporary:
+            temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n")
+            # A report of an evaluation before this one would stand beside the wrong numbers.
+            report.unlink(missing_ok=True)
+            if drawings is not None:
+                write_report(evaluation, report, drawings)
     except OSError as error:
         raise DataError(
             f"{out}: the results cannot be written: {error.strerror}; make room or name another --out"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return [metrics] if drawings is None else [metrics, report]
 
 

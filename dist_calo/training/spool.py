@@ -7,13 +7,13 @@ A spool folder holds one run:
     sent            how many bytes of the journal the store has confirmed
     files/          artifacts on their way to the store
     refused.jsonl   what the store has not taken though it answered, with the reason
-    lock            held by the process that writes the run or sends it
+    lock            held by the process that writes the run; ``dist_calo.training.run_lock``
+    sending         held by the process that sends it: the one that writes it, or ``dist-calo runs sync``
 
 A process that is killed leaves at most half a line, which is cut off at the next start. A record may be sent twice, if
 the store took it and the answer was lost; it then carries the same time, step and value, and counts once.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -21,11 +21,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dist_calo.errors import TrackingError
+from dist_calo.files import write_whole
+from dist_calo.training.run_lock import SILENT_AFTER_S, RunLock, flock
 
 Record = dict[str, Any]
 
@@ -43,7 +45,7 @@ class Spool:
         self._identity: dict[str, Any] = json.loads((folder / "run.json").read_text())
         self._journal = folder / "journal.jsonl"
         self._guard = threading.Lock()
-        self._lock_file: int | None = None
+        self._lock = RunLock(folder / "lock")
 
     @classmethod
     def open(cls, root: Path, run_id: str | None, identity: Mapping[str, Any]) -> "Spool":
@@ -52,13 +54,17 @@ class Spool:
         Args:
             root: the folder of all spools.
             run_id: the run to continue, named by its store or by an earlier spool; None for a new run.
-            identity: ``uri``, ``experiment`` and ``run_name``, as far as the run is new here.
+            identity: ``uri``, ``experiment`` and ``run_name``, as far as the run is new here; and ``job``, None or the
+                name of the job's attempts at one training, of which the later ones continue the run of the first.
 
         Raises:
             TrackingError: if the folder cannot be written.
         """
+        job = identity.get("job")
         for spool in cls.all(root):
             if run_id is not None and run_id in (spool.run_id, spool.spool_id):
+                return spool
+            if run_id is None and job is not None and _restarted() and spool.job == job:
                 return spool
         unnamed = run_id is not None and run_id.startswith(SPOOL_PREFIX)
         spool_id = run_id if run_id is not None and unnamed else SPOOL_PREFIX + uuid.uuid4().hex
@@ -85,7 +91,8 @@ class Spool:
         """The spools of a folder, oldest first."""
         found = []
         for path in root.glob("*/run.json"):
-            with suppress(FileNotFoundError):  # another job ended and removed its spool
+            # Another job has just ended and removed its spool; another user's is nobody else's business.
+            with suppress(FileNotFoundError, PermissionError):
                 found.append((path.stat().st_mtime, cls(path.parent)))
         return [spool for _, spool in sorted(found, key=lambda pair: (pair[0], pair[1].spool_id))]
 
@@ -115,6 +122,11 @@ class Spool:
         return self._identity["run_name"]
 
     @property
+    def job(self) -> str | None:
+        """What all attempts of a batch job at one training have in common."""
+        return self._identity.get("job")
+
+    @property
     def started_ms(self) -> int:
         """When the run was first started here, in ms since 1970."""
         return int(self._identity["started_ms"])
@@ -124,33 +136,45 @@ class Spool:
         self._identity |= values
         _replace(self.folder / "run.json", json.dumps(self._identity))
 
-    def lock(self) -> bool:
-        """Keep other processes out; False if another one is at work.
+    def lock(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
+        """Keep other processes out; False if another one is at work, or has been until so many seconds ago.
 
-        On a file system without locks nobody is kept out, and ``is_locked`` stays False.
+        Raises:
+            OSError: if the folder is gone or cannot be written.
         """
-        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return False
-        except OSError:
-            os.close(handle)
-            return True
-        self._lock_file = handle
+        return self._lock.acquire(silent_after_s)
+
+    def wait_for_lock(self, timeout_s: float = 3.0) -> bool:
+        """``lock`` within this time; longer if it takes that to see that the run's last job, elsewhere, is dead."""
+        began = time.monotonic()
+        while not self.lock():
+            waited = time.monotonic() - began
+            if waited > (SILENT_AFTER_S + timeout_s if self._lock.is_alive_elsewhere else timeout_s):
+                return False
+            time.sleep(0.2)
         return True
+
+    def beat(self) -> None:
+        """Tell other machines that this process is still at work."""
+        self._lock.beat()
 
     @property
     def is_locked(self) -> bool:
         """Whether this process holds the lock, so that no other one writes the run."""
-        return self._lock_file is not None
+        return self._lock.is_held
 
     def unlock(self) -> None:
         """Let other processes in."""
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        self._lock.release()
+
+    @contextmanager
+    def sending(self) -> Iterator[bool]:
+        """Keep others from sending the run meanwhile; False if another process or thread sends it now."""
+        handle = os.open(self.folder / "sending", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            yield flock(handle) is not False
+        finally:
+            os.close(handle)
 
     def append(self, records: Iterable[Record]) -> None:
         """Write records to the end of the journal, on disk when this returns.
@@ -161,8 +185,10 @@ class Spool:
         lines = "".join(json.dumps(record) + "\n" for record in records).encode()
         with self._guard, self._journal.open("ab") as journal:
             if self.sent >= self._size() > COMPACT_ABOVE:
-                _replace(self.folder / "sent", "0")
-                journal.truncate(0)
+                with self.sending() as alone:
+                    if alone and self.sent >= self._size():
+                        _replace(self.folder / "sent", "0")
+                        journal.truncate(0)
             whole = self._whole_lines()
             journal.truncate(whole)
             try:
@@ -205,13 +231,7 @@ class Spool:
     @property
     def has_ended(self) -> bool:
         """Whether the last thing that was said is that the run has ended."""
-        size = self._whole_lines()
-        if not size:
-            return False
-        with self._journal.open("rb") as journal:
-            journal.seek(max(0, size - 4096))
-            last = journal.read(size - max(0, size - 4096)).splitlines()[-1]
-        return last.startswith(b'{"kind": "end"')
+        return self._last_line().startswith(b'{"kind": "end"')
 
     @property
     def is_sent(self) -> bool:
@@ -245,7 +265,8 @@ class Spool:
         refused = self.refused
         again = [entry["record"] for entry in refused if entry["record"]["kind"] == "artifact"]
         if again:
-            self.append(again)
+            # The end of the run stays the last thing that is said.
+            self.append([*again, json.loads(self._last_line())] if self.has_ended else again)
             rest = [entry for entry in refused if entry["record"]["kind"] != "artifact"]
             _replace(self.folder / "refused.jsonl", "".join(json.dumps(entry) + "\n" for entry in rest))
 
@@ -273,14 +294,35 @@ class Spool:
 
     def remove(self) -> None:
         """Delete the folder; that of all spools stays, so that ``dist-calo runs sync`` can always be given it."""
-        self.unlock()
+        # First what makes it a spool: nobody else begins on a folder that is half gone.
+        (self.folder / "run.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.unlock()
+        # NFS keeps a file that was deleted while open, and the folder with it, until it is closed.
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def size(self) -> int:
+        """Bytes on disk, artifacts included."""
+        total = 0
+        for path in self.folder.rglob("*"):
+            with suppress(FileNotFoundError):  # sent meanwhile
+                total += path.stat().st_size if path.is_file() else 0
+        return total
 
     def _size(self) -> int:
         try:
             return self._journal.stat().st_size
         except FileNotFoundError:
             return 0
+
+    def _last_line(self) -> bytes:
+        """The end of the journal's last whole line, at least the whole of a short one."""
+        size = self._whole_lines()
+        if not size:
+            return b""
+        with self._journal.open("rb") as journal:
+            journal.seek(max(0, size - 4096))
+            return journal.read(size - max(0, size - 4096)).splitlines()[-1]
 
     def _whole_lines(self) -> int:
         """Size of the journal without a last line that a killed process left half written."""
@@ -300,6 +342,10 @@ class Spool:
 
 def _replace(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old or the new text, never a part."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with write_whole(path) as temporary:
+        temporary.write_text(text)
+
+
+def _restarted() -> bool:
+    """Whether this job was started before: requeued by SLURM, or its ranks anew by an elastic launcher."""
+    return any(int(os.environ.get(f"{by}_RESTART_COUNT") or 0) for by in ("SLURM", "TORCHELASTIC"))

@@ -1,10 +1,9 @@
-"""Files that appear whole or not at all, also where the disk is full."""
+"""HDF5 files on a disk that is full."""
 
 import errno
 import os
 import re
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,22 +18,6 @@ def is_no_space(error: BaseException) -> bool:
     told = re.search(r"errno = (\d+)", str(error))
     number = error.errno if isinstance(error, OSError) and error.errno else int(told[1]) if told else None
     return number in _NO_SPACE
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Give a complete, closed file its final name once it is on disk.
-
-    Raises:
-        OSError: if the disk refuses; the final name is as it was.
-    """
-    with open(temporary, "rb") as written:
-        os.fsync(written.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def abandon(file: "h5py.File") -> None:

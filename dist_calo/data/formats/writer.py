@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from dist_calo.data.formats.schema import SchemaName, StoredArray, schema_of
-from dist_calo.data.formats.whole_files import abandon, publish
+from dist_calo.data.formats.whole_files import abandon
 from dist_calo.errors import DataError
+from dist_calo.files import publish
 from dist_calo.geometry import Geometry
 
 Compression = Literal["gzip", "lzf", "none"]

@@ -1,6 +1,5 @@
 """The page: what a template needs, put together from an evaluation."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from dist_calo.files import write_whole
 from dist_calo.physics.evaluation import Evaluation
 from dist_calo.physics.report import (
     figures,
@@ -123,12 +123,8 @@ def write_report(evaluation: Evaluation, path: Path, drawings: Drawings | None =
         OSError: if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with write_whole(path) as temporary:
         temporary.write_text(report_html(evaluation, drawings), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _chapters(evaluation: Evaluation) -> Iterator[Chapter]:

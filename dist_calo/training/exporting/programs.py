@@ -8,7 +8,6 @@ import importlib.util
 import io
 import json
 import logging
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from dist_calo.errors import CheckpointError, ConfigError, MissingComponentError
+from dist_calo.files import write_whole
 from dist_calo.training.exporting.comparison import Agreement, Program, compare
 from dist_calo.training.exporting.description import describe
 from dist_calo.training.exporting.operators import replacements
@@ -225,13 +225,11 @@ def _publish(
     agreement = None
     if check:
         agreement = compare(physical, start(), ranges=ranges, showers=check, tolerance=tolerance)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with write_whole(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written ({error}): name a file that can") from error
     return ExportReport(path=path, size=len(content), description=description, agreement=agreement)
 

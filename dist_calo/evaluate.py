@@ -49,7 +49,8 @@ def _read(arguments: Sequence[str]) -> Job[Namespace]:
         raise ConfigError(f"--out {out}: holds {taken[0]}; name another folder or add --force to replace it")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; name a folder")
-    return Job(options=options, ranks=options.launch, device=options.device)
+    # Showers are generated on the device, sums are exchanged on the processor: the communicator is not told of it.
+    return Job(options=options, ranks=options.launch)
 
 
 def _edges(text: str | None) -> tuple[float, ...] | None:

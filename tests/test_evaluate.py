@@ -6,14 +6,16 @@ import sys
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from dist_calo.config import RunConfig, TrackingConfig
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.shards import manifest_of
-from dist_calo.errors import EXIT_USER
+from dist_calo.errors import EXIT_USER, ConfigError
 from dist_calo.evaluate import main as evaluate
+from dist_calo.generate import main as generate
 from dist_calo.geometry import VoxelGrid
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
 from dist_calo.training.store import quiet_mlflow
 from tests.mlflow_store import sqlite_uri
 from tests.ranks import run_ranks
@@ -155,6 +157,38 @@ def test_an_old_report_does_not_stand_beside_new_numbers(files, tmp_path):
     given = options(files, tmp_path, "--tracking-uri", "none", "--showers", "50", "--no-report", "--force")
     assert evaluate(given) == 0
     assert not (tmp_path / "report.html").exists()
+
+
+def test_sums_are_exchanged_on_the_processor_whatever_generates(files, tmp_path, monkeypatch):
+    devices = []
+
+    def connect(backend, world, *, timeout_s, device):
+        devices.append(device)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr("dist_calo.comm.connect", connect)
+    assert evaluate(options(files, tmp_path, "--device", "cuda")) == EXIT_USER
+    assert devices == ["cpu"]
+
+
+@pytest.mark.parametrize("command", [evaluate, generate])
+def test_a_gpu_that_is_not_there_is_one_line(command, checkpoints, files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    real = ["--real", str(files / "real.h5"), "--tracking-uri", "none"] if command is evaluate else []
+    given = ["--checkpoint", checkpoints, *real, "--out", str(tmp_path / "out"), "--device", "cuda"]
+    assert command(given) == EXIT_USER
+    said = line_of(capsys)
+    assert "--device cuda" in said
+    assert "sees no GPU: use --device cpu" in said
+
+
+def test_weights_that_are_not_numbers_are_refused(checkpoints, files, tmp_path, capsys):
+    state = load_checkpoint(CheckpointFolder(checkpoints).path(7))
+    next(iter(state["average"]["generator"].values())).fill_(float("nan"))
+    torch.save(state, tmp_path / "bad.pt")
+    given = ["--checkpoint", str(tmp_path / "bad.pt"), "--real", str(files / "real.h5")]
+    assert evaluate([*given, "--out", str(tmp_path / "out")]) == EXIT_USER
+    assert "the checkpoint of step 7 has weights that are not finite" in line_of(capsys)
 
 
 def test_energies_that_differ_are_told(files, tmp_path):

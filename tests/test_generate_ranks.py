@@ -261,7 +261,7 @@ def test_a_rank_that_makes_nonsense_names_itself(checkpoint, tmp_path):
 def test_weights_that_are_not_numbers_are_refused(checkpoint, tmp_path, capsys):
     bad = spoiled(checkpoint, tmp_path / "bad.pt", float("nan"))
     assert generate(["--checkpoint", bad, "--out", str(tmp_path / "fake.h5")]) == EXIT_USER
-    assert "step 7 has weights that are not finite" in capsys.readouterr().err
+    assert "checkpoint of step 7 has weights that are not finite" in capsys.readouterr().err
 
 
 def test_a_rank_alone_counts_what_it_adds():

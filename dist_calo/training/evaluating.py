@@ -21,7 +21,7 @@ from dist_calo.data.blocks import Blocks, Split, split_blocks
 from dist_calo.data.loader import Loader
 from dist_calo.data.order import Order
 from dist_calo.data.shards import Manifest
-from dist_calo.errors import CheckpointError, ConfigError, DataError
+from dist_calo.errors import ConfigError, DataError
 from dist_calo.geometry import Geometry
 from dist_calo.physics.binning import BINNING_SHOWERS, Binning
 from dist_calo.physics.observers import Observer, observer_of
@@ -145,13 +145,7 @@ class GeneratedFor:
     def showers_for(self, ids: np.ndarray, conditions: np.ndarray) -> np.ndarray:
         """Showers of these sample numbers and conditions."""
         draws = Draws(self.seed, 0, ids, "evaluate")
-        showers = np.asarray(self.generator.generate(torch.from_numpy(conditions), draws).numpy())
-        if not np.isfinite(showers).all():
-            raise CheckpointError(
-                f"step {self.generator.step} generates cells that are not finite; training has diverged: take an "
-                "earlier checkpoint"
-            )
-        return showers
+        return np.asarray(self.generator.generate_finite(torch.from_numpy(conditions), draws).numpy())
 
 
 @dataclass(frozen=True, kw_only=True)

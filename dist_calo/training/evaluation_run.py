@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from dist_calo.comm import local_device
 from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import DataConfig
@@ -41,7 +39,7 @@ from dist_calo.training.evaluation_record import (
     require_store,
 )
 from dist_calo.training.provenance import describe_run
-from dist_calo.training.restore import restore_generator
+from dist_calo.training.restore import generating_device, restore_generator
 from dist_calo.training.sources import state_of
 
 ENERGIES_DIFFER = 1e-4
@@ -214,8 +212,7 @@ def _fake(
         require_same_readout(readout, files.manifest.geometry)
         return FilesOf(files=files)
     assert state is not None, "the command line demands files or a checkpoint"
-    device = torch.device(local_device(question.device, communicator.world))
-    generator = restore_generator(state, str(device))
+    generator = restore_generator(state, generating_device(question.device, communicator.world))
     require_same_readout(readout, generator.geometry)
     return GeneratedFor(generator=generator, seed=question.seed)
 

@@ -25,12 +25,12 @@ from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.formats.schema import SchemaName, schema_of
 from dist_calo.data.formats.whole_files import is_no_space
 from dist_calo.data.parts import CHUNK_ROWS, Cut, PartFolder, part_rows
-from dist_calo.errors import EXIT_PREEMPTED, CheckpointError, ConfigError, DataError
+from dist_calo.errors import EXIT_PREEMPTED, ConfigError, DataError
 from dist_calo.randomness import Draws
 from dist_calo.training.beam import Beam, ListedBeam, Spread, beam_of
 
 if TYPE_CHECKING:
-    from dist_calo.comm.protocol import Communicator, World
+    from dist_calo.comm.protocol import Communicator
     from dist_calo.training.restore import TrainedGenerator
     from dist_calo.training.tally import Tally
 
@@ -104,11 +104,11 @@ def make_showers(request: Request, communicator: "Communicator") -> int:
             finite, or the disk is full.
     """
     from dist_calo.training.preemption import StopRequest
-    from dist_calo.training.restore import restore_generator
+    from dist_calo.training.restore import generating_device, restore_generator
     from dist_calo.training.tally import ShowerCount, Stopped, Tally
 
     world = communicator.world
-    device = _device(request.device, world)
+    device = generating_device(request.device, world)
     folder = PartFolder(request.out)
     with ExitStack() as stack:
         stack.callback(folder.close)
@@ -166,6 +166,7 @@ def _joined(folder: PartFolder, cut: Cut, tally: "Tally", rank: int) -> int:
 def _plan(request: Request, folder: PartFolder) -> Plan:
     """Read what is needed and open the folder; on rank 0."""
     from dist_calo.geometry import geometry_from_dict
+    from dist_calo.training.restore import require_finite
     from dist_calo.training.sources import state_of
 
     if request.out.is_dir():
@@ -173,7 +174,7 @@ def _plan(request: Request, folder: PartFolder) -> Plan:
     if request.out.exists() and not request.force:
         raise ConfigError(f"--out {request.out}: the file exists; name another or add --force to replace it")
     state = state_of(request.checkpoint, request.tracking_uri)
-    _require_finite(request.checkpoint, state)
+    require_finite(state)
     geometry = geometry_from_dict(state["geometry"])
     particle = state["manifest"]["particle"]
     try:
@@ -220,40 +221,11 @@ def _make_part(
             draws = Draws(request.seed, 0, range(start, start + request.batch_size), "generate")
             conditions = plan.beam.of(draws)
             made = min(request.batch_size, rows.stop - start)
-            showers = generator.generate(torch.from_numpy(conditions), draws)[:made]
-            if not bool(torch.isfinite(showers).all()):
-                raise _diverged(request.checkpoint, generator.step, "generates cells that are not finite")
+            showers = generator.generate_finite(torch.from_numpy(conditions), draws)[:made]
             empty += int((showers.flatten(1) == 0).all(dim=1).sum())
             writer.append(showers.numpy(), conditions[:made])
             tally.add(made)
         writer.tell({"empty_showers": empty})
-
-
-def _require_finite(checkpoint: str, state: Mapping[str, Any]) -> None:
-    """Weights that are NaN would not show in the cells: what is not above 0 has no energy."""
-    for weights in state["average"].values():
-        if any(found.is_floating_point() and not found.isfinite().all() for found in weights.values()):
-            raise _diverged(checkpoint, state["step"], "has weights that are not finite")
-
-
-def _diverged(checkpoint: str, step: int, what: str) -> CheckpointError:
-    return CheckpointError(
-        f"checkpoint {checkpoint}: step {step} {what}; training has diverged: take an earlier checkpoint"
-    )
-
-
-def _device(name: str, world: "World") -> str:
-    import torch
-
-    from dist_calo.comm import local_device
-
-    if name == "cpu":
-        return name
-    if not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this machine has no GPU that torch can use; take cpu")
-    device = local_device(name, world)
-    torch.cuda.set_device(torch.device(device))
-    return device
 
 
 @contextmanager

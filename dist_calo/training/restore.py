@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dist_calo.comm import local_device
+from dist_calo.comm.protocol import World
 from dist_calo.config import ModelConfig, RunConfig
 from dist_calo.data.transforms import Transform
-from dist_calo.errors import CheckpointError
+from dist_calo.errors import CheckpointError, LaunchError
 from dist_calo.geometry import Geometry, geometry_from_dict
 from dist_calo.models import build_model
 from dist_calo.randomness import Draws
@@ -44,6 +46,53 @@ class TrainedGenerator:
             cells = torch.where(cells < self.transform.threshold, 0.0, cells)
         return cells.cpu()
 
+    def generate_finite(self, conditions: Tensor, draws: Draws) -> Tensor:
+        """What `generate` returns, which goes into a file or a comparison: every cell is a number.
+
+        Raises:
+            CheckpointError: if one is not.
+        """
+        showers = self.generate(conditions, draws)
+        if not bool(torch.isfinite(showers).all()):
+            raise _diverged(self.step, "generates cells that are not finite")
+        return showers
+
+
+def generating_device(name: str, world: World) -> str:
+    """The device that a command computes on, made that of this process; only its results go through a communicator.
+
+    Args:
+        name: ``cpu`` or ``cuda``, as ``--device`` says.
+        world: this process among the ranks.
+
+    Raises:
+        LaunchError: if a GPU is asked for and this rank has none of its own.
+    """
+    try:
+        device = local_device(name, world)
+    except LaunchError as error:
+        raise LaunchError(str(error).replace("train.device=", "--device ")) from None
+    if device != "cpu":
+        torch.cuda.set_device(torch.device(device))
+    return device
+
+
+def require_finite(state: Mapping[str, Any]) -> None:
+    """Check the weights that generate; NaN would not show in the cells: what is not above 0 has no energy.
+
+    Raises:
+        CheckpointError: if a weight is not a number.
+    """
+    for weights in state["average"].values():
+        if any(found.is_floating_point() and not found.isfinite().all() for found in weights.values()):
+            raise _diverged(state["step"], "has weights that are not finite")
+
+
+def _diverged(step: int, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint of step {step} {what}; training has diverged: take an earlier one"
+    )
+
 
 def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedGenerator:
     """Build the generator of a checkpoint, with the moving average of its weights.
@@ -53,8 +102,9 @@ def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedG
         device: where the networks live.
 
     Raises:
-        CheckpointError: if the checkpoint's networks do not fit the model of this version.
+        CheckpointError: if the checkpoint's networks do not fit the model of this version, or have diverged.
     """
+    require_finite(state)
     geometry = geometry_from_dict(state["geometry"])
     config = ModelConfig(**{f.name: state["config"]["model"][f.name] for f in fields(ModelConfig)})
     model = build_model(config, geometry)

@@ -308,6 +308,8 @@ class TrackingConfig:
     """Log the load of processor, memory, disk and GPU."""
     log_checkpoints: bool = True
     """Upload checkpoints as artifacts."""
+    log_pictures: bool = True
+    """Draw and upload generated beside held-out showers at each validation."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,8 +147,9 @@ class Trainer:
         with self._learner.average.applied():
             result = self._validator.run()
         self._tracker.metrics(result.metrics, self.state.step)
-        for name, draw in result.pictures().items():
-            self._tracker.figure(draw, name, self.state.step)
+        if self._config.tracking.log_pictures:
+            for name, draw in result.pictures().items():
+                self._tracker.figure(draw, name, self.state.step)
         self._progress.validation(self.state.step, result.headlines)
         self._times.restart()
         improved = self.state.best_score is None or result.score < self.state.best_score

@@ -5,22 +5,27 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dist_calo.command_line import build_config, config_parser
 from dist_calo.config import RunConfig
-from dist_calo.errors import EXIT_FAILURE, UserError
+from dist_calo.errors import EXIT_FAILURE, CheckpointError, ConfigError, UserError
+from dist_calo.on_ranks import Job, add_launch_option, on_ranks
+from dist_calo.scaling.findings import Check as Check
 
 if TYPE_CHECKING:
+    from dist_calo.comm import Communicator
     from dist_calo.data.shards import Manifest
 
 DESCRIPTION = """Check whether the trainer would run here, with the settings given.
 
 Start it as the job would be started (mpirun -np 2 dist-calo doctor) to check that the ranks find each other. Lines
-marked FAIL say what to do; the exit code is then 1.
+marked FAIL say what to do; the exit code is then 1. With --cluster all nodes of a job are measured and compared
+(srun -N 4 --ntasks-per-node=2 dist-calo doctor --cluster): what differs, which one is slow, and how long a training
+step will take.
 """
 PACKAGES = ("torch", "numpy", "h5py", "mlflow", "mpi4py", "horovod")
 PROBE_SECONDS = 120.0
@@ -41,28 +46,63 @@ print("with " + ", ".join(name for name, there in built.items() if there))
 _OF_LAUNCHERS = ("HOROVOD_", "OMPI_", "PMI", "SLURM_")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the report.
-
-    Attributes:
-        status: ``ok``; ``--`` for what the job can do without; ``FAIL`` for what would stop it.
-        name: what was looked at.
-        text: what was found, and for a failure what to do.
-    """
-
-    status: Literal["ok", "--", "FAIL"]
-    name: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.status:<5}{self.name:<11}{' '.join(self.text.split())}"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what is found on this machine; 1 if the main job would fail."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--cluster" in given:
+        return on_ranks("dist_calo.doctor", given, _read_cluster, _run_cluster)
+    parser = _parser()
+    config = build_config(parser, parser.parse_args(given))
+    return _check_machine(config)
+
+
+def _parser() -> Any:
     parser = config_parser("dist-calo doctor", DESCRIPTION)
-    config = build_config(parser, parser.parse_args(list(sys.argv[1:] if arguments is None else arguments)))
+    parser.add_argument(
+        "--cluster", action="store_true", help="Measure all nodes of this job and compare them."
+    )
+    parser.add_argument("--json", help="With --cluster: a file for all that was measured.")
+    add_launch_option(parser)
+    return parser
+
+
+@dataclass(frozen=True)
+class _ClusterOptions:
+    config: RunConfig
+    json: Path | None
+    roll_call: object
+    """Kept open while the ranks connect."""
+
+
+def _read_cluster(arguments: Sequence[str]) -> Job[_ClusterOptions]:
+    from dist_calo.comm import find_world
+    from dist_calo.scaling.roll_call import call_roll
+
+    parser = _parser()
+    values = parser.parse_args(list(arguments))
+    config = build_config(parser, values)
+    json = Path(values.json) if values.json else None
+    if json is not None and not (json.absolute().parent.is_dir() and not json.is_dir()):
+        raise ConfigError(f"--json {json}: name a file in a folder that is there")
+    roll_call = call_roll(find_world(os.environ), min(CONNECT_SECONDS, config.comm.timeout_s))
+    comm = replace(config.comm, timeout_s=min(PROBE_SECONDS, config.comm.timeout_s))
+    options = _ClusterOptions(config, json, roll_call)
+    return Job(options=options, ranks=values.launch, comm=comm, device=config.train.device)
+
+
+def _run_cluster(options: _ClusterOptions, communicator: "Communicator") -> int:
+    from dist_calo.scaling.cluster_check import check_cluster
+
+    report = check_cluster(options.config, communicator, CONNECT_SECONDS)
+    if communicator.world.rank == 0:
+        print(report.text(), flush=True)
+        if options.json is not None:
+            report.write(options.json)
+    # The same on all ranks, as a launcher reports the worst.
+    return communicator.broadcast_object(EXIT_FAILURE if report.failed else 0)
+
+
+def _check_machine(config: RunConfig) -> int:
     ranks = _Ranks()
     checks = list(_tried("ranks", lambda: ranks.check(config)))
     failed = any(check.status == "FAIL" for check in checks)
@@ -276,13 +316,27 @@ def _checkpoints(config: RunConfig) -> Iterator[Check]:
         return
     steps, resume = CheckpointFolder(folder).steps(), config.checkpoint.resume
     if steps and resume == "no":
-        advice = "continue with --checkpoint.resume=auto, or name another folder"
-        yield Check("FAIL", "checkpoint", f"{setting} holds checkpoints up to step {steps[-1]}: {advice}")
+        yield _held(config, f"{setting} holds checkpoints up to step {steps[-1]}")
     elif steps and resume != "auto" and Path(resume).resolve().parent != folder.resolve():
         advice = f"checkpoint.resume={resume} is not one of them: name another folder"
         yield Check("FAIL", "checkpoint", f"{setting} holds checkpoints and {advice}")
     else:
         yield Check("ok", "checkpoint", f"{folder} can be written")
+
+
+def _held(config: RunConfig, found: str) -> Check:
+    """A folder with checkpoints, and a job that would start anew: it has to be told to go on, where it can."""
+    from dist_calo.training.checkpoint import CheckpointFolder
+    from dist_calo.training.restore import require_same_run
+
+    try:
+        saved = CheckpointFolder(config.checkpoint.dir).newest()
+        if saved is not None:
+            require_same_run(config, saved)
+    except CheckpointError as error:
+        return Check("FAIL", "checkpoint", f"{found} of another run: name another folder ({error})")
+    advice = "continue with --checkpoint.resume=auto, or name another folder to start anew"
+    return Check("--", "checkpoint", f"{found}: {advice}")
 
 
 PROBES: dict[str, Callable[[RunConfig], Iterator[Check]]] = {

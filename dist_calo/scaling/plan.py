@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from dist_calo.config import RunConfig
 from dist_calo.errors import ConfigError
+from dist_calo.files import write_whole
 
 PLAN_FILE = "plan.yaml"
 FORMAT = 1
@@ -210,9 +211,8 @@ def write_plan(folder: Path, plan: Plan) -> Path:
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.tmp")
-        temporary.write_text(text)
-        temporary.replace(file)
+        with write_whole(file) as temporary:
+            temporary.write_text(text)
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror}; name a folder that can be written") from error
     return file

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_calo.errors import DataError
+from dist_calo.files import write_whole
 
 _NAME = re.compile(r"repeat-(\d+)\.json")
 
@@ -37,12 +38,11 @@ def forget(results: Path, number: int) -> None:
 
 
 def write_result(results: Path, number: int, repeat: int, values: Mapping[str, Any]) -> Path:
-    """Write a measurement under a temporary name and rename it."""
+    """Write a measurement; a task that is killed leaves none or a whole one."""
     file = point_folder(results, number) / f"repeat-{repeat}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(temporary, file)
+    with write_whole(file) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n")
     return file
 
 

@@ -1,0 +1,208 @@
+"""The cost model fitted to measured points, and what it says of ranks that were not measured.
+
+A step takes ``f (base + share * sample) + collectives * messages(p) * latency + bytes * payloads(p) / bandwidth``
+with the costs of a ring or a tree (`dist_calo.scaling.cost`), f = threads for each core where ranks take turns, else 1.
+Points on one node and on several have latencies and bandwidths of their own: a ring over nodes runs at the pace of its
+slowest links. Parameters are not negative (bounded least squares on relative differences).
+
+Uncertainties come from resampling: the repeats of each point are drawn anew, each point is shifted by what the fit
+leaves unexplained, and where latency and bandwidth cannot be told apart one of them, drawn by lot, explains it all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from dist_calo.scaling.cost import ALGORITHMS
+from dist_calo.scaling.summary import Row
+
+SAMPLES = 400
+"""Resampled fits."""
+UNKNOWN_MISFIT = 0.05
+"""Relative misfit assumed where there are no more points than parameters."""
+BAND = (16.0, 84.0)
+"""Percentiles of the band that is shown: one standard deviation of a normal distribution."""
+PARAMETERS = (
+    "base",
+    "sample",
+    "latency within a node",
+    "1/bandwidth within a node",
+    "latency between nodes",
+    "1/bandwidth between nodes",
+)
+"""In s, s a shower, s, s a byte, s, s a byte."""
+_PAIRS = ((2, 3), (4, 5))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What the model is asked for."""
+
+    ranks: int
+    share: float
+    """Showers of a rank in a step."""
+    several_nodes: bool
+    bytes_per_step: float
+    collectives_per_step: float
+    threads_per_core: float = 1.0
+
+    @classmethod
+    def of(cls, row: Row) -> "Case":
+        """The case of a measured point."""
+        return cls(
+            ranks=row.point.ranks,
+            share=row.point.global_batch / row.point.ranks,
+            several_nodes=row.point.nodes > 1,
+            bytes_per_step=row.values["bytes_per_step"],
+            collectives_per_step=row.values["collectives_per_step"],
+            threads_per_core=row.values["threads_per_core"],
+        )
+
+
+def design(cases: Sequence[Case], algorithm: str) -> np.ndarray:
+    """Factors of the parameters, shape (cases, PARAMETERS)."""
+    matrix = np.zeros((len(cases), len(PARAMETERS)))
+    for line, case in zip(matrix, cases, strict=True):
+        messages, payloads = ALGORITHMS[algorithm](case.ranks)
+        turns = max(1.0, case.threads_per_core)
+        line[:2] = turns, turns * case.share
+        first = 4 if case.several_nodes else 2
+        line[first : first + 2] = messages * case.collectives_per_step, payloads * case.bytes_per_step
+    return matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A cost model fitted to some points.
+
+    Attributes:
+        algorithm: ring or tree.
+        parameters: values in the order of PARAMETERS.
+        samples: the same of resampled points, shape (SAMPLES, PARAMETERS).
+        misfit: root mean square of the relative differences to the points.
+        freedom: points less parameters that had to explain them.
+        inseparable: indices of pairs of parameters that the points cannot tell apart.
+        measured_between: whether points of several nodes took part.
+    """
+
+    algorithm: str
+    parameters: np.ndarray
+    samples: np.ndarray
+    misfit: float
+    freedom: int
+    inseparable: tuple[tuple[int, int], ...]
+    measured_between: bool
+
+    def seconds(self, cases: Sequence[Case]) -> np.ndarray:
+        """Predicted times of a step, shape (cases,)."""
+        return design(cases, self.algorithm) @ self.parameters
+
+    def sampled_seconds(self, cases: Sequence[Case]) -> np.ndarray:
+        """The same of each resampled fit, shape (SAMPLES, cases)."""
+        return self.samples @ design(cases, self.algorithm).T
+
+    def errors(self) -> np.ndarray:
+        """Standard deviation of each parameter."""
+        return self.samples.std(axis=0)
+
+
+def fit_model(rows: Sequence[Row], algorithm: str, seed: int = 0) -> Fit:
+    """Fit the model to points of one backend, number of threads and overlap.
+
+    Args:
+        rows: at least one point.
+        algorithm: a key of ALGORITHMS.
+        seed: of the resampling.
+    """
+    generator = np.random.default_rng(seed)
+    matrix = design([Case.of(row) for row in rows], algorithm)
+    inseparable = tuple(pair for pair in _PAIRS if _rank(matrix[:, pair]) == 1)
+    times = np.array([row.values["step_s"] for row in rows])
+    parameters = _solve(matrix, times)
+    misfits = matrix @ parameters / times - 1
+    freedom = len(rows) - int(np.linalg.matrix_rank(matrix / times[:, None], tol=1e-9))
+    misfit = float(np.sqrt(np.mean(misfits**2)))
+    spread = misfit * np.sqrt(len(rows) / freedom) if freedom > 0 else UNKNOWN_MISFIT
+    samples = np.empty((SAMPLES, len(PARAMETERS)))
+    for sample in samples:
+        drawn = np.array([np.median(generator.choice(row.steps_s, len(row.steps_s))) for row in rows])
+        drawn *= np.exp(spread * generator.standard_normal(len(rows)))
+        kept = matrix.copy()
+        for pair in inseparable:
+            kept[:, generator.choice(pair)] = 0.0
+        sample[:] = _solve(kept, drawn)
+    return Fit(
+        algorithm=algorithm,
+        parameters=parameters,
+        samples=samples,
+        misfit=misfit,
+        freedom=freedom,
+        inseparable=inseparable,
+        measured_between=any(row.point.nodes > 1 for row in rows),
+    )
+
+
+def _rank(columns: np.ndarray) -> int:
+    """How many of two columns are independent."""
+    norms = np.linalg.norm(columns, axis=0)
+    return int(np.linalg.matrix_rank(columns / np.where(norms > 0, norms, 1.0), tol=1e-3))
+
+
+def _solve(matrix: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Parameters of at least 0 with the least sum of squared relative differences."""
+    relative = matrix / times[:, None]
+    norms = np.linalg.norm(relative, axis=0)
+    scale = np.where(norms > 0, norms, 1.0)
+    return nnls(relative / scale, np.ones(len(times)))[0] / scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A point that the fit has not seen."""
+
+    row: Row
+    algorithm: str
+    predicted_s: float
+    low_s: float
+    high_s: float
+
+    @property
+    def error(self) -> float:
+        """Relative difference of the prediction from the measurement."""
+        return self.predicted_s / self.row.values["step_s"] - 1
+
+
+def check_model(rows: Sequence[Row]) -> tuple[list[int], list[Check]]:
+    """Fit to points of few ranks, predict those of most, compare.
+
+    Fitted are the points of at most half as many ranks as the largest: 1-4 where the largest is 8.
+
+    Returns:
+        Ranks of the points fitted, and the comparison for each point of most ranks and each algorithm; both empty where
+        there are too few numbers of ranks, or several nodes only among the points to predict.
+    """
+    largest = max(row.point.ranks for row in rows)
+    seen = [row for row in rows if row.point.ranks <= largest / 2]
+    unseen = [row for row in rows if row.point.ranks == largest]
+    between = any(row.point.nodes > 1 for row in seen)
+    unseen = [row for row in unseen if between or row.point.nodes == 1]
+    if len({row.point.ranks for row in seen}) < 2 or not unseen:
+        return [], []
+    checks = []
+    for algorithm in ALGORITHMS:
+        fit = fit_model(seen, algorithm)
+        cases = [Case.of(row) for row in unseen]
+        low, high = np.percentile(fit.sampled_seconds(cases), BAND, axis=0)
+        for row, predicted, least, most in zip(unseen, fit.seconds(cases), low, high, strict=True):
+            checks.append(
+                Check(
+                    row=row,
+                    algorithm=algorithm,
+                    predicted_s=float(predicted),
+                    low_s=float(least),
+                    high_s=float(most),
+                )
+            )
+    return sorted({row.point.ranks for row in seen}), checks

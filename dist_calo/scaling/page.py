@@ -1,0 +1,191 @@
+"""The page of a scaling report: figures, tables and what to know before trusting them."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dist_calo.scaling.fit import Fit
+from dist_calo.scaling.model import ModelPart, listed, percent, sentences
+from dist_calo.scaling.published import PUBLISHED
+from dist_calo.scaling.summary import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure inside the page."""
+
+    source: str
+    alt: str
+    caption: str
+
+
+def report_html(name: str, summary: Summary, parts: Sequence[ModelPart]) -> str:
+    """The page.
+
+    Args:
+        name: of the experiment.
+        summary: what was measured.
+        parts: what the model says.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("dist_calo.scaling", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"ms": milliseconds, "percent": percent, "known": known}
+    return environment.get_template("report.html.j2").render(
+        name=name,
+        summary=summary,
+        parts=parts,
+        sentences=sentences(summary, parts),
+        notes=_notes(summary),
+        efficiency=_efficiency_pictures(summary),
+        split=_split_picture(summary),
+        models={part.title: _model_pictures(part) for part in parts},
+        parameters={part.title: _parameters(part) for part in parts},
+        published=PUBLISHED,
+    )
+
+
+def _efficiency_pictures(summary: Summary) -> list[tuple[str, Picture]]:
+    from dist_calo.scaling import figures
+
+    held = {"weak": "the batch of a rank is fixed", "strong": "the global batch is fixed"}
+    return [
+        (
+            f"{study.capitalize()} scaling",
+            _picture(
+                figures.efficiency_figure(summary.series, study),
+                f"Speed-up and parallel efficiency of {study} scaling against the number of ranks.",
+                f"Speed-up and parallel efficiency where {text}, relative to the smallest point of each series. "
+                "Hollow: ranks take turns on the cores, which is no measure of scaling.",
+            ),
+        )
+        for study, text in held.items()
+        if any(key.study == study for key in summary.series)
+    ]
+
+
+def _split_picture(summary: Summary) -> Picture:
+    from dist_calo.scaling import figures
+
+    return _picture(
+        figures.split_figure([row for rows in summary.series.values() for row in rows]),
+        "Time of a step in computing, waiting for ranks and waiting for data, a bar for each point.",
+        "Means over all ranks, medians over repeats; the mark is the step of the slowest rank with its error. Waiting "
+        "for ranks holds the part of communication that computing does not hide, and waiting for slower ranks.",
+    )
+
+
+def _model_pictures(part: ModelPart) -> list[Picture]:
+    from dist_calo.scaling import figures
+
+    seen = listed(part.fitted_ranks)
+    unseen = f" Diamonds: predicted from {seen} ranks alone." if part.checks else ""
+    pictures = [
+        _picture(
+            figures.fit_figure(part.rows, part.fits, part.checks),
+            "Measured and modelled time of a step for each point, and their relative difference.",
+            f"The model fitted to all points, by ring and by tree.{unseen}",
+        )
+    ]
+    for study in ("weak", "strong"):
+        chosen = {key: found for key, found in part.forecasts.items() if key.study == study}
+        if chosen:
+            pictures.append(
+                _picture(
+                    figures.forecast_figure(chosen),
+                    f"Predicted efficiency of {study} scaling to 4,096 ranks with its uncertainty.",
+                    f"Predicted efficiency of {study} scaling, each rank with cores of its own; the line by the "
+                    "algorithm that fits best (dashed beyond the measured ranks), the band over both and all resampled "
+                    "fits (one standard deviation). Not in it: slower nodes, contention of a larger network, "
+                    "shared files.",
+                )
+            )
+    return pictures
+
+
+def _picture(figure: "Figure", alt: str, caption: str) -> Picture:
+    written = io.BytesIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(written, format="svg", metadata=nothing)
+    source = f"data:image/svg+xml;base64,{base64.b64encode(written.getvalue()).decode()}"
+    return Picture(source=source, alt=alt, caption=caption)
+
+
+def _parameters(part: ModelPart) -> list[tuple[str, list[str]]]:
+    """Lines of the table of parameters: a name, and the value of each algorithm."""
+    names = (
+        ("base of a step / ms", 0, 1e3),
+        ("computing / ms a shower", 1, 1e3),
+        ("latency within a node / µs", 2, 1e6),
+        ("bandwidth within a node / MB/s", 3, None),
+        ("latency between nodes / µs", 4, 1e6),
+        ("bandwidth between nodes / MB/s", 5, None),
+    )
+    lines = [(title, [_parameter(fit, index, factor) for fit in part.fits]) for title, index, factor in names]
+    lines.append(("root mean square of model − measured", [f"{100 * fit.misfit:.1f} %" for fit in part.fits]))
+    return lines
+
+
+def _parameter(fit: Fit, index: int, factor: float | None) -> str:
+    value, error = float(fit.parameters[index]), float(fit.errors()[index])
+    if any(index in pair for pair in fit.inseparable):
+        return "cannot be told apart from the other of the two"
+    if not value and not error:
+        return "–"
+    if factor is not None:
+        return f"{factor * value:.3g} ± {factor * error:.2g}"
+    # A bandwidth is the inverse of what is fitted: no time a byte is an unlimited bandwidth.
+    slow = 1e-6 / (value + error)
+    return f"{1e-6 / value:.3g} (at least {slow:.2g})" if value else f"at least {slow:.2g}"
+
+
+def _notes(summary: Summary) -> list[str]:
+    """What to know before trusting the numbers."""
+    rows, notes = summary.rows, []
+    shared = [row.number for row in rows if row.oversubscribed]
+    if shared:
+        notes.append(
+            f"Points {listed(shared)}: more threads than cores, so that ranks take turns. They do not count as "
+            "scaling; the cost model multiplies their computing by the turns."
+        )
+    busy = [row.number for row in rows if row.busy]
+    if busy:
+        notes.append(
+            f"Points {listed(busy)}: other programs took part of the cores' time while they were measured."
+        )
+    fewer = [row.number for row in rows if row.values["threads"] < row.point.threads]
+    if fewer:
+        notes.append(f"Points {listed(fewer)}: a rank had fewer cores than the threads that were asked for.")
+    single = [row.number for row in rows if row.repeats == 1]
+    if single:
+        notes.append(f"Points {listed(single)}: a single repeat, so no error is known.")
+    if summary.missing:
+        notes.append(f"Points {listed(summary.missing)} are not measured yet.")
+    if all(math.isnan(row.values["energy_j"]) for row in rows):
+        notes.append("No node reports energy (RAPL or Cray's counters, readable by this user).")
+    return notes + [f"Left out of the plan: {line}." for line in summary.plan.left_out]
+
+
+def milliseconds(seconds: float, error: float = math.nan) -> str:
+    """A time in ms with its error."""
+    if math.isnan(seconds):
+        return "–"
+    text = f"{1e3 * seconds:.4g}"
+    return text if math.isnan(error) else f"{text} ± {1e3 * error:.2g}"
+
+
+def known(value: float, form: str = "%.3g") -> str:
+    """A number, or a dash where there is none."""
+    return "–" if math.isnan(value) else form % value

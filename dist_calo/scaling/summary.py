@@ -1,0 +1,174 @@
+"""What the repeats of each point say together: medians, errors, speed-up and efficiency."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dist_calo.config import RunConfig
+from dist_calo.scaling.plan import Plan, Point, Study
+from dist_calo.scaling.results import read_results
+
+MEDIAN_ERROR = 1.2533
+"""Standard error of a median, in standard errors of a mean (normal distribution, large samples)."""
+BUSY = 0.85
+"""Processor seconds for each second and thread of computing below which other programs took the cores."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that differ in their ranks alone."""
+
+    study: Study
+    batch: int
+    threads: int
+    backend: str
+    wire: str
+    overlap: bool
+
+    @classmethod
+    def of(cls, point: Point) -> "Series":
+        """The series of a point."""
+        return cls(point.study, point.batch, point.threads, point.backend, point.wire, point.overlap)
+
+    @property
+    def label(self) -> str:
+        """The series in a few words."""
+        each = "a rank" if self.study == "weak" else "in all"
+        overlap = "" if self.overlap else ", no overlap"
+        threads = "" if self.threads == 1 else f", {self.threads} threads"
+        return f"{self.backend} {self.wire}, {self.batch} {each}{threads}{overlap}"
+
+
+@dataclass(kw_only=True)
+class Row:
+    """A measured point. Errors are standard errors of medians over repeats; NaN where there is one repeat."""
+
+    number: int
+    point: Point
+    repeats: int
+    values: dict[str, float]
+    """Medians over repeats, by the names of `dist_calo.scaling.measure`; NaN where the node does not tell."""
+    steps_s: list[float]
+    """Time of a step in each repeat."""
+    step_error_s: float
+    step_spread_s: float
+    """Largest less smallest repeat."""
+    compute_slowest_node: str
+    base: int = -1
+    """Number of the point that speed-up and efficiency refer to."""
+    speed_up: float = math.nan
+    efficiency: float = math.nan
+    efficiency_error: float = math.nan
+    job_showers_per_s: float = math.nan
+    """Of a whole job, with start-up, data check, validations and checkpoints."""
+    job_efficiency: float = math.nan
+
+    @property
+    def series(self) -> Series:
+        """What it is compared with."""
+        return Series.of(self.point)
+
+    @property
+    def oversubscribed(self) -> bool:
+        """Whether ranks took turns on the cores: such a point does not count as scaling."""
+        return self.values["threads_per_core"] > 1.001
+
+    @property
+    def busy(self) -> bool:
+        """Whether other programs took cores away."""
+        used = self.values["cpu_s"] / (self.values["compute_s"] * self.values["threads"])
+        return self.point.threads == 1 and not self.oversubscribed and used < BUSY
+
+    @property
+    def relative_error(self) -> float:
+        """Of the step time."""
+        return self.step_error_s / self.values["step_s"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Everything that is measured of a plan."""
+
+    plan: Plan
+    rows: list[Row]
+    missing: list[int]
+    """Points without any result."""
+    series: dict[Series, list[Row]] = field(default_factory=dict)
+    """Rows by series, in order of ranks."""
+
+
+def summarise(results: Path, plan: Plan) -> Summary:
+    """Read all results of a plan.
+
+    Raises:
+        DataError: if a result cannot be read.
+    """
+    rows, missing = [], []
+    for number, point in enumerate(plan.points):
+        found = read_results(results, number)
+        if found:
+            rows.append(_row(number, point, found))
+        else:
+            missing.append(number)
+    series: dict[Series, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row.point.ranks, row.point.nodes)):
+        series[row.series].append(row)
+    for members in series.values():
+        _compare(members, plan.config)
+    return Summary(plan=plan, rows=rows, missing=missing, series=dict(series))
+
+
+def _row(number: int, point: Point, found: Sequence[dict[str, Any]]) -> Row:
+    names = [name for name, value in found[0].items() if isinstance(value, int | float) or value is None]
+    steps = [float(result["step_s"]) for result in found]
+    error = MEDIAN_ERROR * statistics.stdev(steps) / math.sqrt(len(steps)) if len(steps) > 1 else math.nan
+    nodes = [result["compute_slowest_node"] for result in found]
+    return Row(
+        number=number,
+        point=point,
+        repeats=len(found),
+        values={name: _median([result.get(name) for result in found]) for name in names},
+        steps_s=steps,
+        step_error_s=error,
+        step_spread_s=max(steps) - min(steps),
+        compute_slowest_node=max(set(nodes), key=nodes.count),
+    )
+
+
+def _median(values: Sequence[float | None]) -> float:
+    known = [float(value) for value in values if value is not None]
+    return statistics.median(known) if len(known) == len(values) else math.nan
+
+
+def _compare(rows: list[Row], config: RunConfig) -> None:
+    """Speed-up and efficiency of a series, relative to its smallest point; errors of both are propagated."""
+    base = rows[0]
+    for row in rows:
+        row.base = base.number
+        row.job_showers_per_s = _job_rate(row, config)
+        ranks = row.point.ranks / base.point.ranks
+        rate, first = (r.point.global_batch / r.values["step_s"] for r in (row, base))
+        row.speed_up = rate / first
+        row.efficiency = row.speed_up / ranks
+        # The base is 1 by definition; its own error is that of every other point.
+        errors = [0.0] if row is base else [row.relative_error, base.relative_error]
+        row.efficiency_error = row.efficiency * math.hypot(*errors)
+        row.job_efficiency = row.job_showers_per_s / base.job_showers_per_s / ranks
+
+
+def _job_rate(row: Row, config: RunConfig) -> float:
+    """Showers a second of a job of ``train.max_steps`` steps from the start of its processes to their end."""
+    steps = config.train.max_steps
+    validations = math.ceil(steps / (config.train.validate_every_steps or steps))
+    checkpoints = math.ceil(steps / config.checkpoint.every_steps)
+    values = row.values
+    once = values["startup_s"] + values["build_s"]
+    # Not measured where the plan did without.
+    repeated = validations * values.get("validation_s", 0.0) + checkpoints * values.get(
+        "checkpoint_s", math.nan
+    )
+    return steps * row.point.global_batch / (once + steps * values["step_s"] + repeated)

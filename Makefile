@@ -122,7 +122,7 @@ bench: $(READY)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
 image-check: tools
-	$(BIN)/python tools/check_image.py --image $(IMAGE)
+	$(BIN)/python -m tools.check_image --image $(IMAGE)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,27 +20,31 @@ ENV PATH=/opt/venv/bin:$PATH \
     PIP_NO_CACHE_DIR=1
 WORKDIR /src
 COPY constraints.txt .
+# Optimising its one big file takes minutes and no message is faster for it. PIP_CONSTRAINT pins what is installed.
+# hadolint ignore=DL3013
+RUN CFLAGS='-O1 -g0' pip install --no-binary mpi4py mpi4py
 # Empty: the Python package index, whose torch is built for CUDA 13. An older driver asks for another of PyTorch's
 # indexes (https://download.pytorch.org/whl/cu126) and the compiler of that CUDA below.
 ARG TORCH_INDEX=
-# PIP_CONSTRAINT pins them.
 # hadolint ignore=DL3013
 RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch numpy \
- && python -c 'import sys, torch; sys.exit(not torch.version.cuda and "torch has no CUDA: see TORCH_INDEX")' \
- && pip install --no-binary mpi4py mpi4py
-# The compiler is of the CUDA that torch brings, and goes again; linkers look for libraries without a version.
+ && python -c 'import sys, torch; sys.exit(not torch.version.cuda and "torch has no CUDA: see TORCH_INDEX")'
+# The compiler is of the CUDA that torch brings, and goes again. Linkers look for libraries without a version.
 ARG CUDA_TOOLKIT=13.0.3
 ARG CUDA=/opt/venv/lib/python3.11/site-packages/nvidia/cu13
+ARG NCCL=/opt/venv/lib/python3.11/site-packages/nvidia/nccl
+# From Turing (75) and A100 (80) to H100 (90) and Blackwell (100, 120).
+ARG GPU_ARCHITECTURES=75,80,86,89,90,100,120
 COPY tools/build_horovod.py tools/
 RUN pip install "cuda-toolkit[cccl,nvcc]==$CUDA_TOOLKIT" \
- && ln -s libcudart.so.13 "$CUDA/lib/libcudart.so" \
- && ln -s libnccl.so.2 "$CUDA/../nccl/lib/libnccl.so" \
  && ln -s lib "$CUDA/lib64" \
- && PATH=$PATH:$CUDA/bin HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME=$CUDA HOROVOD_NCCL_HOME=$CUDA/../nccl \
+ && ln -s libnccl.so.2 "$NCCL/lib/libnccl.so" \
+ && HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME=$CUDA HOROVOD_NCCL_HOME=$NCCL \
+      HOROVOD_BUILD_CUDA_CC_LIST=$GPU_ARCHITECTURES PATH=$PATH:$CUDA/bin \
       python tools/build_horovod.py --mpi system --cache /tmp/horovod \
  && strip --strip-unneeded /opt/venv/lib/python3.11/site-packages/horovod/torch/*.so \
  && pip uninstall --yes nvidia-cuda-cccl nvidia-cuda-crt nvidia-cuda-nvcc nvidia-nvvm \
- && rm -r /tmp/horovod "${CUDA:?}/lib/libcudart.so" "${CUDA:?}/../nccl/lib/libnccl.so" "${CUDA:?}/lib64"
+ && rm -r /tmp/horovod "${CUDA:?}/lib64" "${NCCL:?}/lib/libnccl.so"
 # What the package needs changes more seldom than the package.
 COPY LICENSE README.md pyproject.toml setup.cfg ./
 RUN mkdir dist_calo && touch dist_calo/__init__.py && pip install . && rm -r dist_calo

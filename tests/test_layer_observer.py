@@ -13,6 +13,7 @@ from dist_calo.physics.layer_observer import LayerObserver, RadialDensity
 from dist_calo.physics.layers import LayerView
 from dist_calo.physics.observers import observer_of
 from tests.layer_samples import GRID, made_up
+from tests.observed import check_described
 
 CYLINDER = CylindricalLayers(
     r_edges=((0.0, 2.0, 6.0), (), (0.0, 10.0), (0.0, 2.0, 4.0)), sectors=(4, 0, 1, 1)
@@ -202,19 +203,4 @@ def test_more_showers_than_are_measured_at_once(monkeypatch):
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_what_is_observed_is_described(geometry):
-    observer = LayerObserver(geometry)
-    names = [feature.name for feature in observer.features]
-    groups = {feature.group for feature in observer.features}
-    assert len(set(names)) == len(names)
-    assert set(observer.labels) == groups
-    assert set(observer.correlated) <= set(names)
-    assert len(set(observer.correlated)) == len(observer.correlated) <= 12
-    assert set(observer.summary_groups) <= groups
-    assert {feature.group for feature in observer.features if feature.index} <= set(observer.indexed_by)
-    units = {feature.group: feature.unit for feature in observer.features}
-    assert all(f"[{unit}]" in observer.labels[group] for group, unit in units.items() if unit)
-    none = observer.observe(np.zeros((0, geometry.cells), np.float32), np.zeros((0, 1)))
-    assert none.columns.shape == (0, len(names))
-    assert {name: values.shape[1] for name, values in none.profiles.items()} == {
-        name: profile.width for name, profile in observer.profiles.items()
-    }
+    check_described(LayerObserver(geometry), geometry)

@@ -12,6 +12,7 @@ from dist_calo.physics.observers import observer_of
 from dist_calo.physics.signal_observer import PER_CHANNEL, SignalObserver
 from dist_calo.physics.signals import SignalView
 from tests.geometries import rough_showers
+from tests.observed import check_described
 
 GEOMETRY = Waveforms(rows=2, columns=3, samples=256, sample_ns=0.5, noise=1.0)
 ROUGH = Waveforms(rows=1, columns=3, samples=300, sample_ns=0.4)
@@ -139,21 +140,4 @@ def test_diverged_events_give_no_warning():
 
 @pytest.mark.parametrize("geometry", [GEOMETRY, ROUGH, Waveforms(rows=1, columns=1, samples=8)])
 def test_what_is_observed_is_described(geometry):
-    observer = SignalObserver(geometry)
-    names = [feature.name for feature in observer.features]
-    groups = {feature.group for feature in observer.features}
-    assert len(set(names)) == len(names)
-    assert set(observer.labels) == groups
-    assert set(observer.correlated) <= set(names)
-    assert len(set(observer.correlated)) == len(observer.correlated) <= 12
-    assert set(observer.summary_groups) <= groups
-    assert (
-        {feature.group for feature in observer.features if feature.index}
-        <= set(observer.indexed_by)
-        <= groups
-    )
-    none = observer.observe(np.zeros((0, *geometry.shape), np.float32), np.zeros((0, 1)))
-    assert none.columns.shape == (0, len(names))
-    assert {name: values.shape[1] for name, values in none.profiles.items()} == {
-        name: profile.width for name, profile in observer.profiles.items()
-    }
+    check_described(SignalObserver(geometry), geometry)

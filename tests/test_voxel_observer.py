@@ -13,6 +13,7 @@ from dist_calo.objectives.auxiliary import measured_angle
 from dist_calo.physics.observers import Observed, observer_of
 from dist_calo.physics.spectrum import CellSpectrum, cells_above
 from dist_calo.physics.voxel_observer import VoxelObserver
+from tests.observed import check_described
 
 SMALL = VoxelGrid(shape=(5, 4, 3), cell_size=(10.0, 6.0, 2.0))
 TILTED = VoxelGrid(shape=(51, 51, 25), conditions=("energy", "theta"))
@@ -211,14 +212,8 @@ def test_scaled_and_mirrored_showers():
 @pytest.mark.parametrize("geometry", [SMALL, TILTED])
 def test_what_is_observed_is_described(geometry):
     observer = VoxelObserver(geometry)
-    names = [feature.name for feature in observer.features]
+    check_described(observer, geometry)
     groups = {feature.group for feature in observer.features}
-    assert len(set(names)) == len(names)
-    assert set(observer.labels) == groups
-    assert set(observer.correlated) <= set(names)
-    assert len(observer.correlated) <= 12
-    assert set(observer.summary_groups) <= groups
-    assert set(observer.indexed_by) == {feature.group for feature in observer.features if feature.index}
     assert ("angle" in groups) == ("theta" in geometry.conditions)
 
 

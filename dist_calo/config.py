@@ -297,7 +297,7 @@ class TrackingConfig:
     """Where the run is recorded. Rank 0 alone talks to MLflow."""
 
     uri: str = "sqlite:///mlflow.db"
-    """MLflow tracking store or server; ``none`` switches tracking off."""
+    """MLflow tracking store or server, or the server.env of slurm/mlflow_server.sh; ``none`` switches tracking off."""
     experiment: str = "dist_calo"
     """MLflow experiment of the run."""
     run_name: str | None = None

@@ -1,4 +1,4 @@
-"""``dist-calo runs``: send what training could not send to the tracking store."""
+"""``dist-calo runs``: what training could not send to the tracking store: list it, send it."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -11,12 +11,15 @@ from dist_calo.errors import EXIT_FAILURE, TrackingError
 if TYPE_CHECKING:
     from dist_calo.training.spool import Spool
 
+SILENT_AFTER_S = 300.0
+"""Time without a sign of life after which a run of another machine counts as killed, in seconds."""
+
 
 def main(arguments: Sequence[str]) -> int:
-    """Send the spooled runs of a folder.
+    """List or send the spooled runs of a folder.
 
     Returns:
-        0 if every store has everything, 1 if something is left.
+        0 if every store has everything, or the runs were listed, 1 if something is left.
 
     Raises:
         TrackingError: if there is no such folder, or the URI names no possible store.
@@ -25,59 +28,116 @@ def main(arguments: Sequence[str]) -> int:
 
     default = {field.name: field.default for field in fields(TrackingConfig)}
     parser = argparse.ArgumentParser(prog="dist-calo runs", description="Runs recorded in MLflow.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     sync = commands.add_parser("sync", help="send what a tracking store that was away has missed")
-    sync.add_argument("--spool", default=default["spool"], help="folder of the spools (default: %(default)s)")
     sync.add_argument("--tracking.uri", dest="uri", help="another store than the one the run was meant for")
+    listing = commands.add_parser("list", help="show what waits to be sent")
+    for command in (sync, listing):
+        command.add_argument(
+            "--spool", default=default["spool"], help="folder of the spools (default: %(default)s)"
+        )
     given = parser.parse_args(list(arguments))
-    return _sync(Path(given.spool), given.uri)
+    root = Path(given.spool)
+    if root.is_dir():
+        return _sync(root, given.uri) if given.command == "sync" else _list(root)
+    if root == Path(str(TrackingConfig.spool)):
+        print(f"nothing to send: there is no folder {root} here")
+        return 0
+    raise TrackingError(f"--spool {root}: there is no such folder; name the tracking.spool of the runs")
+
+
+def _list(root: Path) -> int:
+    from dist_calo.training.spool import Spool
+
+    spools = Spool.all(root.absolute())
+    for spool in spools:
+        try:
+            records = [record for record, _ in spool.unsent()]
+            state = "ended" if spool.has_ended else "killed" if spool.lock(SILENT_AFTER_S) else "running"
+            refused = f", {len(spool.refused)} refused" if spool.refused else ""
+            size_mb = spool.size() / 1e6
+        except FileNotFoundError:  # its job has just sent the last of it
+            continue
+        except PermissionError:
+            print(f"{_name(spool)}  another user's")
+            continue
+        finally:
+            spool.unlock()
+        points = sum(len(record.get("values", ())) for record in records)
+        files = sum(record["kind"] == "artifact" for record in records)
+        waiting = f"{points} points and {files} files wait{refused}, {size_mb:.1f} MB"
+        print(f"{_name(spool)}  {state}: {waiting}, for {spool.uri}")
+    if not spools:
+        print(f"nothing to send in {root}")
+    return 0
 
 
 def _sync(root: Path, uri: str | None) -> int:
     from dist_calo.training.spool import Spool
     from dist_calo.training.store_uri import checked_uri
 
-    if not root.is_dir():
-        if root == Path(str(TrackingConfig.spool)):
-            print(f"nothing to send: there is no folder {root} here")
-            return 0
-        raise TrackingError(f"--spool {root}: there is no such folder; name the tracking.spool of the runs")
     store = None if uri is None else checked_uri(uri)
     spools = Spool.all(root.absolute())
     if not spools:
         print(f"nothing to send in {root}")
-    complete = [_sync_run(spool, store) for spool in spools]
-    return 0 if all(complete) else EXIT_FAILURE
+    complete = True
+    for spool in spools:
+        try:
+            complete &= _sync_run(spool, store)
+        except FileNotFoundError:
+            if spool.folder.exists():
+                raise
+            print(f"run {_name(spool)}: its job has sent it")
+        except PermissionError as error:
+            print(f"run {_name(spool)}: {error.strerror}: {error.filename}; its user must send it")
+            complete = False
+    return 0 if complete else EXIT_FAILURE
 
 
 def _sync_run(spool: "Spool", store: str | None) -> bool:
-    """Send one spool, say how it went, and tell whether its store has everything."""
-    from dist_calo.training.store import Sender, one_line
+    """Send one spool, say how it went, and tell whether its store has everything that was recorded so far."""
+    from dist_calo.training.store import Sender, complaint
 
-    name = spool.run_id or spool.spool_id
-    if not spool.lock():
-        print(f"run {name}: its job is still running and sends by itself")
-        return True
-    if store is not None and store != spool.uri:
-        spool.identify(uri=store)
-    if spool.is_locked and not spool.has_ended:
-        # The job that wrote this spool was killed: nobody else will say that the run has ended.
-        spool.append([{"kind": "end", "time_ms": spool.written_ms, "status": "KILLED"}])
-    waiting = spool.backlog()
-    sender = Sender(spool)
-    try:
-        spool.offer_again()
-        while sender.send():
-            pass
-    except Exception as error:
-        print(f"run {name}: {spool.backlog()} records wait: {spool.uri} does not answer ({one_line(error)})")
-        spool.unlock()
+    running = not spool.lock(SILENT_AFTER_S)
+    if running and store not in (None, spool.uri):
+        print(
+            f"run {_name(spool)}: its job is still running and records to {spool.uri}; name another store later"
+        )
         return False
-    for entry in spool.refused:
-        print(f"run {spool.run_id}: {spool.uri} does not take {entry['record']}: {entry['reason']}")
-    print(f"run {spool.run_id}: {waiting - len(spool.refused)} records sent to {spool.uri}")
-    if spool.refused or not spool.has_ended:
+    if not running:
+        if store is not None and store != spool.uri:
+            spool.identify(uri=store)
+        if spool.is_locked and not spool.has_ended:
+            # The job that wrote this spool was killed: nobody else will say that the run has ended.
+            spool.append([{"kind": "end", "time_ms": spool.written_ms, "status": "KILLED"}])
+        spool.offer_again()
+        # A job that continues the run must not find it locked while a long record is sent.
         spool.unlock()
-        return not spool.refused
-    spool.remove()
-    return True
+    note = "; its job is still running" if running else ""
+    waiting = spool.backlog()
+    with spool.sending() as alone:
+        if not alone:
+            print(f"run {_name(spool)}: another process is sending it")
+            return False
+        try:
+            sender = Sender(spool)
+            while sender.send():
+                pass
+        except Exception as error:
+            print(f"run {_name(spool)}: {spool.backlog()} records wait: {spool.uri} {complaint(error)}{note}")
+            return False
+    refused = spool.refused
+    for entry in refused:
+        print(f"run {_name(spool)}: {spool.uri} does not take {entry['record']}: {entry['reason']}")
+    print(f"run {_name(spool)}: {waiting - len(refused)} records sent to {spool.uri}{note}")
+    if not running and not refused and spool.lock(SILENT_AFTER_S):
+        # It may have been continued meanwhile.
+        if spool.has_ended and spool.is_sent:
+            spool.remove()
+        else:
+            spool.unlock()
+    return not refused
+
+
+def _name(spool: "Spool") -> str:
+    return spool.run_id or spool.spool_id

@@ -22,14 +22,17 @@ def killed_job(root, uri, experiment):
     """The spool of a job that was killed before its store answered, in the middle of a line."""
     spool = Spool.open(root, None, {"uri": uri, "experiment": experiment, "run_name": "lost"})
     start = {"kind": "start", "time_ms": spool.started_ms, "parameters": {"train.seed": 7}}
-    point = {"kind": "metrics", "time_ms": spool.started_ms + 1, "step": 1, "values": {"loss": 0.5}}
-    spool.append([{**start, "tags": {}, "datasets": {}}, point])
+    spool.append([{**start, "tags": {}, "datasets": {}}, point(spool, 1)])
     with (spool.folder / "journal.jsonl").open("a") as journal:
-        journal.write(json.dumps({**point, "step": 2})[:20])
+        journal.write(json.dumps(point(spool, 2))[:20])
     return spool
 
 
-@pytest.mark.parametrize("arguments", [[], ["list"], ["sync", "--nonsense"]])
+def point(spool, step):
+    return {"kind": "metrics", "time_ms": spool.started_ms + step, "step": step, "values": {"loss": 0.5}}
+
+
+@pytest.mark.parametrize("arguments", [[], ["show"], ["sync", "--nonsense"]])
 def test_a_wrong_command_is_one_message(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         run(*arguments)
@@ -76,13 +79,75 @@ def test_what_waits_is_said_and_kept(tmp_path, capsys):
         assert "3 records wait" in capsys.readouterr().out
 
 
-def test_a_running_job_is_left_alone(uri, tmp_path, capsys):
+def test_a_running_job_goes_on_writing_what_is_sent(uri, tmp_path, capsys):
     spool = killed_job(tmp_path, uri, "running")
     assert spool.lock()
+    for step in (2, 3):
+        assert run("sync", "--spool", tmp_path) == 0
+        assert "its job is still running" in capsys.readouterr().out
+        spool.append([point(spool, step)])
+    assert run("sync", "--spool", tmp_path, "--tracking.uri", sqlite_uri(tmp_path)) == 1
+    assert f"records to {uri}" in capsys.readouterr().out
+    assert Store(uri).only_run("running").info.status == "RUNNING"
+
+    spool.append([{"kind": "end", "time_ms": spool.started_ms + 9, "status": "FINISHED"}])
+    spool.unlock()
     assert run("sync", "--spool", tmp_path) == 0
-    assert "its job is still running" in capsys.readouterr().out
-    assert spool.backlog() == 2
-    assert Store(uri).runs("running") == []
+    sent = Store(uri).only_run("running")
+    assert sent.info.status == "FINISHED"
+    assert Store(uri).points(sent.info.run_id, "loss") == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert not spool.folder.exists()
+
+
+def test_what_another_process_sends_is_left_to_it(uri, tmp_path, capsys):
+    spool = killed_job(tmp_path, uri, "sent twice")
+    with spool.sending() as alone:
+        assert alone
+        assert run("sync", "--spool", tmp_path) == 1
+    assert "another process is sending it" in capsys.readouterr().out
+    assert Store(uri).runs("sent twice") == []
+
+
+def test_sending_stopped_in_the_middle_goes_on_where_it_was(uri, tmp_path, monkeypatch):
+    spool = killed_job(tmp_path, uri, "interrupted")
+    spool.append([point(spool, step) for step in range(2, 2502)])
+    confirm = Spool.confirm
+
+    def interrupted(self, position):
+        if position > 100_000:
+            raise KeyboardInterrupt
+        confirm(self, position)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "confirm", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main(["sync", "--spool", str(tmp_path)])
+    assert spool.folder.exists()
+    assert run("sync", "--spool", tmp_path) == 0
+    sent = Store(uri).only_run("interrupted")
+    assert [step for step, _ in Store(uri).points(sent.info.run_id, "loss")] == list(range(1, 2502))
+
+
+def test_a_finished_run_stays_finished_while_its_files_are_offered_again(tmp_path):
+    spool = killed_job(tmp_path, "http://server:5000", "refused")
+    spool.append([{"kind": "end", "time_ms": spool.started_ms + 9, "status": "FINISHED"}])
+    spool.refuse({"kind": "artifact", "file": "files/1/a.png", "folder": None}, "no space")
+    spool.offer_again()
+    *_, offered, last = (record for record, _ in spool.unsent())
+    assert (offered["kind"], last["kind"], last["status"]) == ("artifact", "end", "FINISHED")
+
+
+def test_what_waits_is_listed(tmp_path, capsys):
+    spool = killed_job(tmp_path, "http://server:5000", "listed")
+    spool.append([{"kind": "artifact", "file": "files/1/a.png", "folder": None}])
+    assert run("list", "--spool", tmp_path) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(
+        f"{spool.spool_id}  killed: 1 points and 1 files wait, 0.0 MB, for http://server:5000"
+    )
+    assert spool.lock()
+    assert run("list", "--spool", tmp_path) == 0
+    assert "running" in capsys.readouterr().out
     spool.unlock()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dist_calo.errors import TrackingError
 from dist_calo.physics.evaluation import Evaluation
+from dist_calo.training.server import address_of
 from dist_calo.training.store import EXPERIMENT_TAGS, artifact_location, one_line, quiet_mlflow
 from dist_calo.training.store_uri import checked_uri, sqlite_file
 
@@ -53,7 +54,7 @@ class EvaluationRecord:
         from mlflow import MlflowClient
 
         try:
-            client = MlflowClient(tracking_uri=checked)
+            client = MlflowClient(tracking_uri=address_of(checked))
             client.search_experiments(max_results=1)
             self._run = client.get_run(run_id) if run_id is not None else None
             self._client = client

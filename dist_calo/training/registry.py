@@ -18,6 +18,7 @@ from dist_calo.errors import ConfigError, TrackingError
 from dist_calo.geometry import Geometry, geometry_from_dict
 from dist_calo.training.provenance import describe_run
 from dist_calo.training.restore import restore_generator
+from dist_calo.training.server import address_of
 from dist_calo.training.serving import input_columns, output_name
 from dist_calo.training.store import EXPERIMENT_TAGS, artifact_location, one_line, quiet_mlflow
 from dist_calo.training.store_uri import checked_uri
@@ -124,6 +125,7 @@ def register(
     try:
         # Only the client, never MLflow's fluent functions: they set the store of the whole process, and
         # continuing the run that trained the model would end it anew.
+        uri = address_of(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         with warnings.catch_warnings(
             action="ignore"

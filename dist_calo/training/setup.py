@@ -67,7 +67,7 @@ def build_run(
     if world.rank == 0:
         CheckpointFolder(config.checkpoint.dir).require_writable()
     with ExitStack() as stack:
-        tracker = make_tracker(config.tracking, run_id, rank=world.rank)
+        tracker = make_tracker(config.tracking, run_id, rank=world.rank, folder=config.checkpoint.dir)
         outcome = stack.enter_context(recorded(tracker))
         if world.rank == 0:
             facts = {
@@ -128,7 +128,10 @@ def recorded(tracker: Tracker | NullTracker) -> Iterator[Outcome]:
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", timeout_s=5.0)
         raise
-    tracker.finish("KILLED" if outcome.stopped_by else "FINISHED")
+    if outcome.stopped_by:  # the time that is left is short
+        tracker.finish("KILLED", timeout_s=15.0)
+    else:
+        tracker.finish("FINISHED")
 
 
 def require_enough_samples(config: RunConfig, ranks: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from dist_calo.config import TrackingConfig
 from dist_calo.errors import CheckpointError
 from dist_calo.training.checkpoint import find_checkpoint, load_checkpoint
+from dist_calo.training.server import address_of
 from dist_calo.training.store import one_line, quiet_mlflow
 from dist_calo.training.store_uri import checked_uri, sqlite_file
 
@@ -40,7 +41,7 @@ def state_of(source: str, tracking_uri: str | None = None) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(prefix="dist_calo-") as folder:
         try:
-            with _store(uri):
+            with _store(address_of(uri)):
                 found = Path(download_artifacts(artifact_uri=source, dst_path=folder))
         except Exception as error:
             raise CheckpointError(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dist_calo.training.server import address_of, denial, require_listening
 from dist_calo.training.spool import Record, Spool
 from dist_calo.training.store_uri import checked_uri, sqlite_file
 
@@ -53,15 +54,22 @@ def why_unreachable(uri: str) -> str | None:
     from mlflow import MlflowClient
 
     try:
-        MlflowClient(tracking_uri=checked_uri(uri)).search_experiments(max_results=1)
+        address = address_of(checked_uri(uri))
+        require_listening(address)
+        MlflowClient(tracking_uri=address).search_experiments(max_results=1)
     except Exception as error:
-        return one_line(error)
+        return denial(error) or one_line(error)
     return None
 
 
 def one_line(error: BaseException) -> str:
     """The first words of an error that may be pages long."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def complaint(error: BaseException) -> str:
+    """What a store does that raises this error, to be read after its name."""
+    return denial(error) or f"does not answer ({one_line(error)})"
 
 
 class Sender:
@@ -202,10 +210,12 @@ class Sender:
         self._spool.refuse(record, one_line(error))
 
     def _connected(self) -> "MlflowClient":
+        address = address_of(self._spool.uri)
+        require_listening(address)
         quiet_mlflow()
         from mlflow import MlflowClient
 
-        client = MlflowClient(tracking_uri=self._spool.uri)
+        client = MlflowClient(tracking_uri=address)
         run = self._existing_run(client) or self._new_run(client)
         self._run_id = run.info.run_id
         self._started_ms = run.info.start_time

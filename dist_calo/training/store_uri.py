@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from dist_calo.errors import TrackingError
+from dist_calo.training.server import is_server_file
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 
@@ -18,12 +19,14 @@ def checked_uri(uri: str) -> str:
     Raises:
         TrackingError: if no store can have this URI.
     """
+    if is_server_file(uri):
+        return _checked_server_file(Path(uri).absolute())
     scheme = "databricks" if uri == "databricks" else uri.partition(":")[0] if "://" in uri else ""
     known = {*SCHEMES, *(point.name for point in entry_points(group="mlflow.tracking_store"))} - {"file", ""}
     if scheme.partition("+")[0] not in known:
         raise TrackingError(
-            f"tracking.uri={uri}: not a tracking store; use sqlite:///FILE, a server's address (http://HOST:PORT), "
-            f"another of MLflow's schemes ({', '.join(sorted(known))}), or none"
+            f"tracking.uri={uri}: not a tracking store; use sqlite:///FILE, a server's address (http://HOST:PORT) "
+            f"or its server.env, another of MLflow's schemes ({', '.join(sorted(known))}), or none"
         )
     if scheme in ("http", "https") and not urlsplit(uri).hostname:
         raise TrackingError(f"tracking.uri={uri}: names no host; write http://HOST:PORT")
@@ -33,6 +36,16 @@ def checked_uri(uri: str) -> str:
 def sqlite_file(uri: str) -> Path:
     """The database file of an SQLite store."""
     return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
+
+
+def _checked_server_file(file: Path) -> str:
+    """A file that is not there yet is no error: the server may start later."""
+    if file.exists() and not (file.is_file() and os.access(file, os.R_OK)):
+        raise TrackingError(
+            f"tracking.uri={file}: cannot be read; name a server.env of your own, or ask its owner for the server's "
+            "address and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return str(file)
 
 
 def _checked_sqlite(uri: str) -> str:

@@ -8,6 +8,7 @@ resumes it, or by ``dist-calo runs sync``. A job killed at any instant loses wha
 
 import json
 import logging
+import os
 import queue
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from dist_calo.config import TrackingConfig
 from dist_calo.errors import TrackingError
 from dist_calo.training.spool import Record, Spool
-from dist_calo.training.store import Sender, one_line
+from dist_calo.training.store import Sender, complaint, one_line
 from dist_calo.training.store_uri import checked_uri
 from dist_calo.training.system_load import SystemLoad
 
@@ -49,23 +50,18 @@ class Tracker:
     Args:
         config: where to record.
         run_id: the run to continue, as an earlier tracker's ``run_id`` gave it; None for a new run.
+        job: what this training has in common with earlier attempts of the same batch job, of which it continues the
+            run where ``run_id`` is None, as no checkpoint names it; None where there can be none.
 
     Raises:
         TrackingError: if no store can have the URI, the spool cannot be written, or another process writes this run.
     """
 
-    def __init__(self, config: TrackingConfig, run_id: str | None = None) -> None:
+    def __init__(self, config: TrackingConfig, run_id: str | None = None, job: str | None = None) -> None:
         uri = checked_uri(config.uri)
-        root = Path(config.spool).absolute()
         self._config = config
-        self._spool = Spool.open(
-            root, run_id, {"uri": uri, "experiment": config.experiment, "run_name": config.run_name}
-        )
-        if not self._spool.lock():
-            raise TrackingError(
-                f"run {run_id}: another process of this machine is writing it ({self._spool.folder}/lock); "
-                "wait until that job has ended"
-            )
+        identity = {"uri": uri, "experiment": config.experiment, "run_name": config.run_name, "job": job}
+        self._spool = _open_spool(Path(config.spool).absolute(), run_id, identity)
         if self._spool.uri != uri:
             self._spool.identify(uri=uri)
         self._queue: queue.Queue[Entry] = queue.Queue(QUEUE_LENGTH)
@@ -238,6 +234,8 @@ class Tracker:
         while True:
             self._wake.wait(WRITE_EVERY_S)
             self._wake.clear()
+            with suppress(OSError):
+                self._spool.beat()
             last = self._ending.is_set()
             self._drain()
             if last:
@@ -300,21 +298,23 @@ class Tracker:
             try:
                 if last and self._spool.refused:
                     self._spool.offer_again()
-                while sender.send():
-                    pass
+                with self._spool.sending() as alone:  # or `dist-calo runs sync` sends it just now
+                    while alone and sender.send():
+                        pass
             except Exception as error:
                 wait_s = min(LONGEST_WAIT_S, max(1.0, 2 * wait_s))
                 next_try = time.monotonic() + wait_s
-                self._tell(one_line(error))
+                self._tell(complaint(error))
             else:
                 wait_s = 0.0
-                self._tell(None)
+                if alone:
+                    self._tell(None)
 
     def _tell(self, failure: str | None) -> None:
         """Say once that the store went away, and once that it came back."""
         if failure and not self._away:
             log.warning(
-                "%s does not answer (%s); training goes on, the record is kept in %s",
+                "%s %s; training goes on, the record is kept in %s",
                 self._spool.uri,
                 failure,
                 self._spool.folder,
@@ -370,16 +370,37 @@ class NullTracker:
 
 
 def make_tracker(
-    config: TrackingConfig, run_id: str | None = None, *, rank: int = 0
+    config: TrackingConfig, run_id: str | None = None, *, rank: int = 0, folder: str | None = None
 ) -> Tracker | NullTracker:
     """The tracker of a rank: exactly one rank of a job records it.
+
+    Args:
+        config: where to record.
+        run_id: the run to continue, None for a new one.
+        rank: of this process.
+        folder: where the training keeps its checkpoints. A batch job that is started again before it wrote one
+            continues the run of its first attempt.
 
     Raises:
         TrackingError: on rank 0, if the configuration names no possible store or spool.
     """
     if rank != 0 or config.uri == "none":
         return NullTracker()
-    return Tracker(config, run_id)
+    batch_job = os.environ.get("SLURM_JOB_ID")
+    job = f"{batch_job} {Path(folder).absolute()}" if batch_job and folder else None
+    return Tracker(config, run_id, job)
+
+
+def _open_spool(root: Path, run_id: str | None, identity: Mapping[str, Any]) -> Spool:
+    """The spool of a run, locked."""
+    while True:
+        spool = Spool.open(root, run_id, identity)
+        with suppress(FileNotFoundError):  # `dist-calo runs sync` had just sent all of it; it begins anew
+            if spool.wait_for_lock():
+                return spool
+            raise TrackingError(
+                f"run {run_id}: another process is writing it ({spool.folder}/lock); wait until that job has ended"
+            )
 
 
 def _render(drawing: Any, path: Path) -> None:

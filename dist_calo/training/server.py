@@ -1,0 +1,82 @@
+"""Where a tracking server is now, whether anything listens there, and what its refusals mean."""
+
+import os
+import shlex
+import socket
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+CONNECT_WITHIN_S = 5.0
+"""Time that a server has to take a connection, in seconds."""
+SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+
+
+def is_server_file(uri: str) -> bool:
+    """Whether a store is named by the file that ``slurm/mlflow_server.sh`` writes, rather than by its address."""
+    return uri.endswith(".env") and "://" not in uri
+
+
+def address_of(uri: str) -> str:
+    """The address of a store at this moment; the password of a server's file goes into this process's environment.
+
+    Raises:
+        ConnectionError: if the server's file names none, as it does while the server is away.
+    """
+    if not is_server_file(uri):
+        return uri
+    try:
+        words = shlex.split(Path(uri).read_text(), comments=True)
+    except FileNotFoundError:
+        raise ConnectionError(f"there is no file {uri}: start slurm/mlflow_server.sh") from None
+    found = dict(word.split("=", 1) for word in words if word.partition("=")[0] in SETTINGS)
+    address = found.pop("MLFLOW_TRACKING_URI", "")
+    host = urlsplit(address).hostname
+    if not host:
+        raise ConnectionError(f"no server runs: {uri} names none; start slurm/mlflow_server.sh")
+    os.environ.update(found)
+    # The server is on the cluster's own network, for which a proxy to the outside is no help.
+    for name in ("no_proxy", "NO_PROXY"):
+        if host not in os.environ.get(name, "").split(","):
+            os.environ[name] = ",".join(filter(None, [os.environ.get(name), host]))
+    return address
+
+
+def require_listening(address: str) -> None:
+    """Find out in seconds that nothing listens at a server's address.
+
+    MLflow's client waits much longer where packets are dropped, as on compute nodes without a route.
+
+    Raises:
+        OSError: if no connection came about.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or parts.hostname is None:
+        return
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    socket.create_connection((parts.hostname, port), CONNECT_WITHIN_S).close()
+
+
+def denial(error: BaseException) -> str | None:
+    """What to do about an answer 401 or 403; None for any other error."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    ask = getattr(error, "get_http_status_code", None)
+    status = ask() if status is None and ask is not None else status
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if status == 401 and not user:
+        return "wants a user and a password (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if status == 401:
+        return (
+            f"does not accept the password of user {user} (401): set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
+    if status == 403 and "Host header" in str(error):
+        return "is not to be called by this address (403): start it with --allowed-hosts naming it"
+    if status == 403:
+        return (
+            f"does not let user {user} do this (403): ask for the permission EDIT, or set MLFLOW_TRACKING_USERNAME "
+            "and MLFLOW_TRACKING_PASSWORD to a user who has it"
+        )
+    return None

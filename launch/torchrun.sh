@@ -1,9 +1,20 @@
 #!/usr/bin/env bash
-# Ranks started by torchrun. On one node:  RANKS=4 launch/torchrun.sh --config configs/lcd_fast.yaml
-# On several, the same on each (RANKS is a node's number):  NODES=2 RENDEZVOUS=node1:29500 RANKS=4 launch/torchrun.sh ...
+# Ranks started by torchrun.   RANKS=4 launch/torchrun.sh --config configs/lcd_fast.yaml
+# In a SLURM job srun starts one torchrun a node. On several nodes without SLURM, the same on each of them:
+#   RANKS=8 NODES=2 RENDEZVOUS=node1:29500 launch/torchrun.sh ...
 set -euo pipefail
-meeting=(--standalone)
-if [[ -n "${RENDEZVOUS:-}" ]]; then
-    meeting=(--nnodes="${NODES:-1}" --rdzv-backend=c10d --rdzv-endpoint="$RENDEZVOUS" --rdzv-id="${JOB:-dist_calo}")
+source "$(dirname "$0")/common.sh"
+# torchrun's own default is 1 thread, with a warning; c10d warns of every address without a name.
+if [[ -n $CORES ]]; then export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$CORES}; fi
+export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
+start=() meeting=(--standalone)
+if [[ -n ${SLURM_JOB_ID:-} && $NODES -gt 1 ]]; then
+    RENDEZVOUS=${RENDEZVOUS:-$FIRST_HOST:$PORT}
+    start=(srun --mpi=none --cpu-bind=none --kill-on-bad-exit=1 --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1)
+    start+=(--cpus-per-task="$((CORES * RANKS_PER_NODE))")
 fi
-exec torchrun "${meeting[@]}" --nproc-per-node="${RANKS:-2}" -m dist_calo.train "$@"
+if [[ -n ${RENDEZVOUS:-} ]]; then
+    meeting=(--nnodes="$NODES" --rdzv-backend=c10d --rdzv-endpoint="$RENDEZVOUS")
+    meeting+=(--rdzv-id="${SLURM_JOB_ID:-${JOB:-dist_calo}}")
+fi
+exec "${start[@]}" torchrun "${meeting[@]}" --nproc-per-node="$RANKS_PER_NODE" "${COMMAND[@]:1}" "$@"

@@ -81,7 +81,12 @@ COMPONENTS: dict[str, Component] = {
         install="Chromium and its driver (Debian: apt-get install chromium chromium-driver)",
     ),
     "slurm": Component(
-        found=lambda: on_path("sbatch", "srun"), install="SLURM's client programs (sbatch, srun)"
+        found=lambda: (
+            os.geteuid() == 0
+            and on_path("sbatch", "srun", "slurmctld", "slurmd", "munged", "ip", "nsenter")
+            and Path("/usr/lib/x86_64-linux-gnu/pmix2/lib/libpmix.so").exists()
+        ),
+        install="run as root, with Debian's slurm-wlm, munge, iproute2 and libpmix-dev: a virtual cluster is started",
     ),
     "geant4": Component(
         found=lambda: bool(importlib.util.find_spec("geant4_pybind")),

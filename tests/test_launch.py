@@ -183,7 +183,9 @@ def test_an_option_is_taken_out(given: list[str], kept: list[str]) -> None:
     assert without_option(given, "--launch") == kept
 
 
-SCRIPTS = sorted((Path(__file__).parent.parent / "launch").glob("*.sh"))
+LAUNCH = Path(__file__).parent.parent / "launch"
+HELPERS = {"common", "job", "mpi_plugin", "signal_ranks", "discover_hosts"}
+SCRIPTS = sorted(script for script in LAUNCH.glob("*.sh") if script.stem not in HELPERS)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
@@ -208,3 +210,58 @@ def test_scripts_hand_their_arguments_to_the_trainer(script: Path, tmp_path: Pat
 
 def test_there_is_a_script_for_every_launcher() -> None:
     assert {script.stem for script in SCRIPTS} >= {"local", "horovodrun", "mpirun", "torchrun", "srun"}
+
+
+def where(script: str, **environ: str) -> str:
+    """What a starter would start, one word after the other."""
+    command = ["bash", str(LAUNCH / f"{script}.sh"), "--a=1"]
+    path = {"PATH": f"{environ.pop('fakes')}:/usr/bin:/bin"}
+    return subprocess.run(command, env=path | environ, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def fakes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Programs that show how they are called, and a scontrol that knows two nodes."""
+    folder = tmp_path_factory.mktemp("fakes")
+    for name in ("python", "mpirun", "horovodrun", "torchrun", "srun"):
+        (folder / name).write_text('#!/bin/sh\necho "${0##*/}" "$@"\n')
+    (folder / "scontrol").write_text("#!/bin/sh\necho n1\necho n2\n")
+    for program in folder.iterdir():
+        program.chmod(0o755)
+    return str(folder)
+
+
+ALLOCATION = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_CPUS_ON_NODE": "48",
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("srun", ["--nodes=2 --ntasks=8 --ntasks-per-node=4 --cpus-per-task=12", "--mpi=pmi2"]),
+        ("mpirun", ["mpirun -np 8", "ppr:4:node"]),
+        (
+            "torchrun",
+            ["srun --mpi=none", "--cpus-per-task=48 torchrun --nnodes=2", "--rdzv-endpoint=n1:28007"],
+        ),
+        ("horovodrun", ["horovodrun --gloo -np 8 -H n1:4,n2:4"]),
+        ("horovodrun_mpi", ["horovodrun --mpi -np 8 -H n1:4,n2:4"]),
+    ],
+)
+def test_an_allocation_decides_where_the_ranks_go(script: str, words: list[str], fakes: str) -> None:
+    shown = where(script, fakes=fakes, MPI="pmi2", MODULE="dist_calo.scale", **ALLOCATION)
+    assert all(word in shown for word in words)
+    assert shown.endswith("-m dist_calo.scale --a=1\n")
+
+
+def test_the_same_variables_place_the_ranks_without_an_allocation(fakes: str) -> None:
+    place = {"fakes": fakes, "RANKS": "6", "HOSTS": "n1:3,n2:3"}
+    assert "-np 6 --bind-to none --host n1:3,n2:3" in where("mpirun", **place)
+    assert "-np 6 -H n1:3,n2:3" in where("horovodrun", **place)
+    assert "--nnodes=2" in where("torchrun", RENDEZVOUS="n1:29500", **place)
+    assert "--nproc-per-node=3" in where("torchrun", RENDEZVOUS="n1:29500", **place)
+    assert "-n 6 python -m dist_calo.train" in where("local", **place)

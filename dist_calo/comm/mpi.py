@@ -32,10 +32,12 @@ def set_opal_prefix(environ: MutableMapping[str, str]) -> None:
     """Tell Open MPI where it is when it comes from the package index.
 
     The wheel was built for another folder; its mpirun says where it is, but a process started in another way (alone,
-    or by srun) has to be told, or MPI_Init ends it.
+    or by srun) has to be told, or MPI_Init ends it. SLURM's PMIx offers to prove who is who by munge, of which the
+    wheel knows nothing but a page of warnings.
     """
-    if "OPAL_PREFIX" not in environ and wheel_version() is not None:
-        environ["OPAL_PREFIX"] = sys.prefix
+    if wheel_version() is not None:
+        environ.setdefault("OPAL_PREFIX", sys.prefix)
+        environ.setdefault("PMIX_MCA_psec", "native")
 
 
 def wheel_version() -> str | None:

@@ -1,0 +1,68 @@
+"""Where a run stands, from the files beside its checkpoints: ``dist-calo status checkpoints``."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dist_calo.command_line import one_line_parser
+from dist_calo.errors import CheckpointError
+
+DESCRIPTION = """Where the run of a checkpoint folder stands: steps, checkpoints, MLflow run, and how to go on.
+
+Reads the small JSON files that lie beside the checkpoints; may be used while the run goes on.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the state of each folder.
+
+    Raises:
+        CheckpointError: if a folder holds no checkpoint.
+    """
+    parser = one_line_parser("dist-calo status", DESCRIPTION)
+    parser.add_argument("folder", nargs="+", help="folder of checkpoints (checkpoint.dir)")
+    for folder in parser.parse_args(list(arguments)).folder:
+        for name, text in describe(Path(folder)):
+            print(f"{name:<13}{text}")
+    return 0
+
+
+def describe(folder: Path) -> Iterator[tuple[str, str]]:
+    """Names and texts of what is known of a run.
+
+    Raises:
+        CheckpointError: if the folder holds no checkpoint.
+    """
+    newest = max(folder.glob("step-*.json"), default=None)
+    if newest is None:
+        raise CheckpointError(
+            f"{folder} holds no checkpoint: the run has not saved anything yet, or is elsewhere"
+        )
+    facts = json.loads(newest.read_text())
+    config = facts["config"]
+    step, steps = facts["step"], config["train"]["max_steps"]
+    yield "run", f"{config['model']['name']} with {config['objective']['name']} on {config['data']['path']}"
+    yield (
+        "steps",
+        f"{step} of {steps}, epoch {facts['epoch']}, global batch {config['train']['global_batch_size']}",
+    )
+    if facts["best_score"] is not None:
+        yield "best", f"step {facts['best_step']}, score {facts['best_score']:.4g}"
+    saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(newest.stat().st_mtime))
+    yield "checkpoint", f"{newest.with_suffix('.pt')} of {saved}, written by {facts['ranks']} rank(s)"
+    yield "MLflow", _tracking(facts, config["tracking"])
+    if step >= steps:
+        yield "finished", f"dist-calo generate --checkpoint {folder} --out FILE makes showers with it"
+    else:
+        settings = f"--checkpoint.dir={folder} --checkpoint.resume=auto"
+        yield "unfinished", f"the command that started it goes on with {settings}"
+
+
+def _tracking(facts: dict[str, Any], tracking: dict[str, Any]) -> str:
+    if tracking["uri"] == "none":
+        return "switched off"
+    if facts["run_id"] is None:
+        return f"not sent to {tracking['uri']} yet: dist-calo runs sync --spool {tracking['spool']}"
+    return f"run {facts['run_id']} in {tracking['uri']}"

@@ -1,0 +1,35 @@
+# shellcheck shell=bash disable=SC2034
+# Where the ranks go: read by every starter (source common.sh). In a SLURM job its allocation decides, elsewhere
+#   RANKS=8                   ranks in all (2)
+#   HOSTS=node1:4,node2:4     hosts and their ranks (this machine)
+# and everywhere
+#   RANKS_PER_NODE=4          ranks a node
+#   MODULE=dist_calo.train    what a rank runs
+#   MPI_ARGS='...'            more options of mpirun
+# Sets NODES RANKS RANKS_PER_NODE CORES (of a rank) HOSTS FIRST_HOST PORT COMMAND. Nodes hold equally many ranks.
+LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+COMMAND=(python -m "${MODULE:-dist_calo.train}")
+CORES=''
+if [[ -n ${SLURM_JOB_ID:-} ]]; then
+    NODES=${SLURM_JOB_NUM_NODES:-1}
+    RANKS_PER_NODE=${RANKS_PER_NODE:-${SLURM_NTASKS_PER_NODE:-$((${SLURM_NTASKS:-$NODES} / NODES))}}
+    RANKS_PER_NODE=$((RANKS_PER_NODE > 0 ? RANKS_PER_NODE : 1))
+    RANKS=$((NODES * RANKS_PER_NODE))
+    CORES=${SLURM_CPUS_PER_TASK:-$((${SLURM_CPUS_ON_NODE:-1} / RANKS_PER_NODE))}
+    CORES=$((CORES > 0 ? CORES : 1))
+    mapfile -t nodes < <(scontrol show hostnames "${SLURM_JOB_NODELIST:-$(hostname -s)}")
+    FIRST_HOST=${nodes[0]}
+    HOSTS=$(printf ",%s:$RANKS_PER_NODE" "${nodes[@]}")
+    HOSTS=${HOSTS:1}
+    # Below the ports that outgoing connections get; another one each time the job starts again.
+    PORT=$((28000 + (SLURM_JOB_ID + 1009 * ${SLURM_RESTART_COUNT:-0}) % 4000))
+else
+    HOSTS=${HOSTS:-}
+    commas=${HOSTS//[^,]/}
+    NODES=${NODES:-$((${#commas} + 1))}
+    RANKS=${RANKS:-${RANKS_PER_NODE:+$((NODES * RANKS_PER_NODE))}}
+    RANKS=${RANKS:-2}
+    RANKS_PER_NODE=${RANKS_PER_NODE:-$((RANKS / NODES))}
+    FIRST_HOST=${HOSTS%%[:,]*}
+    PORT=${PORT:-29500}
+fi

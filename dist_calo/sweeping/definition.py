@@ -1,0 +1,261 @@
+"""A sweep file: what is varied, what counts as good, and how many trials are made."""
+
+import difflib
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from dist_calo.config import RunConfig
+from dist_calo.errors import ConfigError
+from dist_calo.sweeping.space import Parameter, Space, Value
+
+Configure = Callable[[Sequence[str]], RunConfig]
+"""From the trainer's command line to its checked settings."""
+
+OWNED = ("checkpoint.dir", "checkpoint.resume", "tracking.run_name", "tracking.spool", "data.ledger")
+"""What a sweep decides itself, so that trials do not write over each other."""
+FIXED = ("comm.backend", "comm.timeout_s", "train.device", "train.max_steps", "train.validate_every_steps")
+"""What all trials have in common: the ranks are started once, and trials are compared at equal steps."""
+FIXED_SECTIONS = ("tracking.", "checkpoint.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The entries of a sweep file.
+
+    Raises:
+        ConfigError: if an entry breaks a rule.
+    """
+
+    parameters: Space
+    """What is varied."""
+    config: str | None = None
+    """Settings file that trials start from; a parameter of this name chooses among several."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of all trials, over those of the file."""
+    overrides: tuple[str, ...] = ()
+    """The same, from the command line."""
+    steps: int | None = None
+    """Steps of a trial; by default ``train.max_steps``."""
+    objective: str = "validation/score"
+    """What trials are compared by: the best value that a validation of the trial gave."""
+    direction: Literal["minimize", "maximize"] = "minimize"
+    """What is better."""
+    trials: int | None = None
+    """Trials of the study, over all workers; by default the whole grid."""
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """How settings are chosen: learning from earlier trials, at random, or every combination once."""
+    pruner: Literal["median", "hyperband", "none"] = "none"
+    """Which trials are stopped early: those worse than half of the others at the same step, by Hyperband, or none."""
+    seed: int = 0
+    """Seed of the sampler."""
+    abandoned_after_s: float = 120.0
+    """Silence after which a worker counts as dead and another one takes its trial over, in seconds."""
+
+    def __post_init__(self) -> None:
+        for name, values in _choices().items():
+            if getattr(self, name) not in values:
+                raise ConfigError(f"{name}={getattr(self, name)}: choose from {', '.join(values)}")
+        for name in ("steps", "trials", "abandoned_after_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name}={value}: must be above 0")
+        if not self.parameters.parameters:
+            raise ConfigError("parameters: a sweep needs at least one setting to vary")
+        if self.trials is None and self.sampler != "grid":
+            raise ConfigError(
+                f"trials: say how many trials the sampler {self.sampler} makes, or use sampler: grid"
+            )
+        if not self.objective.startswith("validation/"):
+            raise ConfigError(
+                f"objective={self.objective}: must be a number of the validations, such as validation/score"
+            )
+        self._check_names()
+
+    def _check_names(self) -> None:
+        varied = {parameter.name for parameter in self.parameters.parameters}
+        if self.config is not None and "config" in varied:
+            raise ConfigError(f"config={self.config}: is also a parameter; give one of the two")
+        for name in [*varied, *self.settings, *(_name(override) for override in self.overrides)]:
+            if name in OWNED:
+                raise ConfigError(f"{name}: a sweep gives each trial its own; leave it out")
+        for name in varied:
+            if name in FIXED or name.startswith(FIXED_SECTIONS):
+                raise ConfigError(f"parameters.{name}: is the same for all trials; put it under settings")
+        for name in [*self.settings, *(_name(override) for override in self.overrides)]:
+            if name in varied:
+                raise ConfigError(f"{name}: is a parameter of this sweep and cannot be fixed as well")
+        if self.steps is not None and "train.max_steps" in self.settings:
+            raise ConfigError("train.max_steps: the entry steps says how long a trial is")
+
+    def arguments(self, chosen: Mapping[str, Value], *, full: bool = False) -> list[str]:
+        """The trainer's command line of a trial, without what a sweep decides itself.
+
+        Args:
+            chosen: the trial's parameters.
+            full: whether it is to train as long as the settings say, not as long as a trial.
+        """
+        config = chosen.get("config", self.config)
+        first = [f"--config={config}"] if config is not None else []
+        settings = [f"--{name}={_text(value)}" for name, value in self.settings.items()]
+        steps = [f"--train.max_steps={self.steps}"] if self.steps is not None else []
+        overrides = list(self.overrides)
+        if full:
+            steps, overrides = [], [text for text in overrides if _name(text) != "train.max_steps"]
+        own = [f"--{name}={_text(value)}" for name, value in chosen.items() if name != "config"]
+        return [*first, *settings, *steps, *overrides, *own]
+
+    def command(self, chosen: Mapping[str, Value], folder: str) -> str:
+        """The command line that trains with these parameters as long as the settings say."""
+        words = [*self.arguments(chosen, full=True), f"--checkpoint.dir={folder}"]
+        return shlex.join(["python", "-m", "dist_calo.train", *words])
+
+    @property
+    def total(self) -> int:
+        """Trials of the study."""
+        size = len(self.parameters.grid()) if self.sampler == "grid" else None
+        if self.trials is None:
+            assert size is not None
+            return size
+        return self.trials if size is None else min(size, self.trials)
+
+    def check(self, configure: Configure) -> RunConfig:
+        """Build the settings of trials at both ends of every parameter, and return those of one.
+
+        Raises:
+            ConfigError: if a setting does not exist or a value breaks a rule, or no trial could be pruned.
+        """
+        found = [configure(self.arguments(chosen)) for chosen in self.parameters.probes()]
+        if self.sampler == "grid":
+            self.parameters.grid()
+        train = found[0].train
+        if self.pruner != "none" and not 0 < train.validate_every_steps < train.max_steps:
+            raise ConfigError(
+                f"pruner={self.pruner}: trials of {train.max_steps} steps with train.validate_every_steps="
+                f"{train.validate_every_steps} are never looked at before their end; validate more often, or prune none"
+            )
+        if any(config.data.validation_fraction == 0 for config in found):
+            raise ConfigError(
+                "data.validation_fraction=0: a sweep compares trials by showers that are held out"
+            )
+        return found[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as stored in the study's folder; `read_definition` reads them again."""
+        values = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "parameters"}
+        parameters = {
+            parameter.name: {
+                key: value
+                for key, value in asdict(parameter).items()
+                if key != "name" and value not in (None, {})
+            }
+            for parameter in self.parameters.parameters
+        }
+        return json.loads(json.dumps({**values, "parameters": parameters}))
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that makes trials of a study comparable: the rest may change while it goes on."""
+        values = self.to_dict()
+        for name in ("trials", "abandoned_after_s"):
+            values.pop(name)
+        values["overrides"] = [
+            text for text in self.overrides if not text.startswith(("--tracking.", "--comm."))
+        ]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_sweep(path: str | Path, *, trials: int | None = None, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep file.
+
+    Args:
+        path: the YAML file.
+        trials: replaces its number of trials.
+        overrides: ``--NAME=VALUE`` for the trainer, over the file's settings.
+
+    Raises:
+        ConfigError: if the file is missing, no YAML, or an entry is unknown or breaks a rule.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; name a sweep file, such as those in configs/sweeps/"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold entries such as parameters and trials")
+    for override in overrides:
+        if not override.startswith("--") or "=" not in override:
+            raise ConfigError(f"{override}: settings of the trainer after -- read --NAME=VALUE")
+    try:
+        sweep = read_definition({**values, "overrides": [*values.get("overrides", ()), *overrides]})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return sweep if trials is None else replace(sweep, trials=trials)
+
+
+def read_definition(values: Mapping[str, Any]) -> Sweep:
+    """The sweep of plain values.
+
+    Raises:
+        ConfigError: if an entry is unknown or breaks a rule.
+    """
+    known = {each.name: each for each in fields(Sweep)}
+    for name in values:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)[0]
+            raise ConfigError(f"{name}: there is no such entry; the nearest is {nearest}")
+    for name, kinds in _KINDS.items():
+        value = values.get(name)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise ConfigError(f"{name}={value!r}: must be {_WORDS[kinds]}")
+    given = {
+        name: value for name, value in values.items() if value is not None or name in ("trials", "steps")
+    }
+    parameters = given.pop("parameters", {})
+    if not isinstance(parameters, dict):
+        raise ConfigError(f"parameters={parameters!r}: must name settings and their ranges or choices")
+    space = Space(tuple(Parameter.from_yaml(name, entry) for name, entry in parameters.items()))
+    given["overrides"] = tuple(given.get("overrides", ()))
+    return Sweep(parameters=space, **given)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "config": (str,),
+    "objective": (str,),
+    "settings": (dict,),
+    "steps": (int,),
+    "trials": (int,),
+    "seed": (int,),
+    "abandoned_after_s": (int, float),
+}
+_WORDS: dict[tuple[type, ...], str] = {
+    (str,): "a text",
+    (dict,): "settings and their values",
+    (int,): "a whole number",
+    (int, float): "a number",
+}
+
+
+def _choices() -> dict[str, tuple[str, ...]]:
+    return {
+        each.name: each.type.__args__  # type: ignore[union-attr]
+        for each in fields(Sweep)
+        if getattr(each.type, "__origin__", None) is Literal
+    }
+
+
+def _name(override: str) -> str:
+    return override.lstrip("-").partition("=")[0]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,161 @@
+"""The record of a sweep in MLflow: one run for all of it, the runs of its trials below it.
+
+Run ids are functions of the study, in the form that spools use before the store has named a run. So all workers mean
+the same runs, made once, and a trial that was killed before its first checkpoint goes on in its own run. What a store
+that is away has not taken stays in the study's ``spool/`` for the next worker, or for ``dist-calo runs sync``.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dist_calo.config import RunConfig, TrackingConfig, flattened
+from dist_calo.sweeping.journal import locked
+from dist_calo.sweeping.study import Study, Task
+from dist_calo.training.provenance import describe_run
+from dist_calo.training.spool import SPOOL_PREFIX, Record, Spool
+from dist_calo.training.store import Sender, one_line
+from dist_calo.training.store_uri import checked_uri
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+log = logging.getLogger("dist_calo.sweep")
+
+
+@dataclass
+class SweepRecord:
+    """What a worker's rank 0 tells MLflow about the sweep."""
+
+    study: Study
+    tracking: TrackingConfig
+    parent: str | None = None
+    """The store's name of the sweep's run, once it has answered."""
+
+    @classmethod
+    def open(cls, study: Study, config: RunConfig) -> "SweepRecord":
+        """Begin the run of the sweep, or go on with it."""
+        record = cls(study, config.tracking)
+        sweep = study.sweep
+        plain = {
+            name: value for name, value in sweep.to_dict().items() if name not in ("parameters", "settings")
+        }
+        varied = dict(
+            flattened({"parameters": sweep.to_dict()["parameters"], "settings": dict(sweep.settings)})
+        )
+        tags = {**describe_run(), "sweep.study": str(study.folder.absolute()), "sweep.id": study.uid}
+        start = {"kind": "start", "parameters": {**plain, **varied}, "tags": tags, "datasets": {}}
+        record._post(record.run_id(None), [start], study.folder.name)
+        return record
+
+    def run_id(self, number: int | None) -> str:
+        """Name of a trial's run, or of the sweep's own."""
+        return f"{SPOOL_PREFIX}sweep-{self.study.uid}" + ("" if number is None else f"-{number:04d}")
+
+    def tags(self, task: Task) -> dict[str, str]:
+        """What a trial's run says of itself from its beginning."""
+        own = {"sweep.id": self.study.uid, "sweep.trial": str(task.number), "sweep.state": "running"}
+        return own | {f"sweep.{name}": str(value) for name, value in task.chosen.items()} | self._nested()
+
+    def catch_up(self) -> None:
+        """Tell how trials have ended of which it is not recorded yet, and where the sweep stands."""
+        for trial in self.study.finished:
+            done = self.study.trial_folder(trial.number) / "recorded"
+            if not done.exists() and self._post(self.run_id(trial.number), self._ending(trial)):
+                done.parent.mkdir(parents=True, exist_ok=True)
+                done.touch()
+        self._post(self.run_id(None), self._standing())
+
+    def close(self) -> None:
+        """Draw the summary, and end the sweep's run if all of its trials are finished."""
+        if self.tracking.uri == "none":
+            return
+        self.catch_up()
+        complete = self.study.is_complete
+        self._post(self.run_id(None), [], picture=True, end=complete)
+
+    def _nested(self) -> dict[str, str]:
+        return {} if self.parent is None else {"mlflow.parentRunId": self.parent}
+
+    def _ending(self, trial: "FrozenTrial") -> list[Record]:
+        tags = {"sweep.state": trial.state.name.lower()} | self._nested()
+        if trial.value is not None:
+            tags["sweep.value"] = repr(trial.value)
+        records: list[Record] = [{"kind": "tags", "tags": tags}]
+        if reason := trial.user_attrs.get("reason"):
+            tags["sweep.reason"] = reason
+            # Its own ranks may not have lived to say so.
+            records.append({"kind": "end", "status": "FAILED"})
+        return records
+
+    def _standing(self) -> list[Record]:
+        trials = self.study.finished
+        values: dict[str, float] = {}
+        for trial in trials:
+            name = f"trials/{trial.state.name.lower()}"
+            values[name] = values.get(name, 0.0) + 1.0
+        tags: dict[str, str] = {}
+        if (best := self.study.best) is not None:
+            values["best"] = float(best.value or 0.0)
+            tags = {"sweep.best_trial": str(best.number)} | {
+                f"sweep.best.{name}": str(value) for name, value in best.params.items()
+            }
+        return [{"kind": "metrics", "step": len(trials), "values": values}, {"kind": "tags", "tags": tags}]
+
+    def _post(
+        self,
+        run_id: str,
+        records: list[Record],
+        name: str | None = None,
+        *,
+        picture: bool = False,
+        end: bool = False,
+    ) -> bool:
+        """Send records of a run; a store that is away is a warning, and they wait on disk.
+
+        Returns:
+            False if another process or thread is just sending this run; nothing was recorded then.
+        """
+        if self.tracking.uri == "none":
+            return True
+        identity: dict[str, Any] = {
+            "uri": checked_uri(self.tracking.uri),
+            "experiment": self.tracking.experiment,
+            "run_name": name,
+        }
+        is_parent = run_id == self.run_id(None)
+        with locked(self.study.folder, "record"):
+            spool = Spool.open(self.study.folder.absolute() / "spool", run_id, identity)
+            if not spool.lock():
+                return False
+            if picture:
+                records = [*records, *self._picture(spool)]
+            if end:
+                records = [*records, {"kind": "end", "status": "FINISHED"}]
+            now_ms = time.time_ns() // 1_000_000
+            spool.append({"time_ms": now_ms, **record} for record in records)
+            sender = Sender(spool)
+            try:
+                while sender.send():
+                    pass
+            except Exception as error:
+                reason = one_line(error)
+                log.warning(
+                    "%s does not answer (%s); the record waits in %s", spool.uri, reason, spool.folder
+                )
+            if is_parent:
+                self.parent = spool.run_id
+            if spool.is_sent and not spool.refused and (end or not is_parent):
+                spool.remove()
+            else:
+                spool.unlock()
+        return True
+
+    def _picture(self, spool: Spool) -> list[Record]:
+        from dist_calo.sweeping.picture import draw
+
+        file = spool.new_file("sweep.png")
+        if not draw(self.study, file):
+            return []
+        return [{"kind": "artifact", "file": file.relative_to(spool.folder).as_posix(), "folder": None}]

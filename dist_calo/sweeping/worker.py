@@ -1,0 +1,224 @@
+"""Training trials one after the other, on all ranks of a worker.
+
+Trials are trained in this process: PyTorch and MLflow are loaded, and the ranks connected, once for all of them. A
+trial that cannot be trained is recorded as failed and the next one begins. What ends a rank ends all ranks of the
+worker; whoever joins the study next finds the trial without an owner, and whatever word the rank has left.
+"""
+
+import difflib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+from dist_calo.comm import CommunicationError
+from dist_calo.comm.protocol import Communicator
+from dist_calo.config import RunConfig
+from dist_calo.errors import EXIT_PREEMPTED, ConfigError, TrainingError, UserError
+from dist_calo.sweeping.definition import Configure, Sweep
+from dist_calo.sweeping.owner import Beat
+from dist_calo.sweeping.record import SweepRecord
+from dist_calo.sweeping.study import PRUNED, TAKEN, Study, Task, note_failure
+from dist_calo.sweeping.table import trial_line
+from dist_calo.training.preemption import StopRequest
+from dist_calo.training.setup import build_run
+from dist_calo.training.validation import Comparison
+
+
+class ObjectiveError(ConfigError):
+    """The sweep asks for a number that validations do not have."""
+
+
+class TrialError(Exception):
+    """A trial failed on some rank; the others are somewhere else and cannot be told but by the end of all."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What all ranks are told of a trial."""
+
+    task: Task
+    config: RunConfig
+    run_id: str
+    tags: Mapping[str, str]
+
+
+class Worker:
+    """One worker of a study, on one of its ranks.
+
+    Args:
+        sweep: what is varied.
+        communicator: how the ranks of the worker talk.
+        study: the study, on rank 0; None on others.
+        record: the sweep's record in MLflow, on rank 0; None on others.
+        configure: reads a trainer's command line.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        communicator: Communicator,
+        study: Study | None,
+        record: SweepRecord | None,
+        configure: Configure,
+    ) -> None:
+        self._sweep = sweep
+        self._communicator = communicator
+        self._study = study
+        self._record = record
+        self._configure = configure
+
+    def work(self) -> int:
+        """Train trials until none is left, or until asked to stop; the exit code.
+
+        Raises:
+            UserError: if the data, the checkpoints or the tracking store are at fault, not the trial's settings.
+        """
+        with StopRequest(self._communicator) as stop:
+            while True:
+                stop.ask()
+                if stop.agreed():
+                    return EXIT_PREEMPTED
+                assignment = self._communicator.broadcast_object(self._assign(stop))
+                if assignment is None:
+                    break
+                if not self._train(assignment, stop):
+                    return EXIT_PREEMPTED
+        if self._record is not None:
+            self._record.close()
+        return EXIT_PREEMPTED if stop.received else 0
+
+    def _assign(self, stop: StopRequest) -> Assignment | None:
+        """The next trial that can be begun, on rank 0; trials whose settings are refused fail here."""
+        if self._study is None or self._record is None:
+            return None
+        while (task := self._study.next(lambda: stop.received is not None)) is not None:
+            try:
+                config = self._settings(task)
+            except ConfigError as error:
+                self._failed(task, error)
+                continue
+            words = "  ".join(f"{name}={value}" for name, value in task.chosen.items())
+            print(f"trial {task.number}{' goes on' if task.resumed else ''}: {words}", flush=True)
+            return Assignment(task, config, self._record.run_id(task.number), self._record.tags(task))
+        return None
+
+    def _settings(self, task: Task) -> RunConfig:
+        config = self._configure(self._sweep.arguments(task.chosen))
+        folder = task.folder
+        ledger = None if config.data.ledger is None else str(folder / "ledger")
+        assert self._study is not None
+        return replace(
+            config,
+            data=replace(config.data, ledger=ledger),
+            checkpoint=replace(config.checkpoint, dir=str(folder / "checkpoints"), resume="auto"),
+            tracking=replace(
+                config.tracking,
+                run_name=f"{self._study.folder.name}-{task.number:04d}",
+                spool=str(self._study.folder / "spool"),
+            ),
+        )
+
+    def _train(self, assignment: Assignment, stop: StopRequest) -> bool:
+        """Train one trial; False if the worker has to stop."""
+        task, config = assignment.task, assignment.config
+        try:
+            with (
+                self._beating(task),
+                build_run(
+                    config, self._communicator, run_id=assignment.run_id, tags=assignment.tags
+                ) as trainer,
+            ):
+                trainer.after_validation = lambda step, seen: self._judge(assignment, step, seen)
+                # A signal may have come while the run was put together.
+                stop.ask()
+                trainer.stopped_by = stop.agreed()
+                trainer.fit()
+        except TrainingError as error:
+            # All ranks agree on these.
+            self._failed(task, error)
+            return True
+        except Exception as error:
+            self._leave(task, error)
+            return True
+        return self._ended(task, trainer.stopped_by, done=trainer.state.step >= config.train.max_steps)
+
+    def _beating(self, task: Task) -> AbstractContextManager[object]:
+        return nullcontext() if self._study is None else Beat(task.folder, self._sweep.abandoned_after_s)
+
+    def _leave(self, task: Task, error: Exception) -> None:
+        """Return if the next trial may begin after this error; otherwise raise.
+
+        Raises:
+            Exception: the error, where it is not the trial's own or ends the other ranks.
+        """
+        environment = isinstance(error, UserError) and (
+            isinstance(error, ObjectiveError) or not isinstance(error, ConfigError)
+        )
+        if environment or isinstance(error, CommunicationError | OSError):
+            if self._study is not None and environment:
+                self._study.release(task)
+            raise error
+        rank = self._communicator.world.rank
+        if isinstance(error, ConfigError) and self._communicator.world.size == 1:
+            self._failed(task, error)
+            return
+        note_failure(task.folder, f"rank {rank}: {_reason(error)}")
+        raise TrialError(f"trial {task.number}: {_reason(error)}") from error
+
+    def _judge(self, assignment: Assignment, step: int, seen: Comparison) -> str | None:
+        """Why to stop the trial after a validation, the same on all ranks."""
+        value = _value(self._sweep.objective, seen)
+        reason = None
+        if self._study is not None:
+            last = step >= assignment.config.train.max_steps
+            reason = self._study.report(assignment.task, step, value, last=last)
+        reason = self._communicator.broadcast_object(reason)
+        return None if reason is None else str(reason)
+
+    def _ended(self, task: Task, stopped_by: str | None, *, done: bool) -> bool:
+        """Record how training ended without an error; False if the worker has been asked to stop."""
+        signalled = stopped_by not in (None, PRUNED, TAKEN)
+        if self._study is not None:
+            if stopped_by == TAKEN:
+                print(f"trial {task.number}: {TAKEN}", flush=True)
+            elif stopped_by == PRUNED:
+                self._study.prune(task)
+            elif done:
+                self._study.complete(task)
+            else:
+                self._study.release(task)
+            if done or stopped_by == PRUNED:
+                self._tell(task)
+        return not signalled
+
+    def _failed(self, task: Task, error: Exception) -> None:
+        if self._study is not None:
+            self._study.fail(task, _reason(error))
+            self._tell(task)
+
+    def _tell(self, task: Task) -> None:
+        assert self._study is not None
+        assert self._record is not None
+        print(trial_line(self._study, task.number), flush=True)
+        self._record.catch_up()
+
+
+def _value(objective: str, seen: Comparison) -> float:
+    """The number that a sweep goes by, maybe not finite.
+
+    Raises:
+        ObjectiveError: if validations have no such number.
+    """
+    numbers = {"score": seen.score, **seen.numbers}
+    name = objective.removeprefix("validation/")
+    if name not in numbers:
+        nearest = difflib.get_close_matches(name, list(numbers), n=1, cutoff=0.0)[0]
+        raise ObjectiveError(
+            f"objective={objective}: validations have no such number; the nearest is validation/{nearest}"
+        )
+    return float(numbers[name])
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return (text if isinstance(error, UserError) else f"{type(error).__name__}: {text}")[:500]

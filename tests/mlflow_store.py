@@ -17,13 +17,18 @@ from tests.ranks import free_port
 START_WITHIN_S = 90.0
 
 
-def wait_until(condition: Callable[[], object], within_s: float = 30.0, what: str = "the condition") -> None:
+def wait_until(
+    condition: Callable[[], object],
+    within_s: float = 30.0,
+    what: str = "the condition",
+    every_s: float = 0.05,
+) -> None:
     """Return once the condition holds; fail when it does not in time."""
     deadline = time.monotonic() + within_s
     never = threading.Event()
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come within {within_s:g} s"
-        never.wait(0.05)
+        never.wait(every_s)
 
 
 def sqlite_uri(folder: Path) -> str:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import h5py
 import numpy as np
@@ -21,6 +20,7 @@ from dist_calo.generate import main as generate
 from dist_calo.geometry import VoxelGrid
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.tally import Tally
+from tests.mlflow_store import wait_until
 from tests.ranks import ROOT, launcher_params, run_ranks
 from tests.untrained import untrained_state
 
@@ -118,6 +118,16 @@ def test_fewer_showers_are_the_first_of_more(checkpoint, whole, tmp_path):
         np.testing.assert_array_equal(first["ECAL"][:21], second["ECAL"][:])
 
 
+def wait_for_parts(run, folder, count):
+    """Return once so many parts are complete."""
+
+    def there():
+        return run.poll() is not None or len(list(folder.glob("part-*.h5"))) >= count
+
+    wait_until(there, 60.0, f"{count} parts", every_s=0.005)
+    assert run.poll() is None, "it ended before it was stopped"
+
+
 def killed(checkpoint, out, *options):
     """Kill two ranks once some parts are complete and others are not; return the complete ones."""
     order = command(checkpoint, out, *options, "--launch", "2")
@@ -125,11 +135,7 @@ def killed(checkpoint, out, *options):
     folder = out.with_name(f"{out.name}.parts")
     ranks: list[psutil.Process] = []
     try:
-        deadline = time.monotonic() + 60
-        while len(list(folder.glob("part-*.h5"))) < 3:
-            assert run.poll() is None, "it ended before it was killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_for_parts(run, folder, 3)
     finally:
         ranks = psutil.Process(run.pid).children(recursive=True)
         for process in [*ranks, run]:
@@ -171,8 +177,7 @@ def test_a_signal_stops_all_ranks_in_order(checkpoint, tmp_path):
     run = subprocess.Popen(order, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     parts = tmp_path / "fake.h5.parts"
     try:
-        while not list(parts.glob("part-*.h5")) and run.poll() is None:
-            time.sleep(0.01)
+        wait_for_parts(run, parts, 1)
         run.terminate()
         said, _ = run.communicate(timeout=60)
     finally:

@@ -74,8 +74,8 @@ newest_step() { find "$1" -name 'step-*.pt' -printf '%f\n' 2>/dev/null | sort | 
 wants_requeue() {
     if [[ $1 == 0 || $1 == 2 || (-z $STOPPED && $1 != 75) || ${REQUEUE:-yes} == no ]]; then return 1; fi
     if [[ $(squeue -h -j "$SLURM_JOB_ID" -o %T) != RUNNING ]]; then return 1; fi
-    if [[ -n $2 && $(newest_step "$2") == "$BEGAN_AFTER" ]]; then
-        echo "not requeued: this run of the job saved nothing new in $2; give it more time (--time, --signal)" >&2
+    if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -n $2 && $(newest_step "$2") == "$BEGAN_AFTER" ]]; then
+        echo "not requeued: this start of the job saved nothing new in $2; give it more time (--time, --signal)" >&2
         return 1
     fi
 }

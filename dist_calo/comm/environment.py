@@ -36,10 +36,13 @@ def find_world(environ: Mapping[str, str], node: str | None = None) -> World:
     chosen = environ.get("DIST_CALO_LAUNCHER")
     if chosen == "none":
         return World(node=node)
-    if chosen not in (None, "local"):
-        raise LaunchError(f"DIST_CALO_LAUNCHER={chosen}: must be local (set by `dist-calo launch`) or none")
-    outer = _horovodrun(environ) or _mpirun(environ) or _srun_or_pmi(environ)
-    if chosen == "local" or "TORCHELASTIC_RUN_ID" in environ:
+    if chosen not in (None, "local", "elastic"):
+        raise LaunchError(
+            f"DIST_CALO_LAUNCHER={chosen}: must be none, or local or elastic (set by what starts the ranks)"
+        )
+    # What started the agents of an elastic run counts the nodes of its beginning.
+    outer = None if chosen == "elastic" else _outer(environ)
+    if chosen in ("local", "elastic") or "TORCHELASTIC_RUN_ID" in environ:
         world = _torchrun(environ, outer)
     else:
         world = _with_plain_variables(environ, outer)
@@ -47,6 +50,15 @@ def find_world(environ: Mapping[str, str], node: str | None = None) -> World:
         _refuse_leftovers(environ)
         return World(node=node)
     return world if world.node else replace(world, node=node)
+
+
+def _outer(environ: Mapping[str, str]) -> World | None:
+    return _horovodrun(environ) or _mpirun(environ) or _srun_or_pmi(environ)
+
+
+def most_ranks(world: World, environ: Mapping[str, str]) -> int:
+    """The number of ranks that this job may grow to: an elastic run may take in further nodes."""
+    return max(world.size, _number(environ, "DIST_CALO_MOST_RANKS") if world.launcher == "elastic" else 0)
 
 
 def mpi_started(environ: Mapping[str, str]) -> bool:
@@ -209,7 +221,7 @@ def _torchrun(environ: Mapping[str, str], outer: World | None) -> World | None:
     launcher = environ.get("DIST_CALO_LAUNCHER", "torchrun")
     world = _world(environ, launcher, ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     if world is None:
-        mark = "DIST_CALO_LAUNCHER" if launcher == "local" else "TORCHELASTIC_RUN_ID"
+        mark = "DIST_CALO_LAUNCHER" if "DIST_CALO_LAUNCHER" in environ else "TORCHELASTIC_RUN_ID"
         raise LaunchError(
             f"{mark}={environ[mark]} without RANK and WORLD_SIZE: start the ranks with {launcher}"
         )

@@ -78,6 +78,10 @@ def report_failure(error: BaseException, world: World, communicator: Communicato
         return code
     if isinstance(error, CommunicationError) or (isinstance(error, UserError) and world.rank > 0):
         _let_others_speak_first(code)
+        # Some backends have heard by now which node is lost.
+        cause = getattr(communicator, "cause", None)
+        if isinstance(error, CommunicationError) and cause:
+            message = f"error: {cause}"
     if communicator is None:
         leave(world, message, code)
     else:

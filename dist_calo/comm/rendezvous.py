@@ -1,7 +1,6 @@
 """Where ranks without MPI or Horovod find each other, and how they hear that one of them has failed."""
 
 import hashlib
-import os
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -12,11 +11,14 @@ from torch._C._distributed_c10d import TCPStore
 
 from dist_calo.comm.failure import ECHO_DELAY_S, leave
 from dist_calo.comm.protocol import World
+from dist_calo.comm.watch import SILENT_S
 from dist_calo.errors import EXIT_FAILURE, LaunchError
 
 # Below the ports that operating systems give to outgoing connections.
 _FIRST_PORT, _PORTS = 12000, 16000
 _POLL_S = 1.0
+_TELL_S = 2.0
+_SEE_MESSAGE = "ended because another rank has failed; see its message"
 
 
 def meeting_point(world: World, environ: Mapping[str, str]) -> tuple[str, int]:
@@ -80,48 +82,71 @@ class Alarm:
     """Ends this rank soon after another one has failed, even while it computes and takes part in no collective.
 
     Launchers differ in patience: torchrun and srun give ranks that catch SIGTERM, as ours do to save their work, half a
-    minute. A thread looks once a second whether a rank has raised the alarm in the store that all ranks share.
+    minute. A thread looks once a second whether a rank has raised the alarm in the store that all ranks share. A second
+    one watches the first, since TCP waits a quarter of an hour for the answer of a node that has vanished.
 
     Args:
         world: this process among the ranks.
         address: host of the store.
         port: port of the store.
-        environ: the environment's variables.
+        key: of this alarm in the store, which may outlive the ranks; the same on all of them.
+        keeper: who keeps the store, for messages.
     """
 
-    def __init__(
-        self, world: World, address: str, port: int, environ: Mapping[str, str] = os.environ
-    ) -> None:
-        self._world = world
-        # torchrun's store outlives the ranks that it starts again.
-        self._key = f"dist_calo/failed/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    def __init__(self, world: World, address: str, port: int, key: str, keeper: str) -> None:
+        self._world, self._key, self._keeper = world, key, keeper
         patience = timedelta(seconds=30)
         self._store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=patience)
         self._off = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="alarm", daemon=True)
-        self._thread.start()
+        self._unanswered = 0
+        self.cause: str | None = None
+        """Which node is lost, as far as this rank has heard."""
+        self._threads = [
+            threading.Thread(target=work, name="alarm", daemon=True) for work in (self._watch, self._guard)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def ring(self) -> None:
-        """Tell the other ranks that this one has failed."""
+    def ring(self, cause: str = "") -> None:
+        """Tell the other ranks that this one has failed, or that a node is lost; the first word counts."""
+        # The store may be what is lost.
+        teller = threading.Thread(target=self._tell, args=(cause,), daemon=True)
+        teller.start()
+        teller.join(_TELL_S)
+
+    def _tell(self, cause: str) -> None:
         with suppress(RuntimeError):
-            self._store.set(self._key, str(self._world.rank))
+            self._store.compare_set(self._key, "", cause or _SEE_MESSAGE)
 
     def switch_off(self) -> None:
         """Stop watching, before this rank leaves in order."""
         self._off.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(_TELL_S)
 
     def _watch(self) -> None:
         while not self._off.wait(_POLL_S):
+            heard = self._heard()
+            self._unanswered = 0
+            if heard is None:
+                continue
+            self.cause = heard if heard != _SEE_MESSAGE else None
             # Time for this rank's own message, should it be about to fail too.
-            if self._has_rung() and not self._off.wait(ECHO_DELAY_S + 1):
-                leave(
-                    self._world, "error: ended because another rank has failed; see its message", EXIT_FAILURE
-                )
+            if not self._off.wait(ECHO_DELAY_S + 1):
+                leave(self._world, f"error: {heard}", EXIT_FAILURE)
 
-    def _has_rung(self) -> bool:
+    def _heard(self) -> str | None:
         try:
-            return bool(self._store.check([self._key]))
+            return self._store.get(self._key).decode() if self._store.check([self._key]) else None
         except RuntimeError:
-            # The process that kept the store has died.
-            return True
+            return f"{self._keeper} has ended: see its message; if there is none, its node has crashed"
+
+    def _guard(self) -> None:
+        """Counts seconds in which this rank was awake: a job that is suspended and woken up has lost nobody."""
+        while not self._off.wait(1.0):
+            self._unanswered += 1
+            if self._unanswered > SILENT_S:
+                self.cause = (
+                    f"{self._keeper} no longer answers: nothing has been heard from it for {SILENT_S:g} s"
+                )
+                leave(self._world, f"error: {self.cause}", EXIT_FAILURE)

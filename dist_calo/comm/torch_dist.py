@@ -1,6 +1,7 @@
 """Collectives by torch.distributed: Gloo on CPUs, NCCL on GPUs."""
 
 import os
+import secrets
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from dist_calo.comm.failure import leave
 from dist_calo.comm.meter import Meter
 from dist_calo.comm.protocol import Reduction, World
 from dist_calo.comm.rendezvous import Alarm, meeting_point
+from dist_calo.comm.watch import NodeWatch
 
 _REDUCTIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
 
@@ -71,8 +73,26 @@ class TorchCommunicator(Meter):
                 dist.new_group(backend="gloo", timeout=limit) if backend == "gloo" else dist.group.WORLD
             )
             if world.size > 1:
-                self._alarm = Alarm(world, address, port, environ)
+                self._alarm = self._watch_others(address, port, environ)
         self.rank_and_size = dist.get_rank(), dist.get_world_size()
+
+    def _watch_others(self, address: str, port: int, environ: Mapping[str, str]) -> Alarm:
+        """Hear of ranks that fail and of nodes that vanish."""
+        self._nodes = NodeWatch(self.world, address)
+        cards: list[Any] = [None] * self.world.size
+        dist.all_gather_object(cards, (self._nodes.card, secrets.token_hex(8)))
+        keeper = f"rank 0 on {cards[0][0].node}"
+        if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            keeper = f"torchrun on {address}"
+        alarm = Alarm(self.world, address, port, f"dist_calo/failed/{cards[0][1]}", keeper)
+        # A rank that fails with a message of its own rings before it ends, and the first word counts.
+        self._nodes.start([card for card, _ in cards], alarm.ring)
+        return alarm
+
+    @property
+    def cause(self) -> str | None:
+        """Which node is lost, as far as this rank has heard."""
+        return self._alarm.cause if self._alarm else None
 
     def all_reduce(self, tensor: torch.Tensor, reduction: Reduction = "sum") -> None:
         """Reduce a contiguous tensor over all ranks, in place."""
@@ -122,6 +142,7 @@ class TorchCommunicator(Meter):
     def close(self) -> None:
         """Leave the process group once all ranks are done with it."""
         if self._alarm is not None:
+            self._nodes.switch_off()
             self._alarm.switch_off()
         self.barrier()
         dist.destroy_process_group()

@@ -1,0 +1,177 @@
+"""Each node is watched by another one, so that a node that vanishes is named soon, whatever the ranks are doing.
+
+The first rank of a node keeps an idle connection to the first rank of the next node, and the last node's to the first:
+a ring, so that a node has two connections however many there are, and nothing passes through rank 0. The kernels at
+its ends keep a connection alive (TCP keep-alive). So a rank that computes, waits for a file system or has been
+suspended is not taken for dead: its kernel answers. A node that has crashed, or that the network has lost, does not.
+"""
+
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from dist_calo.comm.protocol import World
+
+SILENT_S = 30.0
+"""Time for which nothing is heard from a node before it is lost, in seconds."""
+
+_PROBE_EVERY_S = 5
+_CONNECT_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Where a rank can be watched. Only the first rank of a node has a port."""
+
+    node: str
+    port: int = 0
+    addresses: tuple[str, ...] = ()
+    token: bytes = b""
+    """What the rank says to whom connects, which tells it from any other service at this address."""
+
+
+class NodeWatch:
+    """Watches the next node of the ring, on the first rank of each node; other ranks have nothing to do.
+
+    Args:
+        world: this process among the ranks.
+        toward: host that the other nodes reach; tells which of this node's addresses they will reach in turn.
+    """
+
+    def __init__(self, world: World, toward: str | None = None) -> None:
+        self._world = world
+        self._off = threading.Event()
+        self._connections: list[socket.socket] = []
+        self.card = Card(node=world.node)
+        if world.local_rank == 0 and world.local_size < world.size:
+            listener = socket.create_server(("", 0), backlog=8)
+            self._connections.append(listener)
+            self.card = Card(
+                node=world.node,
+                port=listener.getsockname()[1],
+                addresses=_addresses(world.node, toward),
+                token=secrets.token_bytes(8),
+            )
+            self._in_background(lambda: self._answer(listener))
+
+    def start(self, cards: Sequence[Card], on_loss: Callable[[str], None]) -> None:
+        """Begin to watch.
+
+        Args:
+            cards: those of all ranks, in their order.
+            on_loss: called on a thread of its own once the node is lost, with a text that names it.
+        """
+        first = first_ranks(cards)
+        if len(first) < 2 or self._world.rank not in first:
+            return
+        watched = first[(first.index(self._world.rank) + 1) % len(first)]
+        name = name_node(cards, watched)
+        self._in_background(lambda: self._watch(cards[watched], name, watched, on_loss))
+
+    def switch_off(self) -> None:
+        """Take the end of other ranks for granted from now on. Connections stay open until the process ends."""
+        self._off.set()
+
+    def _answer(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                keep_alive(connection)
+                self._connections.append(connection)
+                with suppress(OSError):
+                    connection.sendall(self.card.token)
+
+    def _watch(self, card: Card, name: str, rank: int, on_loss: Callable[[str], None]) -> None:
+        connection = _connect(card)
+        if connection is None:
+            print(
+                f"[rank {self._world.rank} on {self._world.node}] warning: no connection to {name} "
+                f"({', '.join(card.addresses)}, port {card.port}): if that node is lost, it may not be named",
+                flush=True,
+            )
+            return
+        self._connections.append(connection)
+        try:
+            connection.recv(1)
+            ended = True
+        except ConnectionResetError:
+            ended = True
+        except OSError:
+            ended = False
+        if not self._off.is_set():
+            what = (
+                f"its rank {rank} has ended without a message (crashed, killed or out of memory)"
+                if ended
+                else f"nothing has been heard from it for {SILENT_S:g} s"
+            )
+            on_loss(f"{name} no longer answers: {what}")
+
+    def _in_background(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name="node-watch", daemon=True).start()
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Have the kernel probe an idle connection, and close it with an error once it was silent for SILENT_S."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # macOS has its own name for the first of them.
+    idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
+    probes = int(SILENT_S / _PROBE_EVERY_S)
+    for option, value in ((idle, 2 * _PROBE_EVERY_S), ("TCP_KEEPINTVL", _PROBE_EVERY_S)):
+        connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, max(1, probes - 2))
+
+
+def first_ranks(cards: Sequence[Card]) -> list[int]:
+    """The rank of each node that can be watched, in order."""
+    first: dict[str, int] = {}
+    for rank, card in enumerate(cards):
+        if card.port:
+            first.setdefault(card.node, rank)
+    return sorted(first.values())
+
+
+def name_node(cards: Sequence[Card], rank: int) -> str:
+    """How messages call the node of a rank, such as ``node node42 (ranks 4-7)``."""
+    node = cards[rank].node
+    return f"node {node} ({name_ranks(other for other, card in enumerate(cards) if card.node == node)})"
+
+
+def name_ranks(ranks: Iterable[int]) -> str:
+    """Ranks in short, such as ``rank 3`` or ``ranks 0-3, 8``; they come in order."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1][1:] = [rank]
+        else:
+            runs.append([rank])
+    text = ", ".join("-".join(map(str, run)) for run in runs)
+    return f"{'rank' if text.isdecimal() else 'ranks'} {text}"
+
+
+def _addresses(node: str, toward: str | None) -> tuple[str, ...]:
+    """Names and numbers by which other nodes may reach this one, the likeliest first."""
+    found: list[str] = []
+    if toward is not None:
+        with suppress(OSError):
+            family, kind, _, _, address = socket.getaddrinfo(toward, 9, type=socket.SOCK_DGRAM)[0]
+            # Nothing is sent: the kernel only chooses the interface.
+            with socket.socket(family, kind) as probe:
+                probe.connect(address)
+                found.append(probe.getsockname()[0])
+    return tuple(dict.fromkeys([*found, node, socket.gethostname()]))
+
+
+def _connect(card: Card) -> socket.socket | None:
+    """A connection to the rank of a card, if one of its addresses leads there."""
+    for address in card.addresses:
+        with suppress(OSError):
+            connection = socket.create_connection((address, card.port), timeout=_CONNECT_S)
+            if connection.recv(len(card.token), socket.MSG_WAITALL) == card.token:
+                connection.settimeout(None)
+                keep_alive(connection)
+                return connection
+            connection.close()
+    return None

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from dist_calo.sweeping.owner import JOB_VARIABLE, batch_job
 
 if TYPE_CHECKING:
     import argparse
+
+    from jsonargparse import ArgumentParser
 
     from dist_calo.comm.protocol import Communicator
 
@@ -37,7 +40,8 @@ class Order:
 
     sweep: Sweep
     folder: Path
-    config: RunConfig
+    configs: list[RunConfig]
+    """Settings of some trials, with every end of every range."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,25 +115,32 @@ def _split(line: list[str]) -> tuple[list[str], str, list[str]]:
 def _read(line: Sequence[str]) -> Job[Order]:
     options, overrides = _parsed(list(line[1:] if line[:1] == ["run"] else line))
     sweep = read_sweep(options.sweep, trials=options.trials, overrides=overrides)
-    config = sweep.check(_configure)
+    configs = sweep.check(_configure)
+    config = configs[0]
     folder = options.study or Path("sweeps") / options.sweep.stem
-    return Job(options=Order(sweep, folder, config), comm=config.comm, device=config.train.device)
+    return Job(options=Order(sweep, folder, configs), comm=config.comm, device=config.train.device)
+
+
+@cache
+def _parser() -> "ArgumentParser":
+    return config_parser("dist-calo sweep", "")
 
 
 def _configure(arguments: Sequence[str]) -> RunConfig:
-    parser = config_parser("dist-calo sweep", "")
+    parser = _parser()
     return build_config(parser, parser.parse_args(list(arguments)))
 
 
 def _work(order: Order, communicator: "Communicator") -> int:
     from dist_calo.sweeping.record import SweepRecord
     from dist_calo.sweeping.study import Study
-    from dist_calo.sweeping.worker import Worker
+    from dist_calo.sweeping.worker import Worker, check_parts
 
     study = record = None
     if communicator.world.rank == 0:
-        study = Study.join(order.folder, order.sweep, order.config.train)
-        record = SweepRecord.open(study, order.config)
+        check_parts(order.configs)
+        study = Study.join(order.folder, order.sweep, order.configs[0].train)
+        record = SweepRecord.open(study, order.configs[0])
     return Worker(order.sweep, communicator, study, record, _configure).work()
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dist_calo.config import ModelConfig
@@ -66,13 +66,28 @@ def build_model(config: ModelConfig, geometry: Geometry) -> Any:
         ConfigError: if the name or an option is not known, an option has the wrong type or breaks a rule of the
             model, or the model does not fit the geometry.
     """
+    build, options = _builder(config)
+    return build(geometry, **options)
+
+
+def check_model(config: ModelConfig) -> None:
+    """Check name and options of a model before there are data; it loads torch.
+
+    Raises:
+        ConfigError: if the name or an option is not known, or an option has the wrong type.
+    """
+    _builder(config)
+
+
+def _builder(config: ModelConfig) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function that builds the model, and its options."""
     if config.name not in MODELS:
         raise ConfigError(
             f"model.name={config.name}: there is no such model; choose from {', '.join(sorted(MODELS))}"
         )
     module, function = MODELS[config.name].split(":")
-    build = getattr(importlib.import_module(module), function)
-    return build(geometry, **_checked_options(config.name, config.options, inspect.signature(build)))
+    build: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return build, _checked_options(config.name, config.options, inspect.signature(build))
 
 
 def _checked_options(name: str, options: Mapping[str, Any], signature: inspect.Signature) -> dict[str, Any]:

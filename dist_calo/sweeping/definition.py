@@ -22,6 +22,8 @@ OWNED = ("checkpoint.dir", "checkpoint.resume", "tracking.run_name", "tracking.s
 """What a sweep decides itself, so that trials do not write over each other."""
 FIXED = ("comm.backend", "comm.timeout_s", "train.device", "train.max_steps", "train.validate_every_steps")
 """What all trials have in common: the ranks are started once, and trials are compared at equal steps."""
+OF_TRIALS = ("checkpoint.", "tracking.log_")
+"""Settings that spare many short runs what a long one wants to keep."""
 FIXED_SECTIONS = ("tracking.", "checkpoint.")
 
 
@@ -103,7 +105,10 @@ class Sweep:
         """
         config = chosen.get("config", self.config)
         first = [f"--config={config}"] if config is not None else []
-        settings = [f"--{name}={_text(value)}" for name, value in self.settings.items()]
+        kept = {
+            name: value for name, value in self.settings.items() if not (full and name.startswith(OF_TRIALS))
+        }
+        settings = [f"--{name}={_text(value)}" for name, value in kept.items()]
         steps = [f"--train.max_steps={self.steps}"] if self.steps is not None else []
         overrides = list(self.overrides)
         if full:
@@ -125,8 +130,8 @@ class Sweep:
             return size
         return self.trials if size is None else min(size, self.trials)
 
-    def check(self, configure: Configure) -> RunConfig:
-        """Build the settings of trials at both ends of every parameter, and return those of one.
+    def check(self, configure: Configure) -> list[RunConfig]:
+        """Build and return the settings of trials at both ends of every parameter.
 
         Raises:
             ConfigError: if a setting does not exist or a value breaks a rule, or no trial could be pruned.
@@ -144,7 +149,7 @@ class Sweep:
             raise ConfigError(
                 "data.validation_fraction=0: a sweep compares trials by showers that are held out"
             )
-        return found[0]
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as stored in the study's folder; `read_definition` reads them again."""

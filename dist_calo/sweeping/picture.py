@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 ABSENT = -0.08
 """Height at which a trial passes a setting that does not count in it."""
 
+LEAST_TRIALS = 5
+"""Complete trials below which importances would be chance."""
+
 
 def draw(study: Study, path: Path) -> bool:
     """Draw the study into a file; its name says the format. False if no trial has a value yet."""
@@ -175,27 +178,28 @@ def _history(axes: Any, study: Study, trials: "list[FrozenTrial]") -> None:
 
 
 def _importances(axes: Any, study: Study) -> None:
-    """What share of the variation in good trials each setting explains (PED-ANOVA, arXiv:2304.10255)."""
+    """What share of the values' variance each setting explains alone (Hutter et al., ICML 2014)."""
     found = _found_importances(study)
     if not found:
-        axes.text(
-            0.5, 0.5, "too few different trials for importances", ha="center", va="center", color="0.35"
-        )
+        axes.text(0.5, 0.5, "too few complete trials for importances", ha="center", va="center", color="0.35")
         axes.set_axis_off()
         return
     names = list(found)[::-1]
     axes.barh(short_names(names), [found[name] for name in names], color="tab:green")
-    axes.set_xlabel("importance (PED-ANOVA)")
+    axes.set_xlabel("share of the variance over complete trials (fANOVA)")
     axes.tick_params(axis="y", labelsize=8)
 
 
 def _found_importances(study: Study) -> dict[str, float]:
-    from optuna.importance import get_param_importances
+    """Of the settings that count in every trial: of others there is no variance to speak of."""
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     complete = [trial for trial in study.finished if trial.state.name == "COMPLETE"]
-    if len({trial.value for trial in complete}) < 4:
+    common = [parameter.name for parameter in study.sweep.parameters.parameters if not parameter.when]
+    if len(complete) < LEAST_TRIALS or len({trial.value for trial in complete}) == 1:
         return {}
-    try:
-        return {name: float(value) for name, value in get_param_importances(study.optuna).items()}
-    except (ValueError, RuntimeError):
-        return {}
+    evaluator = FanovaImportanceEvaluator(seed=0)
+    found = get_param_importances(
+        study.optuna, evaluator=evaluator, params=common, target=lambda trial: trial.values[0]
+    )
+    return {name: float(value) for name, value in found.items()}

@@ -86,9 +86,10 @@ def _rank(study: Study, trial: "FrozenTrial") -> tuple[bool, bool, float, int]:
 
 
 def short_names(names: list[str]) -> list[str]:
-    """The last words of dotted names, as many as tell them apart."""
+    """The last words of dotted names, as many as tell them apart; ``name`` alone would tell little."""
     last = [name.rpartition(".")[2] for name in names]
-    return [short if last.count(short) == 1 else name for short, name in zip(last, names, strict=True)]
+    plain = [last.count(short) == 1 and short != "name" for short in last]
+    return [short if alone else name for short, name, alone in zip(last, names, plain, strict=True)]
 
 
 def _shown(value: object) -> str:

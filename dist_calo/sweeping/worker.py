@@ -6,7 +6,7 @@ worker; whoever joins the study next finds the trial without an owner, and whate
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -14,6 +14,8 @@ from dist_calo.comm import CommunicationError
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_PREEMPTED, ConfigError, TrainingError, UserError
+from dist_calo.models import check_model
+from dist_calo.objectives import OBJECTIVES
 from dist_calo.sweeping.definition import Configure, Sweep
 from dist_calo.sweeping.owner import Beat
 from dist_calo.sweeping.record import SweepRecord
@@ -201,6 +203,21 @@ class Worker:
         assert self._record is not None
         print(trial_line(self._study, task.number), flush=True)
         self._record.catch_up()
+
+
+def check_parts(configs: Sequence[RunConfig]) -> None:
+    """Check models and objectives by name, before all trials fail of the same misspelling.
+
+    Raises:
+        ConfigError: if a model, an option of it or an objective is not known.
+    """
+    for config in configs:
+        check_model(config.model)
+        if config.objective.name not in OBJECTIVES:
+            raise ConfigError(
+                f"objective.name={config.objective.name}: there is no such objective; choose from "
+                f"{', '.join(sorted(OBJECTIVES))}"
+            )
 
 
 def _value(objective: str, seen: Comparison) -> float:

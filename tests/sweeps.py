@@ -1,0 +1,58 @@
+"""Sweeps for tests: a definition, a study without any training, and the sweep file of a tiny network."""
+
+from pathlib import Path
+
+import yaml
+
+from dist_calo.config import TrainConfig
+from dist_calo.sweeping.definition import Sweep, read_definition
+from dist_calo.sweeping.study import Study, Task
+
+RATE = "optimizer.learning_rate"
+RANGE = {"low": 1e-4, "high": 1e-2, "log": True}
+TRAIN = TrainConfig(max_steps=30, validate_every_steps=10)
+
+
+def sweep(**entries) -> Sweep:
+    """A sweep of one parameter and four trials at random; entries replace these."""
+    return read_definition({"trials": 4, "sampler": "random", "parameters": {RATE: RANGE}} | entries)
+
+
+def join(folder: Path, **entries) -> Study:
+    """A worker's view of the study in a folder."""
+    return Study.join(folder, sweep(**entries), TRAIN)
+
+
+def train(study: Study, task: Task, value: float = 1.0, steps: tuple[int, ...] = (10, 20, 30)) -> str | None:
+    """What a trial says whose validations all give this value: why it was stopped, or None."""
+    for step in steps:
+        reason = study.report(task, step, value, last=step == TRAIN.max_steps)
+        if reason is not None:
+            return reason
+    return None
+
+
+def write_tiny(path: Path, data: str, **entries) -> Path:
+    """A sweep file of small, quick trials on these waveforms, recorded beside the file."""
+    settings = {
+        "data.path": data,
+        "tracking.uri": f"sqlite:///{path.parent}/mlflow.db",
+        "tracking.system_metrics": False,
+        "tracking.log_checkpoints": False,
+        "tracking.log_pictures": False,
+        "train.global_batch_size": 8,
+        "train.validate_every_steps": 2,
+        "train.log_every_steps": 2,
+        "checkpoint.every_steps": 2,
+        "checkpoint.keep": 1,
+    } | entries.pop("settings", {})
+    values = {
+        "config": str(Path(__file__).parent.parent / "configs" / "signals_simplified.yaml"),
+        "settings": settings,
+        "steps": 4,
+        "trials": 2,
+        "sampler": "random",
+        "parameters": {RATE: RANGE, "model.options.latent": [4, 8]},
+    }
+    path.write_text(yaml.safe_dump(values | entries))
+    return path

@@ -187,6 +187,7 @@ def _run_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _read(arguments: Sequence[str]) -> Job[argparse.Namespace]:
+    from dist_calo.comm import find_world
     from dist_calo.scaling.plan import read_plan
     from dist_calo.scaling.running import checked_point
 
@@ -194,7 +195,12 @@ def _read(arguments: Sequence[str]) -> Job[argparse.Namespace]:
     if options.point is None:
         raise ConfigError("--point is missing: which point of the plan are these ranks to measure?")
     plan = read_plan(options.results)
-    checked_point(plan, options.point)
+    point, world = checked_point(plan, options.point), find_world(os.environ)
+    if world.size != point.ranks:
+        raise ConfigError(
+            f"--point {options.point}: is {point.nodes} x {point.ranks_per_node} ranks, but {world.launcher} started "
+            f"{world.size}; start {point.ranks}, or none to have them started here"
+        )
     config = plan.run_config(options.point, options.results)
     return Job(options=options, comm=config.comm, device=config.train.device)
 

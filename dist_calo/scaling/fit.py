@@ -3,7 +3,8 @@
 A step takes ``f (base + share * sample) + collectives * messages(p) * latency + bytes * payloads(p) / bandwidth``
 with the costs of a ring or a tree (`dist_calo.scaling.cost`), f = threads for each core where ranks take turns, else 1.
 Points on one node and on several have latencies and bandwidths of their own: a ring over nodes runs at the pace of its
-slowest links. Parameters are not negative (bounded least squares on relative differences).
+slowest links. Parameters are not negative: bounded least squares on the time of a step and, with the first two terms
+alone, on the time spent computing, both relative to the step.
 
 Uncertainties come from resampling: the repeats of each point are drawn anew, each point is shifted by what the fit
 leaves unexplained, and where latency and bandwidth cannot be told apart one of them, drawn by lot, explains it all.
@@ -120,19 +121,19 @@ def fit_model(rows: Sequence[Row], algorithm: str, seed: int = 0) -> Fit:
     matrix = design([Case.of(row) for row in rows], algorithm)
     inseparable = tuple(pair for pair in _PAIRS if _rank(matrix[:, pair]) == 1)
     times = np.array([row.values["step_s"] for row in rows])
-    parameters = _solve(matrix, times)
+    parameters = _solve(matrix, times, np.array([row.values["compute_s"] for row in rows]))
     misfits = matrix @ parameters / times - 1
     freedom = len(rows) - int(np.linalg.matrix_rank(matrix / times[:, None], tol=1e-9))
     misfit = float(np.sqrt(np.mean(misfits**2)))
     spread = misfit * np.sqrt(len(rows) / freedom) if freedom > 0 else UNKNOWN_MISFIT
     samples = np.empty((SAMPLES, len(PARAMETERS)))
     for sample in samples:
-        drawn = np.array([np.median(generator.choice(row.steps_s, len(row.steps_s))) for row in rows])
+        drawn = np.array([_resampled(row, generator) for row in rows]).T
         drawn *= np.exp(spread * generator.standard_normal(len(rows)))
         kept = matrix.copy()
         for pair in inseparable:
             kept[:, generator.choice(pair)] = 0.0
-        sample[:] = _solve(kept, drawn)
+        sample[:] = _solve(kept, *drawn)
     return Fit(
         algorithm=algorithm,
         parameters=parameters,
@@ -150,12 +151,20 @@ def _rank(columns: np.ndarray) -> int:
     return int(np.linalg.matrix_rank(columns / np.where(norms > 0, norms, 1.0), tol=1e-3))
 
 
-def _solve(matrix: np.ndarray, times: np.ndarray) -> np.ndarray:
+def _resampled(row: Row, generator: np.random.Generator) -> tuple[float, float]:
+    """Medians of a step's time and of the time computing, of repeats drawn anew."""
+    drawn = generator.integers(len(row.steps_s), size=len(row.steps_s))
+    return float(np.median(np.array(row.steps_s)[drawn])), float(np.median(np.array(row.computes_s)[drawn]))
+
+
+def _solve(matrix: np.ndarray, times: np.ndarray, computing: np.ndarray) -> np.ndarray:
     """Parameters of at least 0 with the least sum of squared relative differences."""
-    relative = matrix / times[:, None]
+    alone = matrix.copy()
+    alone[:, 2:] = 0.0
+    relative = np.concatenate([matrix, alone]) / np.tile(times, 2)[:, None]
     norms = np.linalg.norm(relative, axis=0)
     scale = np.where(norms > 0, norms, 1.0)
-    return nnls(relative / scale, np.ones(len(times)))[0] / scale
+    return nnls(relative / scale, np.concatenate([np.ones(len(times)), computing / times]))[0] / scale
 
 
 @dataclass(frozen=True, kw_only=True)

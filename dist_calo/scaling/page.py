@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dist_calo.scaling.fit import Fit
 from dist_calo.scaling.model import ModelPart, listed, percent, sentences
 from dist_calo.scaling.published import PUBLISHED
-from dist_calo.scaling.summary import Summary
+from dist_calo.scaling.summary import BUSY, Summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -160,10 +160,12 @@ def _notes(summary: Summary) -> list[str]:
             f"Points {listed(shared)}: more threads than cores, so that ranks take turns. They do not count as "
             "scaling; the cost model multiplies their computing by the turns."
         )
-    busy = [row.number for row in rows if row.busy]
+    busy = [row.number for row in rows if row.core_share < BUSY]
     if busy:
+        least = min(row.core_share for row in rows)
         notes.append(
-            f"Points {listed(busy)}: other programs took part of the cores' time while they were measured."
+            f"Points {listed(busy)}: other programs took part of the cores' time while they were measured; at worst "
+            f"the ranks got {100 * least:.0f} % of it. Their times are no property of this program."
         )
     fewer = [row.number for row in rows if row.values["threads"] < row.point.threads]
     if fewer:
@@ -173,6 +175,11 @@ def _notes(summary: Summary) -> list[str]:
         notes.append(f"Points {listed(single)}: a single repeat, so no error is known.")
     if summary.missing:
         notes.append(f"Points {listed(summary.missing)} are not measured yet.")
+    if all(row.point.nodes == 1 for row in rows):
+        notes.append(
+            "No point of several nodes was measured: in the predictions the network within a node stands for that "
+            "between nodes, which is slower."
+        )
     if all(math.isnan(row.values["energy_j"]) for row in rows):
         notes.append("No node reports energy (RAPL or Cray's counters, readable by this user).")
     return notes + [f"Left out of the plan: {line}." for line in summary.plan.left_out]

@@ -15,7 +15,7 @@ from dist_calo.scaling.results import read_results
 MEDIAN_ERROR = 1.2533
 """Standard error of a median, in standard errors of a mean (normal distribution, large samples)."""
 BUSY = 0.85
-"""Processor seconds for each second and thread of computing below which other programs took the cores."""
+"""Share of the cores' time below which other programs took part of it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Row:
     """Medians over repeats, by the names of `dist_calo.scaling.measure`; NaN where the node does not tell."""
     steps_s: list[float]
     """Time of a step in each repeat."""
+    computes_s: list[float]
+    """Of it computing, mean over ranks."""
     step_error_s: float
     step_spread_s: float
     """Largest less smallest repeat."""
@@ -78,10 +80,15 @@ class Row:
         return self.values["threads_per_core"] > 1.001
 
     @property
-    def busy(self) -> bool:
-        """Whether other programs took cores away."""
-        used = self.values["cpu_s"] / (self.values["compute_s"] * self.values["threads"])
-        return self.point.threads == 1 and not self.oversubscribed and used < BUSY
+    def core_share(self) -> float:
+        """Share of the cores' time that the ranks got while they computed, 1 where nobody else wanted it.
+
+        Several threads of a rank are not all busy all the time: then nothing can be said and it is 1.
+        """
+        if self.point.threads > 1:
+            return 1.0
+        turns = max(1.0, self.values["threads_per_core"])
+        return min(1.0, turns * self.values["cpu_s"] / self.values["compute_s"])
 
     @property
     def relative_error(self) -> float:
@@ -133,6 +140,7 @@ def _row(number: int, point: Point, found: Sequence[dict[str, Any]]) -> Row:
         repeats=len(found),
         values={name: _median([result.get(name) for result in found]) for name in names},
         steps_s=steps,
+        computes_s=[float(result["compute_s"]) for result in found],
         step_error_s=error,
         step_spread_s=max(steps) - min(steps),
         compute_slowest_node=max(set(nodes), key=nodes.count),

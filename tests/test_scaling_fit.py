@@ -1,0 +1,136 @@
+"""The cost model: parameters found again, unseen points predicted, an error that grows where nothing was measured."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from dist_calo.scaling.fit import Case, check_model, fit_model
+from dist_calo.scaling.forecast import Forecast, forecast
+from dist_calo.scaling.report import write_report
+from dist_calo.scaling.summary import summarise
+from tests.scaling_results import BANDWIDTH, BASE_S, LATENCY_S, SAMPLE_S, point, seconds, write_experiment
+
+GRID = [point(nodes, ranks) for nodes in (1, 2, 4) for ranks in (1, 2)]
+
+
+def summary_of(folder, points, **experiment):
+    return summarise(folder, write_experiment(folder, points, **experiment))
+
+
+def series_of(summary):
+    return next(iter(summary.series.values()))
+
+
+def test_efficiency_refers_to_the_smallest_point(tmp_path):
+    rows = series_of(summary_of(tmp_path, GRID))
+    first, last = rows[0], rows[-1]
+    assert (first.point.ranks, first.efficiency, first.speed_up) == (1, 1.0, 1.0)
+    expected = seconds(point()) / seconds(point(4, 2))
+    assert last.efficiency == pytest.approx(expected)
+    assert last.speed_up == pytest.approx(8 * expected)
+
+
+def test_a_strong_study_divides_the_same_batch(tmp_path):
+    points = [point(1, ranks, study="strong", batch=64) for ranks in (1, 2, 4)]
+    rows = series_of(summary_of(tmp_path, points))
+    assert rows[2].speed_up == pytest.approx(seconds(points[0]) / seconds(points[2]))
+    assert rows[2].efficiency == pytest.approx(rows[2].speed_up / 4)
+
+
+def test_errors_come_from_the_spread_of_repeats(tmp_path):
+    rows = series_of(summary_of(tmp_path, GRID, noise=0.05))
+    assert rows[0].efficiency_error == 0.0
+    assert all(0.005 < row.efficiency_error < 0.2 for row in rows[1:])
+
+
+@pytest.mark.parametrize("algorithm", ["ring", "tree"])
+def test_the_parameters_are_found_again(tmp_path, algorithm):
+    points = [
+        point(n, r, batch=batch, wire=w)
+        for n in (1, 2, 3, 5)
+        for r in (1, 2)
+        for batch in (8, 16)
+        for w in ("fp32", "bf16")
+    ]
+    fit = fit_model(summary_of(tmp_path, points, algorithm=algorithm).rows, algorithm)
+    base, sample, _, _, latency, inverse = fit.parameters
+    assert (base, sample) == pytest.approx((BASE_S, SAMPLE_S), rel=1e-3)
+    assert (latency, 1 / inverse) == pytest.approx((LATENCY_S, BANDWIDTH), rel=1e-2)
+    assert fit.misfit < 1e-6
+
+
+def test_eight_ranks_are_predicted_from_fewer(tmp_path):
+    fitted, checks = check_model(summary_of(tmp_path, GRID).rows)
+    assert fitted == [1, 2, 4]
+    ring = next(check for check in checks if check.algorithm == "ring")
+    assert ring.row.point.ranks == 8
+    assert abs(ring.error) < 0.01
+    assert ring.low_s <= ring.predicted_s * 1.001
+
+
+def test_too_few_points_are_not_checked(tmp_path):
+    assert check_model(summary_of(tmp_path, GRID[:2]).rows) == ([], [])
+
+
+def test_ranks_that_take_turns_compute_longer(tmp_path):
+    rows = summary_of(tmp_path, GRID, cores=2).rows
+    assert [row.oversubscribed for row in rows] == [False, False, False, True, True, True]
+    fit = fit_model(rows, "ring")
+    assert fit.seconds([Case.of(row) for row in rows]) == pytest.approx(
+        [row.values["step_s"] for row in rows], rel=1e-3
+    )
+
+
+def test_the_band_grows_outside_of_what_was_measured(tmp_path):
+    rows = series_of(summary_of(tmp_path, GRID, noise=0.02))
+    found = forecast(rows, [fit_model(rows, algorithm) for algorithm in ("ring", "tree")])
+    width = found.high - found.low
+    assert found.ranks[-1] == 4096
+    assert width[-1] > 3 * width[3]
+    assert np.all(found.low <= found.efficiency)
+    assert np.all(found.efficiency <= found.high)
+
+
+def test_ranks_that_other_programs_kept_waiting_are_told(tmp_path):
+    rows = summary_of(tmp_path, GRID, cores=2).rows
+    assert [row.core_share for row in rows] == pytest.approx([1.0] * 6)
+    rows[0].values["cpu_s"] /= 4
+    assert rows[0].core_share == pytest.approx(0.25)
+
+
+def test_where_efficiency_falls_below_ninety_per_cent():
+    ranks = np.array([1, 2, 4, 8])
+    falling, steady = np.array([1.0, 0.95, 0.85, 0.7]), np.full(4, 0.99)
+    parts = {"ranks": ranks, "algorithm": "ring", "measured_to": 4, "several_nodes": True}
+    found = Forecast(efficiency=falling, low=falling, high=steady, **parts)
+    assert found.falls_below(falling) == pytest.approx(2 * 2**0.5)
+    assert found.falls_below(steady) is None
+    assert found.verdict() == "falls below 90 % at 3 ranks (between 3 and beyond 8)"
+    assert Forecast(efficiency=steady, low=falling, high=steady, **parts).verdict() == (
+        "stays above 90 % to 8 ranks, though it may fall below at 3 already"
+    )
+
+
+def test_the_report_holds_everything_in_one_file(tmp_path):
+    strong = [point(n, 1, study="strong", batch=64) for n in (1, 2, 4)]
+    write_experiment(tmp_path / "r", GRID + strong, noise=0.02, cores=4)
+    lines = write_report(tmp_path / "r", tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert any("fitted to 1, 2, 4 ranks it predicts" in line for line in lines)
+    assert page.count("<img") == 6
+    assert "http" not in page.replace("http://www.w3.org", "")
+    for words in (
+        "Weak scaling",
+        "Strong scaling",
+        "take turns",
+        "No node reports energy",
+        "LNCS 11203",
+        "(base)",
+    ):
+        assert words in page
+    with (tmp_path / "out" / "points.csv").open() as table:
+        read = list(csv.DictReader(table))
+    assert [row["number"] for row in read] == [str(number) for number in range(9)]
+    assert read[0]["energy_j"] == ""
+    assert float(read[5]["efficiency"]) < 0.9

@@ -1,0 +1,51 @@
+"""What a node tells: energy counters that wrap, cores that are shared through one kernel."""
+
+from dist_calo.scaling.measure import RankFacts, threads_per_core
+from dist_calo.scaling.node import EnergyCounter, kernel_id, peak_memory_bytes, process_age_s
+
+
+def zone(folder, name, microjoules, largest=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "name").write_text(f"{name}\n")
+    (folder / "energy_uj").write_text(f"{microjoules}\n")
+    if largest:
+        (folder / "max_energy_range_uj").write_text(f"{largest}\n")
+
+
+def test_packages_and_memory_are_added_up_and_counters_wrap(tmp_path):
+    first, memory = tmp_path / "intel-rapl:0", tmp_path / "intel-rapl:0:1"
+    zone(first, "package-0", 9_000_000, 10_000_000)
+    zone(memory, "dram", 1_000_000, 10_000_000)
+    zone(tmp_path / "intel-rapl:0:0", "core", 0, 10_000_000)
+    counter = EnergyCounter(tmp_path, tmp_path / "none")
+    zone(first, "package-0", 2_000_000, 10_000_000)
+    zone(memory, "dram", 1_500_000, 10_000_000)
+    assert counter.used_j() == 3.5
+
+
+def test_crays_counter_is_that_of_the_whole_node(tmp_path):
+    (tmp_path / "energy").write_text("1000 J 17 us\n")
+    counter = EnergyCounter(tmp_path, tmp_path / "energy")
+    (tmp_path / "energy").write_text("1250 J 18 us\n")
+    assert counter.used_j() == 250
+
+
+def test_a_node_without_counters_says_nothing(tmp_path):
+    assert EnergyCounter(tmp_path, tmp_path / "energy").used_j() is None
+
+
+def test_virtual_nodes_of_one_kernel_share_its_cores():
+    def rank(node, kernel, *cores):
+        return RankFacts(node, kernel, cores, 1)
+
+    assert threads_per_core([rank("a", "k", 0, 1), rank("b", "k", 0, 1)]) == 1.0
+    assert threads_per_core([rank(name, "k", 0, 1) for name in "abcd"]) == 2.0
+    assert threads_per_core([rank(name, name, 0, 1) for name in "abcd"]) == 0.5
+
+
+def test_this_process_knows_its_age_and_memory():
+    assert 0 < process_age_s() < 86400
+    assert kernel_id()
+    memory = peak_memory_bytes()
+    assert memory is not None
+    assert memory > 1e6

@@ -15,19 +15,20 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
-    PIP_CONSTRAINT=/src/constraints.txt \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1
 WORKDIR /src
-COPY constraints.txt .
-# Optimising its one big file takes minutes and no message is faster for it. PIP_CONSTRAINT pins what is installed.
-# hadolint ignore=DL3013
-RUN CFLAGS='-O1 -g0' pip install --no-binary mpi4py mpi4py
+# What takes long comes first and depends on these versions alone; they are those of constraints.txt.
+ARG MPI4PY=4.1.2
+ARG NUMPY=2.4.6
+ARG TORCH=2.13.0
+# Optimising its one big file takes minutes, and no message is faster for it.
+RUN CFLAGS='-O0 -g0' pip install --no-binary mpi4py "mpi4py==$MPI4PY"
 # Empty: the Python package index, whose torch is built for CUDA 13. An older driver asks for another of PyTorch's
 # indexes (https://download.pytorch.org/whl/cu126) and the compiler of that CUDA below.
 ARG TORCH_INDEX=
 # hadolint ignore=DL3013
-RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch numpy \
+RUN pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "torch==$TORCH" "numpy==$NUMPY" \
  && python -c 'import sys, torch; sys.exit(not torch.version.cuda and "torch has no CUDA: see TORCH_INDEX")'
 # The compiler is of the CUDA that torch brings, and goes again. Linkers look for libraries without a version.
 ARG CUDA_TOOLKIT=13.0.3
@@ -46,10 +47,14 @@ RUN pip install "cuda-toolkit[cccl,nvcc]==$CUDA_TOOLKIT" \
  && pip uninstall --yes nvidia-cuda-cccl nvidia-cuda-crt nvidia-cuda-nvcc nvidia-nvvm \
  && rm -r /tmp/horovod "${CUDA:?}/lib64" "${NCCL:?}/lib/libnccl.so"
 # What the package needs changes more seldom than the package.
-COPY LICENSE README.md pyproject.toml setup.cfg ./
-RUN mkdir dist_calo && touch dist_calo/__init__.py && pip install . && rm -r dist_calo
+COPY LICENSE README.md constraints.txt pyproject.toml setup.cfg ./
+RUN mkdir dist_calo \
+ && touch dist_calo/__init__.py \
+ && pip install --constraint constraints.txt '.[server,sweep]' \
+ && rm -r dist_calo
 COPY dist_calo dist_calo
-RUN pip install --no-deps --force-reinstall . && pip freeze > /opt/venv/versions.txt
+RUN pip install --no-deps --force-reinstall . \
+ && pip freeze > /opt/venv/versions.txt
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title=dist_calo \

@@ -118,12 +118,12 @@ class Store:
         return f"made by debootstrap from {mirror}"
 
     def build(self, dockerfile: Path, tag: str, context: Path, *options: str) -> float:
-        """Build an image and return the seconds it took; the output is in FOLDER/build.log.
+        """Build an image and return the seconds it took; the output is in FOLDER/DOCKERFILE.log.
 
         Raises:
             CommandError: if the build fails, with the end of its output.
         """
-        log = self.folder / "build.log"
+        log = self.folder / f"{dockerfile.name}.log"
         # The form of Docker, since that of OCI has no health checks.
         common = ["--isolation", "chroot", "--layers", "--format", "docker", "--pull-never"]
         names = ["--file", str(dockerfile), "--tag", tag, str(context)]
@@ -170,12 +170,11 @@ def answers(address: str) -> bool:
     return True
 
 
-def pip_mounts(folder: Path, wheels: bool = True) -> list[str]:
+def pip_mounts(file: Path, wheels: bool = True) -> list[str]:
     """Options of a build that give it pip's settings of this machine.
 
     Args:
-        folder: takes the file of settings; what they name on this machine's disks is mounted under the same
-            path.
+        file: takes the settings; what they name on this machine's disks is mounted under the same path.
         wheels: whether the machine's own folders of wheels, made for its kind of hardware, suit the image.
     """
     settings: dict[str, str] = {}
@@ -197,7 +196,6 @@ def pip_mounts(folder: Path, wheels: bool = True) -> list[str]:
             # The pages of an index lead to files that lie beside their folder.
             place = path.parent if word.startswith("file://") else path
             mounts[str(place)] = str(place)
-    file = folder / "pip.conf"
     file.write_text("\n".join(["[global]", *(f"{name} = {value}" for name, value in settings.items()), ""]))
     mounts[str(file)] = "/etc/pip.conf"
     return [option for source, target in mounts.items() for option in ("--volume", f"{source}:{target}:ro")]

@@ -128,7 +128,7 @@ class ImageCheck:
         return f"{image}, {self.store.make_base(image, self.mirror)}"
 
     def build(self) -> str:
-        options = pip_mounts(self.store.folder, wheels=self.kind == "cpu")
+        options = pip_mounts(self.store.folder / f"{self.kind}.pip.conf", wheels=self.kind == "cpu")
         index = default(self.dockerfile, "TORCH_INDEX")
         if index and not answers(f"{index}/"):
             # Without that index, pip's settings of this machine have to lead to a CPU build; the Dockerfile checks it.

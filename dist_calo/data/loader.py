@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dist_calo.config import DataConfig
-from dist_calo.data.blocks import Split, split_blocks
+from dist_calo.data.blocks import Blocks, Split, split_blocks
 from dist_calo.data.order import Order, Position, Share
 from dist_calo.data.reader import Reader
 from dist_calo.data.shards import Manifest
@@ -227,11 +227,23 @@ def evaluation_loader(
     Raises:
         DataError: if the split is empty.
     """
-    order = Order(
+    return ordered_loader(
+        manifest,
         split_blocks(manifest, split, config),
-        seed=0,
         global_batch_size=global_batch_size,
-        window=config.prefetch_batches,
-        shuffle=False,
+        rank=rank,
+        size=size,
+        ahead=config.prefetch_batches,
     )
-    return Loader(manifest, order, rank=rank, size=size, epochs=1, prefetch_batches=config.prefetch_batches)
+
+
+def ordered_loader(
+    manifest: Manifest, blocks: Blocks, *, global_batch_size: int, rank: int, size: int, ahead: int
+) -> Loader:
+    """Every sample of some blocks exactly once over all ranks, in their order, read so many batches ahead.
+
+    Raises:
+        DataError: if there is no sample.
+    """
+    order = Order(blocks, seed=0, global_batch_size=global_batch_size, window=ahead, shuffle=False)
+    return Loader(manifest, order, rank=rank, size=size, epochs=1, prefetch_batches=ahead)

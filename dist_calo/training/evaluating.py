@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +19,7 @@ import torch
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import DataConfig
 from dist_calo.data.blocks import Blocks, Split, split_blocks
-from dist_calo.data.loader import Loader
-from dist_calo.data.order import Order
+from dist_calo.data.loader import ordered_loader
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.geometry import Geometry
@@ -49,10 +49,14 @@ class Files:
     most: int | None = None
     """The first so many showers only."""
 
+    @cached_property
+    def _blocks(self) -> Blocks:
+        return split_blocks(self.manifest, self.split, self.config)
+
     @property
     def showers(self) -> int:
         """How many there are."""
-        there = split_blocks(self.manifest, self.split, self.config).samples
+        there = self._blocks.samples
         return min(there, self.most or there)
 
     def batches(self, communicator: Communicator, most: int | None = None, spread: bool = False) -> Batches:
@@ -63,16 +67,21 @@ class Files:
             most: so many showers only.
             spread: take these from blocks spread evenly over all showers, instead of the first ones; about as many.
         """
-        blocks = split_blocks(self.manifest, self.split, self.config)
+        blocks = self._blocks
         left = min(self.showers, most or self.showers)
         if spread:
             blocks = _spread(blocks, self.showers, left)
             left = blocks.samples
         world = communicator.world
         size = min(_MOST_IN_BATCH, max(16, _BATCH_NUMBERS // self.manifest.geometry.cells)) * world.size
-        order = Order(blocks, seed=0, global_batch_size=min(size, left), window=1, shuffle=False)
-        loader = Loader(self.manifest, order, rank=world.rank, size=world.size, epochs=1, prefetch_batches=1)
-        with loader:
+        with ordered_loader(
+            self.manifest,
+            blocks,
+            global_batch_size=min(size, left),
+            rank=world.rank,
+            size=world.size,
+            ahead=1,
+        ) as loader:
             for batch in loader:
                 # The samples of the batch lie in order: those after the last wanted one are at its end.
                 mine = batch.slots < left
@@ -95,8 +104,22 @@ def _spread(blocks: Blocks, among: int, wanted: int) -> Blocks:
 class FakeShowers(Protocol):
     """Where generated showers come from."""
 
+    @property
+    def paired(self) -> bool:
+        """Whether there is one for each shower of the reference, of the same number and conditions."""
+
+    @property
+    def described(self) -> str:
+        """Where they come from, in words that follow their number."""
+
+    def count(self, reference: Files) -> int:
+        """How many there are."""
+
     def fill(self, real: Sample, fake: Sample, reference: Files, communicator: Communicator) -> "Speed":
         """Add the showers of both samples, and tell what generating took on this rank."""
+
+    def beside(self, ids: np.ndarray, conditions: np.ndarray, communicator: Communicator) -> np.ndarray:
+        """A shower for each of some of the reference, of its energy or one near; collective."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +136,32 @@ class FilesOf:
 
     files: Files
 
+    @property
+    def paired(self) -> bool:
+        """See `FakeShowers`."""
+        return False
+
+    @property
+    def described(self) -> str:
+        """See `FakeShowers`."""
+        return f"of {self.files.config.path}"
+
+    def count(self, reference: Files) -> int:
+        """See `FakeShowers`."""
+        return self.files.showers
+
     def fill(self, real: Sample, fake: Sample, reference: Files, communicator: Communicator) -> Speed:
         """See `FakeShowers`."""
         for sample, files in ((real, reference), (fake, self.files)):
             for batch in files.batches(communicator):
                 sample.add(*batch)
         return Speed()
+
+    def beside(self, ids: np.ndarray, conditions: np.ndarray, communicator: Communicator) -> np.ndarray:
+        """See `FakeShowers`."""
+        _, candidates, theirs = _first(self.files, 32 * EXAMPLES, communicator)
+        nearest = np.abs(theirs[:, 0] - conditions[:, :1]).argmin(axis=1)
+        return np.asarray(candidates[nearest])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +171,20 @@ class GeneratedFor:
     generator: TrainedGenerator
     seed: int = 0
 
+    @property
+    def paired(self) -> bool:
+        """See `FakeShowers`."""
+        return True
+
+    @property
+    def described(self) -> str:
+        """See `FakeShowers`."""
+        return "generated for the same conditions"
+
+    def count(self, reference: Files) -> int:
+        """See `FakeShowers`."""
+        return reference.showers
+
     def fill(self, real: Sample, fake: Sample, reference: Files, communicator: Communicator) -> Speed:
         """See `FakeShowers`."""
         made, seconds = 0, 0.0
@@ -136,14 +193,17 @@ class GeneratedFor:
             for first in range(0, len(ids), GENERATED_AT_ONCE):
                 part = slice(first, first + GENERATED_AT_ONCE)
                 began = time.perf_counter()
-                generated = self.showers_for(ids[part], conditions[part])
+                generated = self._showers_for(ids[part], conditions[part])
                 seconds += time.perf_counter() - began
                 fake.add(ids[part], generated, conditions[part])
             made += len(ids)
         return Speed(showers=made, seconds=seconds)
 
-    def showers_for(self, ids: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-        """Showers of these sample numbers and conditions."""
+    def beside(self, ids: np.ndarray, conditions: np.ndarray, communicator: Communicator) -> np.ndarray:
+        """See `FakeShowers`."""
+        return self._showers_for(ids, conditions)
+
+    def _showers_for(self, ids: np.ndarray, conditions: np.ndarray) -> np.ndarray:
         draws = Draws(self.seed, 0, ids, "evaluate")
         return np.asarray(self.generator.generate_finite(torch.from_numpy(conditions), draws).numpy())
 
@@ -200,7 +260,7 @@ def collect(
     observer = observer_of(geometry)
     say(f"deciding the bins from {min(reference.showers, BINNING_SHOWERS):,} showers")
     binning = _binning(reference, observer, communicator, edges)
-    counts = reference.showers, fake.files.showers if isinstance(fake, FilesOf) else reference.showers
+    counts = reference.showers, fake.count(reference)
     real_sample, fake_sample = (
         Sample(observer, binning, geometry.shape, share=min(1.0, rows / count), with_showers=with_showers)
         for count in counts
@@ -212,7 +272,9 @@ def collect(
         _merge(sample, communicator)
     speeds = communicator.all_gather_object((speed.showers, speed.seconds))
     total = Speed(showers=sum(s for s, _ in speeds), seconds=sum(t for _, t in speeds))
-    examples = _examples(reference, fake, communicator)
+    ids, showers, conditions = _first(reference, EXAMPLES, communicator)
+    beside = fake.beside(ids, conditions, communicator)
+    examples = Examples(real=showers, fake=beside, energies=conditions[:, 0])
     return Samples(real=real_sample, fake=fake_sample, examples=examples, speed=total)
 
 
@@ -244,21 +306,8 @@ def _merge(sample: Sample, communicator: Communicator) -> None:
     sample.rows = Rows.joined(parts).sorted()
 
 
-def _examples(reference: Files, fake: FakeShowers, communicator: Communicator) -> Examples:
-    """The first few showers of both samples, on all ranks."""
-
-    def first(files: Files, count: int) -> tuple[np.ndarray, ...]:
-        mine = next(iter(files.batches(communicator, count)), None)
-        gathered = [found for found in communicator.all_gather_object(mine) if found is not None]
-        return tuple(np.concatenate(parts) for parts in zip(*gathered, strict=True))
-
-    ids, real, conditions = first(reference, EXAMPLES)
-    if isinstance(fake, GeneratedFor):
-        generated = fake.showers_for(ids, conditions)
-    else:
-        assert isinstance(fake, FilesOf)
-        # Among some, those of the nearest energies, which stand beside the others in the report.
-        _, candidates, theirs = first(fake.files, 32 * EXAMPLES)
-        nearest = np.abs(theirs[:, 0] - conditions[:, :1]).argmin(axis=1)
-        generated = candidates[nearest]
-    return Examples(real=real, fake=generated, energies=conditions[:, 0])
+def _first(files: Files, count: int, communicator: Communicator) -> tuple[np.ndarray, ...]:
+    """The first few showers as `Batches` has them, on all ranks."""
+    mine = next(iter(files.batches(communicator, count)), None)
+    gathered = [found for found in communicator.all_gather_object(mine) if found is not None]
+    return tuple(np.concatenate(parts) for parts in zip(*gathered, strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 
 from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
-from dist_calo.config import DataConfig
+from dist_calo.config import DataConfig, TrackingConfig
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import ConfigError, DataError, UserError
 from dist_calo.files import write_whole
@@ -32,12 +32,7 @@ from dist_calo.training.evaluating import (
     collect,
     require_same_readout,
 )
-from dist_calo.training.evaluation_record import (
-    DEFAULT_URI,
-    EvaluationRecord,
-    describe_model,
-    require_store,
-)
+from dist_calo.training.evaluation_record import EvaluationRecord, describe_model, require_store
 from dist_calo.training.provenance import describe_run
 from dist_calo.training.restore import generating_device, restore_generator
 from dist_calo.training.sources import state_of
@@ -95,7 +90,7 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
     if question.checkpoint is not None:
         found = state_of(question.checkpoint, question.tracking_uri) if first else None
         state = communicator.broadcast_object(found)
-    uri = question.tracking_uri or (state["config"]["tracking"]["uri"] if state else DEFAULT_URI)
+    uri = question.tracking_uri or (state["config"]["tracking"]["uri"] if state else TrackingConfig().uri)
     if first:
         require_store(uri)
         _require_writable(question.out)
@@ -111,7 +106,7 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
         with_showers="low" in question.levels,
         say=_say if first else lambda _: None,
     )
-    slots, whole = _numbers(samples, communicator, paired=isinstance(fake, GeneratedFor))
+    slots, whole = _numbers(samples, communicator, paired=fake.paired)
     evaluation = Evaluation(
         geometry=reference.manifest.geometry,
         real=samples.real,
@@ -120,7 +115,6 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
         whole=whole,
         examples=samples.examples,
         names=question.names,
-        notes=tuple(_notes(question, samples)),
     )
     drawings = _drawn(evaluation, communicator) if question.report else None
     if not first:
@@ -130,13 +124,15 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
         return None
     say = _Alive(communicator)
     record = EvaluationRecord(uri, state["run_id"] if state else None)
-    facts = _facts(question, state, reference, fake, samples, record, communicator)
+    about = describe_run()
+    facts = _facts(question, state, reference, fake, samples, record, about, communicator)
     for level in question.levels:
         whole |= measured_classifier(samples.real, samples.fake, level, say)
-    evaluation = replace(evaluation, whole=whole, facts=facts, history=record.history())
+    notes = tuple(_notes(question, samples))
+    evaluation = replace(evaluation, whole=whole, facts=facts, history=record.history(), notes=notes)
     facts["Evaluation"]["wall time"] = f"{time.monotonic() - began:.0f} s"
     files = _write(evaluation, question.out, drawings)
-    record.log(evaluation, files, int(state["step"]) if state else 0, describe_run())
+    record.log(evaluation, files, int(state["step"]) if state else 0, about)
     if record.problem:
         print(f"not logged to MLflow: {record.problem}", file=sys.stderr)
     elif record.run_id:
@@ -285,6 +281,7 @@ def _facts(
     fake: FakeShowers,
     samples: Samples,
     record: EvaluationRecord,
+    about: Mapping[str, str],
     communicator: Communicator,
 ) -> dict[str, dict[str, str]]:
     facts: dict[str, dict[str, str]] = {}
@@ -295,19 +292,13 @@ def _facts(
     real, generated = question.names
     facts["Evaluation"] = {
         real: f"{samples.real.count:,} showers of {reference.config.path}{split}",
-        generated: f"{samples.fake.count:,} showers"
-        + (
-            f" of {fake.files.config.path}"
-            if isinstance(fake, FilesOf)
-            else " generated for the same conditions"
-        ),
+        generated: f"{samples.fake.count:,} showers {fake.described}",
         "read-out": reference.manifest.geometry.described,
         "ranks": str(communicator.world.size),
     }
     if samples.speed.seconds:
         speed = samples.speed.showers / samples.speed.seconds
         facts["Evaluation"]["generation"] = f"{speed:,.0f} showers/s on a rank ({1000 / speed:.3g} ms each)"
-    about = describe_run()
     for label, tag in (("dist_calo", "dist_calo.version"), ("git commit", "mlflow.source.git.commit")):
         if tag in about:
             facts["Evaluation"][label] = about[tag]

@@ -152,11 +152,13 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(files, capsy
     assert "--out /proc/nowhere" in line_of(capsys)
 
 
-def test_an_old_report_does_not_stand_beside_new_numbers(files, tmp_path):
+def test_an_old_report_does_not_stand_beside_new_numbers(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "report.html").write_text("old")
-    given = options(files, tmp_path, "--tracking-uri", "none", "--showers", "50", "--no-report", "--force")
-    assert evaluate(given) == 0
+    assert evaluate(options(files, tmp_path, "--showers", "50", "--no-report", "--force")) == 0
     assert not (tmp_path / "report.html").exists()
+    # By default the store is beside: a relative path.
+    assert "in sqlite:///mlflow.db" in capsys.readouterr().out
 
 
 def test_sums_are_exchanged_on_the_processor_whatever_generates(files, tmp_path, monkeypatch):

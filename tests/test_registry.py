@@ -23,6 +23,7 @@ from dist_calo.register import main as register
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.restore import restore_generator
 from dist_calo.training.serving import ShowerModel, input_columns, output_name
+from dist_calo.training.store import experiment_id
 from tests.mlflow_store import Store, sqlite_uri, wait_until
 from tests.ranks import free_port
 from tests.untrained import untrained_state
@@ -244,6 +245,15 @@ def test_a_model_belongs_to_the_run_that_trained_it(folder, state, version, tmp_
     after = client.get_run(run.info.run_id)
     assert (after.info.status, after.info.end_time) == ("KILLED", 123)
     assert [output.model_id for output in after.outputs.model_outputs]
+
+
+def test_a_deleted_experiment_comes_back_when_it_is_written_to(folder, version):
+    uri = sqlite_uri(folder)
+    client = Store(uri).client
+    made = experiment_id(client, uri, "short lived")
+    client.delete_experiment(made)
+    assert experiment_id(client, uri, "short lived") == made
+    assert client.get_experiment(made).lifecycle_stage == "active"
 
 
 def test_the_registry_holds_one_checkpoint_without_optimizers(folder, version):

@@ -4,27 +4,22 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dist_calo.config import TrackingConfig
 from dist_calo.errors import TrackingError
 from dist_calo.physics.evaluation import Evaluation
 from dist_calo.training.server import address_of
-from dist_calo.training.store import EXPERIMENT_TAGS, artifact_location, one_line, quiet_mlflow
+from dist_calo.training.store import experiment_id, now_ms, one_line, quiet_mlflow
 from dist_calo.training.store_uri import checked_uri, sqlite_file
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 CURVES = (r".*/total", r"validation/score", r"validation/[^/]+(/[a-z_]+)?", r"throughput/showers_per_s")
 """Names of the metrics that are drawn as training curves, the more telling first: losses, then the validation's."""
 MOST_CURVES = 12
 MOST_POINTS = 2000
 """Points of a curve: more than a figure is wide in pixels."""
-EXPERIMENT = "dist_calo"
 FOLDER = "evaluation"
 """Folder of a run's artifacts, and beginning of the names of its metrics."""
-DEFAULT_URI = "sqlite:///mlflow.db"
 
 
 class EvaluationRecord:
@@ -124,8 +119,11 @@ class EvaluationRecord:
 
         try:
             own = self._run is None
-            run = self._run or self._new_run(self._client, tags)
-            now = run.info.start_time if own else _now_ms()
+            run = self._run
+            if run is None:
+                experiment = experiment_id(self._client, self.uri, TrackingConfig().experiment)
+                run = self._client.create_run(experiment, run_name="evaluation", tags=dict(tags))
+            now = run.info.start_time if own else now_ms()
             metrics = [Metric(key, value, now, step) for key, value in logged_numbers(evaluation).items()]
             self._client.log_batch(run.info.run_id, metrics=metrics)
             for file in files:
@@ -135,17 +133,6 @@ class EvaluationRecord:
             self._run = run
         except Exception as error:
             self.problem = f"{self.uri}: {one_line(error)}"
-
-    def _new_run(self, client: "MlflowClient", tags: Mapping[str, str]) -> "Run":
-        found = client.get_experiment_by_name(EXPERIMENT)
-        if found is None:
-            location = artifact_location(self.uri, EXPERIMENT)
-            experiment = client.create_experiment(
-                EXPERIMENT, artifact_location=location, tags=EXPERIMENT_TAGS
-            )
-        else:
-            experiment = found.experiment_id
-        return client.create_run(experiment, run_name="evaluation", tags=dict(tags))
 
 
 def logged_numbers(evaluation: Evaluation) -> dict[str, float]:
@@ -162,12 +149,6 @@ def _number(text: str | None) -> float:
         return float(text or "nan")
     except ValueError:
         return math.nan
-
-
-def _now_ms() -> int:
-    import time
-
-    return time.time_ns() // 1_000_000
 
 
 def describe_model(state: Mapping[str, Any], source: str) -> dict[str, dict[str, str]]:

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import tempfile
-import time
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from dist_calo.training.provenance import describe_run
 from dist_calo.training.restore import restore_generator
 from dist_calo.training.server import address_of
 from dist_calo.training.serving import input_columns, output_name
-from dist_calo.training.store import EXPERIMENT_TAGS, artifact_location, one_line, quiet_mlflow
+from dist_calo.training.store import experiment_id, now_ms, one_line, quiet_mlflow
 from dist_calo.training.store_uri import checked_uri
 
 if TYPE_CHECKING:
@@ -153,7 +152,8 @@ def _register(
     run = _trained_run(client, state["run_id"])
     own = run is None
     if run is None:
-        run = client.create_run(_experiment_id(client, uri, state), run_name=f"register {name}")
+        experiment = experiment_id(client, uri, state["config"]["tracking"]["experiment"])
+        run = client.create_run(experiment, run_name=f"register {name}")
     tags = _tags(state, run.data.tags, metrics)
     logged = client.create_logged_model(
         run.info.experiment_id, name=_logged_name(name), source_run_id=run.info.run_id, tags=tags
@@ -263,18 +263,6 @@ def _trained_run(client: "MlflowClient", run_id: str | None) -> Any:
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def _experiment_id(client: "MlflowClient", uri: str, state: Mapping[str, Any]) -> str:
-    name = state["config"]["tracking"]["experiment"]
-    found = client.get_experiment_by_name(name)
-    if found is not None and found.lifecycle_stage == "active":
-        return str(found.experiment_id)
-    if found is not None:
-        client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
-    location = artifact_location(uri, name)
-    return client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
-
-
 def _tags(
     state: Mapping[str, Any], of_run: Mapping[str, str], metrics: Mapping[str, Any] | None
 ) -> dict[str, str]:
@@ -324,7 +312,7 @@ def _log_metrics(
             for kind in ("value", "floor")
             if kind in entry
         }
-    now = int(1000 * time.time())
+    now = now_ms()
     points = [
         Metric(key, value, now, step, model_id=model_id)
         for key, value in values.items()

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,28 +240,17 @@ class Sender:
                 if run.info.lifecycle_stage == "deleted":
                     client.restore_run(self._spool.run_id)
                 return run
-        ids = [self._experiment_id(client)]
+        ids = [experiment_id(client, self._spool.uri, self._spool.experiment)]
         found = client.search_runs(ids, f"tags.`{SPOOL_TAG}` = '{self._spool.spool_id}'", max_results=1)
         return found[0] if found else None
 
     def _new_run(self, client: "MlflowClient") -> "Run":
         return client.create_run(
-            self._experiment_id(client),
+            experiment_id(client, self._spool.uri, self._spool.experiment),
             start_time=self._spool.started_ms,
             tags={SPOOL_TAG: self._spool.spool_id},
             run_name=self._spool.run_name,
         )
-
-    def _experiment_id(self, client: "MlflowClient") -> str:
-        name = self._spool.experiment
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            # If another job makes it at the same moment this fails, and the next try finds it.
-            location = artifact_location(self._spool.uri, name)
-            return client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return found.experiment_id
 
 
 def _is_points(record: Record) -> bool:
@@ -271,11 +261,33 @@ def _is_refusal(error: Exception) -> bool:
     return getattr(error, "error_code", None) in REFUSALS
 
 
-def artifact_location(uri: str, experiment: str) -> str | None:
+def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
+    """The experiment of this name, made where there is none and restored where it was deleted.
+
+    If another job makes it at the same moment this fails, and finds it when called again.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return client.create_experiment(
+            name, artifact_location=_artifact_location(uri, name), tags=EXPERIMENT_TAGS
+        )
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def now_ms() -> int:
+    """Time since 1970 in ms, as MLflow counts it."""
+    return time.time_ns() // 1_000_000
+
+
+def _artifact_location(uri: str, experiment: str) -> str | None:
     """Beside an SQLite file, so that ``mlflow ui`` finds the pictures from any folder; a server has its own place."""
     if not uri.startswith("sqlite:"):
         return None
-    return (sqlite_file(uri).parent / "mlartifacts" / re.sub(r"[^\w.-]+", "_", experiment)).as_uri()
+    return (
+        sqlite_file(uri).absolute().parent / "mlartifacts" / re.sub(r"[^\w.-]+", "_", experiment)
+    ).as_uri()
 
 
 def _dataset_inputs(datasets: Mapping[str, Mapping[str, Any]]) -> "list[Any]":

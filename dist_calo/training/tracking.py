@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from dist_calo.config import TrackingConfig
 from dist_calo.errors import TrackingError
 from dist_calo.training.spool import Record, Spool
-from dist_calo.training.store import Sender, complaint, one_line
+from dist_calo.training.store import Sender, complaint, now_ms, one_line
 from dist_calo.training.store_uri import checked_uri
 from dist_calo.training.system_load import SystemLoad
 
@@ -105,7 +105,7 @@ class Tracker:
             ``run_id``.
         """
         record = {"parameters": dict(parameters), "tags": dict(tags or {}), "datasets": dict(datasets or {})}
-        self._put({"kind": "start", "time_ms": _now_ms(), **record})
+        self._put({"kind": "start", "time_ms": now_ms(), **record})
         self._writer.start()
         self._sender.start()
         return self.run_id
@@ -113,7 +113,7 @@ class Tracker:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record values of a training step. Steps that the run recorded before it was resumed count once."""
         plain = {key: float(value) for key, value in values.items()}
-        self._put({"kind": "metrics", "time_ms": _now_ms(), "step": int(step), "values": plain})
+        self._put({"kind": "metrics", "time_ms": now_ms(), "step": int(step), "values": plain})
 
     def figure(self, drawing: Drawing, name: str, step: int | None = None) -> None:
         """Record a picture.
@@ -182,7 +182,7 @@ class Tracker:
             self._spool.remove()
             return True
         deadline = time.monotonic() + timeout_s
-        self._put({"kind": "end", "time_ms": _now_ms(), "status": status})
+        self._put({"kind": "end", "time_ms": now_ms(), "status": status})
         self._ending.set()
         self._wake.set()
         self._writer.join(timeout_s)
@@ -292,7 +292,7 @@ class Tracker:
         while not last:
             last = self._written.wait(SEND_EVERY_S)
             if load and not last and load.is_due():
-                self._put({"kind": "system", "time_ms": _now_ms(), "values": load.sample()})
+                self._put({"kind": "system", "time_ms": now_ms(), "values": load.sample()})
             if not last and time.monotonic() < next_try:
                 continue
             try:
@@ -406,7 +406,3 @@ def _open_spool(root: Path, run_id: str | None, identity: Mapping[str, Any]) -> 
 def _render(drawing: Any, path: Path) -> None:
     figure = drawing() if callable(drawing) else drawing
     figure.savefig(path, dpi=120)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

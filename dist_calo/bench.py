@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_calo.command_line import one_line_parser, run_command
+from dist_calo.command_line import add_model_options, one_line_parser, run_command
 from dist_calo.errors import ConfigError, UserError
 from dist_calo.files import write_whole
 
@@ -230,14 +230,9 @@ def _write(path: Path, result: dict[str, Any]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = one_line_parser("dist-calo bench", "Measure how fast showers are made, and how good those are.")
     parser.add_argument("what", choices=("generate",), help="what to measure")
-    parser.add_argument(
-        "--checkpoint", required=True, help="checkpoint file, folder (its best one), or models:/NAME/VERSION"
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--batch", default="1,100,10000", help="showers asked for at a time (default 1,100,10000)"
-    )
-    parser.add_argument(
-        "--tracking-uri", help="MLflow store of models:/... (default: MLFLOW_TRACKING_URI, or mlflow.db here)"
     )
     parser.add_argument("--threads", default="1,all", help="threads on the processor (default 1,all)")
     parser.add_argument(

@@ -14,6 +14,10 @@ from dist_calo.errors import EXIT_USER, ConfigError, UserError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+MODEL_SOURCES = (
+    "checkpoint file, or folder (its best one), or of MLflow models:/NAME/VERSION or runs:/ID/model"
+)
+
 
 def _valid_keys() -> list[str]:
     return [
@@ -100,6 +104,16 @@ def one_line_parser(program: str, description: str) -> argparse.ArgumentParser:
             raise ConfigError(f"{message} (see {self.prog} --help)")
 
     return Parser(prog=program, description=description, allow_abbrev=False)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name a trained model: ``--checkpoint`` and the store that it may lie in, ``--tracking-uri``."""
+    parser.add_argument("--checkpoint", required=True, help=MODEL_SOURCES)
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow's store for models:/ and runs:/ (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)",
+    )
 
 
 def parse_range(option: str, text: str) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_calo.command_line import one_line_parser, run_command
+from dist_calo.command_line import MODEL_SOURCES, one_line_parser, run_command
 from dist_calo.config import DataConfig
 from dist_calo.errors import ConfigError
 from dist_calo.on_ranks import Job, add_launch_option, on_ranks
@@ -123,8 +123,8 @@ def _parser() -> "argparse.ArgumentParser":
         help="Geant4 shower file or glob (default with --checkpoint: the test split of its training)",
     )
     add("--fake", help="generated shower file or glob")
-    sources = "checkpoint file or folder, models:/NAME/VERSION or runs:/ID/model"
-    add("--checkpoint", help=f"{sources}: one shower is generated for each Geant4 one, of the same energy")
+    made = "one shower is generated for each Geant4 one, of the same energy"
+    add("--checkpoint", help=f"{MODEL_SOURCES}: {made}")
     add("--out", default="evaluation", help="folder to write to (default evaluation)")
     add("--force", action="store_true", help="replace an evaluation that lies there")
     add("--no-report", action="store_true", help="write metrics.json alone, which is quicker")

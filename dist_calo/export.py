@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dist_calo.command_line import one_line_parser, run_command
+from dist_calo.command_line import add_model_options, one_line_parser, run_command
 from dist_calo.errors import ConfigError
 
 DESCRIPTION = """Write a trained network as a program of its own, for Geant4 and C++.
@@ -70,12 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = one_line_parser("dist-calo export", DESCRIPTION)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_model_options(parser)
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        help="checkpoint file, or folder (its best one), or of MLflow models:/NAME/VERSION or runs:/ID/model",
-    )
     add("--out", required=True, help="file to write, such as model.onnx or model.pt")
     add("--force", action="store_true", help="replace the file if it exists")
     add(
@@ -95,10 +91,6 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=1e-4,
         help="largest relative difference of a shower's visible energy and of its cells (default 1e-4)",
-    )
-    add(
-        "--tracking-uri",
-        help="MLflow's store for models:/ and runs:/ (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)",
     )
     return parser
 

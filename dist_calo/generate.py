@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from dist_calo.command_line import one_line_parser
+from dist_calo.command_line import add_model_options, one_line_parser
 from dist_calo.data.formats.schema import SchemaName
 from dist_calo.on_ranks import Job, add_launch_option, on_ranks
 from dist_calo.training.beam import parse_spread
@@ -67,12 +67,8 @@ def _run(request: Request, communicator: "Communicator") -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = one_line_parser("dist-calo generate", DESCRIPTION)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_model_options(parser)
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        help="checkpoint file, or folder (its best one), or of MLflow models:/NAME/VERSION or runs:/ID/model",
-    )
     add(
         "--n",
         "--showers",
@@ -100,11 +96,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="the same seed gives the same showers (default 0)")
     add("--batch-size", type=int, default=100, help="showers made at a time (default 100)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default cpu)")
-    add(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow's store for models:/ and runs:/ (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)",
-    )
     add_launch_option(parser)
     return parser
 

@@ -104,9 +104,12 @@ def test_a_folder_that_holds_checkpoints(
     manifest = build_manifest(config.data)
     state = {"step": 40, "config": config.to_dict(), "manifest": manifest.to_dict()}
     path = CheckpointFolder(tmp_path / "checkpoints").save(state, {})
-    assert main(settings) == 1
+    assert main(settings) == 0
     shown = capsys.readouterr().out
+    assert lines(shown)["checkpoint"] == "--"
     assert "holds checkpoints up to step 40: continue with --checkpoint.resume=auto" in shown
+    assert main([*settings, "--train.seed=9"]) == 1
+    assert "of another run: name another folder (train.seed=9" in capsys.readouterr().out
     for resume in ("auto", path):
         assert main([*settings, f"--checkpoint.resume={resume}"]) == 0
         assert "the job would go on after step 40" in capsys.readouterr().out

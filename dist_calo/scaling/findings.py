@@ -108,16 +108,11 @@ def check_versions(found: Mapping[int, Mapping[str, str]], nodes: Sequence[Node]
         if not others:
             same.append(f"{name} {usual}")
         for value, ranks in others.items():
-            usual_ones = [rank for rank in have if have[rank] == usual]
-            checks.append(
-                Check(
-                    "FAIL",
-                    "versions",
-                    f"{name} is {value} on {names_of(_with_node(ranks, have, nodes), nodes)}, and {usual} on "
-                    f"{len(usual_ones)} of {len(have)} that were asked: install the same everywhere",
-                )
-            )
-    return [Check("ok", "versions", f"the same everywhere: {', '.join(same)}"), *checks]
+            count = sum(version == usual for version in have.values())
+            odd = names_of(_with_node(ranks, have, nodes), nodes)
+            text = f"{name} is {value} on {odd}, and {usual} on {count} others: install the same everywhere"
+            checks.append(Check("FAIL", "versions", text))
+    return [Check("ok", "versions", f"the same everywhere: {', '.join(same) or 'nothing'}"), *checks]
 
 
 def _with_node(ranks: Iterable[int], asked: Iterable[int], nodes: Sequence[Node]) -> set[int]:
@@ -139,7 +134,7 @@ def check_cores(nodes: Sequence[Node]) -> list[Check]:
         if threads > cores:
             names = and_more([node.name for node in together])
             on_one = " (under one kernel)" if len(together) > 1 else ""
-            crowded.append(f"{names}{on_one}: {threads} threads on {cores} cores")
+            crowded.append(f"{names}{on_one}: {threads} on {cores}")
     if crowded:
         advice = "start fewer ranks or give them more cores"
         checks.append(Check("--", "cores", f"more threads than cores on {'; '.join(crowded)}: {advice}"))
@@ -170,8 +165,8 @@ def check_hardware(nodes: Sequence[Node]) -> list[Check]:
 def slow_nodes(nodes: Sequence[Node]) -> dict[str, list[str]]:
     """What each slow node is slow in, against the median of all.
 
-    Computing: more than 15 % and three times its own scatter above. Network and reading: below half, where it was
-    measured for long enough; latency: three times as long, and 0.1 ms.
+    Computing: more than 15 % and three times its own scatter above. Network and reading: below half, if reading
+    took 0.1 s at least; latency: three times as long, and 0.1 ms.
     """
     found: dict[str, list[str]] = {}
 

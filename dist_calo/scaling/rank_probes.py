@@ -118,7 +118,7 @@ def reading_rate(files: Iterable[FileEntry], part: int, parts: int) -> tuple[int
             while begin < end and time.perf_counter() - began + seconds < _READ_S:
                 piece = len(os.pread(file, min(_PIECE, end - begin), begin))
                 if piece == 0:
-                    raise OSError(f"{entry.path} ends after {begin} of {entry.bytes} bytes on this node")
+                    raise OSError(f"{entry.path} is shorter here than its {entry.bytes} bytes on rank 0")
                 begin, read = begin + piece, read + piece
             seconds += time.perf_counter() - began
         finally:

@@ -1,0 +1,339 @@
+"""Measurements of a cluster: which pairs are measured when, and what is concluded from what was found."""
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dist_calo.comm.protocol import World
+from dist_calo.data.shards import FileEntry
+from dist_calo.doctor import main
+from dist_calo.scaling.cluster_report import Report
+from dist_calo.scaling.findings import (
+    Check,
+    Node,
+    check_clocks,
+    check_cores,
+    check_hardware,
+    check_versions,
+    names_of,
+    odd_ones,
+    predict,
+    slow_nodes,
+)
+from dist_calo.scaling.links import along_tree, neighbours_within, offset_of, ring_rounds, tree_rounds
+from dist_calo.scaling.rank_probes import CODE, reading_rate, writing_rate
+from dist_calo.scaling.roll_call import call_roll
+from tests.ranks import run_ranks
+from tests.small_runs import write_showers
+
+
+def cluster(count: int = 4, ranks: int = 2) -> list[Node]:
+    """Nodes that are all alike."""
+    return [
+        Node(
+            name=f"n{number}",
+            ranks=list(range(number * ranks, (number + 1) * ranks)),
+            kernel=str(number),
+            cores=list(range(ranks)),
+            threads=ranks,
+            memory_bytes=4 * 10**9,
+            step_s=0.1,
+            scatter_s=0.001,
+            latency_s=2e-5,
+            bandwidth_bytes_per_s=1e9,
+            read_bytes_per_s=5e8,
+            read_s=1.0,
+            clock_s=0.0,
+            clock_error_s=1e-4,
+        )
+        for number in range(count)
+    ]
+
+
+def disjoint(pairs: list[tuple[int, int]]) -> bool:
+    ends = [end for pair in pairs for end in pair]
+    return len(ends) == len(set(ends))
+
+
+@given(st.integers(1, 600))
+def test_a_ring_is_gone_round_in_rounds_of_disjoint_pairs(nodes: int) -> None:
+    rounds = ring_rounds(nodes)
+    assert len(rounds) <= 3
+    assert all(map(disjoint, rounds))
+    found = sorted(tuple(sorted(pair)) for pairs in rounds for pair in pairs)
+    edges = {tuple(sorted((node, (node + 1) % nodes))) for node in range(nodes)} if nodes > 1 else set()
+    assert found == sorted(edges)
+
+
+@given(st.integers(1, 600))
+def test_a_tree_reaches_every_node_once_in_a_logarithmic_number_of_rounds(nodes: int) -> None:
+    rounds = tree_rounds(nodes)
+    assert len(rounds) == math.ceil(math.log2(nodes))
+    assert all(map(disjoint, rounds))
+    reached = {0}
+    for pairs in rounds:
+        assert {parent for parent, _ in pairs} <= reached
+        reached |= {child for _, child in pairs}
+    assert reached == set(range(nodes))
+    assert sum(map(len, rounds)) == nodes - 1
+
+
+def test_neighbours_on_a_node() -> None:
+    assert neighbours_within([[0, 1], [2, 3, 4], [5]]) == [(0, 1), (2, 3)]
+
+
+@given(
+    st.floats(-10, 10),
+    st.lists(st.tuples(st.floats(1e-5, 1e-2), st.floats(1e-5, 1e-2)), min_size=1, max_size=10),
+)
+def test_an_offset_is_right_within_its_error(offset: float, delays: list[tuple[float, float]]) -> None:
+    trips = [(t, t + there + offset, t + there + back) for t, (there, back) in enumerate(delays)]
+    found, error = offset_of(trips)
+    assert abs(found - offset) <= error + 1e-9
+    assert error == pytest.approx(min(there + back for there, back in delays) / 2, rel=1e-6, abs=1e-9)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=20))
+def test_offsets_add_up_along_the_tree(clocks: list[float]) -> None:
+    steps = {
+        child: (clocks[child] - clocks[parent], 0.5)
+        for pairs in tree_rounds(len(clocks))
+        for parent, child in pairs
+    }
+    found = along_tree(steps, len(clocks))
+    assert [offset for offset, _ in found] == pytest.approx([clock - clocks[0] for clock in clocks])
+    # Node 7 = 4 + 2 + 1 is three steps from node 0.
+    assert [error for _, error in found] == [0.5 * node.bit_count() for node in range(len(clocks))]
+
+
+def test_the_majority_is_right_and_a_tie_goes_to_the_first_rank() -> None:
+    assert odd_ones({0: "b", 1: "a", 2: "a"}) == ("a", {"b": [0]})
+    assert odd_ones({0: "b", 1: "a"}) == ("b", {"a": [1]})
+
+
+def test_a_node_or_rank_with_another_version_is_named() -> None:
+    nodes = cluster(3)
+    found = {rank: {"torch": "2.13", "numpy": "2.4"} for rank in range(6)}
+    (line,) = check_versions(found, nodes)
+    assert line.status == "ok"
+    assert "torch 2.13, numpy 2.4" in line.text
+    found[2] = found[3] = {"torch": "2.4", "numpy": "2.4"}
+    found[5] = {"torch": "2.13", "numpy": "missing"}
+    same, *odd = check_versions(found, nodes)
+    assert same.text == "the same everywhere: nothing"
+    assert [check.status for check in odd] == ["FAIL", "FAIL"]
+    assert "torch is 2.4 on n1, and 2.13 on 4 others" in odd[0].text
+    assert "numpy is missing on n2 (rank 5), and 2.4 on 5 others" in odd[1].text
+
+
+def test_a_version_that_one_rank_of_a_node_looks_for_is_put_down_to_the_node() -> None:
+    nodes = cluster(3)
+    found = {rank: {CODE: "a" if rank < 4 else "b"} if rank % 2 == 0 else {} for rank in range(6)}
+    (_, odd) = check_versions(found, nodes)
+    assert f"{CODE} is b on n2, and a on 2 others" in odd.text
+
+
+def test_many_names_are_cut_short() -> None:
+    assert names_of(range(40), cluster(20)).endswith("n7 and 12 more")
+
+
+def test_nodes_that_are_alike_are_not_blamed() -> None:
+    nodes = cluster()
+    # Scatter of a busy machine, and a file that is read in no time.
+    nodes[1] = replace(nodes[1], step_s=0.12, scatter_s=0.01)
+    nodes[2] = replace(nodes[2], bandwidth_bytes_per_s=6e8, latency_s=1e-4)
+    nodes[3] = replace(nodes[3], read_bytes_per_s=1e7, read_s=0.01)
+    assert slow_nodes(nodes) == {}
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ({"step_s": 0.21}, "a step takes 2.1x the median"),
+        ({"bandwidth_bytes_per_s": 1e8}, "network bandwidth 0.1x the median"),
+        ({"latency_s": 1e-3}, "network latency 50x the median"),
+        ({"read_bytes_per_s": 2e8}, "reading 0.4x the median"),
+    ],
+)
+def test_a_slow_node_is_named_with_what_is_slow(measured: dict[str, float], words: str) -> None:
+    nodes = cluster()
+    nodes[2] = replace(nodes[2], **measured)  # type: ignore[arg-type]
+    assert slow_nodes(nodes) == {"n2": [words]}
+
+
+def test_of_two_nodes_the_one_that_computes_more_slowly_is_named() -> None:
+    nodes = cluster(2)
+    nodes[0] = replace(nodes[0], step_s=0.2)
+    assert slow_nodes(nodes) == {"n0": ["a step takes 2x the median"]}
+
+
+def report_with_links(count: int, slow: int | None) -> Report:
+    """A ring in which every link of one node is slow."""
+    nodes = cluster(count)
+    links = [
+        {
+            "ranks": [2 * a, 2 * b],
+            "nodes": [f"n{a}", f"n{b}"],
+            "latency_s": 2e-5,
+            "bandwidth_bytes_per_s": 1e7 if slow in (a, b) else 1e9,
+        }
+        for pairs in ring_rounds(count)
+        for a, b in pairs
+    ]
+    report = Report(launcher="srun", backend="torch", device="cpu", nodes=nodes)
+    report.backends["torch"] = {"all_reduce_s": {8: 1e-4}, "links": links}
+    report.use_links_of("torch")
+    return report
+
+
+@pytest.mark.parametrize("count", [3, 4, 7])
+def test_neighbours_of_a_slow_node_are_not_blamed(count: int) -> None:
+    report = report_with_links(count, slow=1)
+    assert list(slow_nodes(report.nodes)) == ["n1"]
+    assert {tuple(link["nodes"]) for link in report.links_between(["n0", "n1"])} == {("n0", "n1")}
+
+
+def test_threads_are_counted_against_the_cores_of_a_kernel() -> None:
+    nodes = cluster(2)
+    assert [check.status for check in check_cores(nodes)] == ["ok"]
+    nodes = [replace(node, kernel="same") for node in nodes]
+    (crowded,) = check_cores(nodes)
+    assert "n0, n1 (under one kernel): 4 on 2" in crowded.text
+    nodes = cluster(2)
+    nodes[1] = replace(nodes[1], shared_cores=[0, 1])
+    (shared,) = check_cores(nodes)
+    assert shared.text.startswith("ranks share cores on n1: bind")
+
+
+def test_a_node_of_other_hardware_is_named() -> None:
+    nodes = cluster(3)
+    nodes[1] = replace(nodes[1], gpus=["H200"])
+    (check,) = check_hardware(nodes)
+    assert (check.status, check.text) == ("--", "GPUs: H200 on n1, none on most")
+
+
+def test_a_wrong_clock_is_named_even_if_it_is_the_first() -> None:
+    assert check_clocks(cluster(1)) == []
+    nodes = cluster(3)
+    assert [check.status for check in check_clocks(nodes)] == ["ok"]
+    nodes[1:] = [replace(node, clock_s=-2.0) for node in nodes[1:]]
+    (check,) = check_clocks(nodes)
+    assert check.status == "--"
+    assert "n0 +2 s;" in check.text
+
+
+def test_a_step_is_computing_and_a_ring_over_the_slowest_link() -> None:
+    nodes = cluster(2)
+    nodes[1] = replace(nodes[1], step_s=0.3)
+    found = predict(nodes, showers=30, bytes_=8e6, collectives=5, links=[(1e-5, 1e9), (2e-5, 1e8)])
+    assert found is not None
+    # 2 (p - 1) = 6 messages of each of 5 collectives, and 2 (p - 1) / p = 1.5 times the payload.
+    assert found.all_reduce_s == pytest.approx(6 * 5 * 2e-5 + 1.5 * 8e6 / 1e8)
+    assert found.step_s == pytest.approx(0.3 + found.all_reduce_s)
+    assert found.to_dict()["showers_per_s"] == pytest.approx(30 / found.step_s)
+    assert predict(nodes, showers=30, bytes_=8e6, collectives=5, links=[]) is None
+    alone = predict(cluster(1, ranks=1), showers=30, bytes_=8e6, collectives=5, links=[])
+    assert alone is not None
+    assert alone.all_reduce_s == 0
+
+
+def test_a_line_for_each_node_or_for_the_odd_ones_among_many() -> None:
+    report = report_with_links(4, slow=1)
+    report.slow = slow_nodes(report.nodes)
+    text = report.text()
+    assert all(f"\nn{number}  " in text for number in range(4))
+    assert text.endswith("Not healthy: n1 is slow: network bandwidth 0.01x the median.")
+    report = report_with_links(64, slow=33)
+    report.slow = slow_nodes(report.nodes)
+    rows = report.text().splitlines()[2:7]
+    assert [row.split()[0] for row in rows] == ["node", "n33", "least", "median", "most"]
+    assert "10 MB/s" in rows[2]
+    assert "1 GB/s" in rows[3]
+
+
+def test_the_report_as_json(tmp_path: Path) -> None:
+    report = report_with_links(2, slow=None)
+    report.checks.append(Check("--", "cores", "few"))
+    report.write(tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["healthy"] is True
+    assert found["nodes"][1]["bandwidth_bytes_per_s"] == 1e9
+    assert found["checks"] == [{"status": "--", "name": "cores", "text": "few"}]
+
+
+def test_nodes_read_disjoint_shares_of_all_files(tmp_path: Path) -> None:
+    entries = []
+    for name, size in (("a", 1000), ("b", 17), ("c", 500)):
+        (tmp_path / name).write_bytes(b"x" * size)
+        path = str(tmp_path / name)
+        entries.append(FileEntry(name=name, path=path, rows=1, bytes=size, chunk_rows=None, fingerprint=""))
+    shares = [reading_rate(entries, part, 4)[0] for part in range(4)]
+    assert sum(shares) == 1517
+    assert max(shares) - min(shares) <= 1
+    (tmp_path / "c").write_bytes(b"")
+    with pytest.raises(OSError, match="c is shorter here than its 500 bytes"):
+        reading_rate(entries, 3, 4)
+
+
+def test_writing_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert writing_rate(tmp_path / "not" / "yet") > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_tasks_of_srun_have_a_roll_call() -> None:
+    assert call_roll(World(size=4, launcher="torchrun"), 1.0) is None
+
+
+def test_data_that_cannot_be_read_are_a_line_of_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dist_calo.scaling.cluster_check.set_threads", lambda *_: (1, ""))
+    assert main(["--cluster", "--data.path=/no/such.h5", f"--checkpoint.dir={tmp_path}"]) == 1
+    shown = capsys.readouterr().out
+    assert "/no/such.h5: no such file" in next(
+        line for line in shown.splitlines() if line.startswith("FAIL data")
+    )
+    assert "rank 0 writes" in shown
+    assert shown.endswith("Not healthy: see the lines marked FAIL.\n")
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--cluster", "--json=/no/such/folder/found.json"]) == 2
+    assert (
+        "--json /no/such/folder/found.json: name a file in a folder that is there" in capsys.readouterr().err
+    )
+
+
+def test_two_ranks_are_measured(tmp_path: Path) -> None:
+    data = write_showers(tmp_path / "data", rows=(40,))
+    settings = [f"--data.path={data}", "--train.global_batch_size=4", f"--checkpoint.dir={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "dist_calo",
+        "doctor",
+        "--cluster",
+        *settings,
+        f"--json={tmp_path}/found.json",
+    ]
+    run = run_ranks(command, 2).check()
+    assert run.ranks[1] == ""
+    assert run.ranks[0].endswith("Healthy.")
+    found = json.loads((tmp_path / "found.json").read_text())
+    (node,) = found["nodes"]
+    assert node["ranks"] == [0, 1]
+    assert node["step_s"] > 0
+    assert node["within_bandwidth_bytes_per_s"] > 0
+    assert node["read_bytes_per_s"] > 0
+    bucket = 4 * 551_355  # all gradients of lcd_fast
+    assert set(found["backends"]["torch"]["all_reduce_s"]) == {"8", str(bucket)}
+    assert set(found["absent_backends"]) == {"mpi", "horovod"}
+    assert found["prediction"]["step_s"] > node["step_s"]

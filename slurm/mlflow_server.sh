@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The MLflow server as a job:   sbatch slurm/mlflow_server.sh     (docs/mlflow.md). Start it in the folder of the checkout.
-# Its address and password go to mlflow/server.env, for you alone to read. Training finds it wherever it runs with
+# The MLflow server as a job:   sbatch slurm/mlflow_server.sh     in the folder of the checkout. See docs/mlflow.md.
+# Its address and password go to mlflow/server.env, for you alone to read; training finds it wherever it runs with
 # TRACKING_URI=mlflow/server.env in slurm/site.env. Its log tells how to see its pages; scancel ends it in order.
 # Settings, in slurm/site.env or the environment:
 #   MLFLOW_HOME=/project/calo/mlflow    folder of database, artifacts and password, on a file system that all nodes see
-#   MLFLOW_DATABASE=postgresql://...    for many users, with MLFLOW_WORKERS=4; otherwise an SQLite file in that folder
+#   MLFLOW_DATABASE=postgresql://...    for many users, with MLFLOW_WORKERS=4; otherwise an SQLite file for one worker
 #   MLFLOW_ADDRESS=10.1.2.3             where to listen, if not at the address of the node's name
 #   MLFLOW_PORT=5000                    otherwise a free one
 #SBATCH --job-name=mlflow
@@ -16,46 +16,44 @@
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
-set -euo pipefail
-umask 077
-cd "${DIST_CALO_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}"
+cd "${DIST_CALO_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}" || exit 2
 # shellcheck source=/dev/null
 if [[ -f slurm/site.env ]]; then source slurm/site.env; fi
 # shellcheck source=/dev/null
 if [[ -f ${VENV:=.venv}/bin/activate ]]; then source "$VENV/bin/activate"; fi
-folder=$(realpath -m "${MLFLOW_HOME:-mlflow}")
-mkdir -p "$folder/artifacts"
+set -euo pipefail
+umask 077
+folder=$(realpath -m "${MLFLOW_HOME:-mlflow}") && mkdir -p "$folder/artifacts"
 exec 9>"$folder/lock"
-flock -n 9 || { echo "another server runs on $folder already" >&2 && exit 2; }
-
-address=${MLFLOW_ADDRESS:-$(getent ahostsv4 "$(hostname)" | awk '$1 !~ /^127/ {print $1; exit}')}
+if ! flock --wait 30 9; then echo "another server runs on $folder already" >&2 && exit 2; fi
+found=$(getent ahostsv4 "$(hostname)" | awk '$1 !~ /^127/ {print $1; exit}')
+address=${MLFLOW_ADDRESS:-${found:?no address of $(hostname) that other nodes could reach: set MLFLOW_ADDRESS}}
 port=${MLFLOW_PORT:-$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}
 secret() { [[ -s $1 ]] || python -c 'import secrets; print(secrets.token_urlsafe(24))' >"$1" && cat "$1"; }
 publish() {
-    printf 'export MLFLOW_TRACKING_%s\n' "URI=$1" USERNAME=admin "PASSWORD=$MLFLOW_AUTH_ADMIN_PASSWORD" >"$folder/.new.env"
-    mv "$folder/.new.env" "$folder/server.env"
+    printf 'export MLFLOW_TRACKING_%s\n' "URI=$1" USERNAME=admin "PASSWORD=$MLFLOW_AUTH_ADMIN_PASSWORD" >"$folder/.new"
+    mv "$folder/.new" "$folder/server.env"
 }
-# Secrets are in the environment and in files of mode 600, not on command lines, which all users of a node can read.
+# Secrets stay in the environment and in files of mode 600: all users of a node can read its command lines.
 printf '[mlflow]\ndefault_permission = READ\ndatabase_uri = %s\n' "sqlite:///$folder/users.db" >"$folder/auth.ini"
-export MLFLOW_AUTH_CONFIG_PATH="$folder/auth.ini" MLFLOW_AUTH_ADMIN_USERNAME=admin MLFLOW_AUTH_ADMIN_PASSWORD
 MLFLOW_AUTH_ADMIN_PASSWORD=$(secret "$folder/password") MLFLOW_FLASK_SERVER_SECRET_KEY=$(secret "$folder/key")
-export MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_BACKEND_STORE_URI="${MLFLOW_DATABASE:-sqlite:///$folder/mlflow.db}"
+export MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_AUTH_ADMIN_USERNAME=admin
+export MLFLOW_AUTH_CONFIG_PATH=$folder/auth.ini MLFLOW_BACKEND_STORE_URI=${MLFLOW_DATABASE:-sqlite:///$folder/mlflow.db}
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true again=''
-
-# One worker: an SQLite file on a network file system bears one process.
 mlflow server --app-name=basic-auth --workers="${MLFLOW_WORKERS:-1}" --host="$address" --port="$port" \
-    --allowed-hosts="$address:$port,localhost:*,127.0.0.1:*" --serve-artifacts --artifacts-destination="$folder/artifacts" \
-    --uvicorn-opts='--timeout-graceful-shutdown=60 --log-level=warning' &
+    --allowed-hosts="$address:$port,localhost:*,127.0.0.1:*" --serve-artifacts \
+    --artifacts-destination="$folder/artifacts" --uvicorn-opts='--timeout-graceful-shutdown=60 --log-level=warning' &
 server=$!
-trap 'kill "$server" 2>/dev/null || true' TERM INT
+trap 'kill "$server" 2>/dev/null || true' TERM
 trap 'again=yes; kill "$server" 2>/dev/null || true' USR1
 until (: <>"/dev/tcp/$address/$port") 2>/dev/null || ! kill -0 "$server" 2>/dev/null; do sleep 0.5; done
 if kill -0 "$server" 2>/dev/null; then
     publish "http://$address:$port"
-    echo "MLflow serves $folder at $address:$port. To see it, run on your machine: ssh -N -L" \
-        "5000:$address:$port ${SLURM_SUBMIT_HOST:-LOGIN_NODE}; open http://localhost:5000, user admin, password in $folder/password"
+    echo "MLflow serves $folder at $address:$port. To see it, run on your machine" \
+        "ssh -N -L 5000:$address:$port ${SLURM_SUBMIT_HOST:-LOGIN_NODE}" \
+        "and open http://localhost:5000: user admin, password in $folder/password"
 fi
-while wait "$server" && code=0 || code=$?; kill -0 "$server" 2>/dev/null; do :; done # a signal ends `wait`, not the server
+while wait "$server" && code=0 || code=$?; kill -0 "$server" 2>/dev/null; do :; done # a signal ends `wait` only
 publish ''
 echo "MLflow has ended (exit code $code)"
 if [[ -n $again && -n ${SLURM_JOB_ID:-} ]]; then scontrol requeue "$SLURM_JOB_ID" && sleep 60; fi

@@ -1,5 +1,6 @@
 """Efficiency at ranks that were not measured, with its uncertainty, and where it falls below 90 %."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,11 +46,11 @@ class Forecast:
         middle, early, late = (self.falls_below(values) for values in (self.efficiency, self.low, self.high))
         last = int(self.ranks[-1])
         percent = f"{100 * WORTHWHILE:.0f} %"
-        ends = [f"{early:,.0f}" if early else None, f"{late:,.0f}" if late else f"beyond {last:,}"]
+        ends = [f"{math.ceil(early):,}" if early else None, f"{math.ceil(late):,}" if late else f"beyond {last:,}"]
         if middle is None:
             text = f"stays above {percent} to {last:,} ranks"
             return text + (f", though it may fall below at {ends[0]} already" if ends[0] else "")
-        return f"falls below {percent} at {middle:,.0f} ranks (between {ends[0]} and {ends[1]})"
+        return f"falls below {percent} at {math.ceil(middle):,} ranks (between {ends[0]} and {ends[1]})"
 
 
 def forecast(rows: Sequence[Row], fits: Sequence[Fit]) -> Forecast:

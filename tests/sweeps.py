@@ -1,5 +1,7 @@
 """Sweeps for tests: a definition, a study without any training, and the sweep file of a tiny network."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import yaml
@@ -56,3 +58,15 @@ def write_tiny(path: Path, data: str, **entries) -> Path:
     }
     path.write_text(yaml.safe_dump(values | entries))
     return path
+
+
+def recorded(folder: Path) -> tuple[list[str], list[str]]:
+    """Status of the runs in MLflow that have no parent, and of those that are nested in the one that has none."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        runs = dict(store.execute("select run_uuid, status from runs").fetchall())
+        nested = dict(
+            store.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'").fetchall()
+        )
+    parents = [run for run in runs if run not in nested]
+    assert set(nested.values()) == set(parents[:1])
+    return [runs[run] for run in parents], [runs[run] for run in nested]

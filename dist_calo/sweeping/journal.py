@@ -34,7 +34,7 @@ def load_optuna() -> Any:
         import optuna
     except ImportError:
         raise MissingComponentError("sweeps need Optuna: pip install -e '.[sweep]' in the checkout") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
 

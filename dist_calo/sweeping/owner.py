@@ -125,15 +125,19 @@ class Beat:
                 self._path.touch()
 
 
-def silence_s(folder: Path, probe: Path) -> float:
-    """Seconds since the trial's last beat, by the clock that stamps files; infinite if there was none."""
+def last_beat(folder: Path, probe: Path) -> tuple[float, float]:
+    """When the trial's last beat was, and for how many seconds it has been silent, by the clock that stamps files.
+
+    Both are in seconds; of a trial without a beat the first is 0 and the second infinite.
+    """
     probe.touch()
     try:
         # Opening a file asks the server of a network file system; its time alone may come from the node's cache.
         with open(probe) as now, open(folder / "beat") as beat:
-            return os.fstat(now.fileno()).st_mtime - os.fstat(beat.fileno()).st_mtime
+            stamp = os.fstat(beat.fileno()).st_mtime
+            return stamp, os.fstat(now.fileno()).st_mtime - stamp
     except FileNotFoundError:
-        return float("inf")
+        return 0.0, float("inf")
     finally:
         probe.unlink(missing_ok=True)
 

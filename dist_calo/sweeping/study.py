@@ -25,7 +25,7 @@ from dist_calo.config import TrainConfig
 from dist_calo.errors import ConfigError
 from dist_calo.sweeping.definition import Sweep, read_definition
 from dist_calo.sweeping.journal import load_optuna, locked, open_journal
-from dist_calo.sweeping.owner import Owner, silence_s
+from dist_calo.sweeping.owner import Owner, last_beat
 from dist_calo.sweeping.space import Value
 
 if TYPE_CHECKING:
@@ -222,11 +222,10 @@ class Study:
             folder = self.trial_folder(trial.number)
             owner = Owner.of(folder)
             if owner is not None and not owner.is_known_dead(self._here):
-                silence = silence_s(folder, self.folder / f".now.{self._here.host}.{self._here.pid}")
+                stamp, silence = last_beat(folder, self.folder / f".now.{self._here.host}.{self._here.pid}")
                 if silence <= self.sweep.abandoned_after_s:
-                    first = self._beats.setdefault(trial.number, silence)
                     # A beat since we first looked: somebody is at work.
-                    unsure |= silence >= first
+                    unsure |= stamp == self._beats.setdefault(trial.number, stamp)
                     continue
             task = self._claimed(trial, owner)
             if task is not None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
+import torch
+
 from dist_calo.comm import CommunicationError
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
@@ -28,6 +30,10 @@ from dist_calo.training.validation import Comparison
 
 class ObjectiveError(ConfigError):
     """The sweep asks for a number that validations do not have."""
+
+
+class WorkerError(UserError):
+    """The node or its file systems are at fault; other trials would fail of the same here."""
 
 
 class TrialError(Exception):
@@ -156,12 +162,17 @@ class Worker:
         environment = isinstance(error, UserError) and (
             isinstance(error, ObjectiveError) or not isinstance(error, ConfigError)
         )
-        if environment or isinstance(error, CommunicationError | OSError):
-            if self._study is not None and environment:
+        if isinstance(error, CommunicationError):
+            raise error
+        if environment or isinstance(error, OSError):
+            if self._study is not None:
                 self._study.release(task)
+            if isinstance(error, OSError):
+                raise WorkerError(f"this worker ends and leaves trial {task.number} to others: {error}") from error
             raise error
         rank = self._communicator.world.rank
-        if isinstance(error, ConfigError) and self._communicator.world.size == 1:
+        if self._communicator.world.size == 1 and not torch.cuda.is_initialized():
+            # No other ranks that wait, and no GPU that may be left unusable: the next trial begins from nothing.
             self._failed(task, error)
             return
         note_failure(task.folder, f"rank {rank}: {_reason(error)}")

@@ -9,7 +9,7 @@ if [[ -f slurm/site.env ]]; then source slurm/site.env; fi
 if [[ -f ${VENV:=.venv}/bin/activate ]]; then source "$VENV/bin/activate"; fi
 source launch/common.sh
 
-STOPPED='' INTERRUPTED='' LAUNCHED=''
+STOPPED='' INTERRUPTED='' LAUNCHED='' LOST=''
 
 choose_launcher() {
     if [[ ${LAUNCHER:-auto} == auto ]]; then
@@ -72,7 +72,7 @@ newest_step() { find "$1" -name 'step-*.pt' -printf '%f\n' 2>/dev/null | sort | 
 
 # Whether this job should be put back into the queue after an exit code.   wants_requeue CODE FOLDER
 wants_requeue() {
-    if [[ $1 == 0 || $1 == 2 || (-z $STOPPED && $1 != 75) || ${REQUEUE:-yes} == no ]]; then return 1; fi
+    if [[ $1 == 0 || $1 == 2 || (-z $STOPPED$LOST && $1 != 75) || ${REQUEUE:-yes} == no ]]; then return 1; fi
     if [[ $(squeue -h -j "$SLURM_JOB_ID" -o %T) != RUNNING ]]; then return 1; fi
     if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -n $2 && $(newest_step "$2") == "$BEGAN_AFTER" ]]; then
         echo "not requeued: this start of the job saved nothing new in $2; give it more time (--time, --signal)" >&2
@@ -98,8 +98,12 @@ run_job() {
     fi
     trap 'pass_on USR1' USR1
     trap 'pass_on TERM' TERM
+    export DIST_CALO_LOST=$PWD/.lost-node-$SLURM_JOB_ID
+    rm -f "$DIST_CALO_LOST"
     MODULE=$module "$LAUNCH/$LAUNCHER.sh" "$@" &
     LAUNCHED=$!
+    end_with_lost_node &
+    local guard=$!
     # A signal ends `wait`, not the launcher.
     while
         INTERRUPTED=''
@@ -107,8 +111,13 @@ run_job() {
         code=$?
         [[ -n $INTERRUPTED ]]
     do :; done
-    unstage
+    # The ranks know of a lost node long before SLURM does.
+    kill "$guard" 2>/dev/null
+    LOST=$(cat "$DIST_CALO_LOST" 2>/dev/null)
+    rm -f "$DIST_CALO_LOST"
+    if [[ -z $LOST ]]; then unstage; fi
     echo
+    if [[ -n $LOST ]]; then echo "error: $LOST"; fi
     echo "job $SLURM_JOB_ID: exit code $code after $((SECONDS - began)) s on $SLURM_JOB_NODELIST"
     if [[ -n $folder ]]; then python -m dist_calo status "$folder" || true; fi
     if wants_requeue "$code" "$folder"; then
@@ -117,6 +126,13 @@ run_job() {
     fi
     if [[ $code -gt 2 && $code != 75 ]]; then lost_nodes; fi
     exit "$code"
+}
+
+# Once the ranks have named a lost node and left, srun and others wait for it for as long as SLURM does, often minutes.
+end_with_lost_node() {
+    until [[ -s $DIST_CALO_LOST ]]; do sleep 2; done
+    sleep 15
+    kill -KILL "$LAUNCHED" 2>/dev/null
 }
 
 # Name the nodes of this job that SLURM has given up.

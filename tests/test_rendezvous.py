@@ -126,20 +126,33 @@ def test_a_node_whose_first_rank_is_gone_is_named() -> None:
     watches[2].start(cards, lost.put)
     watches[0].switch_off()
     watches[3].start(cards, lambda text: pytest.fail(f"not the first rank of its node: {text}"))
-    for connection in wait_for_connections(watches[0]):
-        connection.shutdown(socket.SHUT_RDWR)
+    close(watches[0])
     assert lost.get(timeout=10).startswith("node node0 (ranks 0-1) no longer answers: its rank 0 has ended")
     # Rank 0 takes the end of others for granted by now.
-    for connection in wait_for_connections(watches[2]):
-        connection.shutdown(socket.SHUT_RDWR)
+    close(watches[2])
     assert lost.empty()
 
 
-def wait_for_connections(watch: NodeWatch) -> list[socket.socket]:
-    """Those of a first rank to and from its neighbours."""
-    while len(watch._connections) < 3:
+def test_a_rank_that_leaves_with_a_message_is_not_lost() -> None:
+    worlds = [World(rank=r, size=4, local_rank=r % 2, local_size=2, node=f"node{r // 2}") for r in range(4)]
+    watches = [NodeWatch(world, "127.0.0.1") for world in worlds]
+    lost: queue.Queue[str] = queue.Queue()
+    watches[2].start([watch.card for watch in watches], lost.put)
+    close(watches[0], farewell=True)
+    for thread in threading.enumerate():
+        if thread.name == "node-watch of rank 0":
+            thread.join(10)
+    assert lost.empty()
+
+
+def close(watch: NodeWatch, *, farewell: bool = False) -> None:
+    """End the connections of a rank's watchers, as the end of its process does, once there are some."""
+    while not watch._watchers:
         time.sleep(0.01)
-    return watch._connections[1:]
+    if farewell:
+        watch.say_farewell()
+    for connection in watch._watchers:
+        connection.close()
 
 
 def test_on_one_node_nothing_is_watched() -> None:

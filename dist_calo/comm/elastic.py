@@ -104,6 +104,8 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
     # Each start has a store of its own, in which nothing is left of ranks that are gone.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ["DIST_CALO_LAUNCHER"] = "elastic"
+    # Lost nodes are no reason to start the job again.
+    os.environ.pop("DIST_CALO_LOST", None)
     os.environ["DIST_CALO_MOST_RANKS"] = str(plan.nodes[1] * plan.ranks_per_node)
     agent = None
     try:

@@ -5,8 +5,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from dist_calo.comm.protocol import Communicator, World
@@ -44,6 +45,13 @@ def leave(world: World, message: str, code: int, stop: Callable[[int], object] =
         sys.stderr.write(text)
         sys.stderr.flush()
     stop(code)
+
+
+def lose_node(text: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Tell the job script which node is lost, so that it can put the job back into the queue (DIST_CALO_LOST)."""
+    if "DIST_CALO_LOST" in environ:
+        with suppress(OSError):
+            Path(environ["DIST_CALO_LOST"]).write_text(f"{text}\n")
 
 
 def leave_in_order(code: int) -> NoReturn:

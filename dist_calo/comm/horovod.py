@@ -11,6 +11,7 @@ from dist_calo.comm.failure import leave
 from dist_calo.comm.meter import Meter
 from dist_calo.comm.mpi import set_opal_prefix
 from dist_calo.comm.protocol import Reduction, World
+from dist_calo.comm.watch import watch_nodes
 
 
 def prepare(environ: MutableMapping[str, str], timeout_s: float) -> None:
@@ -81,6 +82,7 @@ class HorovodCommunicator(Meter):
         with self.blocked("starting Horovod"):
             hvd.init()
         self.rank_and_size = hvd.rank(), hvd.size()
+        self._nodes = watch_nodes(self)
 
     def all_reduce(self, tensor: torch.Tensor, reduction: Reduction = "sum") -> None:
         """Reduce a contiguous tensor over all ranks, in place."""
@@ -121,10 +123,12 @@ class HorovodCommunicator(Meter):
 
     def abort(self, message: str, code: int) -> None:
         """Print the message and leave; the launcher ends the other ranks."""
+        self._nodes.say_farewell()
         leave(self.world, message, code)
 
     def close(self) -> None:
         """Leave Horovod once all ranks are done with it."""
+        self._nodes.switch_off()
         self.barrier()
         self._hvd.shutdown()
 

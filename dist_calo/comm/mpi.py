@@ -17,6 +17,7 @@ import torch
 from dist_calo.comm.failure import CommunicationError, leave
 from dist_calo.comm.meter import Meter
 from dist_calo.comm.protocol import Reduction, World
+from dist_calo.comm.watch import watch_nodes
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -97,6 +98,7 @@ class MpiCommunicator(Meter):
         self._operations = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         self._own_operations: dict[tuple[torch.dtype, str], MPI.Op] = {}
         self._under_way: list[MPI.Request] = []
+        self._nodes = watch_nodes(self)
 
     def all_reduce(self, tensor: torch.Tensor, reduction: Reduction = "sum") -> None:
         """Reduce a contiguous tensor over all ranks, in place."""
@@ -146,10 +148,12 @@ class MpiCommunicator(Meter):
 
     def abort(self, message: str, code: int) -> None:
         """Print the message and have MPI end every rank."""
+        self._nodes.say_farewell()
         leave(self.world, message, code, self._mpi.COMM_WORLD.Abort)
 
     def close(self) -> None:
         """Leave MPI once all ranks are done with it."""
+        self._nodes.switch_off()
         self.barrier()
         for operation in self._own_operations.values():
             operation.Free()

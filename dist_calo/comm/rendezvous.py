@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import TCPStore
 
-from dist_calo.comm.failure import ECHO_DELAY_S, leave
+from dist_calo.comm.failure import ECHO_DELAY_S, leave, lose_node
 from dist_calo.comm.protocol import World
 from dist_calo.comm.watch import SILENT_S
 from dist_calo.errors import EXIT_FAILURE, LaunchError
@@ -107,6 +107,11 @@ class Alarm:
         for thread in self._threads:
             thread.start()
 
+    def ring_for_node(self, cause: str) -> None:
+        """Tell the other ranks, and the job script, that a node is lost."""
+        lose_node(cause)
+        self.ring(cause)
+
     def ring(self, cause: str = "") -> None:
         """Tell the other ranks that this one has failed, or that a node is lost; the first word counts."""
         # The store may be what is lost.
@@ -130,7 +135,8 @@ class Alarm:
             self._unanswered = 0
             if heard is None:
                 continue
-            self.cause = heard if heard != _SEE_MESSAGE else None
+            if heard != _SEE_MESSAGE:
+                self.cause = heard
             # Time for this rank's own message, should it be about to fail too.
             if not self._off.wait(ECHO_DELAY_S + 1):
                 leave(self._world, f"error: {heard}", EXIT_FAILURE)
@@ -149,4 +155,5 @@ class Alarm:
                 self.cause = (
                     f"{self._keeper} no longer answers: nothing has been heard from it for {SILENT_S:g} s"
                 )
+                lose_node(self.cause)
                 leave(self._world, f"error: {self.cause}", EXIT_FAILURE)

@@ -85,8 +85,7 @@ class TorchCommunicator(Meter):
         if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             keeper = f"torchrun on {address}"
         alarm = Alarm(self.world, address, port, f"dist_calo/failed/{cards[0][1]}", keeper)
-        # A rank that fails with a message of its own rings before it ends, and the first word counts.
-        self._nodes.start([card for card, _ in cards], alarm.ring)
+        self._nodes.start([card for card, _ in cards], alarm.ring_for_node)
         return alarm
 
     @property
@@ -137,6 +136,7 @@ class TorchCommunicator(Meter):
         """Print the message, tell the other ranks and leave; the launcher ends those that do not by themselves."""
         if self._alarm is not None:
             self._alarm.ring()
+            self._nodes.say_farewell()
         leave(self.world, message, code)
 
     def close(self) -> None:

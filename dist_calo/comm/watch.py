@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dist_calo.comm.protocol import World
+from dist_calo.comm.failure import leave, lose_node
+from dist_calo.comm.protocol import Communicator, World
+from dist_calo.errors import EXIT_FAILURE
 
 SILENT_S = 30.0
 """Time for which nothing is heard from a node before it is lost, in seconds."""
 
 _PROBE_EVERY_S = 5
 _CONNECT_S = 5.0
+_FAREWELL = b"."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +47,17 @@ class NodeWatch:
     def __init__(self, world: World, toward: str | None = None) -> None:
         self._world = world
         self._off = threading.Event()
-        self._connections: list[socket.socket] = []
+        self._watchers: list[socket.socket] = []
         self.card = Card(node=world.node)
         if world.local_rank == 0 and world.local_size < world.size:
             listener = socket.create_server(("", 0), backlog=8)
-            self._connections.append(listener)
             self.card = Card(
                 node=world.node,
                 port=listener.getsockname()[1],
                 addresses=_addresses(world.node, toward),
                 token=secrets.token_bytes(8),
             )
-            self._in_background(lambda: self._answer(listener))
+            threading.Thread(target=self._answer, args=(listener,), name="node-watch", daemon=True).start()
 
     def start(self, cards: Sequence[Card], on_loss: Callable[[str], None]) -> None:
         """Begin to watch.
@@ -69,20 +71,29 @@ class NodeWatch:
             return
         watched = first[(first.index(self._world.rank) + 1) % len(first)]
         name = name_node(cards, watched)
-        self._in_background(lambda: self._watch(cards[watched], name, watched, on_loss))
+        work = (cards[watched], name, watched, on_loss)
+        threading.Thread(
+            target=self._watch, args=work, name=f"node-watch of rank {watched}", daemon=True
+        ).start()
 
     def switch_off(self) -> None:
         """Take the end of other ranks for granted from now on. Connections stay open until the process ends."""
         self._off.set()
+
+    def say_farewell(self) -> None:
+        """Tell who watches this rank that it leaves with a message of its own."""
+        for connection in self._watchers:
+            with suppress(OSError):
+                connection.send(_FAREWELL, socket.MSG_DONTWAIT)
 
     def _answer(self, listener: socket.socket) -> None:
         with suppress(OSError):
             while True:
                 connection, _ = listener.accept()
                 keep_alive(connection)
-                self._connections.append(connection)
                 with suppress(OSError):
                     connection.sendall(self.card.token)
+                self._watchers.append(connection)
 
     def _watch(self, card: Card, name: str, rank: int, on_loss: Callable[[str], None]) -> None:
         connection = _connect(card)
@@ -93,15 +104,14 @@ class NodeWatch:
                 flush=True,
             )
             return
-        self._connections.append(connection)
-        try:
-            connection.recv(1)
-            ended = True
-        except ConnectionResetError:
-            ended = True
-        except OSError:
-            ended = False
-        if not self._off.is_set():
+        with connection:
+            try:
+                ended, told = True, connection.recv(1)
+            except ConnectionResetError:
+                ended, told = True, b""
+            except OSError:
+                ended, told = False, b""
+        if not told and not self._off.is_set():
             what = (
                 f"its rank {rank} has ended without a message (crashed, killed or out of memory)"
                 if ended
@@ -109,8 +119,22 @@ class NodeWatch:
             )
             on_loss(f"{name} no longer answers: {what}")
 
-    def _in_background(self, work: Callable[[], None]) -> None:
-        threading.Thread(target=work, name="node-watch", daemon=True).start()
+
+def watch_nodes(communicator: Communicator) -> NodeWatch:
+    """Watch the nodes for a backend that has no way to tell all ranks; collective.
+
+    The rank that has lost its neighbour says so and leaves, and then the launcher ends the others.
+    """
+    world = communicator.world
+    watch = NodeWatch(world)
+
+    def lose(text: str) -> None:
+        lose_node(text)
+        leave(world, f"error: {text}", EXIT_FAILURE)
+
+    if world.local_size < world.size:
+        watch.start(communicator.all_gather_object(watch.card), lose)
+    return watch
 
 
 def keep_alive(connection: socket.socket) -> None:

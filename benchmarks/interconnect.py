@@ -110,7 +110,8 @@ class VirtualCluster:
         """Run the points of a plan, one after the other, each by srun."""
         for number, point in enumerate(read_plan(results).points):
             if missing(results, number, repeats):
-                srun = f"srun --mpi=none -N {point.nodes} -n {point.ranks} --cpus-per-task=1".split()
+                # Both cores for each rank: pinned to one, the ranks of all nodes would sit on the machine's first core.
+                srun = f"srun --mpi=none -N {point.nodes} -n {point.ranks} --cpus-per-task=2".split()
                 scale = [sys.executable, "-m", "dist_calo.scale", "run", str(results), "--point", str(number)]
                 subprocess.run([*srun, *scale], check=True, env=self.environ, cwd=ROOT)
 

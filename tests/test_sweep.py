@@ -47,7 +47,7 @@ def test_trials_are_ordinary_runs_and_a_diverging_one_ends_nothing(tmp_path, dat
         1e30: "FAIL",
         1e38: "FAIL",
     }
-    assert "non-finite" in found[1e30].user_attrs["reason"]
+    assert "were not finite" in found[1e30].user_attrs["reason"]
     assert "RuntimeError: value cannot be converted" in found[1e38].user_attrs["reason"]
     assert "3 of 3 finished" in capsys.readouterr().out
 

@@ -30,6 +30,7 @@ step will take.
 PACKAGES = ("torch", "numpy", "h5py", "mlflow", "mpi4py", "horovod")
 PROBE_SECONDS = 120.0
 CONNECT_SECONDS = 60.0
+CLUSTER_SECONDS = 300.0
 
 _MPI = """
 import os
@@ -52,8 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--cluster" in given:
         return on_ranks("dist_calo.doctor", given, _read_cluster, _run_cluster)
     parser = _parser()
-    config = build_config(parser, parser.parse_args(given))
-    return _check_machine(config)
+    values = parser.parse_args(given)
+    if values.json or values.launch != 1:
+        raise ConfigError("--json and --launch belong to --cluster: give that too, or leave them out")
+    return _check_machine(build_config(parser, values))
 
 
 def _parser() -> Any:
@@ -85,7 +88,7 @@ def _read_cluster(arguments: Sequence[str]) -> Job[_ClusterOptions]:
     if json is not None and not (json.absolute().parent.is_dir() and not json.is_dir()):
         raise ConfigError(f"--json {json}: name a file in a folder that is there")
     roll_call = call_roll(find_world(os.environ), min(CONNECT_SECONDS, config.comm.timeout_s))
-    comm = replace(config.comm, timeout_s=min(PROBE_SECONDS, config.comm.timeout_s))
+    comm = replace(config.comm, timeout_s=min(CLUSTER_SECONDS, config.comm.timeout_s))
     options = _ClusterOptions(config, json, roll_call)
     return Job(options=options, ranks=values.launch, comm=comm, device=config.train.device)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dist_calo.comm.protocol import World
 from dist_calo.data.shards import FileEntry
 from dist_calo.doctor import main
+from dist_calo.errors import ConfigError
 from dist_calo.scaling.cluster_report import Report
 from dist_calo.scaling.findings import (
     Check,
@@ -312,6 +313,11 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
     )
 
 
+def test_options_of_the_cluster_are_not_ignored_without_it() -> None:
+    with pytest.raises(ConfigError, match="belong to --cluster"):
+        main(["--json=found.json"])
+
+
 def test_two_ranks_are_measured(tmp_path: Path) -> None:
     data = write_showers(tmp_path / "data", rows=(40,))
     settings = [f"--data.path={data}", "--train.global_batch_size=4", f"--checkpoint.dir={tmp_path}"]
@@ -324,7 +330,7 @@ def test_two_ranks_are_measured(tmp_path: Path) -> None:
         *settings,
         f"--json={tmp_path}/found.json",
     ]
-    run = run_ranks(command, 2).check()
+    run = run_ranks(command, 2, timeout=240).check()
     assert run.ranks[1] == ""
     assert run.ranks[0].endswith("Healthy.")
     found = json.loads((tmp_path / "found.json").read_text())

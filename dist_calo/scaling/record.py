@@ -12,8 +12,8 @@ from dist_calo.training.provenance import describe_run
 from dist_calo.training.tracking import Tracker, make_tracker
 
 PARENT_TAG = "mlflow.parentRunId"
-FIRST_ANSWER_S = 60.0
-"""Time for a store that is made now, in seconds."""
+FIRST_ANSWER_S = 300.0
+"""Time for a store that is made now, on a slow file system, in seconds; one that does not answer is told at once."""
 
 
 def start_parent(plan: Plan, results: Path) -> str | None:

@@ -73,7 +73,7 @@ newest_step() { find "$1" -name 'step-*.pt' -printf '%f\n' 2>/dev/null | sort | 
 # Whether this job should be put back into the queue after an exit code.   wants_requeue CODE FOLDER
 wants_requeue() {
     if [[ $1 == 0 || $1 == 2 || (-z $STOPPED$LOST && $1 != 75) || ${REQUEUE:-yes} == no ]]; then return 1; fi
-    if [[ $(squeue -h -j "$SLURM_JOB_ID" -o %T) != RUNNING ]]; then return 1; fi
+    if [[ $(scontrol --oneliner show job "$SLURM_JOB_ID") != *JobState=RUNNING*Requeue=1* ]]; then return 1; fi
     if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -n $2 && $(newest_step "$2") == "$BEGAN_AFTER" ]]; then
         echo "not requeued: this start of the job saved nothing new in $2; give it more time (--time, --signal)" >&2
         return 1
@@ -131,7 +131,7 @@ run_job() {
 # Once the ranks have named a lost node and left, srun and others wait for it for as long as SLURM does, often minutes.
 end_with_lost_node() {
     until [[ -s $DIST_CALO_LOST ]]; do sleep 2; done
-    sleep 15
+    sleep 10
     kill -KILL "$LAUNCHED" 2>/dev/null
 }
 

@@ -50,8 +50,9 @@ def leave(world: World, message: str, code: int, stop: Callable[[int], object] =
 def lose_node(text: str, environ: Mapping[str, str] = os.environ) -> None:
     """Tell the job script which node is lost, so that it can put the job back into the queue (DIST_CALO_LOST)."""
     if "DIST_CALO_LOST" in environ:
-        with suppress(OSError):
-            Path(environ["DIST_CALO_LOST"]).write_text(f"{text}\n")
+        # The first word counts: a node that the network has cut off takes the others for lost.
+        with suppress(OSError), Path(environ["DIST_CALO_LOST"]).open("x") as file:
+            file.write(f"{text}\n")
 
 
 def leave_in_order(code: int) -> NoReturn:

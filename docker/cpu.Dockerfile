@@ -40,7 +40,9 @@ RUN mkdir dist_calo \
  && pip install --constraint constraints.txt '.[server,sweep]' \
  && rm -r dist_calo
 COPY dist_calo dist_calo
-RUN pip install --no-deps --force-reinstall . \
+# What was built of the empty package goes: setuptools would take it for newer.
+RUN rm -r build dist_calo.egg-info \
+ && pip install --no-deps --force-reinstall . \
  && pip freeze > /opt/venv/versions.txt
 
 FROM ${BASE}

@@ -39,13 +39,14 @@ ARG GPU_ARCHITECTURES=75,80,86,89,90,100,120
 COPY tools/build_horovod.py tools/
 RUN pip install "cuda-toolkit[cccl,nvcc]==$CUDA_TOOLKIT" \
  && ln -s lib "$CUDA/lib64" \
+ && ln -s libcudart.so.13 "$CUDA/lib/libcudart.so" \
  && ln -s libnccl.so.2 "$NCCL/lib/libnccl.so" \
  && HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME=$CUDA HOROVOD_NCCL_HOME=$NCCL \
       HOROVOD_BUILD_CUDA_CC_LIST=$GPU_ARCHITECTURES PATH=$PATH:$CUDA/bin \
       python tools/build_horovod.py --mpi system --cache /tmp/horovod \
  && strip --strip-unneeded /opt/venv/lib/python3.11/site-packages/horovod/torch/*.so \
  && pip uninstall --yes nvidia-cuda-cccl nvidia-cuda-crt nvidia-cuda-nvcc nvidia-nvvm \
- && rm -r /tmp/horovod "${CUDA:?}/lib64" "${NCCL:?}/lib/libnccl.so"
+ && rm -r /tmp/horovod "${CUDA:?}/lib64" "${CUDA:?}/lib/libcudart.so" "${NCCL:?}/lib/libnccl.so"
 # What the package needs changes more seldom than the package.
 COPY LICENSE README.md constraints.txt pyproject.toml setup.cfg ./
 RUN mkdir dist_calo \
@@ -53,7 +54,9 @@ RUN mkdir dist_calo \
  && pip install --constraint constraints.txt '.[server,sweep]' \
  && rm -r dist_calo
 COPY dist_calo dist_calo
-RUN pip install --no-deps --force-reinstall . \
+# What was built of the empty package goes: setuptools would take it for newer.
+RUN rm -r build dist_calo.egg-info \
+ && pip install --no-deps --force-reinstall . \
  && pip freeze > /opt/venv/versions.txt
 
 FROM ${BASE}

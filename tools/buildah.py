@@ -125,7 +125,7 @@ class Store:
         """
         log = self.folder / f"{dockerfile.name}.log"
         # The form of Docker, since that of OCI has no health checks.
-        common = ["--isolation", "chroot", "--layers", "--format", "docker", "--pull-never"]
+        common = ["--isolation", "chroot", "--layers", "--force-rm", "--format", "docker", "--pull-never"]
         names = ["--file", str(dockerfile), "--tag", tag, str(context)]
         started = time.monotonic()
         with log.open("w+") as written:

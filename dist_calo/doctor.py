@@ -14,6 +14,7 @@ from dist_calo.command_line import build_config, config_parser
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_FAILURE, CheckpointError, ConfigError, UserError
 from dist_calo.on_ranks import Job, add_launch_option, on_ranks
+from dist_calo.scaling.findings import PACKAGES
 from dist_calo.scaling.findings import Check as Check
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ marked FAIL say what to do; the exit code is then 1. With --cluster all nodes of
 (srun -N 4 --ntasks-per-node=2 dist-calo doctor --cluster): what differs, which one is slow, and how long a training
 step will take.
 """
-PACKAGES = ("torch", "numpy", "h5py", "mlflow", "mpi4py", "horovod")
 PROBE_SECONDS = 120.0
 CONNECT_SECONDS = 60.0
 CLUSTER_SECONDS = 300.0

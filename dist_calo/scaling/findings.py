@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from dist_calo.scaling.cost import ring_seconds
 
+PACKAGES = ("torch", "numpy", "h5py", "mlflow", "mpi4py", "horovod")
+"""Packages whose versions are told."""
 _NAMED = 8
 
 

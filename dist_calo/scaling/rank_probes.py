@@ -23,11 +23,11 @@ from dist_calo.config import RunConfig
 from dist_calo.data.loader import training_loader
 from dist_calo.data.shards import FileEntry, Manifest
 from dist_calo.data.transforms import Transform
+from dist_calo.scaling.findings import PACKAGES
 from dist_calo.scaling.node import kernel_id
 from dist_calo.training.learner import Learner
 from dist_calo.training.setup import build_learner
 
-PACKAGES = ("torch", "numpy", "h5py", "mlflow", "mpi4py", "horovod")
 CODE = "code of dist_calo"
 _PIECE = 4 << 20
 _READ_BYTES, _READ_S = 256 << 20, 5.0

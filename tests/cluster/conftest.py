@@ -26,9 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def _cluster() -> Iterator[Cluster]:
-    # Workers of pytest-xdist have clusters of their own.
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    cluster = Cluster(prefix=f"vn{'abcdefgh'[worker]}", subnet=60 + worker)
+    # Two test runs on one machine, or two workers of one, have clusters of their own.
+    own = os.getpid() % 160
+    cluster = Cluster(prefix=f"v{own}n", subnet=90 + own)
     cluster.up()
     yield cluster
     cluster.down()
@@ -39,9 +39,7 @@ def cluster(_cluster: Cluster) -> Iterator[Cluster]:
     """The cluster with all four nodes free; whatever a test leaves in its queue is ended."""
     _cluster.idle()
     yield _cluster
-    for job in _cluster.run("squeue", "-h", "-o", "%A").split():
-        _cluster.run("scancel", "--signal=KILL", "--full", job)
-        _cluster.run("scancel", job)
+    _cluster.end_all_jobs()
     down = [
         number for number in range(1, _cluster.nodes + 1) if _cluster.node("exec", number, "true").returncode
     ]

@@ -16,7 +16,7 @@ from dist_calo.train import main as train
 from dist_calo.training.checkpoint import CheckpointFolder
 from tests.ranks import ROOT
 from tests.small_runs import tensors, write_part
-from tests.sweeps import RATE, recorded, write_tiny
+from tests.sweeps import RATE, write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_what_no_trial_could_do_ends_the_sweep_at_once(tmp_path, data, as_rank, 
 
 
 def test_a_killed_rank_costs_no_trial(tmp_path, data):
-    file = write_tiny(tmp_path / "tiny.yaml", data)
+    file = write_tiny(tmp_path / "tiny.yaml", data, settings={"tracking.uri": "none"})
     folder = tmp_path / "study"
     command = [
         sys.executable,
@@ -98,7 +98,7 @@ def test_a_killed_rank_costs_no_trial(tmp_path, data):
         "2",
     ]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
-    lines: list[str] = []
+    lines = []
     assert run.stdout is not None
     try:
         for line in run.stdout:
@@ -115,7 +115,6 @@ def test_a_killed_rank_costs_no_trial(tmp_path, data):
     study = Study.read(folder)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
     assert all(sorted(trial.intermediate_values) == [2, 4] for trial in study.trials)
-    assert recorded(tmp_path) == (["FINISHED"], ["FINISHED", "FINISHED"])
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_sweep_files_of_the_project_make_valid_trials(path, monkeypatch):
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.data())
 def test_a_grid_multiplies_only_settings_that_count(sizes, data):
     names = [f"data.n{place}" for place in range(len(sizes))]
-    parameters: dict = {}
+    parameters = {}
     for place, size in enumerate(sizes):
         parameters[names[place]] = {"choices": list(range(size))}
         if place and data.draw(st.booleans()):

@@ -137,7 +137,7 @@ def test_the_word_of_a_dead_rank_is_the_reason(tmp_path):
     note_failure(task.folder, "rank 1: the others are gone")
     forget(task.folder, created=0.0)
     assert study.next() is None
-    assert trial_line(study, 0) == "trial 0 fail: rank 3: out of memory"
+    assert trial_line(study, 0) == "trial 0 fail: rank 3: out of memory  (1 of 1 finished)"
 
 
 def test_trials_behind_the_others_are_pruned_but_not_at_their_end(tmp_path):

@@ -60,12 +60,15 @@ class SweepRecord:
 
     def catch_up(self) -> None:
         """Tell how trials have ended of which it is not recorded yet, and where the sweep stands."""
+        # The sweep's run comes first: without its name in the store nothing can be nested below it.
+        reached = self._post(self.run_id(None), self._standing())
         for trial in self.study.finished:
             done = self.study.trial_folder(trial.number) / "recorded"
-            if not done.exists() and self._post(self.run_id(trial.number), self._ending(trial)):
-                done.parent.mkdir(parents=True, exist_ok=True)
-                done.touch()
-        self._post(self.run_id(None), self._standing())
+            if reached and not done.exists():
+                reached = self._post(self.run_id(trial.number), self._ending(trial))
+                if reached:
+                    done.parent.mkdir(parents=True, exist_ok=True)
+                    done.touch()
 
     def close(self) -> None:
         """Draw the summary, and end the sweep's run if all of its trials are finished."""
@@ -115,7 +118,7 @@ class SweepRecord:
         """Send records of a run; a store that is away is a warning, and they wait on disk.
 
         Returns:
-            False if another process or thread is just sending this run; nothing was recorded then.
+            Whether the store has it all; not so either if another process or thread is just sending this run.
         """
         if self.tracking.uri == "none":
             return True
@@ -129,6 +132,8 @@ class SweepRecord:
             spool = Spool.open(self.study.folder.absolute() / "spool", run_id, identity)
             if not spool.lock():
                 return False
+            if spool.uri != identity["uri"]:
+                spool.identify(uri=identity["uri"])
             if picture:
                 records = [*records, *self._picture(spool)]
             if end:
@@ -146,11 +151,12 @@ class SweepRecord:
                 )
             if is_parent:
                 self.parent = spool.run_id
-            if spool.is_sent and not spool.refused and (end or not is_parent):
+            sent = spool.is_sent and not spool.refused
+            if sent and (end or not is_parent):
                 spool.remove()
             else:
                 spool.unlock()
-        return True
+        return sent
 
     def _picture(self, spool: Spool) -> list[Record]:
         from dist_calo.sweeping.picture import draw

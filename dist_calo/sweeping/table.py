@@ -16,8 +16,9 @@ def trial_line(study: Study, number: int) -> str:
     (trial,) = (trial for trial in study.trials if trial.number == number)
     best = study.best
     said = f"trial {number} {trial.state.name.lower()}"
+    stand = f"  ({len(study.finished)} of {study.sweep.total} finished)"
     if reason := trial.user_attrs.get("reason"):
-        return f"{said}: {reason}"
+        return f"{said}: {reason}{stand}"
     value = "" if trial.value is None else f": {study.sweep.objective} {trial.value:.5g}"
     if best is not None:
         value += (
@@ -25,7 +26,7 @@ def trial_line(study: Study, number: int) -> str:
             if best.number == number
             else f"; the best is {best.value:.5g} of trial {best.number}"
         )
-    return f"{said}{value}  ({len(study.finished)} of {study.sweep.total} finished)"
+    return f"{said}{value}{stand}"
 
 
 def table(study: Study) -> str:

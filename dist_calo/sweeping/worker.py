@@ -168,7 +168,9 @@ class Worker:
             if self._study is not None:
                 self._study.release(task)
             if isinstance(error, OSError):
-                raise WorkerError(f"this worker ends and leaves trial {task.number} to others: {error}") from error
+                raise WorkerError(
+                    f"this worker ends and leaves trial {task.number} to others: {error}"
+                ) from error
             raise error
         rank = self._communicator.world.rank
         if self._communicator.world.size == 1 and not torch.cuda.is_initialized():

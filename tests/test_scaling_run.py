@@ -1,6 +1,7 @@
 """Scaling experiments from the command line: plan, run on spawned ranks, run again, report, and what MLflow has."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def test_what_is_measured_is_not_measured_again(experiment, capsys):
     assert capsys.readouterr().out.count("is done already") == 2
 
 
-def test_other_ranks_than_the_point_asks_for_are_refused(experiment, monkeypatch, capsys):
+def test_other_ranks_than_the_point_asks_for_are_refused(experiment):
     folder, _ = experiment
     started = {
         "DIST_CALO_LAUNCHER": "local",
@@ -78,8 +79,18 @@ def test_other_ranks_than_the_point_asks_for_are_refused(experiment, monkeypatch
         "LOCAL_RANK": 0,
         "LOCAL_WORLD_SIZE": 2,
     }
-    for name, value in started.items():
-        monkeypatch.setenv(name, str(value))
-    assert main(["scale", "run", str(folder / "results"), "--point=0", "--again"]) == 2
-    assert "is 1 x 1 ranks, but local started 2" in capsys.readouterr().err
+    environ = {**os.environ, **{name: str(value) for name, value in started.items()}}
+    command = [
+        sys.executable,
+        "-m",
+        "dist_calo",
+        "scale",
+        "run",
+        str(folder / "results"),
+        "--point=0",
+        "--again",
+    ]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2
+    assert "is 1 x 1 ranks, but local started 2" in done.stderr
     assert len(list(folder.glob("results/points/0000/*.json"))) == 2

@@ -54,7 +54,7 @@ def test_training_follows_a_server_that_moves_and_does_without_one_out_of_reach(
         subprocess.run(sync, check=True, timeout=120, env=os.environ)
         run = store.only_run(name)
         assert (run.info.run_name, run.info.status) == (f"dist_calo-{job.number}", "FINISHED")
-        points = store.points(run.info.run_id, "generator/total")
+        points = store.points(run.info.run_id, "generator/0/total")
         assert [step for step, _ in points] == list(range(1, STEPS + 1))
         kept = {f"checkpoints/step-{step:08d}.pt" for step in (30, 60)}
         assert kept < set(store.files(run.info.run_id))

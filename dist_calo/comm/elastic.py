@@ -39,7 +39,7 @@ LAST_CALL_S = 10
 """Wait for further nodes once there are enough, in seconds."""
 GRACE_S = 100
 """Time for the ranks to finish their step and save their work, in seconds."""
-STORE_S = 30
+STORE_S = 60
 """Time after which a store that does not answer is lost, in seconds."""
 
 _PLAN = "dist_calo/plan"
@@ -72,9 +72,11 @@ def ask_for_plan(host: str, port: int) -> Plan:
         LaunchError: if no agent answers.
     """
     try:
+        # The store's own client tries for long, and prints pages when it gives up.
+        socket.create_connection((host, port), timeout=STORE_S).close()
         store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=STORE_S))
         plan = json.loads(store.get(_PLAN))
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise LaunchError(
             f"no elastic run answers at {host}:{port} ({str(error).splitlines()[0]}); is it under way?"
         ) from None

@@ -1,0 +1,141 @@
+"""The agent of an elastic run: which failures it forgives, what it takes for a lost node, how it ends."""
+
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+
+from dist_calo.comm.elastic import Agent, Plan, ask_for_plan
+from dist_calo.comm.environment import find_world, most_ranks
+from dist_calo.comm.protocol import World
+from dist_calo.elastic import main
+from dist_calo.errors import EXIT_FAILURE, EXIT_PREEMPTED, EXIT_USER, LaunchError
+from tests.ranks import ROOT, free_port
+
+PLAN = Plan(job="job", nodes=(1, 3), ranks_per_node=2, restarts=2, wait_s=5, command=("true",), folder=".")
+STOPS_IN_ORDER = """
+import signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+class Node(NamedTuple):
+    addr: str
+
+
+A, B, C = Node("node1"), Node("node2"), Node("node3")
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
+    """The first agent of three nodes; ``ranks`` of it is what torch finds when it looks at the ranks."""
+    state = SimpleNamespace(participants={A: 0, B: 1, C: 2}, wait_list=set(), redundancy_list=set())
+    handler = SimpleNamespace(_state_holder=SimpleNamespace(state=state), shutdown=lambda: True)
+    made: Any = Agent(PLAN, handler)
+    made._members = dict(state.participants)
+    made._worker_group.group_rank = 0
+    made.state, made.ranks = state, RunResult(state=WorkerState.HEALTHY)
+    monkeypatch.setattr(LocalElasticAgent, "_monitor_workers", lambda self, group: self.ranks)
+    return made
+
+
+def failed(code: int) -> RunResult:
+    return RunResult(state=WorkerState.FAILED, failures={0: SimpleNamespace(exitcode=code)})
+
+
+def looks(agent: Any, times: int) -> list[WorkerState]:
+    return [agent._monitor_workers(agent._worker_group).state for _ in range(times)]
+
+
+def test_ranks_that_stop_in_order_are_started_again_without_end(agent: Any) -> None:
+    agent.ranks = failed(EXIT_PREEMPTED)
+    looks(agent, 10)
+    assert agent._remaining_restarts > 0
+
+
+def test_failures_are_forgiven_so_many_times(agent: Any) -> None:
+    agent.ranks = failed(1)
+    looks(agent, 2)
+    assert agent._remaining_restarts > 0
+    looks(agent, 1)
+    assert agent._remaining_restarts == 0
+    assert agent.exit_code(agent.ranks) == EXIT_FAILURE
+
+
+def test_an_error_of_the_user_ends_the_run_at_once(agent: Any) -> None:
+    agent.ranks = failed(EXIT_USER)
+    looks(agent, 1)
+    assert agent._remaining_restarts == 0
+    assert agent.exit_code(agent.ranks) == EXIT_USER
+
+
+def test_a_node_that_stays_away_is_lost(agent: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    del agent.state.participants[C]
+    assert looks(agent, 3) == [WorkerState.HEALTHY, WorkerState.HEALTHY, WorkerState.UNHEALTHY]
+    assert "lost node3" in capsys.readouterr().out
+
+
+def test_a_node_that_meets_the_others_again_is_not_lost(agent: Any) -> None:
+    del agent.state.participants[C]
+    looks(agent, 1)
+    agent.state.wait_list.add(C)
+    assert looks(agent, 5) == [WorkerState.HEALTHY] * 5
+
+
+def test_a_rank_is_one_of_those_that_there_are_now_and_knows_how_many_there_may_be() -> None:
+    task_of_srun = {
+        "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
+        "SLURM_NTASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "1(x3)", "SLURMD_NODENAME": "node1",
+    }  # fmt: skip
+    rank = {
+        "DIST_CALO_LAUNCHER": "elastic", "DIST_CALO_MOST_RANKS": "6", "TORCHELASTIC_RUN_ID": "7",
+        "GROUP_WORLD_SIZE": "1", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+    }  # fmt: skip
+    world = find_world(task_of_srun | rank)
+    assert world == World(rank=1, size=2, local_rank=1, local_size=2, node="node1", launcher="elastic")
+    assert most_ranks(world, rank) == 6
+    assert most_ranks(World(size=4), {}) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--meet", "nowhere"], "must be HOST:PORT"),
+        (["--meet", "a:1", "--nodes", "3:2", "--", "true"], "--nodes 3:2"),
+        (["--meet", "a:1", "--ranks-per-node", "0", "--", "true"], "--ranks-per-node 0"),
+        (["--meet", "a:1", "--nodes", "2"], "the command of a rank is missing"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == EXIT_USER
+    assert words in capsys.readouterr().err
+
+
+def test_without_a_run_nobody_can_join() -> None:
+    with pytest.raises(LaunchError, match="no elastic run answers"):
+        ask_for_plan("127.0.0.1", free_port())
+
+
+def test_a_signal_is_passed_on_and_the_ranks_are_waited_for() -> None:
+    agent = [sys.executable, "-m", "dist_calo.elastic", f"--meet=127.0.0.1:{free_port()}", "--first"]
+    ranks = ["--ranks-per-node=2", "--", sys.executable, "-c", STOPS_IN_ORDER]
+    with subprocess.Popen([*agent, *ranks], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        try:
+            for _ in range(2):
+                assert any("ready" in line for line in run.stdout)
+            run.send_signal(signal.SIGUSR1)
+            rest = run.stdout.read()
+            assert run.wait(60) == EXIT_PREEMPTED
+        finally:
+            run.kill()
+    assert "SIGUSR1: this node's ranks have been stopped" in rest

@@ -163,7 +163,7 @@ def fit_figure(rows: Sequence[Row], fits: Sequence[Fit], checks: Sequence[Check]
     for axis in (left, right):
         labels = [f"{row.point.nodes}x{row.point.ranks_per_node}" for row in rows]
         axis.set_xticks(places, labels, rotation=60 if len(rows) > 8 else 0, fontsize=8)
-        axis.set_xlabel("nodes x ranks of the points, in the order of the table")
+        axis.set_xlabel("nodes x ranks of the points, in the order of their numbers")
     left.set_ylim(bottom=0)
     left.set_ylabel("time of a step / ms")
     right.set_ylabel("model − measured / %")

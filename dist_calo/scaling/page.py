@@ -145,10 +145,15 @@ def _parameter(fit: Fit, index: int, factor: float | None) -> str:
     if not value and not error:
         return "–"
     if factor is not None:
-        return f"{factor * value:.3g} ± {factor * error:.2g}"
+        return f"{_digits(factor * value)} ± {_digits(factor * error)}"
     # A bandwidth is the inverse of what is fitted: no time a byte is an unlimited bandwidth.
-    slow = 1e-6 / (value + error)
-    return f"{1e-6 / value:.3g} (at least {slow:.2g})" if value else f"at least {slow:.2g}"
+    slow = _digits(1e-6 / (value + error))
+    return f"{_digits(1e-6 / value)} (at least {slow})" if value else f"at least {slow}"
+
+
+def _digits(number: float) -> str:
+    """Three digits, without a power of ten where there are more before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _notes(summary: Summary) -> list[str]:

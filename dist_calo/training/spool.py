@@ -87,6 +87,22 @@ class Spool:
         return cls(folder)
 
     @classmethod
+    def open_locked(cls, root: Path, run_id: str | None, identity: Mapping[str, Any]) -> "Spool":
+        """``open``, with everybody else kept out.
+
+        Raises:
+            TrackingError: if the folder cannot be written, or another process writes this run.
+        """
+        while True:
+            spool = cls.open(root, run_id, identity)
+            with suppress(FileNotFoundError):  # `dist-calo runs sync` had just sent all of it; it begins anew
+                if spool.wait_for_lock():
+                    return spool
+                raise TrackingError(
+                    f"run {run_id}: another process is writing it ({spool.folder}/lock); wait until that job has ended"
+                )
+
+    @classmethod
     def all(cls, root: Path) -> "list[Spool]":
         """The spools of a folder, oldest first."""
         found = []

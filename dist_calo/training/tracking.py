@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dist_calo.config import TrackingConfig
-from dist_calo.errors import TrackingError
 from dist_calo.training.spool import Record, Spool
 from dist_calo.training.store import Sender, complaint, now_ms, one_line
 from dist_calo.training.store_uri import checked_uri
@@ -61,7 +60,7 @@ class Tracker:
         uri = checked_uri(config.uri)
         self._config = config
         identity = {"uri": uri, "experiment": config.experiment, "run_name": config.run_name, "job": job}
-        self._spool = _open_spool(Path(config.spool).absolute(), run_id, identity)
+        self._spool = Spool.open_locked(Path(config.spool).absolute(), run_id, identity)
         if self._spool.uri != uri:
             self._spool.identify(uri=uri)
         self._queue: queue.Queue[Entry] = queue.Queue(QUEUE_LENGTH)
@@ -389,18 +388,6 @@ def make_tracker(
     batch_job = os.environ.get("SLURM_JOB_ID")
     job = f"{batch_job} {Path(folder).absolute()}" if batch_job and folder else None
     return Tracker(config, run_id, job)
-
-
-def _open_spool(root: Path, run_id: str | None, identity: Mapping[str, Any]) -> Spool:
-    """The spool of a run, locked."""
-    while True:
-        spool = Spool.open(root, run_id, identity)
-        with suppress(FileNotFoundError):  # `dist-calo runs sync` had just sent all of it; it begins anew
-            if spool.wait_for_lock():
-                return spool
-            raise TrackingError(
-                f"run {run_id}: another process is writing it ({spool.folder}/lock); wait until that job has ended"
-            )
 
 
 def _render(drawing: Any, path: Path) -> None:

@@ -39,6 +39,10 @@ class Ledger:
         self._file.write(f"{epoch}\t{step}\t{','.join(map(str, numbers))}\n")
         self._file.flush()
 
+    def secure(self) -> None:
+        """Wait until all steps recorded so far are on disk: a node that crashes takes what it has not written along."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         self._file.close()
 

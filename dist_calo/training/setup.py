@@ -1,5 +1,6 @@
 """Putting a run together on one rank: data, networks, record, and what a checkpoint says about where to go on."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from dist_calo.comm import local_device
+from dist_calo.comm.environment import most_ranks
 from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import RunConfig, flattened
@@ -52,7 +54,7 @@ def build_run(
         UserError: if the data, the configuration or the checkpoint to continue from are at fault.
     """
     world = communicator.world
-    require_enough_samples(config, world.size)
+    require_enough_samples(config, most_ranks(world, os.environ))
     threads, reason = set_threads(communicator, config.comm.threads)
     device = torch.device(local_device(config.train.device, world))
     if device.type == "cuda":

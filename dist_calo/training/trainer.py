@@ -163,7 +163,10 @@ class Trainer:
     def _checkpoint(self, *, now: bool) -> None:
         if not (now or self._due(self._config.checkpoint.every_steps)):
             return
+        if self._ledger:
+            self._ledger.secure()
         self._share_statistics()
+        # All ranks come here before rank 0 saves.
         self._require_equal_ranks()
         if self._communicator.world.rank == 0:
             self._tracker.secure()

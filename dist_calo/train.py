@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dist_calo import early
 from dist_calo.command_line import build_config, config_parser, run_command
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_PREEMPTED
@@ -20,6 +21,7 @@ Starts one rank, or is one of the ranks that horovodrun, mpirun, srun or torchru
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line says and return the exit code."""
+    early.remember()
     given = sys.argv[1:] if arguments is None else list(arguments)
     return run_command("dist_calo.train", lambda line: on_ranks("dist_calo.train", line, _read, _run), given)
 

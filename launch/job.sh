@@ -73,7 +73,8 @@ newest_step() { find "$1" -name 'step-*.pt' -printf '%f\n' 2>/dev/null | sort | 
 # Whether this job should be put back into the queue after an exit code.   wants_requeue CODE FOLDER
 wants_requeue() {
     if [[ $1 == 0 || $1 == 2 || (-z $STOPPED$LOST && $1 != 75) || ${REQUEUE:-yes} == no ]]; then return 1; fi
-    if [[ $(scontrol --oneliner show job "$SLURM_JOB_ID") != *JobState=RUNNING*Requeue=1* ]]; then return 1; fi
+    # SIGNALING is what SLURM calls a running job while it sends it the signal.
+    [[ $(scontrol --oneliner show job "$SLURM_JOB_ID") =~ JobState=(RUNNING|SIGNALING)\ .*\ Requeue=1\  ]] || return 1
     if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -n $2 && $(newest_step "$2") == "$BEGAN_AFTER" ]]; then
         echo "not requeued: this start of the job saved nothing new in $2; give it more time (--time, --signal)" >&2
         return 1
@@ -122,6 +123,7 @@ run_job() {
     if [[ -n $folder ]]; then python -m dist_calo status "$folder" || true; fi
     if wants_requeue "$code" "$folder"; then
         echo "job $SLURM_JOB_ID goes back into the queue and will continue"
+        trap '' TERM USR1
         scontrol requeue "$SLURM_JOB_ID" && sleep 60
     fi
     if [[ $code -gt 2 && $code != 75 ]]; then lost_nodes; fi

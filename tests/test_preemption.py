@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from dist_calo import early
 from dist_calo.comm.protocol import World
 from dist_calo.comm.single import SingleCommunicator
 from dist_calo.training.preemption import SIGNALS, StopRequest
@@ -49,3 +50,17 @@ def test_the_handlers_of_before_are_put_back():
     with StopRequest(SingleCommunicator(World())):
         assert signal.getsignal(signal.SIGTERM) is not before[0]
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_signal_that_came_early_stops_after_the_first_step():
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        early.remember()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for expected in ("SIGUSR1", None):
+            with StopRequest(SingleCommunicator(World())) as stop:
+                stop.ask()
+                assert stop.agreed() == expected
+    finally:
+        signal.signal(signal.SIGUSR1, before)

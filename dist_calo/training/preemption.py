@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dist_calo import early
 from dist_calo.comm.protocol import Communicator, Work
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -35,6 +36,9 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._receive)
+        waiting = early.take()
+        if waiting is not None:
+            self._receive(waiting, None)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,7 +9,11 @@ for file in "$BASE"/run/node.*.pid; do
     if [[ -s $file ]]; then kill -9 "$(<"$file")" 2>/dev/null; fi
 done
 if [[ -s $BASE/run/slurmctld.pid ]]; then kill -9 "$(<"$BASE/run/slurmctld.pid")" 2>/dev/null; fi
-for name in $(ip netns list | awk -v node="^${PREFIX}[0-9]+\$" '$1 ~ node {print $1}'); do ip netns del "$name"; done
+for name in $(ip netns list | awk -v node="^${PREFIX}[0-9]+\$" '$1 ~ node {print $1}'); do
+    # A network lives until its last process has ended; the cable can be taken out at once.
+    ip link del "v-$name" 2>/dev/null
+    ip netns del "$name"
+done
 ip link del "${PREFIX}br" 2>/dev/null
 others=$(find /tmp/vcluster-*/run -name slurmctld.pid ! -path "$BASE/*" 2>/dev/null)
 if [[ -e $BASE/run/we_started_munged && -z $others ]]; then kill "$(</run/munge/munged.pid)" 2>/dev/null; fi

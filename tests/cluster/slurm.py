@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "DEADLINE")
+"""States that a job does not leave by itself."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,15 @@ class Job:
             assert time.monotonic() < deadline, (
                 f"{words!r} is not in the log of job {self.number}:\n{self.text}"
             )
-            ended = self.state not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
-            assert not ended or self.text.count(words) >= times, f"job {self.number} has ended:\n{self.text}"
+            assert self.state not in ENDED or self.text.count(words) >= times, (
+                f"job {self.number} has ended:\n{self.text}"
+            )
             time.sleep(0.1)
 
     def wait(self, seconds: float = 120) -> str:
         """Wait for the end of the job, over requeues, and return its state; cancel it and fail if that takes longer."""
         deadline = time.monotonic() + seconds
-        while (state := self.state) in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED"):
+        while (state := self.state) not in ENDED:
             if time.monotonic() > deadline:
                 self.cluster.run("scancel", self.number)
                 raise AssertionError(f"job {self.number} is {state} after {seconds} s:\n{self.text}")

@@ -145,6 +145,8 @@ def compare(out: Path) -> list[dict[str, Any]]:
     alone, free = read(out / "one node"), read(out / "unlimited")
     lines = []
     for name, rate in RATES.items():
+        if not (out / name / "plan.yaml").exists():
+            continue
         for (wire, overlap), found in read(out / name).items():
             one, base = alone[wire, overlap], free[wire, overlap]
             turns = max(1.0, found[0]["threads_per_core"])
@@ -240,6 +242,9 @@ def main() -> None:
     parser.add_argument("--subnet", type=int, default=90)
     parser.add_argument("--batch", type=int, default=4, help="showers of a rank")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument(
+        "--networks", default=",".join(RATES), help="of them, the unlimited one always (default all)"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     out = options.out.absolute()
@@ -247,7 +252,8 @@ def main() -> None:
     with VirtualCluster(options.prefix, options.subnet).running() as cluster:
         plan(out / "one node", options, 1)
         cluster.measure(out / "one node", options.repeats)
-        for name, rate in RATES.items():
+        for name in options.networks.split(","):
+            rate = RATES[name]
             plan(out / name, options, NODES)
             cluster.limit(rate)
             rates[name] = cluster.measured_rate()

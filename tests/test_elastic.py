@@ -10,6 +10,7 @@ import pytest
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
+from dist_calo.comm import elastic
 from dist_calo.comm.elastic import Agent, Plan, ask_for_plan
 from dist_calo.comm.environment import find_world, most_ranks
 from dist_calo.comm.protocol import World
@@ -47,7 +48,8 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
 
 
 def failed(code: int) -> RunResult:
-    return RunResult(state=WorkerState.FAILED, failures={0: SimpleNamespace(exitcode=code)})
+    failures: dict[int, Any] = {0: SimpleNamespace(exitcode=code)}
+    return RunResult(state=WorkerState.FAILED, failures=failures)
 
 
 def looks(agent: Any, times: int) -> list[WorkerState]:
@@ -123,6 +125,28 @@ def test_a_wrong_option_is_one_line(
 def test_without_a_run_nobody_can_join() -> None:
     with pytest.raises(LaunchError, match="no elastic run answers"):
         ask_for_plan("127.0.0.1", free_port())
+
+
+@pytest.mark.parametrize(("nodes", "asked"), [(["a,b", "b,c"], 2), (["b,c"], 1), ([], 0)])
+def test_a_job_goes_back_into_the_queue_once_slurm_has_given_up_its_first_node(
+    nodes: list[str], asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slurm(*command: str) -> str:
+        calls.append(command)
+        match command[:2]:
+            case ("squeue", _):
+                return f"{nodes[len([c for c in calls if c[0] == 'squeue']) - 1]} RUNNING" if nodes else ""
+            case ("scontrol", "--oneliner"):
+                return "JobId=7 BatchHost=a NumNodes=2"
+            case ("scontrol", "show"):
+                return command[-1].replace(",", "\n")
+        return ""
+
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(elastic, "_slurm", slurm)
+    elastic.requeue_without_script({"SLURM_JOB_ID": "7"}, every_s=0.0)
+    assert [c[0] for c in calls].count("squeue") == max(1, asked)
+    assert (("scontrol", "requeue", "7") in calls) == (asked > 0)
 
 
 def test_a_signal_is_passed_on_and_the_ranks_are_waited_for() -> None:

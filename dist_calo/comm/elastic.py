@@ -9,8 +9,12 @@ noticed even if no rank fails of it, a node that joins is told what to run, and 
 import json
 import logging
 import os
+import re
 import signal
 import socket
+import subprocess
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -128,10 +132,40 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
     except RendezvousClosedError:
         return _leave("the run has ended", 0 if joins else EXIT_FAILURE)
     except RendezvousConnectionError:
-        return _leave(f"{host}:{port}, where the nodes meet, no longer answers", EXIT_PREEMPTED)
+        _say(f"{host}:{port}, where the nodes meet, no longer answers")
     finally:
         if agent is not None:
             agent.close()
+    if not joins:
+        requeue_without_script(os.environ)
+    return EXIT_PREEMPTED
+
+
+def requeue_without_script(environ: Mapping[str, str], every_s: float = 10.0) -> None:
+    """Put a SLURM job back into the queue once the node of its batch script is lost, where agents meet.
+
+    SLURM does so with other jobs, but one that outlives lost nodes (``--no-kill``) it leaves running with nothing in
+    it. Returns when the job ends in another way.
+    """
+    while job := environ.get("SLURM_JOB_ID"):
+        nodes, _, state = _slurm("squeue", "--noheader", f"--jobs={job}", "--format=%N %T").partition(" ")
+        if state != "RUNNING":
+            return
+        host = re.search(r"BatchHost=(\S+)", _slurm("scontrol", "--oneliner", "show", "job", job))
+        if host and host[1] not in _slurm("scontrol", "show", "hostnames", nodes).split():
+            _say(f"lost {host[1]}, where the job's script ran: job {job} goes back into the queue")
+            # A job that may not be requeued ends.
+            _slurm("scontrol", "requeue", job)
+            _slurm("scancel", "--state=RUNNING", job)
+            return
+        time.sleep(every_s)
+
+
+def _slurm(*command: str) -> str:
+    """Output of one of SLURM's programs, empty if it fails."""
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    return ""
 
 
 class Agent(LocalElasticAgent):

@@ -46,7 +46,10 @@ class Forecast:
         middle, early, late = (self.falls_below(values) for values in (self.efficiency, self.low, self.high))
         last = int(self.ranks[-1])
         percent = f"{100 * WORTHWHILE:.0f} %"
-        ends = [f"{math.ceil(early):,}" if early else None, f"{math.ceil(late):,}" if late else f"beyond {last:,}"]
+        ends = [
+            f"{math.ceil(early):,}" if early else None,
+            f"{math.ceil(late):,}" if late else f"beyond {last:,}",
+        ]
         if middle is None:
             text = f"stays above {percent} to {last:,} ranks"
             return text + (f", though it may fall below at {ends[0]} already" if ends[0] else "")

@@ -1,7 +1,7 @@
 """Signals that arrive before a rank is ready for them.
 
-The batch system may ask a job to leave while its ranks still load libraries or read files; by default SIGUSR1 would kill
-them. It is remembered from the first line of a program on, and taken up where the steps begin.
+The batch system may ask a job to leave while its ranks still load libraries or read files; by default SIGUSR1 would
+kill them. It is remembered from the first line of a program on, and taken up where the steps begin.
 """
 
 import signal

@@ -176,12 +176,13 @@ class ImageCheck:
     def services(self) -> str:
         """The server and the job of compose.yaml with their own command lines, in a network of their own."""
         server, job = (compose()[name] for name in ("mlflow", "train"))
+        variables = [f"{name}={value}" for name, value in server["environment"].items()]
         # The namespace of processes ends whatever the server has started.
         alone = ["unshare", "--net", "--pid", "--fork", "--kill-child"]
         alone += ["sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
         with self.store.container(self.image) as first, self.store.container(self.image) as second:
             serving = subprocess.Popen(
-                [*alone, *first.command(*server["command"])],
+                [*alone, *first.command("env", *variables, *server["command"])],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

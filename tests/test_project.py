@@ -147,7 +147,7 @@ def test_require_turns_skips_into_failures(tmp_path, monkeypatch, value, outcome
         sys.executable, "-m", "pytest", "-ra", "-p", "tests.conftest", "-p", "no:cacheprovider", cwd=tmp_path
     )
     assert f"{outcome} in" in answer.stdout, answer.stdout + answer.stderr
-    assert "slurm is missing: SLURM's client programs" in answer.stdout
+    assert "slurm is missing: run as root, with Debian" in answer.stdout
 
 
 def test_hardware_is_required_by_name_only():

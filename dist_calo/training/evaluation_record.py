@@ -10,7 +10,7 @@ from dist_calo.config import TrackingConfig
 from dist_calo.errors import TrackingError
 from dist_calo.physics.evaluation import Evaluation
 from dist_calo.training.server import address_of
-from dist_calo.training.store import experiment_id, now_ms, one_line, quiet_mlflow
+from dist_calo.training.store import experiment_id, now_ms, one_line, open_store
 from dist_calo.training.store_uri import checked_uri, sqlite_file
 
 CURVES = (r".*/total", r"validation/score", r"validation/[^/]+(/[a-z_]+)?", r"throughput/showers_per_s")
@@ -45,11 +45,8 @@ class EvaluationRecord:
             self.problem = f"{uri} does not exist here: name the store of run {run_id} with --tracking-uri"
             return
         checked = checked_uri(uri)
-        quiet_mlflow()
-        from mlflow import MlflowClient
-
         try:
-            client = MlflowClient(tracking_uri=address_of(checked))
+            client = open_store(address_of(checked))
             client.search_experiments(max_results=1)
             self._run = client.get_run(run_id) if run_id is not None else None
             self._client = client

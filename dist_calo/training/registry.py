@@ -19,7 +19,7 @@ from dist_calo.training.provenance import describe_run
 from dist_calo.training.restore import restore_generator
 from dist_calo.training.server import address_of
 from dist_calo.training.serving import input_columns, output_name
-from dist_calo.training.store import experiment_id, now_ms, one_line, quiet_mlflow
+from dist_calo.training.store import experiment_id, now_ms, one_line, open_store
 from dist_calo.training.store_uri import checked_uri
 
 if TYPE_CHECKING:
@@ -118,14 +118,11 @@ def register(
     check_names(name, aliases or [])
     restore_generator(state)  # fails here rather than where the model is served
     uri = checked_uri(tracking_uri)
-    quiet_mlflow()
-    from mlflow import MlflowClient
-
     try:
         # Only the client, never MLflow's fluent functions: they set the store of the whole process, and
         # continuing the run that trained the model would end it anew.
         uri = address_of(uri)
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client = open_store(uri, registry_uri=uri)
         with warnings.catch_warnings(
             action="ignore"
         ):  # MLflow's own, of its type hints and its use of pandas

@@ -4,8 +4,10 @@ import json
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,15 +52,37 @@ def quiet_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def why_unreachable(uri: str) -> str | None:
-    """None if the store answers, otherwise the reason in one line. Takes seconds: MLflow is imported."""
+def open_store(address: str, **options: str) -> "MlflowClient":
+    """A client of a store, which is made if it is an SQLite file that does not exist.
+
+    MLflow makes its tables one by one: a process killed meanwhile, or two that do so at once, would leave a file that
+    MLflow never opens again. So they are made in another file, which gets the name when it is complete.
+
+    Args:
+        address: a checked URI, or the address of a server.
+        options: further arguments of MLflow's client.
+    """
     quiet_mlflow()
     from mlflow import MlflowClient
 
+    if address.startswith("sqlite:") and not (file := sqlite_file(address)).exists():
+        temporary = file.with_name(f".{file.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+        try:
+            MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+            # Unlike a renaming, a link never replaces the file that another process has made first.
+            with suppress(FileExistsError):
+                os.link(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return MlflowClient(tracking_uri=address, **options)
+
+
+def why_unreachable(uri: str) -> str | None:
+    """None if the store answers, otherwise the reason in one line. Takes seconds: MLflow is imported."""
     try:
         address = address_of(checked_uri(uri))
         require_listening(address)
-        MlflowClient(tracking_uri=address).search_experiments(max_results=1)
+        open_store(address).search_experiments(max_results=1)
     except Exception as error:
         return denial(error) or one_line(error)
     return None
@@ -214,10 +238,7 @@ class Sender:
     def _connected(self) -> "MlflowClient":
         address = address_of(self._spool.uri)
         require_listening(address)
-        quiet_mlflow()
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=address)
+        client = open_store(address)
         run = self._existing_run(client) or self._new_run(client)
         self._run_id = run.info.run_id
         self._started_ms = run.info.start_time

@@ -14,6 +14,10 @@ if [[ -n ${SLURM_JOB_ID:-} ]]; then
     NODES=${SLURM_JOB_NUM_NODES:-1}
     RANKS_PER_NODE=${RANKS_PER_NODE:-${SLURM_NTASKS_PER_NODE:-$((${SLURM_NTASKS:-$NODES} / NODES))}}
     RANKS_PER_NODE=$((RANKS_PER_NODE > 0 ? RANKS_PER_NODE : 1))
+    if [[ -z ${SLURM_NTASKS_PER_NODE:-} && $((${SLURM_NTASKS:-NODES} % NODES)) != 0 ]]; then
+        echo "$SLURM_NTASKS tasks on $NODES nodes: all nodes hold equally many ranks, use --ntasks-per-node" >&2
+        exit 2
+    fi
     RANKS=$((NODES * RANKS_PER_NODE))
     CORES=${SLURM_CPUS_PER_TASK:-$((${SLURM_CPUS_ON_NODE:-1} / RANKS_PER_NODE))}
     CORES=$((CORES > 0 ? CORES : 1))

@@ -2,14 +2,19 @@
 # What the SLURM scripts share (source launch/job.sh): the site's settings, the launcher, staging, signals, the requeue
 # and the summary at the end of the log. A job script calls `run_job MODULE ARGUMENTS...` last.
 # Reads slurm/site.env where it exists (slurm/site.env.example explains it): LAUNCHER MPI VENV TRACKING_URI STAGE ...
-set -uo pipefail
+# Modules and activation scripts use variables that are not set.
+set +u
 # shellcheck source=/dev/null
 if [[ -f slurm/site.env ]]; then source slurm/site.env; fi
 # shellcheck source=/dev/null
 if [[ -f ${VENV:=.venv}/bin/activate ]]; then source "$VENV/bin/activate"; fi
+set -uo pipefail
 source launch/common.sh
 
-STOPPED='' INTERRUPTED='' LAUNCHED='' LOST=''
+# A task of an array has a name of its own; the bare number of one of them means the whole array.
+JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+JOB=${JOB:-$SLURM_JOB_ID}
+STOPPED='' INTERRUPTED='' LAUNCHED='' STAGED='' LOST=''
 
 choose_launcher() {
     if [[ ${LAUNCHER:-auto} == auto ]]; then
@@ -26,7 +31,13 @@ choose_launcher() {
         echo "LAUNCHER=$LAUNCHER: choose auto, srun, mpirun, torchrun, horovodrun, horovodrun_mpi or elastic" >&2
         exit 2
     fi
-    if [[ $LAUNCHER == srun ]]; then MPI=${MPI:-$("$LAUNCH/mpi_plugin.sh")}; fi
+    case $LAUNCHER in
+        srun) MPI=${MPI:-$("$LAUNCH/mpi_plugin.sh")} ;;
+        mpirun | horovodrun | horovodrun_mpi)
+            # Where ranks of the torch backend meet, which these launchers do not tell.
+            export MASTER_ADDR=$FIRST_HOST MASTER_PORT=$PORT
+            ;;
+    esac
     export MPI LAUNCHER
 }
 
@@ -41,70 +52,81 @@ setting() {
     printf '%s' "$value"
 }
 
-# Copy the files of data.path to the local disk of every node; sets STAGED.   stage_data GLOB
-stage_data() {
-    local folder=${STAGE:?}/dist_calo-$SLURM_JOB_ID
-    # shellcheck disable=SC2016
-    srun --mpi=none --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 \
-        bash -c 'mkdir -p "$1" && cp --preserve=timestamps $2 "$1/"' stage "$folder" "$1" || return
-    STAGED="$folder/${1##*/}"
-    echo "data: $1 copied to $folder on each node"
+# Run a command on every node, for LIMIT seconds at most where that is set.
+each_node() {
+    ${LIMIT:+timeout "$LIMIT"} srun --mpi=none --overlap --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 "$@"
 }
 
-unstage() {
-    if [[ -n ${STAGED:-} ]]; then
-        srun --mpi=none --overlap --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 rm -rf "${STAGED%/*}" || true
+# Copy the files of a glob to the folder STAGE on the local disk of every node; sets STAGED to their glob there.
+stage_data() {
+    local folder=${STAGE:?}/dist_calo-$SLURM_JOB_ID files
+    mapfile -d '' files < <(python -m dist_calo.data.staging "$1")
+    if [[ ${#files[@]} == 0 ]]; then return; fi
+    # shellcheck disable=SC2016
+    if each_node --kill-on-bad-exit=1 bash -c 'mkdir -p "$1" && cp --preserve=timestamps "${@:2}" "$1/"' \
+        stage "$folder" "${files[@]}"; then
+        STAGED="$folder/${1##*/}"
+        echo "data: $1 copied to $folder on each node"
+    else
+        each_node rm -rf "$folder" || true
+        echo "data: STAGE=$STAGE cannot be written, or is full: read from where they are" >&2
     fi
 }
 
 # SLURM tells the batch script that the time is nearly up; the ranks are told in the way that reaches them.
 pass_on() {
     STOPPED=$1 INTERRUPTED=yes
-    echo "SIG$1 for job $SLURM_JOB_ID at $(date +%T): the ranks save their work"
+    if [[ -z $LAUNCHED ]]; then return; fi
+    echo "SIG$1 for job $JOB at $(date +%T): the ranks save their work"
+    # Always as USR1: srun and mpirun kill the ranks when they get a TERM themselves.
     case $LAUNCHER in
-        srun | mpirun | local | elastic) kill -s "$1" "$LAUNCHED" ;;
-        *) srun --mpi=none --overlap --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 \
-            "$LAUNCH/signal_ranks.sh" "$1" "$SLURM_JOB_ID" & ;;
+        srun | mpirun | local | elastic) kill -s USR1 "$LAUNCHED" 2>/dev/null ;;
+        *) each_node "$LAUNCH/signal_ranks.sh" USR1 "$SLURM_JOB_ID" & ;;
     esac
 }
 
-newest_step() { find "$1" -name 'step-*.pt' -printf '%f\n' 2>/dev/null | sort | tail -1; }
+# What has been achieved so far below a folder: names and times of checkpoints and of measured points.
+progress() {
+    if [[ -n $1 ]]; then
+        find "$1" \( -name 'step-*.pt' -o -name 'repeat-*.json' \) -printf '%P %T@\n' 2>/dev/null | sort | cksum
+    fi
+}
 
 # Whether this job should be put back into the queue after an exit code.   wants_requeue CODE FOLDER
 wants_requeue() {
     if [[ $1 == 0 || $1 == 2 || (-z $STOPPED$LOST && $1 != 75) || ${REQUEUE:-yes} == no ]]; then return 1; fi
     # SIGNALING is what SLURM calls a running job while it sends it the signal.
-    [[ $(scontrol --oneliner show job "$SLURM_JOB_ID") =~ JobState=(RUNNING|SIGNALING)\ .*\ Requeue=1\  ]] || return 1
-    if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -n $2 && $(newest_step "$2") == "$BEGAN_AFTER" ]]; then
+    [[ $(scontrol --oneliner show job "$JOB") =~ JobState=(RUNNING|SIGNALING)\ .*\ Requeue=1\  ]] || return 1
+    if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -n $2 && $(progress "$2") == "$BEGAN_WITH" ]]; then
         echo "not requeued: this start of the job saved nothing new in $2; give it more time (--time, --signal)" >&2
         return 1
     fi
 }
 
 # Run a module on all ranks, and then say how it went, requeue the job, or leave with its code.   run_job MODULE ARGS...
+# PROGRESS is the folder that shows whether a start of the job achieved anything, checkpoint.dir by default.
 run_job() {
-    local module=$1 code=0 folder began=$SECONDS
+    local module=$1 code=0 folder began=$SECONDS guard
     shift
-    choose_launcher
-    folder=$(setting checkpoint.dir "$@")
-    BEGAN_AFTER=$(newest_step "$folder")
-    echo "job $SLURM_JOB_ID (${SLURM_RESTART_COUNT:-0} restarts) on $SLURM_JOB_NODELIST: $RANKS ranks," \
-        "$RANKS_PER_NODE a node, $CORES core(s) each; $LAUNCHER${MPI:+ --mpi=$MPI}, Python $(command -v python)"
-    if [[ -n ${STAGE:-} && -n $(setting data.path "$@") ]]; then
-        if stage_data "$(setting data.path "$@")"; then
-            set -- "$@" "--data.path=$STAGED"
-        else
-            echo "data: STAGE=$STAGE cannot be written, or is full: read from where they are" >&2
-        fi
-    fi
     trap 'pass_on USR1' USR1
     trap 'pass_on TERM' TERM
-    export DIST_CALO_LOST=$PWD/.lost-node-$SLURM_JOB_ID
+    choose_launcher
+    folder=$(setting checkpoint.dir "$@")
+    PROGRESS=${PROGRESS:-$folder}
+    BEGAN_WITH=$(progress "$PROGRESS")
+    echo "job $JOB (${SLURM_RESTART_COUNT:-0} restarts) on $SLURM_JOB_NODELIST: $RANKS ranks," \
+        "$RANKS_PER_NODE a node, $CORES core(s) each; $LAUNCHER${MPI:+ --mpi=$MPI}, Python $(command -v python)"
+    if [[ -n ${STAGE:-} && -n $(setting data.path "$@") ]]; then
+        stage_data "$(setting data.path "$@")"
+        if [[ -n $STAGED ]]; then set -- "$@" "--data.path=$STAGED"; fi
+    fi
+    export DIST_CALO_LOST=$PWD/.lost-node-$JOB
     rm -f "$DIST_CALO_LOST"
     MODULE=$module "$LAUNCH/$LAUNCHER.sh" "$@" &
     LAUNCHED=$!
     end_with_lost_node &
-    local guard=$!
+    guard=$!
+    if [[ -n $STOPPED ]]; then pass_on "$STOPPED"; fi
     # A signal ends `wait`, not the launcher.
     while
         INTERRUPTED=''
@@ -116,16 +138,15 @@ run_job() {
     kill "$guard" 2>/dev/null
     LOST=$(cat "$DIST_CALO_LOST" 2>/dev/null)
     rm -f "$DIST_CALO_LOST"
-    if [[ -z $LOST ]]; then unstage; fi
-    echo
-    if [[ -n $LOST ]]; then echo "error: $LOST"; fi
-    echo "job $SLURM_JOB_ID: exit code $code after $((SECONDS - began)) s on $SLURM_JOB_NODELIST"
-    if [[ -n $folder ]]; then python -m dist_calo status "$folder" || true; fi
-    if wants_requeue "$code" "$folder"; then
-        echo "job $SLURM_JOB_ID goes back into the queue and will continue"
+    if [[ -n $LOST ]]; then printf '\nerror: %s\n' "$LOST"; fi
+    if [[ -n $STAGED && -z $LOST ]]; then LIMIT=15 each_node rm -rf "${STAGED%/*}" || true; fi
+    if wants_requeue "$code" "$PROGRESS"; then
+        echo "job $JOB (exit code $code) goes back into the queue and will continue"
         trap '' TERM USR1
-        scontrol requeue "$SLURM_JOB_ID" && sleep 60
+        scontrol requeue "$JOB" && sleep 60
     fi
+    printf '\njob %s: exit code %s after %s s on %s\n' "$JOB" "$code" "$((SECONDS - began))" "$SLURM_JOB_NODELIST"
+    if [[ -n $folder ]]; then python -m dist_calo status "$folder" || true; fi
     if [[ $code -gt 2 && $code != 75 ]]; then lost_nodes; fi
     exit "$code"
 }
@@ -140,6 +161,6 @@ end_with_lost_node() {
 # Name the nodes of this job that SLURM has given up.
 lost_nodes() {
     local down
-    down=$(sinfo -h -N -n "$SLURM_JOB_NODELIST" -t down,drain,fail,no_respond -o '%N (%t)' | sort -u | paste -sd ' ')
+    down=$(sinfo -h -N -n "$SLURM_JOB_NODELIST" -t down,fail,no_respond -o '%N (%t)' | sort -u | paste -sd ' ')
     if [[ -n $down ]]; then echo "error: lost node(s): $down"; fi
 }

@@ -13,7 +13,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-# A rank for each socket is the rule; its threads take the cores of that socket. More ranks: sbatch --ntasks-per-node=4.
+# Two ranks a node, as most have two sockets; each takes half of the cores. More ranks: sbatch --ntasks-per-node=4.
 cd "${DIST_CALO_HOME:-$SLURM_SUBMIT_DIR}" || exit 2
 if ! [[ -f launch/job.sh ]]; then
     echo "$PWD is not the folder of dist_calo: call sbatch there, or set DIST_CALO_HOME to it" >&2

@@ -16,13 +16,13 @@
 
 # Ranks of a node see all its GPUs, each takes one; NCCL carries the gradients, so MPI has no part in it.
 # Other nodes than those of four GPUs: sbatch --gpus-per-node=8 --ntasks-per-node=8.
-MPI=none
 cd "${DIST_CALO_HOME:-$SLURM_SUBMIT_DIR}" || exit 2
 if ! [[ -f launch/job.sh ]]; then
     echo "$PWD is not the folder of dist_calo: call sbatch there, or set DIST_CALO_HOME to it" >&2
     exit 2
 fi
 source launch/job.sh
+MPI=none
 
 # The job's own number names its folder, so that it goes on there after a requeue. To continue a job that has ended:
 #   sbatch slurm/train_gpu.sh --config ... --checkpoint.dir=runs/NUMBER

@@ -32,7 +32,7 @@ def test_a_job_script_fits_on_a_page(path: Path) -> None:
 
 
 @of_each
-def test_a_job_script_survives_its_time_limit(path: Path) -> None:
+def test_a_job_script_asks_for_a_signal_and_a_requeue(path: Path) -> None:
     options = set(re.findall(r"^#SBATCH (--[\w-]+(?:=\S+)?)", path.read_text(), re.MULTILINE))
     assert {"--requeue", "--open-mode=append"} <= options
     assert any(option.startswith("--signal=B:") for option in options)

@@ -81,7 +81,7 @@ def test_every_launcher_trains_on_two_nodes(
     assert "4 ranks, 2 a node, 1 core(s) each" in log
     assert f"{STEPS} of {STEPS}, epoch" in log
     assert f"showers in 2 file(s), {cluster.disk}/dist_calo-{job.number}/" in log
-    assert not cluster.node("exec", 1, "ls", str(cluster.disk)).stdout
+    assert "dist_calo" not in cluster.node("exec", 1, "ls", str(cluster.disk)).stdout
     logged_metrics(tmp_path)
     assert runs(tmp_path) == [(f"dist_calo-{job.number}", "FINISHED")]
 

@@ -3,12 +3,18 @@
 import json
 import os
 import pickle
+import time
 
 import pytest
 import torch
 
 from dist_calo.errors import CheckpointError
-from dist_calo.training.checkpoint import CheckpointFolder, find_checkpoint, load_checkpoint
+from dist_calo.training.checkpoint import (
+    ABANDONED_AFTER_S,
+    CheckpointFolder,
+    find_checkpoint,
+    load_checkpoint,
+)
 
 
 def state(step):
@@ -57,9 +63,13 @@ def test_a_write_cut_short_leaves_the_older_checkpoint(tmp_path, monkeypatch):
 def test_what_a_kill_left_half_written_is_removed_at_the_next_start(tmp_path):
     folder = CheckpointFolder(tmp_path)
     folder.save(state(1), {})
-    (tmp_path / ".step-00000002.pt.123.tmp").write_bytes(b"half of it")
+    old, young = tmp_path / ".step-00000002.pt.node1.123.tmp", tmp_path / ".step-00000002.pt.node2.7.tmp"
+    for left in (old, young):
+        left.write_bytes(b"half of it")
+    past = time.time() - 2 * ABANDONED_AFTER_S
+    os.utime(old, (past, past))
     folder.require_writable()
-    assert sorted(os.listdir(tmp_path)) == ["step-00000001.json", "step-00000001.pt"]
+    assert sorted(os.listdir(tmp_path)) == [young.name, "step-00000001.json", "step-00000001.pt"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path):

@@ -12,8 +12,10 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +26,8 @@ from dist_calo.files import write_whole
 
 FORMAT_VERSION = 1
 BEST = "best.pt"
+ABANDONED_AFTER_S = 3600.0
+"""Age at which a half-written file is that of a killed process, in seconds; a younger one may still be written to."""
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -52,17 +56,21 @@ class CheckpointFolder:
     def require_writable(self) -> None:
         """Make the folder and check that files can be written, before hours of training depend on it.
 
-        What a killed process has left half written is removed.
+        What a killed process has left half written is removed when it is old: the writer may be slow, not dead.
 
         Raises:
             CheckpointError: if not.
         """
-        probe = self.folder / ".probe.tmp"
+        probe = self.folder / f".probe.{socket.gethostname()}.{os.getpid()}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"probe")
+            now = probe.stat().st_mtime  # in the file server's time
+            probe.unlink(missing_ok=True)
             for left in self.folder.glob(".*.tmp"):
-                left.unlink()
+                with suppress(FileNotFoundError):
+                    if now - left.stat().st_mtime > ABANDONED_AFTER_S:
+                        left.unlink()
         except OSError as error:
             raise CheckpointError(
                 f"checkpoint.dir={self.folder} cannot be written ({error}): name a folder that can"

@@ -53,7 +53,7 @@ def _list(root: Path) -> int:
     for spool in spools:
         try:
             records = [record for record, _ in spool.unsent()]
-            state = "ended" if spool.has_ended else "killed" if spool.lock(SILENT_AFTER_S) else "running"
+            state = "ended" if spool.has_ended else "running" if spool.is_busy(SILENT_AFTER_S) else "killed"
             refused = f", {len(spool.refused)} refused" if spool.refused else ""
             size_mb = spool.size() / 1e6
         except FileNotFoundError:  # its job has just sent the last of it
@@ -61,8 +61,6 @@ def _list(root: Path) -> int:
         except PermissionError:
             print(f"{_name(spool)}  another user's")
             continue
-        finally:
-            spool.unlock()
         points = sum(len(record.get("values", ())) for record in records)
         files = sum(record["kind"] == "artifact" for record in records)
         waiting = f"{points} points and {files} files wait{refused}, {size_mb:.1f} MB"

@@ -52,6 +52,24 @@ def test_signs_of_life_keep_other_machines_out_where_locks_do_not(tmp_path, mach
     assert other.acquire(silent_after_s=30)
 
 
+def test_a_look_at_the_lock_keeps_nobody_out(tmp_path, machine):
+    path = tmp_path / "lock"
+    holder, other = RunLock(path), RunLock(path)
+    assert not other.is_busy()
+    assert not path.exists()
+    assert holder.acquire()
+    assert other.is_busy()
+    holder.release()
+    assert not other.is_busy()
+    assert holder.acquire()
+    machine("node2", "8", True)
+    assert other.is_busy(silent_after_s=30)
+    let_pass(path, 40)
+    before = path.read_text()
+    assert not other.is_busy(silent_after_s=30)
+    assert (path.read_text(), other.is_held) == (before, False)
+
+
 def test_a_lock_given_back_is_free_at_once(tmp_path, machine):
     machine("node1", "7", None)
     holder = RunLock(tmp_path / "lock")

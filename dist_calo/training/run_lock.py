@@ -45,8 +45,7 @@ class RunLock:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             locked = flock(handle)
-            holder = os.pread(handle, 4096, 0).decode(errors="replace").split()
-            if locked is not False and self._is_elsewhere(handle, holder, locked, silent_after_s):
+            if locked is not False and self._is_elsewhere(handle, locked, silent_after_s):
                 self.is_alive_elsewhere = True
             elif locked is not False:
                 os.ftruncate(handle, 0)
@@ -58,10 +57,25 @@ class RunLock:
                 os.close(handle)
         return False
 
-    def _is_elsewhere(
-        self, handle: int, holder: list[str], locked: bool | None, silent_after_s: float
-    ) -> bool:
+    def is_busy(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
+        """Whether ``acquire`` would fail now; the lock is left as it is, and nobody is kept out.
+
+        Raises:
+            OSError: if the lock file cannot be opened for writing, as locks need.
+        """
+        try:
+            handle = os.open(self._path, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            locked = flock(handle)
+            return locked is False or self._is_elsewhere(handle, locked, silent_after_s)
+        finally:
+            os.close(handle)
+
+    def _is_elsewhere(self, handle: int, locked: bool | None, silent_after_s: float) -> bool:
         """Whether a holder that the lock does not tell of seems to live."""
+        holder = os.pread(handle, 4096, 0).decode(errors="replace").split()
         if len(holder) != 2 or (locked and holder[0] == _host()):
             return False
         if holder[1] == _job() != "-":  # this job was put back into the queue: its first attempt has ended

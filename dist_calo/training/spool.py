@@ -170,6 +170,14 @@ class Spool:
             time.sleep(0.2)
         return True
 
+    def is_busy(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
+        """Whether ``lock`` would fail now; only a look.
+
+        Raises:
+            OSError: if the lock cannot be opened for writing.
+        """
+        return self._lock.is_busy(silent_after_s)
+
     def beat(self) -> None:
         """Tell other machines that this process is still at work."""
         self._lock.beat()

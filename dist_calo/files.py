@@ -1,6 +1,7 @@
 """Files that appear under their name whole or not at all."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,13 +17,13 @@ def write_whole(path: str | Path) -> Iterator[Path]:
             temporary.write_text(text)
 
     A file of this name is replaced at one instant. After an error it is as it was, and the temporary file is gone; only
-    a process that is killed leaves one, ``.NAME.PID.tmp`` in the same folder.
+    a process that is killed leaves one, ``.NAME.HOST.PID.tmp`` in the same folder.
 
     Raises:
         OSError: if the disk refuses.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         yield temporary
         publish(temporary, path)

@@ -2,8 +2,7 @@
 # The MLflow server as a job:   sbatch slurm/mlflow_server.sh     in the folder of the checkout. See docs/mlflow.md.
 # Its address and password go to mlflow/server.env, for you alone to read; training finds it wherever it runs with
 # TRACKING_URI=mlflow/server.env in slurm/site.env. Its log tells how to see its pages; scancel ends it in order.
-# MLFLOW_HOME (mlflow), MLFLOW_DATABASE, MLFLOW_WORKERS, MLFLOW_ADDRESS and MLFLOW_PORT in slurm/site.env change folder,
-# database and address: slurm/site.env.example explains them.
+# slurm/site.env.example explains MLFLOW_HOME, MLFLOW_DATABASE and others that change folder, database and address.
 #SBATCH --job-name=mlflow
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=2
@@ -25,7 +24,6 @@ exec 9>"$folder/lock"
 again=''
 trap 'again=yes; kill "${server:-}" 2>/dev/null || true' USR1
 trap 'kill "${server:-}" 2>/dev/null || true' TERM
-# The lock of a node that has died is held for minutes by some file systems.
 if ! flock --wait $((${SLURM_RESTART_COUNT:-0} > 0 ? 300 : 30)) 9; then echo "another server runs on $folder already" >&2 && exit 2; fi
 found=$(getent ahostsv4 "$(hostname)" | awk '$1 !~ /^127/ {print $1; exit}')
 address=${MLFLOW_ADDRESS:-${found:?no address of $(hostname) that other nodes could reach: set MLFLOW_ADDRESS}}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dist_calo.comm import connect
 from dist_calo.comm.protocol import World
 from dist_calo.comm.single import SingleCommunicator
-from dist_calo.comm.threads import available_cores, plan_threads, set_threads
+from dist_calo.comm.threads import available_cores, plan_threads, set_threads, share_of_node
 
 NODE = frozenset(range(8))
 MASKS = st.lists(st.frozensets(st.integers(0, 15), min_size=1), min_size=1, max_size=12)
@@ -112,3 +112,32 @@ def test_cores_that_mpirun_leaves_unused_are_mentioned(monkeypatch: pytest.Monke
 def test_cores_are_among_those_allowed() -> None:
     assert available_cores()
     assert len(available_cores()) <= len(os.sched_getaffinity(0))
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_ranks_of_a_job_share_a_node_without_overlap(cores: int, ranks: int) -> None:
+    shares = share_of_node([frozenset(range(cores))] * ranks)
+    assert len({len(share) for share in shares}) == 1
+    if cores >= ranks:
+        assert sum(map(len, shares)) == len(frozenset().union(*shares))
+        assert all(max(share) - min(share) == len(share) - 1 for share in shares)
+
+
+def test_ranks_that_the_launcher_has_bound_keep_their_cores() -> None:
+    bound = [frozenset({0, 1}), frozenset({2, 3})]
+    assert share_of_node(bound) == bound
+
+
+def test_a_rank_of_a_job_is_bound_to_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks on this machine: each is told that the other may use the same cores."""
+    before = os.sched_getaffinity(0)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    communicator = SingleCommunicator(World(node="here"))
+    mine = ("here", sorted(available_cores()))
+    monkeypatch.setattr(communicator, "all_gather_object", lambda _: [mine, mine])
+    try:
+        _, reason = set_threads(communicator, environ={"SLURM_JOB_ID": "7"})
+        assert available_cores() == share_of_node([frozenset(mine[1])] * 2)[0]
+        assert "of its own" in reason
+    finally:
+        os.sched_setaffinity(0, before)

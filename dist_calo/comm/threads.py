@@ -39,10 +39,25 @@ def plan_threads(
     return threads, f"{_plural(threads, 'thread')}: {reason}"
 
 
+def share_of_node(cores: Sequence[frozenset[int]]) -> list[frozenset[int]]:
+    """Neighbouring cores for each rank where all ranks of a node may use the same ones; otherwise what each has.
+
+    Core numbers follow the sockets on most machines, so that neighbours share one.
+    """
+    ordered = sorted(cores[0])
+    each = len(ordered) // len(cores)
+    if len(cores) == 1 or len(set(cores)) > 1 or each == 0:
+        return list(cores)
+    return [frozenset(ordered[index * each : (index + 1) * each]) for index in range(len(cores))]
+
+
 def set_threads(
     communicator: Communicator, requested: int | None = None, environ: Mapping[str, str] = os.environ
 ) -> tuple[int, str]:
-    """Set the compute threads of this rank; collective.
+    """Set the compute threads of this rank, and in a SLURM job bind it to cores of its own; collective.
+
+    srun binds ranks itself; mpirun, torchrun and horovodrun leave them to wander over the sockets of a node that is the
+    job's alone. Outside of a job other programs may need the same cores, so that nothing is bound.
 
     Args:
         communicator: tells which ranks share this node's cores.
@@ -62,10 +77,13 @@ def set_threads(
         "processor quota": _quota(len(here)),
         "comm.threads": requested,
     }
-    threads, reason = plan_threads(
-        [frozenset(everyone[rank][1]) for rank in here], here.index(world.rank), limits
-    )
-    if world.launcher == "mpirun" and _unused_cores([set(everyone[rank][1]) for rank in here]):
+    index = here.index(world.rank)
+    cores = [frozenset(everyone[rank][1]) for rank in here]
+    if "SLURM_JOB_ID" in environ and (shares := share_of_node(cores)) != cores:
+        _bind(shares[index])
+        cores = shares
+    threads, reason = plan_threads(cores, index, limits)
+    if world.launcher == "mpirun" and _unused_cores([set(mask) for mask in cores]):
         # Open MPI's default for two ranks is one core each, however many the node has.
         reason += "; mpirun leaves cores unused, --bind-to none shares them all"
     apply_threads(threads)
@@ -92,6 +110,11 @@ def available_cores() -> frozenset[int]:
     if not hasattr(os, "sched_getaffinity"):
         return frozenset(range(os.cpu_count() or 1))
     return frozenset(_first_sibling(cpu) for cpu in os.sched_getaffinity(0))
+
+
+def _bind(cores: frozenset[int]) -> None:
+    """Keep this process, and the threads that it starts from now on, on some physical cores."""
+    os.sched_setaffinity(0, {cpu for cpu in os.sched_getaffinity(0) if _first_sibling(cpu) in cores})
 
 
 def _unused_cores(cores: Sequence[set[int]]) -> bool:

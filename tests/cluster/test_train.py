@@ -16,6 +16,7 @@ from tests.small_runs import (
     ledger_sets,
     logged_metrics,
     train_command,
+    training_ids,
     write_part,
 )
 
@@ -64,6 +65,17 @@ def require_the_same_run(folder: Path, undisturbed: Path) -> None:
     assert [status for _, status in runs(folder)] == ["FINISHED"]
 
 
+def require_whole_epochs(folder: Path, data: str) -> None:
+    """Steps follow each other, and each epoch but the last, which the job did not finish, used every sample once."""
+    sets = ledger_sets(folder)
+    assert sorted(step for _, step in sets) == list(range(1, len(sets) + 1))
+    last = max(epoch for epoch, _ in sets)
+    assert last > 1
+    for number in range(last):
+        used = sorted(sample for (epoch, _), ids in sets.items() if epoch == number for sample in ids)
+        assert used == training_ids(data, validation_fraction=0.0)
+
+
 def runs(folder: Path) -> list[tuple[str, str]]:
     """Name and status of all runs in MLflow."""
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
@@ -86,7 +98,7 @@ def test_every_launcher_trains_on_two_nodes(
     assert runs(tmp_path) == [(f"dist_calo-{job.number}", "FINISHED")]
 
 
-def test_a_run_survives_signal_requeue_and_time_limit(
+def test_a_run_survives_signal_and_requeue(
     cluster: Cluster, checkout: Path, showers: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     job = train(cluster, checkout, long(showers, tmp_path))
@@ -115,6 +127,7 @@ def test_a_job_out_of_time_goes_back_into_the_queue(
     cluster.run("scancel", job.number)
     assert job.wait() == "CANCELLED"
     assert job.text.count("goes back into the queue") == 1
+    require_whole_epochs(tmp_path, showers)
     # What was cancelled must not come back.
     time.sleep(8)
     assert job.state == "CANCELLED"

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -80,6 +81,28 @@ def test_what_no_trial_could_do_ends_the_sweep_at_once(tmp_path, data, as_rank, 
     file = write_tiny(tmp_path / "tiny.yaml", data, settings=settings, **entries)
     assert main(["run", str(file), "--study", str(tmp_path / "study")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_trial_taken_over_is_not_written_to_any_more(tmp_path, data, as_rank, monkeypatch, capsys):
+    settings = {"tracking.uri": "none", "comm.backend": "single"}
+    file = write_tiny(tmp_path / "tiny.yaml", data, settings=settings, trials=1, abandoned_after_s=1)
+    report, seen = Study.report, []
+
+    def report_and_lose(study, task, step, value, *, last):
+        said = report(study, task, step, value, last=last)
+        if not seen:
+            replace(task.owner, machine="another", host="another").write(task.folder)
+        else:
+            assert seen != [2] or not CheckpointFolder(task.folder / "checkpoints").steps()
+        seen.append(step)
+        return said
+
+    monkeypatch.setattr(Study, "report", report_and_lose)
+    assert main(["run", str(file), "--study", str(tmp_path / "study")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("taken over by another worker\n") == said.count(" goes on: ") == 1
+    assert seen == [2, 2, 4]
+    assert [trial.state.name for trial in Study.read(tmp_path / "study").trials] == ["COMPLETE"]
 
 
 def test_a_killed_rank_costs_no_trial(tmp_path, data):

@@ -1,9 +1,11 @@
 """A study that several workers share: every trial is made once, and a dead worker's is gone on with."""
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from dist_calo.sweeping.owner import BEATS, Beat, Owner, batch_job, last_beat
 from dist_calo.sweeping.picture import draw
 from dist_calo.sweeping.study import ATTEMPTS, PRUNED, TAKEN, Study, note_failure
 from dist_calo.sweeping.table import summary, table, trial_line
+from dist_calo.training.spool import Spool
 from tests.ranks import ROOT
 from tests.sweeps import RANGE, RATE, join, train
 
@@ -107,6 +110,45 @@ def test_a_living_workers_trial_is_left_to_it(tmp_path):
     with Beat(task.folder, BEATS * 0.1):
         assert study.next() is None
     assert study.report(task, 10, 1.0, last=False) == TAKEN
+
+
+@pytest.mark.parametrize("sign", ["beat", "run"])
+def test_a_halted_worker_that_holds_a_lock_is_not_dead(tmp_path, monkeypatch, sign):
+    monkeypatch.setattr("dist_calo.sweeping.study.HELD_S", 0.0)
+    study = join(tmp_path, trials=2, abandoned_after_s=0.3)
+    task = study.next()
+    elsewhere(study, task)
+    held = Beat(task.folder, 1000.0)
+    if sign == "run":
+        held = ExitStack()
+        identity = {"uri": "http://127.0.0.1:9", "experiment": "sweeps", "run_name": study.run_name(0)}
+        held.callback(Spool.open_locked(tmp_path / "spool", None, identity).unlock)
+    with held:
+        os.utime(task.folder / "beat", (0, 0))
+        other = study.next()
+        assert other.number == 1
+        study.fail(other, "any")
+        assert study.next() is None
+        assert not Owner.of(task.folder).is_same(Owner.here())
+    assert study.next().number == 0
+
+
+def test_a_trial_that_was_taken_over_is_told_of_by_its_new_owner_alone(tmp_path):
+    study = join(tmp_path, trials=1)
+    task = study.next()
+    study.report(task, 10, 3.0, last=False)
+    with Beat(task.folder, BEATS * 0.01, task.owner) as beat:
+        assert not beat.is_lost()
+        elsewhere(study, task)
+        beat._thread.join(60)
+        assert beat.is_lost()
+        assert not beat._thread.is_alive()
+    assert study.report(task, 20, 2.0, last=False) == TAKEN
+    told = (study.complete(task), study.prune(task), study.fail(task, "why"), study.release(task))
+    assert told == (False, False, False, False)
+    assert states(study) == {"RUNNING": 1}
+    assert study.reason(0) is None
+    assert not Owner.of(task.folder).released
 
 
 def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path):

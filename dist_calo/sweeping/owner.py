@@ -2,8 +2,9 @@
 
 Optuna's journal has no heartbeat. A worker therefore writes who it is into ``owner.json`` and touches ``beat`` while it
 works. It counts as dead at once when it was a process of this machine that is gone, or an earlier start of the same
-batch job; on other machines when the beat is older than a limit. Ages are differences of times that the file server
-gave, so that the nodes' clocks need not agree.
+batch job; on other machines when the beat is older than a limit and not locked: a worker that was only halted for long
+holds its lock, where the file system passes locks on. Ages are differences of times that the file server gave, so that
+the nodes' clocks need not agree.
 """
 
 import json
@@ -16,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
+
+from dist_calo.training.run_lock import flock
 
 BEATS = 12
 """Beats within the time after which a silent worker counts as dead."""
@@ -81,6 +84,10 @@ class Owner:
         mine = (self.machine, self.pid, self.created)
         return other is not None and mine == (other.machine, other.pid, other.created)
 
+    def holds(self, folder: Path) -> bool:
+        """Whether the trial in this folder is still this process's."""
+        return self.is_same(Owner.of(folder))
+
     def is_known_dead(self, here: "Owner") -> bool:
         """Whether it can be told without waiting that the owner works no more; False says nothing."""
         if self.released or (self.job and self.job == here.job and self.start < here.start):
@@ -102,27 +109,58 @@ def batch_job(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
 
 
 class Beat:
-    """Touches the trial's ``beat`` from a thread for as long as it is open."""
+    """Touches the trial's ``beat`` from a thread, and holds its lock, for as long as it is open and the trial is ours.
 
-    def __init__(self, folder: Path, abandoned_after_s: float) -> None:
+    Args:
+        folder: the trial's.
+        abandoned_after_s: silence after which others take the trial over.
+        owner: whose the trial is; None to ask no more.
+    """
+
+    def __init__(self, folder: Path, abandoned_after_s: float, owner: Owner | None = None) -> None:
+        self._folder = folder
         self._path = folder / "beat"
+        self._owner = owner
+        self._handle = -1
         self._every_s = abandoned_after_s / BEATS
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep-beat", daemon=True)
 
     def __enter__(self) -> "Beat":
-        self._path.touch()
+        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        flock(self._handle)
+        if not self.is_lost():
+            self._path.touch()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
+        os.close(self._handle)
+
+    def is_lost(self) -> bool:
+        """Whether another worker has taken the trial over meanwhile."""
+        return self._owner is not None and not self._owner.holds(self._folder)
 
     def _run(self) -> None:
         while not self._end.wait(self._every_s):
             with suppress(OSError):  # a file system that hiccups is no reason to stop
+                if self.is_lost():
+                    return
                 self._path.touch()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process, maybe halted, holds the lock of the trial's beat."""
+    try:
+        handle = os.open(folder / "beat", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return flock(handle) is False
+    finally:
+        os.close(handle)
 
 
 def last_beat(folder: Path, probe: Path) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from dist_calo.config import TrainConfig
 from dist_calo.errors import ConfigError
 from dist_calo.sweeping.definition import Sweep, read_definition
 from dist_calo.sweeping.journal import load_optuna, locked, open_journal
-from dist_calo.sweeping.owner import Owner, last_beat
+from dist_calo.sweeping.owner import Owner, is_held, last_beat
 from dist_calo.sweeping.space import Value
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ CHANGEABLE = ("trials", "abandoned_after_s")
 ATTEMPTS = 3
 """How often a trial whose worker dies is begun without getting further, before it counts as failed."""
 POLL_S = 0.5
+HELD_S = 40.0
+"""How long a worker with nothing else to do waits for a trial whose silent owner still holds a lock, in seconds."""
 PRUNED = "pruned"
 TAKEN = "taken over by another worker"
 
@@ -48,6 +50,8 @@ class Task:
     chosen: dict[str, Value]
     folder: Path
     resumed: bool
+    owner: Owner
+    """This worker."""
 
 
 class Study:
@@ -69,6 +73,7 @@ class Study:
         self._id = self._storage.get_study_id_from_name(NAME)
         self._here = Owner.here()
         self._beats: dict[int, float] = {}
+        self._held_until: dict[int, float] = {}
 
     @classmethod
     def join(cls, folder: Path, sweep: Sweep, train: TrainConfig) -> "Study":
@@ -155,6 +160,10 @@ class Study:
         """Where a trial keeps its checkpoints."""
         return self.folder / "trials" / f"{number:04d}"
 
+    def run_name(self, number: int) -> str:
+        """What a trial's run is called."""
+        return f"{self.folder.name}-{number:04d}"
+
     def reason(self, number: int) -> str | None:
         """Why a trial failed."""
         return self._trial(number).user_attrs.get("reason")
@@ -167,7 +176,7 @@ class Study:
         Args:
             stop: asked now and then; True ends the waiting.
         """
-        self._beats = {}
+        self._beats, self._held_until = {}, {}
         while not stop():
             with locked(self.folder, "study"):
                 task, unsure = self._orphan()
@@ -180,7 +189,7 @@ class Study:
 
     def report(self, task: Task, step: int, value: float, *, last: bool) -> str | None:
         """Tell what a validation gave; why to stop the trial, or None. One that has come to its end is not pruned."""
-        if not self._here.is_same(Owner.of(task.folder)):
+        if not task.owner.holds(task.folder):
             return TAKEN
         if not math.isfinite(value):
             return None
@@ -190,28 +199,38 @@ class Study:
             PRUNED if not last and self.optuna.pruner.prune(self.optuna, self._trial(task.number)) else None
         )
 
-    def complete(self, task: Task) -> None:
-        """The trial has trained to its end: its value is the best that a validation gave."""
+    def complete(self, task: Task) -> bool:
+        """The trial has trained to its end: its value is the best that a validation gave.
+
+        Returns:
+            Whether the trial is still ours; else nothing is said of it, here and in `prune`, `fail` and `release`.
+        """
         values = self._trial(task.number).intermediate_values.values()
-        if values:
-            best = min(values) if self.sweep.direction == "minimize" else max(values)
-            self._finish(task.number, self._states.COMPLETE, best)
-        else:
-            self.fail(task, f"no validation gave a finite {self.sweep.objective}")
+        if not values:
+            return self.fail(task, f"no validation gave a finite {self.sweep.objective}")
+        best = min(values) if self.sweep.direction == "minimize" else max(values)
+        return self._if_ours(task, lambda: self._finish(task.number, self._states.COMPLETE, best))
 
-    def prune(self, task: Task) -> None:
+    def prune(self, task: Task) -> bool:
         """The trial was stopped early."""
-        self._finish(task.number, self._states.PRUNED)
+        return self._if_ours(task, lambda: self._finish(task.number, self._states.PRUNED))
 
-    def fail(self, task: Task, reason: str) -> None:
+    def fail(self, task: Task, reason: str) -> bool:
         """The trial cannot be trained."""
-        self._give_up(task.number, reason)
+        return self._if_ours(task, lambda: self._give_up(task.number, reason))
 
-    def release(self, task: Task) -> None:
+    def release(self, task: Task) -> bool:
         """Leave the trial to whoever comes next."""
-        owner = Owner.of(task.folder)
-        if owner is not None and self._here.is_same(owner):
-            replace(owner, released=True, attempt=owner.attempt - 1).write(task.folder)
+        left = replace(task.owner, released=True, attempt=task.owner.attempt - 1)
+        return self._if_ours(task, lambda: left.write(task.folder))
+
+    def _if_ours(self, task: Task, say: Callable[[], None]) -> bool:
+        # Trials are taken over under this lock.
+        with locked(self.folder, "study"):
+            ours = task.owner.holds(task.folder)
+            if ours:
+                say()
+        return ours
 
     def _orphan(self) -> tuple[Task | None, bool]:
         """A running trial whose worker died, now ours; and whether there are some of which it is not known."""
@@ -227,10 +246,28 @@ class Study:
                     # A beat since we first looked: somebody is at work.
                     unsure |= stamp == self._beats.setdefault(trial.number, stamp)
                     continue
+            if self._is_held(trial.number):
+                # Halted or slow, not dead: other trials come first.
+                now = time.monotonic()
+                unsure |= now < self._held_until.setdefault(trial.number, now + HELD_S)
+                continue
             task = self._claimed(trial, owner)
             if task is not None:
                 return task, False
         return None, unsure
+
+    def _is_held(self, number: int) -> bool:
+        """Whether a process that gives no other sign of life holds the trial, or writes its run."""
+        from dist_calo.training.spool import Spool
+
+        if is_held(self.trial_folder(number)):
+            return True
+        with suppress(FileNotFoundError):  # sent meanwhile
+            spools = [
+                spool for spool in Spool.all(self.folder / "spool") if spool.run_name == self.run_name(number)
+            ]
+            return any(spool.is_busy() for spool in spools)
+        return False
 
     def _claimed(self, trial: "FrozenTrial", owner: Owner | None) -> Task | None:
         """Take the trial over; None if it is no use."""
@@ -242,23 +279,26 @@ class Study:
             lost = f"its worker died {ATTEMPTS} times at step {step}, the last time on {owner.host if owner else '?'}"
             self._give_up(trial.number, noted or lost)
             return None
-        Owner.here(attempt=attempt, step=step).write(folder)
+        claim = Owner.here(attempt=attempt, step=step)
+        claim.write(folder)
         (folder / "beat").touch()
         # Its worker may have died before all settings were chosen; those that were are given again.
         self.optuna.sampler = self._sampler(trial.number)
         again = load_optuna().trial.Trial(self.optuna, self._trial_id(trial.number))
-        return Task(trial.number, self.sweep.parameters.suggested(again), folder, resumed=owner is not None)
+        chosen = self.sweep.parameters.suggested(again)
+        return Task(trial.number, chosen, folder, resumed=owner is not None, owner=claim)
 
     def _new(self) -> Task:
         """A new trial; called under the lock, so that the number is known before settings are chosen."""
         number = len(self.trials)
         folder = self.trial_folder(number)
         # The owner comes first: a trial without one would have to be left to its fate or be taken at once.
-        Owner.here().write(folder)
+        claim = Owner.here()
+        claim.write(folder)
         (folder / "beat").touch()
         self.optuna.sampler = self._sampler(number)
         trial = self.optuna.ask()
-        return Task(trial.number, self.sweep.parameters.suggested(trial), folder, resumed=False)
+        return Task(trial.number, self.sweep.parameters.suggested(trial), folder, resumed=False, owner=claim)
 
     def _finish(self, number: int, state: Any, value: float | None = None) -> None:
         self.optuna.tell(number, value, state=state, skip_if_finished=True)

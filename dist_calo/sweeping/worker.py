@@ -7,7 +7,7 @@ worker; whoever joins the study next finds the trial without an owner, and whate
 
 import difflib
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,7 @@ from dist_calo.sweeping.study import PRUNED, TAKEN, Study, Task, note_failure
 from dist_calo.sweeping.table import trial_line
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.setup import build_run
+from dist_calo.training.spool import HeldError
 from dist_calo.training.validation import Comparison
 
 
@@ -121,7 +122,7 @@ class Worker:
             checkpoint=replace(config.checkpoint, dir=str(folder / "checkpoints"), resume="auto"),
             tracking=replace(
                 config.tracking,
-                run_name=f"{self._study.folder.name}-{task.number:04d}",
+                run_name=self._study.run_name(task.number),
                 spool=str(self._study.folder / "spool"),
             ),
         )
@@ -129,14 +130,16 @@ class Worker:
     def _train(self, assignment: Assignment, stop: StopRequest) -> bool:
         """Train one trial; False if the worker has to stop."""
         task, config = assignment.task, assignment.config
+        beat = None if self._study is None else Beat(task.folder, self._sweep.abandoned_after_s, task.owner)
         try:
             with (
-                self._beating(task),
+                beat or nullcontext(),
                 build_run(
                     config, self._communicator, run_id=assignment.run_id, tags=assignment.tags
                 ) as trainer,
             ):
                 trainer.after_validation = lambda step, seen: self._judge(assignment, step, seen)
+                trainer.before_checkpoint = lambda: self._taken(beat)
                 # A signal may have come while the run was put together.
                 stop.ask()
                 trainer.stopped_by = stop.agreed()
@@ -150,9 +153,6 @@ class Worker:
             return True
         return self._ended(task, trainer.stopped_by, done=trainer.state.step >= config.train.max_steps)
 
-    def _beating(self, task: Task) -> AbstractContextManager[object]:
-        return nullcontext() if self._study is None else Beat(task.folder, self._sweep.abandoned_after_s)
-
     def _leave(self, task: Task, error: Exception) -> None:
         """Return if the next trial may begin after this error; otherwise raise.
 
@@ -164,6 +164,11 @@ class Worker:
         )
         if isinstance(error, CommunicationError):
             raise error
+        if isinstance(error, HeldError) and self._study is not None and self._communicator.world.size == 1:
+            # Its worker was halted or slow, and lives. No other ranks wait: the next trial may begin.
+            print(f"trial {task.number} is set aside: {error}", flush=True)
+            self._study.release(task)
+            return
         if environment or isinstance(error, OSError):
             if self._study is not None:
                 self._study.release(task)
@@ -177,7 +182,8 @@ class Worker:
             # No other ranks that wait, and no GPU that may be left unusable: the next trial begins from nothing.
             self._failed(task, error)
             return
-        note_failure(task.folder, f"rank {rank}: {_reason(error)}")
+        if task.owner.holds(task.folder):
+            note_failure(task.folder, f"rank {rank}: {_reason(error)}")
         raise TrialError(f"trial {task.number}: {_reason(error)}") from error
 
     def _judge(self, assignment: Assignment, step: int, seen: Comparison) -> str | None:
@@ -190,30 +196,34 @@ class Worker:
         reason = self._communicator.broadcast_object(reason)
         return None if reason is None else str(reason)
 
+    def _taken(self, beat: Beat | None) -> str | None:
+        """Why not to write to the trial's folder any more, the same on all ranks."""
+        return TAKEN if self._communicator.broadcast_object(beat is not None and beat.is_lost()) else None
+
     def _ended(self, task: Task, stopped_by: str | None, *, done: bool) -> bool:
         """Record how training ended without an error; False if the worker has been asked to stop."""
         signalled = stopped_by not in (None, PRUNED, TAKEN)
         if self._study is not None:
             if stopped_by == TAKEN:
-                print(f"trial {task.number}: {TAKEN}", flush=True)
+                self._tell(task, ours=False)
             elif stopped_by == PRUNED:
-                self._study.prune(task)
+                self._tell(task, ours=self._study.prune(task))
             elif done:
-                self._study.complete(task)
+                self._tell(task, ours=self._study.complete(task))
             else:
                 self._study.release(task)
-            if done or stopped_by == PRUNED:
-                self._tell(task)
         return not signalled
 
     def _failed(self, task: Task, error: Exception) -> None:
         if self._study is not None:
-            self._study.fail(task, _reason(error))
-            self._tell(task)
+            self._tell(task, ours=self._study.fail(task, _reason(error)))
 
-    def _tell(self, task: Task) -> None:
+    def _tell(self, task: Task, *, ours: bool) -> None:
         assert self._study is not None
         assert self._record is not None
+        if not ours:
+            print(f"trial {task.number}: {TAKEN}", flush=True)
+            return
         print(trial_line(self._study, task.number), flush=True)
         self._record.catch_up()
 

@@ -37,6 +37,10 @@ COMPACT_ABOVE = 4 * 2**20
 """Size of a wholly sent journal, in bytes, above which it starts anew."""
 
 
+class HeldError(TrackingError):
+    """Another process writes the run."""
+
+
 class Spool:
     """The spool folder of one run, opened by ``Spool.open`` or ``Spool.all``."""
 
@@ -91,14 +95,15 @@ class Spool:
         """``open``, with everybody else kept out.
 
         Raises:
-            TrackingError: if the folder cannot be written, or another process writes this run.
+            TrackingError: if the folder cannot be written.
+            HeldError: if another process writes this run.
         """
         while True:
             spool = cls.open(root, run_id, identity)
             with suppress(FileNotFoundError):  # `dist-calo runs sync` had just sent all of it; it begins anew
                 if spool.wait_for_lock():
                     return spool
-                raise TrackingError(
+                raise HeldError(
                     f"run {run_id}: another process is writing it ({spool.folder}/lock); wait until that job has ended"
                 )
 

@@ -77,6 +77,8 @@ class Trainer:
         """The signal that ended the run early, after a checkpoint, or what ``after_validation`` said."""
         self.after_validation: Callable[[int, Comparison], str | None] | None = None
         """Called on all ranks with the step and what a validation saw: why to stop, the same on all ranks, or None."""
+        self.before_checkpoint: Callable[[], str | None] | None = None
+        """Called on all ranks: why to stop without writing a checkpoint, the same on all ranks, or None."""
 
     def fit(self) -> None:
         """Train to the last step, or until some rank is asked to stop.
@@ -162,6 +164,9 @@ class Trainer:
 
     def _checkpoint(self, *, now: bool) -> None:
         if not (now or self._due(self._config.checkpoint.every_steps)):
+            return
+        if self.before_checkpoint is not None and (reason := self.before_checkpoint()) is not None:
+            self.stopped_by = self.stopped_by or reason
             return
         if self._ledger:
             self._ledger.secure()

@@ -267,11 +267,14 @@ class CommConfig:
     """Send buckets while the backward pass goes on; false sends all of them after it, to measure what that costs."""
     timeout_s: float = 600.0
     """Time after which a rank that does not answer is an error, in seconds."""
+    silence_s: float = 30.0
+    """Time for which nothing is heard from a node before it is lost, in seconds, counted in steps of six."""
     threads: int | None = None
     """Compute threads of a rank; by default the cores it may use, divided among the ranks that share them."""
 
     def __post_init__(self) -> None:
-        _positive("comm", {"bucket_mb": self.bucket_mb, "timeout_s": self.timeout_s, "threads": self.threads})
+        times = {"timeout_s": self.timeout_s, "silence_s": self.silence_s}
+        _positive("comm", {"bucket_mb": self.bucket_mb, **times, "threads": self.threads})
 
 
 @dataclass(frozen=True, kw_only=True)

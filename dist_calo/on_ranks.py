@@ -67,7 +67,13 @@ def on_ranks(
     world = find_world(os.environ)
     communicator = None
     try:
-        communicator = connect(job.comm.backend, world, timeout_s=job.comm.timeout_s, device=job.device)
+        communicator = connect(
+            job.comm.backend,
+            world,
+            timeout_s=job.comm.timeout_s,
+            device=job.device,
+            silence_s=job.comm.silence_s,
+        )
         code = run(job.options, communicator)
         communicator.close()
     except (Exception, KeyboardInterrupt) as error:

@@ -4,11 +4,12 @@ import io
 import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from dist_calo.comm import CommunicationError, connect, report_failure
-from dist_calo.comm.failure import leave
+from dist_calo.comm.failure import LOSS_DELAY_S, leave
 from dist_calo.comm.protocol import World
 from dist_calo.errors import EXIT_FAILURE, EXIT_USER, ConfigError
 from tests.ranks import LAUNCHERS, RankRun, run_ranks
@@ -77,6 +78,21 @@ def test_a_killed_rank_leaves_nobody_waiting(launcher: str, backend: str) -> Non
     run(launcher, backend, "killed")
 
 
+@pytest.mark.parametrize(
+    ("what", "told"), [("user", ""), ("killed", r"rank 1 has ended without a message: .*\nnode1\n")]
+)
+def test_only_a_rank_that_says_nothing_casts_suspicion_on_its_node(
+    what: str, told: str, tmp_path: Path
+) -> None:
+    lost = tmp_path / "lost"
+    environ = {"DIST_CALO_LOST": str(lost), "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [sys.executable, "-m", "tests.failing_rank", "torch", what]
+    # Each rank is on a node of its own, as far as it knows.
+    on_node = 'export LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 SLURMD_NODENAME=node$RANK; exec "$@"'
+    run_ranks(["bash", "-c", on_node, "rank", *ranks], 2, "local", env=environ, timeout=90)
+    assert re.fullmatch(told, lost.read_text() if lost.exists() else "")
+
+
 @pytest.mark.parametrize(("launcher", "backend"), cases(("torchrun", "torch"), ("mpirun", "mpi")))
 def test_an_error_of_all_ranks_is_shown_once(launcher: str, backend: str) -> None:
     ended = run(launcher, backend, "config")
@@ -110,7 +126,9 @@ def test_those_that_fail_because_of_others_speak_later(
     report_failure(ConfigError("bad"), World(rank=1, size=2))
     report_failure(ValueError("bug"), World(rank=1, size=2))
     assert left == [EXIT_FAILURE, EXIT_USER, EXIT_USER, EXIT_FAILURE]
+    # Who has lost another rank waits until the node is known that went with it.
     assert len(naps) == 2
+    assert naps[0] > LOSS_DELAY_S > naps[1]
 
 
 def test_a_rank_leaves_even_if_nobody_reads_its_output(monkeypatch: pytest.MonkeyPatch) -> None:

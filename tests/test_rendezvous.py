@@ -1,19 +1,22 @@
 """Where ranks meet, from the launcher's variables, and how they hear of ranks and nodes that are lost."""
 
+import os
 import queue
 import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from torch._C._distributed_c10d import TCPStore
 
-from dist_calo.comm import rendezvous
+from dist_calo.comm import failure, rendezvous, watch
 from dist_calo.comm.protocol import World
 from dist_calo.comm.rendezvous import Alarm, meeting_point
-from dist_calo.comm.watch import SILENT_S, NodeWatch, keep_alive, name_ranks
+from dist_calo.comm.watch import NodeWatch, keep_alive, name_ranks
 from dist_calo.errors import LaunchError
 
 TWO_NODES = World(rank=3, size=4, local_rank=1, local_size=2, node="node2", launcher="srun")
@@ -74,6 +77,10 @@ def store() -> TCPStore:
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
+def alarm_at(keeper: TCPStore, silence_s: float = 30.0) -> Alarm:
+    return Alarm(TWO_NODES, "127.0.0.1", keeper.port, "key", "rank 0 on node1", silence_s)
+
+
 @pytest.fixture
 def left(monkeypatch: pytest.MonkeyPatch) -> "queue.Queue[str]":
     """The last words of ranks that the alarm ended."""
@@ -86,7 +93,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> "queue.Queue[str]":
 
 def test_the_first_word_of_an_alarm_is_what_all_ranks_say(left: "queue.Queue[str]") -> None:
     keeper = store()
-    alarms = [Alarm(TWO_NODES, "127.0.0.1", keeper.port, "key", "rank 0 on node1") for _ in range(2)]
+    alarms = [alarm_at(keeper) for _ in range(2)]
     alarms[0].ring("node node2 (ranks 2-3) no longer answers")
     alarms[1].ring()
     assert [left.get(timeout=10) for _ in alarms] == ["error: node node2 (ranks 2-3) no longer answers"] * 2
@@ -97,7 +104,7 @@ def test_the_first_word_of_an_alarm_is_what_all_ranks_say(left: "queue.Queue[str
 
 def test_a_rank_that_fails_with_a_message_is_pointed_at(left: "queue.Queue[str]") -> None:
     keeper = store()
-    alarm = Alarm(TWO_NODES, "127.0.0.1", keeper.port, "key", "rank 0 on node1")
+    alarm = alarm_at(keeper)
     alarm.ring()
     assert "another rank has failed" in left.get(timeout=10)
     assert alarm.cause is None
@@ -108,63 +115,92 @@ def test_a_store_that_stays_silent_is_a_lost_node(
     left: "queue.Queue[str]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keeper = store()
-    monkeypatch.setattr(rendezvous, "SILENT_S", 0.5)
     silence = threading.Event()
     monkeypatch.setattr(Alarm, "_heard", lambda _alarm: silence.wait())
-    alarm = Alarm(TWO_NODES, "127.0.0.1", keeper.port, "key", "rank 0 on node1")
+    alarm = alarm_at(keeper, silence_s=0.5)
     assert "rank 0 on node1 no longer answers" in left.get(timeout=10)
     silence.set()
     alarm.switch_off()
 
 
-def test_a_node_whose_first_rank_is_gone_is_named() -> None:
-    worlds = [World(rank=r, size=4, local_rank=r % 2, local_size=2, node=f"node{r // 2}") for r in range(4)]
-    watches = [NodeWatch(world, "127.0.0.1") for world in worlds]
+def test_ranks_that_end_are_no_news_once_one_has_said_that_it_fails(
+    left: "queue.Queue[str]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper, lost = store(), tmp_path / "lost"
+    monkeypatch.setitem(os.environ, "DIST_CALO_LOST", str(lost))
+    alarm = alarm_at(keeper)
+    alarm.ring()
+    alarm.ring_for_node("rank 2 has ended", "node2")
+    assert not lost.exists()
+    alarm.ring_for_node("node node2 no longer answers", None)
+    assert lost.read_text() == "node node2 no longer answers\n\n"
+    alarm.switch_off()
+
+
+@pytest.fixture
+def watches(monkeypatch: pytest.MonkeyPatch) -> list[NodeWatch]:
+    """Those of two ranks on each of two nodes, which do not wait before they name a lost one."""
+    monkeypatch.setattr(watch, "LOSS_DELAY_S", 0.0)
+    monkeypatch.setattr(failure, "_farewells", [])
+    return [
+        NodeWatch(
+            World(rank=r, size=4, local_rank=r % 2, local_size=2, node=f"node{r // 2}"), 30.0, "127.0.0.1"
+        )
+        for r in range(4)
+    ]
+
+
+def test_a_node_whose_first_rank_is_gone_is_named(watches: list[NodeWatch]) -> None:
     cards = [watch.card for watch in watches]
-    lost: queue.Queue[str] = queue.Queue()
-    watches[0].start(cards, lost.put)
-    watches[2].start(cards, lost.put)
+    lost: queue.Queue[tuple[str, str | None]] = queue.Queue()
+    for number in (0, 2):
+        watches[number].start(cards, lambda *loss: lost.put(loss))
     watches[0].switch_off()
-    watches[3].start(cards, lambda text: pytest.fail(f"not the first rank of its node: {text}"))
+    watches[3].start(cards, lambda text, _: pytest.fail(f"not the first rank of its node: {text}"))
     close(watches[0])
-    assert lost.get(timeout=10).startswith("node node0 (ranks 0-1) no longer answers: its rank 0 has ended")
+    text, suspect = lost.get(timeout=10)
+    assert text.startswith("rank 0 has ended without a message: it or its node node0 (ranks 0-1) crashed")
+    assert suspect == "node0"
     # Rank 0 takes the end of others for granted by now.
     close(watches[2])
+    wait_for_watch_of(2)
     assert lost.empty()
 
 
-def test_a_rank_that_leaves_with_a_message_is_not_lost() -> None:
-    worlds = [World(rank=r, size=4, local_rank=r % 2, local_size=2, node=f"node{r // 2}") for r in range(4)]
-    watches = [NodeWatch(world, "127.0.0.1") for world in worlds]
+def test_a_rank_that_leaves_in_any_way_of_its_own_is_not_lost(watches: list[NodeWatch]) -> None:
     lost: queue.Queue[str] = queue.Queue()
-    watches[2].start([watch.card for watch in watches], lost.put)
-    close(watches[0], farewell=True)
-    for thread in threading.enumerate():
-        if thread.name == "node-watch of rank 0":
-            thread.join(10)
+    watches[2].start([watch.card for watch in watches], lambda text, _: lost.put(text))
+    close(watches[0], lambda: failure.leave(World(size=2), "a message", 1, lambda _: None))
+    wait_for_watch_of(0)
     assert lost.empty()
 
 
-def close(watch: NodeWatch, *, farewell: bool = False) -> None:
+def close(watch: NodeWatch, before: Callable[[], None] = lambda: None) -> None:
     """End the connections of a rank's watchers, as the end of its process does, once there are some."""
     while not watch._watchers:
         time.sleep(0.01)
-    if farewell:
-        watch.say_farewell()
+    before()
     for connection in watch._watchers:
         connection.close()
 
 
+def wait_for_watch_of(rank: int) -> None:
+    for thread in threading.enumerate():
+        if thread.name == f"node-watch of rank {rank}":
+            thread.join(10)
+
+
 def test_on_one_node_nothing_is_watched() -> None:
-    assert NodeWatch(ONE_NODE).card.port == 0
+    assert NodeWatch(ONE_NODE, 30.0).card.port == 0
 
 
-def test_a_silent_connection_ends_within_the_time_allowed() -> None:
+@pytest.mark.parametrize("silence_s", [6.0, 30.0, 300.0])
+def test_a_silent_connection_ends_within_the_time_allowed(silence_s: float) -> None:
     with socket.socket() as connection:
-        keep_alive(connection)
+        keep_alive(connection, silence_s)
         names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
         idle, every, probes = (connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, n)) for n in names)
-    assert idle + every * probes == SILENT_S
+    assert idle + every * probes == silence_s
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ communicator.all_reduce(tensor)
 
 import importlib.util
 import os
+import resource
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from dist_calo.comm.device import local_device
 from dist_calo.comm.environment import find_world, mpi_started
@@ -32,38 +34,40 @@ __all__ = [
 ]
 
 
-def _single(world: World, timeout_s: float, device: str) -> Communicator:
+def _single(world: World, timeout_s: float, device: str, silence_s: float) -> Communicator:
     from dist_calo.comm.single import SingleCommunicator
 
     return SingleCommunicator(world)
 
 
-def _torch(world: World, timeout_s: float, device: str) -> Communicator:
+def _torch(world: World, timeout_s: float, device: str, silence_s: float) -> Communicator:
     from dist_calo.comm.torch_dist import TorchCommunicator
 
-    return TorchCommunicator(world, timeout_s, device)
+    return TorchCommunicator(world, timeout_s, device, silence_s)
 
 
-def _horovod(world: World, timeout_s: float, device: str) -> Communicator:
+def _horovod(world: World, timeout_s: float, device: str, silence_s: float) -> Communicator:
     from dist_calo.comm.horovod import HorovodCommunicator
 
-    return HorovodCommunicator(world, timeout_s, device)
+    return HorovodCommunicator(world, timeout_s, device, silence_s)
 
 
-def _mpi(world: World, timeout_s: float, device: str) -> Communicator:
+def _mpi(world: World, timeout_s: float, device: str, silence_s: float) -> Communicator:
     from dist_calo.comm.mpi import MpiCommunicator
 
-    return MpiCommunicator(world, timeout_s)
+    return MpiCommunicator(world, timeout_s, silence_s)
 
 
-BACKENDS: dict[str, Callable[[World, float, str], Communicator]] = {
+BACKENDS: dict[str, Callable[[World, float, str, float], Communicator]] = {
     "single": _single,
     "torch": _torch,
     "horovod": _horovod,
     "mpi": _mpi,
 }
-"""Builder of each backend, from world, timeout in seconds and device."""
+"""Builder of each backend, from world, timeout in seconds, device, and the time that a node may be silent."""
 
+# Enough for many thousands of ranks; programs that close all files before they start others take long with no limit.
+_MOST_FILES = 65536
 _MODULES = {"mpi": "mpi4py", "horovod": "horovod"}
 _INSTALL = {
     "mpi": "the mpi backend needs mpi4py: make setup, or pip install -e '.[mpi]' in the checkout",
@@ -132,7 +136,9 @@ def _wheel_version() -> str | None:
     return wheel_version()
 
 
-def connect(backend: str, world: World, timeout_s: float = 600.0, device: str = "cpu") -> Communicator:
+def connect(
+    backend: str, world: World, timeout_s: float = 600.0, device: str = "cpu", silence_s: float = 30.0
+) -> Communicator:
     """Join the other ranks; every rank has to.
 
     Args:
@@ -140,6 +146,7 @@ def connect(backend: str, world: World, timeout_s: float = 600.0, device: str = 
         world: this process among the ranks, from `find_world`.
         timeout_s: time after which a rank that does not answer is an error, in seconds.
         device: where tensors will live, as `local_device` takes it.
+        silence_s: time for which nothing is heard from a node before it is lost, in seconds.
 
     Raises:
         ConfigError: if there is no such backend.
@@ -149,14 +156,28 @@ def connect(backend: str, world: World, timeout_s: float = 600.0, device: str = 
         CommunicationError: if the other ranks do not answer.
     """
     backend = choose_backend(backend, world)
+    if world.size > 1:
+        _allow_files(_MOST_FILES)
     try:
-        communicator = BACKENDS[backend](world, timeout_s, local_device(device, world))
+        communicator = BACKENDS[backend](world, timeout_s, local_device(device, world), silence_s)
     except ImportError as error:
         raise MissingComponentError(
             f"comm.backend={backend}: {_INSTALL.get(backend, '')} ({error})"
         ) from error
     _check_ranks(backend, communicator)
     return communicator
+
+
+def _allow_files(most: int) -> None:
+    """Raise the limit of open files as far as this process may: sockets count, and Gloo opens two for each other rank.
+
+    Shells and batch systems set it to 1,024 as a rule, for the sake of programs that use select().
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _check_ranks(backend: str, communicator: Communicator) -> None:

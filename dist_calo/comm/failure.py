@@ -15,6 +15,11 @@ from dist_calo.errors import EXIT_FAILURE, EXIT_USER, UserError
 
 ECHO_DELAY_S = 2.0
 """Head start of a failing rank over those that fail because of it, or in the same way, in seconds."""
+LOSS_DELAY_S = ECHO_DELAY_S + 2
+"""Wait before a process that ended without a word is said to be lost: if it was ended because another rank has failed,
+this one is about to end as well. In seconds."""
+
+_farewells: list[Callable[[], None]] = []
 
 
 class CommunicationError(Exception):
@@ -24,6 +29,11 @@ class CommunicationError(Exception):
 def rank_name(world: World) -> str:
     """How messages call a rank, such as ``rank 3 of 8 on node42``."""
     return f"rank {world.rank} of {world.size} on {world.node}"
+
+
+def before_leaving(farewell: Callable[[], None]) -> None:
+    """Have something done when this rank leaves because of a failure, whoever's it is; it must not wait for others."""
+    _farewells.append(farewell)
 
 
 def leave(world: World, message: str, code: int, stop: Callable[[int], object] = os._exit) -> None:
@@ -44,15 +54,29 @@ def leave(world: World, message: str, code: int, stop: Callable[[int], object] =
     with suppress(OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()
+    _leave_silently(code, stop)
+
+
+def _leave_silently(code: int, stop: Callable[[int], object] = os._exit) -> None:
+    for farewell in _farewells:
+        with suppress(OSError):
+            farewell()
     stop(code)
 
 
-def lose_node(text: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Tell the job script which node is lost, so that it can put the job back into the queue (DIST_CALO_LOST)."""
+def lose_node(text: str, suspect: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
+    """Tell the job script which node is lost, so that it can put the job back into the queue (DIST_CALO_LOST).
+
+    Args:
+        text: for people; the first line of the file.
+        suspect: the node that may still live, since all that is known is that a process of it has ended; the second
+            line. The script looks whether the node still starts processes, and takes it for lost only if it does not.
+        environ: the environment's variables.
+    """
     if "DIST_CALO_LOST" in environ:
         # The first word counts: a node that the network has cut off takes the others for lost.
         with suppress(OSError), Path(environ["DIST_CALO_LOST"]).open("x") as file:
-            file.write(f"{text}\n")
+            file.write(f"{text}\n{suspect or ''}\n")
 
 
 def leave_in_order(code: int) -> NoReturn:
@@ -86,7 +110,9 @@ def report_failure(error: BaseException, world: World, communicator: Communicato
         print(message, file=sys.stderr, flush=True)
         return code
     if isinstance(error, CommunicationError) or (isinstance(error, UserError) and world.rank > 0):
-        _let_others_speak_first(code)
+        # A rank that has lost another one may not know yet which node went with it.
+        is_lost = isinstance(error, CommunicationError)
+        _let_others_speak_first(code, LOSS_DELAY_S + 2 if is_lost else ECHO_DELAY_S)
         # Some backends have heard by now which node is lost.
         cause = getattr(communicator, "cause", None)
         if isinstance(error, CommunicationError) and cause:
@@ -98,11 +124,11 @@ def report_failure(error: BaseException, world: World, communicator: Communicato
     return code
 
 
-def _let_others_speak_first(code: int) -> None:
+def _let_others_speak_first(code: int, seconds: float) -> None:
     """Wait, ready to leave at once when the launcher asks: this rank has nothing left to save."""
     with suppress(ValueError):  # signals belong to the main thread
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
-    time.sleep(ECHO_DELAY_S)
+        signal.signal(signal.SIGTERM, lambda *_: _leave_silently(code))
+    time.sleep(seconds)
 
 
 def _message(error: BaseException) -> str:

@@ -63,11 +63,17 @@ class HorovodCommunicator(Meter):
         world: this process among the ranks.
         timeout_s: time after which a rank that does not answer is an error, in seconds.
         device: ``cuda`` makes this rank's GPU the current one.
+        silence_s: time for which nothing is heard from a node before it is lost, in seconds.
         environ: the environment's variables.
     """
 
     def __init__(
-        self, world: World, timeout_s: float, device: str, environ: Mapping[str, str] = os.environ
+        self,
+        world: World,
+        timeout_s: float,
+        device: str,
+        silence_s: float = 30.0,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         super().__init__()
         prepare(os.environ, timeout_s)
@@ -82,7 +88,7 @@ class HorovodCommunicator(Meter):
         with self.blocked("starting Horovod"):
             hvd.init()
         self.rank_and_size = hvd.rank(), hvd.size()
-        self._nodes = watch_nodes(self)
+        self._nodes = watch_nodes(self, silence_s)
 
     def all_reduce(self, tensor: torch.Tensor, reduction: Reduction = "sum") -> None:
         """Reduce a contiguous tensor over all ranks, in place."""
@@ -123,7 +129,6 @@ class HorovodCommunicator(Meter):
 
     def abort(self, message: str, code: int) -> None:
         """Print the message and leave; the launcher ends the other ranks."""
-        self._nodes.say_farewell()
         leave(self.world, message, code)
 
     def close(self) -> None:

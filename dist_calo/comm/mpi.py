@@ -72,9 +72,10 @@ class MpiCommunicator(Meter):
     Args:
         world: this process among the ranks.
         timeout_s: time after which a rank that does not answer is an error, in seconds.
+        silence_s: time for which nothing is heard from a node before it is lost, in seconds.
     """
 
-    def __init__(self, world: World, timeout_s: float) -> None:
+    def __init__(self, world: World, timeout_s: float, silence_s: float = 30.0) -> None:
         super().__init__()
         set_opal_prefix(os.environ)
         from mpi4py import MPI
@@ -98,7 +99,7 @@ class MpiCommunicator(Meter):
         self._operations = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         self._own_operations: dict[tuple[torch.dtype, str], MPI.Op] = {}
         self._under_way: list[MPI.Request] = []
-        self._nodes = watch_nodes(self)
+        self._nodes = watch_nodes(self, silence_s)
 
     def all_reduce(self, tensor: torch.Tensor, reduction: Reduction = "sum") -> None:
         """Reduce a contiguous tensor over all ranks, in place."""
@@ -148,7 +149,6 @@ class MpiCommunicator(Meter):
 
     def abort(self, message: str, code: int) -> None:
         """Print the message and have MPI end every rank."""
-        self._nodes.say_farewell()
         leave(self.world, message, code, self._mpi.COMM_WORLD.Abort)
 
     def close(self) -> None:

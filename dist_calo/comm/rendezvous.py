@@ -11,7 +11,6 @@ from torch._C._distributed_c10d import TCPStore
 
 from dist_calo.comm.failure import ECHO_DELAY_S, leave, lose_node
 from dist_calo.comm.protocol import World
-from dist_calo.comm.watch import SILENT_S
 from dist_calo.errors import EXIT_FAILURE, LaunchError
 
 # Below the ports that operating systems give to outgoing connections.
@@ -91,11 +90,14 @@ class Alarm:
         port: port of the store.
         key: of this alarm in the store, which may outlive the ranks; the same on all of them.
         keeper: who keeps the store, for messages.
+        silence_s: time after which a store that does not answer is lost, in seconds.
     """
 
-    def __init__(self, world: World, address: str, port: int, key: str, keeper: str) -> None:
-        self._world, self._key, self._keeper = world, key, keeper
-        patience = timedelta(seconds=30)
+    def __init__(
+        self, world: World, address: str, port: int, key: str, keeper: str, silence_s: float
+    ) -> None:
+        self._world, self._key, self._keeper, self._silence_s = world, key, keeper, silence_s
+        patience = timedelta(seconds=max(30.0, silence_s))
         self._store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=patience)
         self._off = threading.Event()
         self._unanswered = 0
@@ -107,9 +109,14 @@ class Alarm:
         for thread in self._threads:
             thread.start()
 
-    def ring_for_node(self, cause: str) -> None:
-        """Tell the other ranks, and the job script, that a node is lost."""
-        lose_node(cause)
+    def ring_for_node(self, cause: str, suspect: str | None) -> None:
+        """Tell the other ranks, and the job script, that a node is lost, or that its first rank has ended.
+
+        Where a rank has said before that it fails, those that end are no further news.
+        """
+        if suspect is not None and self._heard() is not None:
+            return
+        lose_node(cause, suspect)
         self.ring(cause)
 
     def ring(self, cause: str = "") -> None:
@@ -151,9 +158,8 @@ class Alarm:
         """Counts seconds in which this rank was awake: a job that is suspended and woken up has lost nobody."""
         while not self._off.wait(1.0):
             self._unanswered += 1
-            if self._unanswered > SILENT_S:
-                self.cause = (
-                    f"{self._keeper} no longer answers: nothing has been heard from it for {SILENT_S:g} s"
-                )
+            if self._unanswered > self._silence_s:
+                silence = f"nothing has been heard from it for {self._silence_s:g} s"
+                self.cause = f"{self._keeper} no longer answers: {silence}"
                 lose_node(self.cause)
                 leave(self._world, f"error: {self.cause}", EXIT_FAILURE)

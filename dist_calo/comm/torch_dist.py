@@ -38,6 +38,7 @@ class TorchCommunicator(Meter):
         world: this process among the ranks.
         timeout_s: time after which a rank that does not answer is an error, in seconds.
         device: ``cuda`` uses NCCL for GPU tensors besides Gloo for those in host memory.
+        silence_s: time for which nothing is heard from a node before it is lost, in seconds.
         environ: the environment's variables.
 
     Raises:
@@ -45,7 +46,12 @@ class TorchCommunicator(Meter):
     """
 
     def __init__(
-        self, world: World, timeout_s: float, device: str, environ: Mapping[str, str] = os.environ
+        self,
+        world: World,
+        timeout_s: float,
+        device: str,
+        silence_s: float = 30.0,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         super().__init__()
         self.world = world
@@ -73,18 +79,18 @@ class TorchCommunicator(Meter):
                 dist.new_group(backend="gloo", timeout=limit) if backend == "gloo" else dist.group.WORLD
             )
             if world.size > 1:
-                self._alarm = self._watch_others(address, port, environ)
+                self._alarm = self._watch_others(address, port, silence_s, environ)
         self.rank_and_size = dist.get_rank(), dist.get_world_size()
 
-    def _watch_others(self, address: str, port: int, environ: Mapping[str, str]) -> Alarm:
+    def _watch_others(self, address: str, port: int, silence_s: float, environ: Mapping[str, str]) -> Alarm:
         """Hear of ranks that fail and of nodes that vanish."""
-        self._nodes = NodeWatch(self.world, address)
+        self._nodes = NodeWatch(self.world, silence_s, address)
         cards: list[Any] = [None] * self.world.size
         dist.all_gather_object(cards, (self._nodes.card, secrets.token_hex(8)))
         keeper = f"rank 0 on {cards[0][0].node}"
         if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             keeper = f"torchrun on {address}"
-        alarm = Alarm(self.world, address, port, f"dist_calo/failed/{cards[0][1]}", keeper)
+        alarm = Alarm(self.world, address, port, f"dist_calo/failed/{cards[0][1]}", keeper, silence_s)
         self._nodes.start([card for card, _ in cards], alarm.ring_for_node)
         return alarm
 
@@ -136,7 +142,6 @@ class TorchCommunicator(Meter):
         """Print the message, tell the other ranks and leave; the launcher ends those that do not by themselves."""
         if self._alarm is not None:
             self._alarm.ring()
-            self._nodes.say_farewell()
         leave(self.world, message, code)
 
     def close(self) -> None:

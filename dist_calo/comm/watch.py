@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dist_calo.comm.failure import leave, lose_node
+from dist_calo.comm.failure import LOSS_DELAY_S, before_leaving, leave, lose_node
 from dist_calo.comm.protocol import Communicator, World
 from dist_calo.errors import EXIT_FAILURE
 
-SILENT_S = 30.0
-"""Time for which nothing is heard from a node before it is lost, in seconds."""
-
-_PROBE_EVERY_S = 5
+# A connection is probed first when it was idle for two of these parts of the time allowed.
+_PROBES = 6
 _CONNECT_S = 5.0
 _FAREWELL = b"."
 
@@ -41,11 +39,12 @@ class NodeWatch:
 
     Args:
         world: this process among the ranks.
+        silence_s: time for which nothing is heard from a node before it is lost, in seconds.
         toward: host that the other nodes reach; tells which of this node's addresses they will reach in turn.
     """
 
-    def __init__(self, world: World, toward: str | None = None) -> None:
-        self._world = world
+    def __init__(self, world: World, silence_s: float, toward: str | None = None) -> None:
+        self._world, self._silence_s = world, silence_s
         self._off = threading.Event()
         self._watchers: list[socket.socket] = []
         self.card = Card(node=world.node)
@@ -58,13 +57,15 @@ class NodeWatch:
                 token=secrets.token_bytes(8),
             )
             threading.Thread(target=self._answer, args=(listener,), name="node-watch", daemon=True).start()
+            before_leaving(self.say_farewell)
 
-    def start(self, cards: Sequence[Card], on_loss: Callable[[str], None]) -> None:
+    def start(self, cards: Sequence[Card], on_loss: Callable[[str, str | None], None]) -> None:
         """Begin to watch.
 
         Args:
             cards: those of all ranks, in their order.
-            on_loss: called on a thread of its own once the node is lost, with a text that names it.
+            on_loss: called on a thread of its own once the node is lost, with a text that names it. If no more is
+                known than that its first rank has ended, the node's name comes second, otherwise None.
         """
         first = first_ranks(cards)
         if len(first) < 2 or self._world.rank not in first:
@@ -90,13 +91,13 @@ class NodeWatch:
         with suppress(OSError):
             while True:
                 connection, _ = listener.accept()
-                keep_alive(connection)
+                keep_alive(connection, self._silence_s)
                 with suppress(OSError):
                     connection.sendall(self.card.token)
                 self._watchers.append(connection)
 
-    def _watch(self, card: Card, name: str, rank: int, on_loss: Callable[[str], None]) -> None:
-        connection = _connect(card)
+    def _watch(self, card: Card, name: str, rank: int, on_loss: Callable[[str, str | None], None]) -> None:
+        connection = _connect(card, self._silence_s)
         if connection is None:
             print(
                 f"[rank {self._world.rank} on {self._world.node}] warning: no connection to {name} "
@@ -111,25 +112,29 @@ class NodeWatch:
                 ended, told = True, b""
             except OSError:
                 ended, told = False, b""
-        if not told and not self._off.is_set():
-            what = (
-                f"its rank {rank} has ended without a message (crashed, killed or out of memory)"
-                if ended
-                else f"nothing has been heard from it for {SILENT_S:g} s"
+        if told or self._off.wait(LOSS_DELAY_S if ended else 0.0):
+            return
+        if ended:
+            on_loss(
+                f"rank {rank} has ended without a message: it or its {name} crashed, was killed or ran out of memory",
+                card.node,
             )
-            on_loss(f"{name} no longer answers: {what}")
+        else:
+            on_loss(
+                f"{name} no longer answers: nothing has been heard from it for {self._silence_s:g} s", None
+            )
 
 
-def watch_nodes(communicator: Communicator) -> NodeWatch:
+def watch_nodes(communicator: Communicator, silence_s: float) -> NodeWatch:
     """Watch the nodes for a backend that has no way to tell all ranks; collective.
 
     The rank that has lost its neighbour says so and leaves, and then the launcher ends the others.
     """
     world = communicator.world
-    watch = NodeWatch(world)
+    watch = NodeWatch(world, silence_s)
 
-    def lose(text: str) -> None:
-        lose_node(text)
+    def lose(text: str, suspect: str | None) -> None:
+        lose_node(text, suspect)
         leave(world, f"error: {text}", EXIT_FAILURE)
 
     if world.local_size < world.size:
@@ -137,15 +142,17 @@ def watch_nodes(communicator: Communicator) -> NodeWatch:
     return watch
 
 
-def keep_alive(connection: socket.socket) -> None:
-    """Have the kernel probe an idle connection, and close it with an error once it was silent for SILENT_S."""
+def keep_alive(connection: socket.socket, silence_s: float) -> None:
+    """Have the kernel probe an idle connection, and close it with an error once it was silent for so long.
+
+    Kernels count whole seconds: the time is rounded to a multiple of six.
+    """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # macOS has its own name for the first of them.
     idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
-    probes = int(SILENT_S / _PROBE_EVERY_S)
-    for option, value in ((idle, 2 * _PROBE_EVERY_S), ("TCP_KEEPINTVL", _PROBE_EVERY_S)):
+    every_s = max(1, round(silence_s / _PROBES))
+    for option, value in ((idle, 2 * every_s), ("TCP_KEEPINTVL", every_s), ("TCP_KEEPCNT", _PROBES - 2)):
         connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, max(1, probes - 2))
 
 
 def first_ranks(cards: Sequence[Card]) -> list[int]:
@@ -188,14 +195,14 @@ def _addresses(node: str, toward: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*found, node, socket.gethostname()]))
 
 
-def _connect(card: Card) -> socket.socket | None:
+def _connect(card: Card, silence_s: float) -> socket.socket | None:
     """A connection to the rank of a card, if one of its addresses leads there."""
     for address in card.addresses:
         with suppress(OSError):
             connection = socket.create_connection((address, card.port), timeout=_CONNECT_S)
             if connection.recv(len(card.token), socket.MSG_WAITALL) == card.token:
                 connection.settimeout(None)
-                keep_alive(connection)
+                keep_alive(connection, silence_s)
                 return connection
             connection.close()
     return None

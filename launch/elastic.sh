@@ -8,7 +8,7 @@
 #   WAIT=120     seconds that fewer than MIN_NODES (1) wait for others before they give up
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-agent=(python -m dist_calo.elastic) command=()
+agent=(python -m dist_calo.elastic) command=() first=()
 if [[ ${JOIN:-} =~ ^[0-9]+$ ]]; then
     facts=$(scontrol --oneliner show job "$JOIN")
     batch_host=$(grep -o 'BatchHost=[^ ]*' <<<"$facts") restarts=$(grep -o ' Restarts=[^ ]*' <<<"$facts")
@@ -19,6 +19,7 @@ if [[ -n ${JOIN:-} ]]; then
 else
     RENDEZVOUS=${RENDEZVOUS:-${FIRST_HOST:-localhost}:$PORT}
     agent+=(--meet="$RENDEZVOUS" --job="${SLURM_JOB_ID:-${JOB:-dist_calo}}" --nodes="${MIN_NODES:-1}:${MAX_NODES:-$NODES}")
+    first=(--first)
     agent+=(--ranks-per-node="$RANKS_PER_NODE" --restarts="${RESTARTS:-3}" --wait="${WAIT:-120}")
     command=(-- "${COMMAND[@]}" "$@" --checkpoint.resume=auto)
 fi
@@ -26,13 +27,16 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then exec "${agent[@]}" "${command[@]}"; fi
 
 # One agent a node. That on the first node, where the batch script runs and all meet, decides how the run has ended.
 step=(srun --no-kill --kill-on-bad-exit=0 --mpi=none --cpu-bind=none --ntasks-per-node=1 --cpus-per-task="$((CORES * RANKS_PER_NODE))")
-others=$("$LAUNCH/discover_hosts.sh" | cut -d: -f1 | grep -vx "$FIRST_HOST" | paste -sd, || true)
+others=$("$LAUNCH/discover_hosts.sh" | cut -d: -f1 | grep -vxF -- "$FIRST_HOST" | paste -sd, || true)
 started=()
 # shellcheck disable=SC2317
-pass_on() { kill -s "$1" "${started[@]}" 2>/dev/null || true; }
-trap 'pass_on USR1' USR1
-trap 'pass_on TERM' TERM
-"${step[@]}" --nodes=1 --ntasks=1 --nodelist="$FIRST_HOST" "${agent[@]}" --first "${command[@]}" &
+pass_on() {
+    interrupted=yes
+    # Of SIGTERM srun would end the agents at once; they take both for the same.
+    kill -s USR1 "${started[@]}" 2>/dev/null || true
+}
+trap pass_on USR1 TERM
+"${step[@]}" --nodes=1 --ntasks=1 --nodelist="$FIRST_HOST" "${agent[@]}" "${first[@]}" "${command[@]}" &
 started+=($!)
 if [[ -n $others ]]; then
     commas=${others//[^,]/}
@@ -41,9 +45,9 @@ if [[ -n $others ]]; then
     started+=($!)
 fi
 # A signal ends `wait`, not the agents.
-code=0
-while kill -0 "${started[0]}" 2>/dev/null; do
-    code=0
+while
+    interrupted='' code=0
     wait "${started[0]}" || code=$?
-done
+    [[ -n $interrupted ]]
+do :; done
 exit "$code"

@@ -136,9 +136,8 @@ run_job() {
     do :; done
     # The ranks know of a lost node long before SLURM does.
     kill "$guard" 2>/dev/null
-    LOST=$(cat "$DIST_CALO_LOST" 2>/dev/null)
+    read_loss
     rm -f "$DIST_CALO_LOST"
-    if [[ -n $LOST ]]; then printf '\nerror: %s\n' "$LOST"; fi
     if [[ -n $STAGED && -z $LOST ]]; then LIMIT=15 each_node rm -rf "${STAGED%/*}" || true; fi
     if wants_requeue "$code" "$PROGRESS"; then
         echo "job $JOB (exit code $code) goes back into the queue and will continue"
@@ -156,6 +155,24 @@ end_with_lost_node() {
     until [[ -s $DIST_CALO_LOST ]]; do sleep 2; done
     sleep 10
     kill -KILL "$LAUNCHED" 2>/dev/null
+}
+
+# What the ranks say of a lost node; sets LOST. Where they know no more than that a process of it has ended, which they
+# cannot tell from a rank that was killed or ran out of memory, the node is lost only if it starts no other process.
+read_loss() {
+    local cause='' suspect=''
+    { read -r cause && read -r suspect; } 2>/dev/null <"$DIST_CALO_LOST"
+    if [[ -z $cause ]]; then return; fi
+    printf '\nerror: %s\n' "$cause"
+    suspect=${suspect%%.*}
+    if [[ -n $suspect ]]; then
+        # A name that SLURM does not know tells nothing.
+        if ! scontrol show hostnames "$SLURM_JOB_NODELIST" | grep -qxF -- "$suspect"; then return; fi
+        if timeout --kill-after=5 30 srun --mpi=none --overlap --nodes=1 --ntasks=1 --nodelist="$suspect" true \
+            &>/dev/null; then return; fi
+        echo "error: node $suspect no longer answers"
+    fi
+    LOST=$cause
 }
 
 # Name the nodes of this job that SLURM has given up.

@@ -120,7 +120,7 @@ run_job() {
         stage_data "$(setting data.path "$@")"
         if [[ -n $STAGED ]]; then set -- "$@" "--data.path=$STAGED"; fi
     fi
-    export DIST_CALO_LOST=$PWD/.lost-node-$JOB
+    export DIST_CALO_LOST=$PWD/.lost-node-$JOB REQUEUE=${REQUEUE:-yes}
     rm -f "$DIST_CALO_LOST"
     MODULE=$module "$LAUNCH/$LAUNCHER.sh" "$@" &
     LAUNCHED=$!

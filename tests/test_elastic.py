@@ -127,9 +127,10 @@ def test_without_a_run_nobody_can_join() -> None:
         ask_for_plan("127.0.0.1", free_port())
 
 
+@pytest.mark.parametrize("may_requeue", ["yes", "no"])
 @pytest.mark.parametrize(("nodes", "asked"), [(["a,b", "b,c"], 2), (["b,c"], 1), ([], 0)])
-def test_a_job_goes_back_into_the_queue_once_slurm_has_given_up_its_first_node(
-    nodes: list[str], asked: int, monkeypatch: pytest.MonkeyPatch
+def test_a_job_goes_back_into_the_queue_or_ends_once_slurm_has_given_up_its_first_node(
+    nodes: list[str], asked: int, may_requeue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slurm(*command: str) -> str:
         calls.append(command)
@@ -144,9 +145,37 @@ def test_a_job_goes_back_into_the_queue_once_slurm_has_given_up_its_first_node(
 
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(elastic, "_slurm", slurm)
-    elastic.requeue_without_script({"SLURM_JOB_ID": "7"}, every_s=0.0)
+    elastic.requeue_without_script({"SLURM_JOB_ID": "7", "REQUEUE": may_requeue}, every_s=0.0)
     assert [c[0] for c in calls].count("squeue") == max(1, asked)
-    assert (("scontrol", "requeue", "7") in calls) == (asked > 0)
+    assert (("scontrol", "requeue", "7") in calls) == (asked > 0 and may_requeue == "yes")
+    assert ("scancel" in [c[0] for c in calls]) == (asked > 0)
+
+
+@pytest.mark.parametrize(
+    ("left", "own", "place"),
+    [
+        ({"a", "b", "c", "d"}, "b", 0),
+        ({"a.site", "c.site", "d.site"}, "d", 1),
+        (set(), "d", 2),
+        ({"a", "c"}, "elsewhere", 0),
+    ],
+)
+def test_the_lowest_node_that_is_left_acts_for_all(
+    left: set[str], own: str, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elastic, "_slurm", lambda *command: command[-1].replace(",", "\n"))
+    environ = {"SLURM_JOB_NODELIST": "a,b,c,d", "SLURMD_NODENAME": own}
+    assert elastic.place_in_line(environ, left) == place
+
+
+def test_ranks_know_how_often_the_run_has_started(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elastic.os, "environ", {})
+    monkeypatch.setattr(LocalElasticAgent, "_rendezvous", lambda self, group: None)
+    agent.state.round = 3
+    agent._worker_group.group_rank = 1
+    agent._rendezvous(agent._worker_group)
+    assert elastic.os.environ["DIST_CALO_RESTART_COUNT"] == "3"
+    assert agent.nodes() == ["node1", "node2", "node3"]
 
 
 def test_a_signal_is_passed_on_and_the_ranks_are_waited_for() -> None:

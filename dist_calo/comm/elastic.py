@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -45,6 +45,9 @@ GRACE_S = 100
 """Time for the ranks to finish their step and save their work, in seconds."""
 STORE_S = 60
 """Time after which a store that does not answer is lost, in seconds."""
+TAKE_OVER_S = 600
+"""Time that the next node gives the one before it to put the job back into the queue, in seconds: longer than SLURM
+takes to give up a node."""
 
 _PLAN = "dist_calo/plan"
 _MONITOR_S = 1.0
@@ -112,6 +115,9 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
     os.environ["DIST_CALO_LAUNCHER"] = "elastic"
     # Lost nodes are no reason to start the job again.
     os.environ.pop("DIST_CALO_LOST", None)
+    if "SLURM_JOB_ID" in os.environ:
+        # A node that joins belongs to another job.
+        os.environ["DIST_CALO_JOB"] = plan.job
     os.environ["DIST_CALO_MOST_RANKS"] = str(plan.nodes[1] * plan.ranks_per_node)
     agent = None
     try:
@@ -137,15 +143,34 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
         if agent is not None:
             agent.close()
     if not joins:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        time.sleep(TAKE_OVER_S * place_in_line(os.environ, agent.nodes() if agent else []))
         requeue_without_script(os.environ)
     return EXIT_PREEMPTED
+
+
+def place_in_line(environ: Mapping[str, str], left: Collection[str]) -> int:
+    """How many other nodes come first where one has to act for all: the lower ones that are left of a SLURM job.
+
+    The lowest of all does not count: it held the batch script.
+
+    Args:
+        environ: the environment's variables.
+        left: names of the nodes that took part last; none if nobody knows.
+    """
+    names = _slurm("scontrol", "show", "hostnames", environ.get("SLURM_JOB_NODELIST", "")).split()
+    known = {name.partition(".")[0] for name in left} or set(names)
+    line = [name for name in names[1:] if name.partition(".")[0] in known]
+    own = environ.get("SLURMD_NODENAME", "")
+    return line.index(own) if own in line else 0
 
 
 def requeue_without_script(environ: Mapping[str, str], every_s: float = 10.0) -> None:
     """Put a SLURM job back into the queue once the node of its batch script is lost, where agents meet.
 
     SLURM does so with other jobs, but one that outlives lost nodes (``--no-kill``) it leaves running with nothing in
-    it. Returns when the job ends in another way.
+    it. With ``REQUEUE=no`` the job ends instead. Returns when the job ends in another way.
     """
     while job := environ.get("SLURM_JOB_ID"):
         nodes, _, state = _slurm("squeue", "--noheader", f"--jobs={job}", "--format=%N %T").partition(" ")
@@ -153,9 +178,12 @@ def requeue_without_script(environ: Mapping[str, str], every_s: float = 10.0) ->
             return
         host = re.search(r"BatchHost=(\S+)", _slurm("scontrol", "--oneliner", "show", "job", job))
         if host and host[1] not in _slurm("scontrol", "show", "hostnames", nodes).split():
-            _say(f"lost {host[1]}, where the job's script ran: job {job} goes back into the queue")
+            stays = environ.get("REQUEUE") == "no"
+            what = "ends" if stays else "goes back into the queue"
+            _say(f"lost {host[1]}, where the job's script ran: job {job} {what}")
+            if not stays:
+                _slurm("scontrol", "requeue", job)
             # A job that may not be requeued ends.
-            _slurm("scontrol", "requeue", job)
             _slurm("scancel", "--state=RUNNING", job)
             return
         time.sleep(every_s)
@@ -199,6 +227,10 @@ class Agent(LocalElasticAgent):
             EXIT_FAILURE,
         )
 
+    def nodes(self) -> list[str]:
+        """Names of the nodes that took part last."""
+        return [member.addr for member in self._members]
+
     def close(self) -> None:
         """Tell the nodes that wait to take part that the run has ended, unless this node alone leaves it."""
         if not self._stopped:
@@ -208,6 +240,8 @@ class Agent(LocalElasticAgent):
         before = worker_group.group_world_size or 0
         super()._rendezvous(worker_group)
         self._members, self._missing = dict(self._participants()), 0
+        # torch's own count is for failures alone, and starts at 0 on a node that joins.
+        os.environ["DIST_CALO_RESTART_COUNT"] = str(self._handler._state_holder.state.round)
         nodes = len(self._members)
         if nodes < before:
             self._failed = max(0, self._failed - 1)

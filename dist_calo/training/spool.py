@@ -377,4 +377,5 @@ def _replace(path: Path, text: str) -> None:
 
 def _restarted() -> bool:
     """Whether this job was started before: requeued by SLURM, or its ranks anew by an elastic launcher."""
-    return any(int(os.environ.get(f"{by}_RESTART_COUNT") or 0) for by in ("SLURM", "TORCHELASTIC"))
+    starters = ("SLURM", "TORCHELASTIC", "DIST_CALO")
+    return any(int(os.environ.get(f"{by}_RESTART_COUNT") or 0) for by in starters)

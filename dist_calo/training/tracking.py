@@ -385,7 +385,7 @@ def make_tracker(
     """
     if rank != 0 or config.uri == "none":
         return NullTracker()
-    batch_job = os.environ.get("SLURM_JOB_ID")
+    batch_job = os.environ.get("DIST_CALO_JOB") or os.environ.get("SLURM_JOB_ID")
     job = f"{batch_job} {Path(folder).absolute()}" if batch_job and folder else None
     return Tracker(config, run_id, job)
 

@@ -1,12 +1,14 @@
 """The cost model: parameters found again, unseen points predicted, an error that grows where nothing was measured."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dist_calo.scaling.fit import Case, check_model, fit_model
 from dist_calo.scaling.forecast import Forecast, forecast
+from dist_calo.scaling.model import model_parts, sentences
 from dist_calo.scaling.report import write_report
 from dist_calo.scaling.summary import summarise
 from tests.scaling_results import BANDWIDTH, BASE_S, LATENCY_S, SAMPLE_S, point, seconds, write_experiment
@@ -67,6 +69,15 @@ def test_eight_ranks_are_predicted_from_fewer(tmp_path):
     assert ring.row.point.ranks == 8
     assert abs(ring.error) < 0.01
     assert ring.low_s <= ring.predicted_s * 1.001
+
+
+def test_the_points_that_are_predicted_do_not_choose_the_algorithm(tmp_path):
+    summary = summary_of(tmp_path, GRID)
+    (part,) = model_parts(summary)
+    assert min(part.fits, key=lambda fit: fit.misfit).algorithm == "ring"
+    checks = [replace(check, misfit=0.1 if check.algorithm == "ring" else 0.0) for check in part.checks]
+    (line,) = (line for line in sentences(summary, [replace(part, checks=checks)]) if "it predicts" in line)
+    assert line.startswith("cost model (tree)")
 
 
 def test_too_few_points_are_not_checked(tmp_path):

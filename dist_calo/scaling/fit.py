@@ -176,6 +176,8 @@ class Check:
     predicted_s: float
     low_s: float
     high_s: float
+    misfit: float
+    """Of the fit, to the points that it has seen: which algorithm fits best must not be learnt from the others."""
 
     @property
     def error(self) -> float:
@@ -212,6 +214,7 @@ def check_model(rows: Sequence[Row]) -> tuple[list[int], list[Check]]:
                     predicted_s=float(predicted),
                     low_s=float(least),
                     high_s=float(most),
+                    misfit=fit.misfit,
                 )
             )
     return sorted({row.point.ranks for row in seen}), checks

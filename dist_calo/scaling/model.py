@@ -66,7 +66,7 @@ def sentences(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
             )
     for part in parts:
         if part.checks:
-            best = min(part.fits, key=lambda fit: fit.misfit).algorithm
+            best = min(part.checks, key=lambda check: check.misfit).algorithm
             worst = max((c for c in part.checks if c.algorithm == best), key=lambda check: abs(check.error))
             lines.append(
                 f"cost model ({best}), {part.title}: fitted to {listed(part.fitted_ranks)} ranks it predicts "

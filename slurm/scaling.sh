@@ -24,7 +24,11 @@ if [[ -z ${SLURM_ARRAY_TASK_ID:-} || $# == 0 ]]; then
 fi
 source launch/job.sh
 
-point=(run "$1" --point "$SLURM_ARRAY_TASK_ID" "${@:2}")
+point=(run "$1" --point "$SLURM_ARRAY_TASK_ID")
+for word in "${@:2}"; do
+    # What this task has measured before it was started again counts.
+    if [[ $word != --again || ${SLURM_RESTART_COUNT:-0} == 0 ]]; then point+=("$word"); fi
+done
 read -r nodes ranks threads backend < <(python -m dist_calo scale show "$1" --point "$SLURM_ARRAY_TASK_ID")
 if [[ -z ${backend:-} ]]; then exit 2; fi
 if [[ $nodes != "$SLURM_JOB_NUM_NODES" ]]; then
@@ -42,4 +46,6 @@ case $backend in
         if [[ $MPI == none ]]; then LAUNCHER=mpirun; else LAUNCHER=srun; fi
         ;;
 esac
+# A second start without a whole repeat (repeat-*.json) of this point is not followed by a third.
+PROGRESS=$1/points/$(printf %04d "$SLURM_ARRAY_TASK_ID")
 run_job dist_calo.scale "${point[@]}"

@@ -27,4 +27,9 @@ case " $* " in *" -- "*) ;; *) set -- "$@" -- ;; esac
 if [[ -n ${TRACKING_URI:-} ]]; then set -- "$@" --tracking.uri="$TRACKING_URI"; fi
 if [[ -n ${DATA:-} ]]; then set -- "$@" --data.path="$DATA"; fi
 STAGE='' # all tasks of a study read the same files
+# A second start during which no worker wrote a checkpoint (step-*.pt) below this folder is not followed by a third.
+PROGRESS=$(setting study "$@")
+for word in "$@"; do
+    if [[ -z $PROGRESS && -f $word ]]; then PROGRESS=${word##*/} PROGRESS=sweeps/${PROGRESS%.*}; fi
+done
 run_job dist_calo.sweep run "$@"

@@ -24,11 +24,7 @@ if [[ -z ${SLURM_ARRAY_TASK_ID:-} || $# == 0 ]]; then
 fi
 source launch/job.sh
 
-point=(run "$1" --point "$SLURM_ARRAY_TASK_ID")
-for word in "${@:2}"; do
-    # What this task has measured before it was started again counts.
-    if [[ $word != --again || ${SLURM_RESTART_COUNT:-0} == 0 ]]; then point+=("$word"); fi
-done
+point=(run "$1" --point "$SLURM_ARRAY_TASK_ID" "${@:2}")
 read -r nodes ranks threads backend < <(python -m dist_calo scale show "$1" --point "$SLURM_ARRAY_TASK_ID")
 if [[ -z ${backend:-} ]]; then exit 2; fi
 if [[ $nodes != "$SLURM_JOB_NUM_NODES" ]]; then

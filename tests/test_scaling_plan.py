@@ -87,6 +87,14 @@ def test_a_killed_task_has_only_its_missing_repeats_left(tmp_path):
     assert missing(tmp_path, 7, 2) == [0, 1]
 
 
+def test_a_restarted_job_forgets_only_what_others_measured(tmp_path):
+    for repeat, job in enumerate(("12", "11", "")):
+        write_result(tmp_path, 7, repeat, {"job": job})
+    (tmp_path / "points" / "0007" / "repeat-3.json").write_text("{")
+    forget(tmp_path, 7, spared_job="12")
+    assert missing(tmp_path, 7, 4) == [1, 2, 3]
+
+
 def test_every_number_of_nodes_has_its_array(tmp_path):
     axes = Axes(nodes=[1, 4], ranks_per_node=[1, 2], threads=[2], weak_batches=[8])
     told = scale._how_to_run(plan_of(axes), tmp_path)

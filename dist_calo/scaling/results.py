@@ -31,10 +31,19 @@ def missing(results: Path, number: int, repeats: int) -> list[int]:
     return sorted(set(range(repeats)) - set(measured(results, number)))
 
 
-def forget(results: Path, number: int) -> None:
-    """Remove the measurements of a point, to measure it again."""
+def forget(results: Path, number: int, spared_job: str = "") -> None:
+    """Remove the measurements of a point, to measure it again; not those that this batch job has made."""
     for repeat in measured(results, number):
-        (point_folder(results, number) / f"repeat-{repeat}.json").unlink(missing_ok=True)
+        file = point_folder(results, number) / f"repeat-{repeat}.json"
+        if not spared_job or _job_of(file) != spared_job:
+            file.unlink(missing_ok=True)
+
+
+def _job_of(file: Path) -> str | None:
+    try:
+        return json.loads(file.read_text()).get("job")
+    except (OSError, ValueError):
+        return None
 
 
 def write_result(results: Path, number: int, repeat: int, values: Mapping[str, Any]) -> Path:

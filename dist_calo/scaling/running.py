@@ -1,5 +1,6 @@
 """One point of a plan on the ranks that a launcher started."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,13 @@ def run_point(results: Path, number: int, again: bool, communicator: "Communicat
     from dist_calo.scaling.record import PointRecord
 
     startup_s = process_age_s()
+    job = os.environ.get("SLURM_JOB_ID", "")
     world = communicator.world
     plan = read_plan(results)
     point = checked_point(plan, number)
     if world.rank == 0 and again:
-        forget(results, number)
+        # What this job has measured before it was put back into the queue is new.
+        forget(results, number, spared_job=job if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else "")
     todo = communicator.broadcast_object(
         missing(results, number, plan.measurement.repeats) if world.rank == 0 else None
     )
@@ -51,7 +54,7 @@ def run_point(results: Path, number: int, again: bool, communicator: "Communicat
             values = measure(config, plan.measurement, communicator, startup_s)
             record.repeat(repeat, values)
             if world.rank == 0:
-                values |= {"point": number, "repeat": repeat, "run_id": record.run_id()}
+                values |= {"point": number, "repeat": repeat, "run_id": record.run_id(), "job": job}
                 write_result(results, number, repeat, values)
             step, ranks, data = (1e3 * values[name] for name in ("step_s", "wait_comm_s", "wait_data_s"))
             _say(

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import resource
 import socket
 import subprocess
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from torch._C._distributed_c10d import TCPStore
 
+from dist_calo import comm
 from dist_calo.comm import failure, rendezvous, watch
 from dist_calo.comm.protocol import World
 from dist_calo.comm.rendezvous import Alarm, meeting_point
@@ -201,6 +203,26 @@ def test_a_silent_connection_ends_within_the_time_allowed(silence_s: float) -> N
         names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
         idle, every, probes = (connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, n)) for n in names)
     assert idle + every * probes == silence_s
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "set_to"),
+    [
+        (1024, 524288, 65536),
+        (1024, 4096, 4096),
+        (1024, resource.RLIM_INFINITY, 65536),
+        (100000, 524288, None),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, None),
+    ],
+)
+def test_ranks_may_open_as_many_sockets_as_many_others_need(
+    soft: int, hard: int, set_to: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
+    comm._allow_files(65536)
+    assert limits == ([] if set_to is None else [(set_to, hard)])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,12 @@
 """Where a run stands, from the files beside its checkpoints: ``dist-calo status checkpoints``."""
 
 import json
+import os
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print the state of each folder.
 
     Raises:
-        CheckpointError: if a folder holds no checkpoint.
+        CheckpointError: if a folder holds no checkpoint and no job of its number is in the queue.
     """
     parser = one_line_parser("dist-calo status", DESCRIPTION)
     parser.add_argument("folder", nargs="+", help="folder of checkpoints (checkpoint.dir)")
@@ -33,21 +37,29 @@ def describe(folder: Path) -> Iterator[tuple[str, str]]:
     """Names and texts of what is known of a run.
 
     Raises:
-        CheckpointError: if the folder holds no checkpoint.
+        CheckpointError: if the folder holds no checkpoint and no job of its number is in the queue.
     """
+    job = _queued(folder.name)
+    if job:
+        yield "job", job
     newest = max(folder.glob("step-*.json"), default=None)
     if newest is None:
-        raise CheckpointError(
-            f"{folder} holds no checkpoint: the run has not saved anything yet, or is elsewhere"
-        )
+        if not folder.is_dir() and not job:
+            raise CheckpointError(
+                f"{folder} does not exist: name the checkpoint.dir of a run, such as runs/JOB"
+            )
+        if not job:
+            raise CheckpointError(
+                f"{folder} holds no checkpoint: its run has not saved anything, or it is not a run's"
+            )
+        yield "checkpoint", "none yet"
+        return
     facts = json.loads(newest.read_text())
     config = facts["config"]
     step, steps = facts["step"], config["train"]["max_steps"]
     yield "run", f"{config['model']['name']} with {config['objective']['name']} on {config['data']['path']}"
-    yield (
-        "steps",
-        f"{step} of {steps}, epoch {facts['epoch']}, global batch {config['train']['global_batch_size']}",
-    )
+    batch = config["train"]["global_batch_size"]
+    yield "steps", f"{step} of {steps} at the last checkpoint, epoch {facts['epoch']}, global batch {batch}"
     if facts["best_score"] is not None:
         yield "best", f"step {facts['best_step']}, score {facts['best_score']:.4g}"
     saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(newest.stat().st_mtime))
@@ -55,9 +67,22 @@ def describe(folder: Path) -> Iterator[tuple[str, str]]:
     yield "MLflow", _tracking(facts, config["tracking"])
     if step >= steps:
         yield "finished", f"dist-calo generate --checkpoint {folder} --out FILE makes showers with it"
-    else:
+    elif not job:
         settings = f"--checkpoint.dir={folder} --checkpoint.resume=auto"
-        yield "unfinished", f"the command that started it goes on with {settings}"
+        yield "unfinished", f"if it runs nowhere: the command that started it goes on with {settings}"
+
+
+def _queued(name: str) -> str | None:
+    """What SLURM's queue says of the job whose number a folder bears, seen from outside of that job."""
+    squeue = shutil.which("squeue")
+    if squeue is None or not name.isdecimal() or os.environ.get("SLURM_JOB_ID") == name:
+        return None
+    command = [squeue, "--noheader", f"--jobs={name}", "--format=%T %R"]
+    with suppress(OSError, subprocess.SubprocessError):
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split(maxsplit=1)
+        if found:
+            return f"{name} is {found[0]}, {found[-1].strip()}"
+    return None
 
 
 def _tracking(facts: dict[str, Any], tracking: dict[str, Any]) -> str:

@@ -106,7 +106,7 @@ wants_requeue() {
 # Run a module on all ranks, and then say how it went, requeue the job, or leave with its code.   run_job MODULE ARGS...
 # PROGRESS is the folder that shows whether a start of the job achieved anything, checkpoint.dir by default.
 run_job() {
-    local module=$1 code=0 folder began=$SECONDS guard
+    local module=$1 code=0 folder began=$SECONDS guard told='' reason=''
     shift
     trap 'pass_on USR1' USR1
     trap 'pass_on TERM' TERM
@@ -114,14 +114,14 @@ run_job() {
     folder=$(setting checkpoint.dir "$@")
     PROGRESS=${PROGRESS:-$folder}
     BEGAN_WITH=$(progress "$PROGRESS")
-    echo "job $JOB (${SLURM_RESTART_COUNT:-0} restarts) on $SLURM_JOB_NODELIST: $RANKS ranks," \
+    echo "job $JOB (${SLURM_RESTART_COUNT:-0} restarts) on $SLURM_JOB_NODELIST: $RANKS rank(s)," \
         "$RANKS_PER_NODE a node, $CORES core(s) each; $LAUNCHER${MPI:+ --mpi=$MPI}, Python $(command -v python)"
     if [[ -n ${STAGE:-} && -n $(setting data.path "$@") ]]; then
         stage_data "$(setting data.path "$@")"
         if [[ -n $STAGED ]]; then set -- "$@" "--data.path=$STAGED"; fi
     fi
-    export DIST_CALO_LOST=$PWD/.lost-node-$JOB REQUEUE=${REQUEUE:-yes}
-    rm -f "$DIST_CALO_LOST"
+    export DIST_CALO_LOST=$PWD/.lost-node-$JOB DIST_CALO_FAILURE=$PWD/.failure-$JOB REQUEUE=${REQUEUE:-yes}
+    rm -f "$DIST_CALO_LOST" "$DIST_CALO_FAILURE"
     MODULE=$module "$LAUNCH/$LAUNCHER.sh" "$@" &
     LAUNCHED=$!
     end_with_lost_node &
@@ -137,7 +137,10 @@ run_job() {
     # The ranks know of a lost node long before SLURM does.
     kill "$guard" 2>/dev/null
     read_loss
-    rm -f "$DIST_CALO_LOST"
+    # The first rank that failed tells why; the launcher's code is often that of a rank ended because of it.
+    { read -r told && read -r reason; } 2>/dev/null <"$DIST_CALO_FAILURE"
+    if [[ -n $told && $code != 0 && $code != 75 ]]; then code=$told; fi
+    rm -f "$DIST_CALO_LOST" "$DIST_CALO_FAILURE"
     if [[ -n $STAGED && -z $LOST ]]; then LIMIT=15 each_node rm -rf "${STAGED%/*}" || true; fi
     if wants_requeue "$code" "$PROGRESS"; then
         echo "job $JOB (exit code $code) goes back into the queue and will continue"
@@ -145,7 +148,8 @@ run_job() {
         scontrol requeue "$JOB" && sleep 60
     fi
     printf '\njob %s: exit code %s after %s s on %s\n' "$JOB" "$code" "$((SECONDS - began))" "$SLURM_JOB_NODELIST"
-    if [[ -n $folder ]]; then python -m dist_calo status "$folder" || true; fi
+    if [[ -n $reason && $code != 0 && $code != 75 ]]; then echo "$reason"; fi
+    if compgen -G "$folder/step-*.json" >/dev/null; then python -m dist_calo status "$folder" || true; fi
     if [[ $code -gt 2 && $code != 75 ]]; then lost_nodes; fi
     exit "$code"
 }

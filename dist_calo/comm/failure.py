@@ -79,6 +79,18 @@ def lose_node(text: str, suspect: str | None = None, environ: Mapping[str, str] 
             file.write(f"{text}\n{suspect or ''}\n")
 
 
+def tell_job(name: str, message: str, code: int, environ: Mapping[str, str] = os.environ) -> None:
+    """Leave the first failure's exit code and last line where the job script looks (DIST_CALO_FAILURE).
+
+    What a launcher returns is often the code of a rank that it has ended because another one had failed, and what its
+    ranks print is followed by pages of its own.
+    """
+    if "DIST_CALO_FAILURE" in environ:
+        line = ([""] + [text for text in message.splitlines() if text.strip()])[-1]
+        with suppress(OSError), Path(environ["DIST_CALO_FAILURE"]).open("x") as file:
+            file.write(f"{code}\n[{name}] {line}\n")
+
+
 def leave_in_order(code: int) -> NoReturn:
     """End this process, whose record, files and communicator are closed, without taking the interpreter down.
 
@@ -117,6 +129,7 @@ def report_failure(error: BaseException, world: World, communicator: Communicato
         cause = getattr(communicator, "cause", None)
         if isinstance(error, CommunicationError) and cause:
             message = f"error: {cause}"
+    tell_job(rank_name(world), message, code)
     if communicator is None:
         leave(world, message, code)
     else:

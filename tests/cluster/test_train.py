@@ -90,7 +90,7 @@ def test_every_launcher_trains_on_two_nodes(
     job = train(cluster, checkout, settings(showers, tmp_path), chosen)
     log = job.finish(seconds=200)
     assert f"4 rank(s), launcher {launcher}" in log
-    assert "4 ranks, 2 a node, 1 core(s) each" in log
+    assert "4 rank(s), 2 a node, 1 core(s) each" in log
     assert f"{STEPS} of {STEPS}, epoch" in log
     assert f"showers in 2 file(s), {cluster.disk}/dist_calo-{job.number}/" in log
     assert "dist_calo" not in cluster.node("exec", 1, "ls", str(cluster.disk)).stdout

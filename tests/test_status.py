@@ -1,0 +1,78 @@
+"""Where a run stands, from what lies beside its checkpoints."""
+
+import json
+
+import pytest
+
+from dist_calo.config import RunConfig
+from dist_calo.errors import CheckpointError
+from dist_calo.status import describe, main
+
+FACTS = {
+    "step": 40,
+    "epoch": 2,
+    "samples_seen": 3,
+    "best_score": 0.25,
+    "best_step": 30,
+    "run_id": "abc",
+    "ranks": 4,
+    "config": RunConfig().to_dict(),
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The checkpoints of a job 12, without SLURM."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    folder = tmp_path / "12"
+    folder.mkdir()
+    (folder / "step-00000020.json").write_text(json.dumps(FACTS | {"step": 20}))
+    (folder / "step-00000040.json").write_text(json.dumps(FACTS))
+    return folder
+
+
+def queue(tmp_path, line):
+    """A squeue that answers with a line."""
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho '{line}'\n")
+    (tmp_path / "squeue").chmod(0o755)
+
+
+def test_the_newest_checkpoint_is_described(folder):
+    shown = dict(describe(folder))
+    assert shown["steps"] == "40 of 1000 at the last checkpoint, epoch 2, global batch 64"
+    assert shown["best"] == "step 30, score 0.25"
+    assert "step-00000040.pt" in shown["checkpoint"]
+    assert "4 rank(s)" in shown["checkpoint"]
+    assert shown["MLflow"] == "run abc in sqlite:///mlflow.db"
+    assert f"--checkpoint.dir={folder}" in shown["unfinished"]
+
+
+def test_a_finished_run_says_what_to_do_with_it(folder):
+    (folder / "step-00001000.json").write_text(json.dumps(FACTS | {"step": 1000}))
+    assert "dist-calo generate" in dict(describe(folder))["finished"]
+
+
+def test_a_job_in_the_queue_needs_no_advice(folder, tmp_path, monkeypatch):
+    queue(tmp_path, "RUNNING n[1-2]")
+    shown = dict(describe(folder))
+    assert shown["job"] == "12 is RUNNING, n[1-2]"
+    assert "unfinished" not in shown
+    monkeypatch.setenv("SLURM_JOB_ID", "12")  # the job itself, at its end
+    assert "unfinished" in dict(describe(folder))
+
+
+def test_a_job_before_its_first_checkpoint_is_no_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    queue(tmp_path, "PENDING (Priority)")
+    assert main([str(tmp_path / "13")]) == 0
+    assert capsys.readouterr().out.split("\n")[:2] == [
+        "job          13 is PENDING, (Priority)",
+        "checkpoint   none yet",
+    ]
+
+
+def test_a_folder_without_checkpoints_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        main([str(tmp_path / "nowhere")])
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        main([str(tmp_path)])

@@ -10,6 +10,8 @@
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 COMMAND=(python -m "${MODULE:-dist_calo.train}")
 CORES=''
+# c10d warns of every address without a name, as those between nodes often are.
+export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
     NODES=${SLURM_JOB_NUM_NODES:-1}
     RANKS_PER_NODE=${RANKS_PER_NODE:-${SLURM_NTASKS_PER_NODE:-$((${SLURM_NTASKS:-$NODES} / NODES))}}

@@ -4,9 +4,8 @@
 #   RANKS=8 NODES=2 RENDEZVOUS=node1:29500 launch/torchrun.sh ...
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-# torchrun's own default is 1 thread, with a warning; c10d warns of every address without a name.
+# torchrun's own default is 1 thread, with a warning.
 if [[ -n $CORES ]]; then export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$CORES}; fi
-export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
 start=() meeting=(--standalone)
 if [[ -n ${SLURM_JOB_ID:-} && $NODES -gt 1 ]]; then
     RENDEZVOUS=${RENDEZVOUS:-$FIRST_HOST:$PORT}

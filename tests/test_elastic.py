@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from dist_calo.comm.environment import find_world, most_ranks
 from dist_calo.comm.protocol import World
 from dist_calo.elastic import main
 from dist_calo.errors import EXIT_FAILURE, EXIT_PREEMPTED, EXIT_USER, LaunchError
+from dist_calo.training.spool import Spool
 from tests.ranks import ROOT, free_port
 
 PLAN = Plan(job="job", nodes=(1, 3), ranks_per_node=2, restarts=2, wait_s=5, command=("true",), folder=".")
@@ -104,6 +106,18 @@ def test_a_rank_is_one_of_those_that_there_are_now_and_knows_how_many_there_may_
     assert world == World(rank=1, size=2, local_rank=1, local_size=2, node="node1", launcher="elastic")
     assert most_ranks(world, rank) == 6
     assert most_ranks(World(size=4), {}) == 4
+
+
+def test_ranks_that_start_again_before_the_first_checkpoint_go_on_with_the_same_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = {"uri": "http://nowhere", "experiment": "e", "run_name": "r", "job": "7 folder"}
+    for starter in ("SLURM", "TORCHELASTIC", "DIST_CALO"):
+        monkeypatch.delenv(f"{starter}_RESTART_COUNT", raising=False)
+    first = Spool.open(tmp_path, None, identity)
+    monkeypatch.setenv("DIST_CALO_RESTART_COUNT", "1")
+    assert Spool.open(tmp_path, None, identity).spool_id == first.spool_id
+    assert Spool.open(tmp_path, None, {**identity, "job": "8 folder"}).spool_id != first.spool_id
 
 
 @pytest.mark.parametrize(

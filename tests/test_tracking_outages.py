@@ -20,6 +20,7 @@ from tests.tracked import (
     losses,
     make_config,
     spooled,
+    spools,
     sync,
 )
 
@@ -183,6 +184,7 @@ def test_a_store_away_from_start_to_end_gets_everything_once(server, tmp_path, c
     log_losses(tracker, 1, 300)
     tracker.figure(drawing, "pictures/profiles.png")
     assert tracker.named_run_id().startswith(SPOOL_PREFIX)
+    wait_until(lambda: said_last(config) == "artifact", what="the picture")
     assert not tracker.finish("FINISHED")
     assert "dist-calo runs sync" in caplog.text
 
@@ -244,6 +246,83 @@ def test_a_server_killed_in_mid_run_loses_and_doubles_nothing(server, tmp_path, 
     assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
     assert store.points(run_id, "loss") == losses(1, 1700)
     assert store.files(run_id) == ["pictures/profiles.png"]
+
+
+def said_last(config):
+    """The kind of the last record on disk."""
+    return next((record["kind"] for record in reversed(spooled(config))), None)
+
+
+@pytest.fixture
+def endless():
+    """A drawing that comes to no end before the test does."""
+    over = threading.Event()
+
+    def draw():
+        assert over.wait(60)
+        return drawing()
+
+    yield draw
+    over.set()
+    join_threads()
+
+
+def test_pictures_that_take_too_long_cost_neither_the_end_nor_the_model(
+    endless, uri, store, tmp_path, capsys, request, caplog
+):
+    away = make_config(f"http://127.0.0.1:{free_port()}", tmp_path, request.node.name)
+    (tmp_path / "generator.pt").write_bytes(b"generator")
+    tracker = Tracker(away)
+    tracker.start({})
+    tracker.figure(drawing, "pictures/drawn.png")
+    tracker.figure(endless, "pictures/slow", step=7)
+    tracker.figure(drawing, "pictures/behind.png")
+    log_losses(tracker, 1, 10)
+    tracker.secure()
+    tracker.model(tmp_path / "generator.pt", {"network": "generator"})
+    assert not tracker.finish("FINISHED", timeout_s=4.0)
+    assert "are lost (2): pictures/slow_step000007.png, pictures/behind.png" in caplog.text
+
+    assert sync(away, "--tracking.uri", uri) == 0
+    assert "still running" not in capsys.readouterr().out
+    run = store.only_run(away.experiment)
+    assert run.info.status == "FINISHED"
+    assert store.points(run.info.run_id, "loss") == losses(1, 10)
+    files = store.files(run.info.run_id)
+    assert [file for file in files if file.startswith("model/")] == ["model/generator.pt", "model/model.json"]
+    assert "pictures/slow_step000007.png" not in files
+
+
+def test_the_end_of_a_run_is_on_disk_before_its_last_picture_and_behind_it(tmp_path):
+    config = make_config(f"http://127.0.0.1:{free_port()}", tmp_path, "any")
+    ended = threading.Event()
+
+    def late():
+        assert ended.wait(60)
+        return drawing()
+
+    tracker = Tracker(config)
+    tracker.start({})
+    tracker.figure(late, "pictures/late.png")
+    ending = threading.Thread(target=tracker.finish, args=("FINISHED",))
+    ending.start()
+    wait_until(lambda: said_last(config) == "end", what="the end of the run on disk")
+    ended.set()
+    ending.join()
+    assert [record["kind"] for record in spooled(config)] == ["start", "end", "artifact", "end"]
+
+
+def test_a_run_whose_store_hangs_is_free_once_its_job_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = make_config(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, "any")
+        tracker = Tracker(config)
+        tracker.start({})
+        time.sleep(1.5)  # the sender has begun to wait for its answer
+        assert not tracker.finish("FINISHED", timeout_s=0.5)
+        (spool,) = spools(config)
+        assert not spool.is_busy()
+    join_threads()
 
 
 def test_what_a_checkpoint_has_behind_it_is_on_disk(tmp_path):

@@ -1,9 +1,10 @@
 """The record of a run in MLflow, kept by rank 0 without ever holding up training.
 
 The training thread puts what it has to say into a queue. One thread writes the queue to the run's spool on disk
-(`dist_calo.training.spool`), another sends the spool to the tracking store (`dist_calo.training.store`). A store that
-is away costs neither a step nor a point: the spool is sent when the store answers again, by this job, by the job that
-resumes it, or by ``dist-calo runs sync``. A job killed at any instant loses what it said in about its last second.
+(`dist_calo.training.spool`), another sends the spool to the tracking store (`dist_calo.training.store`), a third draws
+pictures (`dist_calo.training.pictures`), for which nothing else waits. A store that is away costs neither a step nor
+a point: the spool is sent when the store answers again, by this job, by the job that resumes it, or by
+``dist-calo runs sync``. A job killed at any instant loses what it said in about its last second.
 """
 
 import json
@@ -12,21 +13,17 @@ import os
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from dist_calo.config import TrackingConfig
+from dist_calo.training.pictures import Artist, Drawable
 from dist_calo.training.spool import Record, Spool
 from dist_calo.training.store import Sender, complaint, now_ms, one_line
 from dist_calo.training.store_uri import checked_uri
 from dist_calo.training.system_load import SystemLoad
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 log = logging.getLogger("dist_calo.tracking")
 
@@ -36,11 +33,13 @@ LONGEST_WAIT_S = 60.0
 """Longest pause between two tries to reach a store that is away, in seconds."""
 QUEUE_LENGTH = 100_000
 """Records held in memory while the disk takes none; what comes after is dropped and counted."""
+DRAWING_SHARE = 0.75
+"""Part of the time at a run's end for its last pictures; what is drawn is sent meanwhile and in the rest."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-Drawing: TypeAlias = "Path | str | Figure | Callable[[], Figure]"
-Entry = Record | Callable[[], Record] | threading.Event
-"""What the queue holds: a record, or what makes one on the writer's thread."""
+Drawing: TypeAlias = "Path | str | Drawable"
+Entry = Record | threading.Event
+"""What the queue holds: a record, or what is set when all records before it are on disk."""
 
 
 class Tracker:
@@ -66,11 +65,14 @@ class Tracker:
         self._queue: queue.Queue[Entry] = queue.Queue(QUEUE_LENGTH)
         self._dropped = 0
         self._ending = threading.Event()
+        self._complete = threading.Event()
         self._written = threading.Event()
+        self._stopped = threading.Event()
         self._writer = threading.Thread(target=self._write, name="tracking-writer", daemon=True)
         self._sender = threading.Thread(target=self._send, name="tracking-sender", daemon=True)
         self._unwritten: list[Record] = []
-        self._drawings: deque[Callable[[], Record]] = deque()
+        self._end: Record | None = None
+        self._artist = Artist(self._spool.new_file, self._put_file)
         self._wake = threading.Event()
         self._away = False
 
@@ -107,6 +109,7 @@ class Tracker:
         self._put({"kind": "start", "time_ms": now_ms(), **record})
         self._writer.start()
         self._sender.start()
+        self._artist.start()
         return self.run_id
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -119,7 +122,7 @@ class Tracker:
 
         Args:
             drawing: an image file, a matplotlib figure, or a function that draws one. Figures are drawn and rendered
-                on the tracker's thread and must not be touched afterwards.
+                on another thread and must not be touched afterwards.
             name: path within the run, such as ``pictures/profiles.png``; without a suffix ``_step000200.png`` is added.
             step: the training step.
         """
@@ -128,7 +131,7 @@ class Tracker:
         if isinstance(drawing, str | Path):
             self._keep(Path(drawing), name)
         else:
-            self._put(lambda: self._file(name, lambda path: _render(drawing, path)))
+            self._artist.add(drawing, name)
 
     def artifact(self, path: Path | str, folder: str = "") -> None:
         """Record a file, or every file of a folder, under this folder of the run. The file may be deleted afterwards,
@@ -148,7 +151,13 @@ class Tracker:
 
     def text(self, text: str, name: str) -> None:
         """Record a text under this path of the run."""
-        self._put(lambda: self._file(name, lambda path: path.write_text(text)))
+        try:
+            path = self._spool.new_file(Path(name).name)
+            path.write_text(text)
+        except OSError as error:
+            log.warning("%s is not recorded: %s", name, one_line(error))
+        else:
+            self._put_file(path, name)
 
     def json(self, values: Mapping[str, Any], name: str) -> None:
         """Record plain values as JSON under this path of the run."""
@@ -168,7 +177,9 @@ class Tracker:
             done.wait(timeout_s)
 
     def finish(self, status: Status, timeout_s: float = 60.0) -> bool:
-        """End the run: write everything to disk, send what the store takes within this time.
+        """End the run: write everything to disk, then draw its last pictures and send what the store takes.
+
+        Pictures that are not drawn in time are lost, and named in one line.
 
         Args:
             status: how training ended.
@@ -181,17 +192,29 @@ class Tracker:
             self._spool.remove()
             return True
         deadline = time.monotonic() + timeout_s
-        self._put({"kind": "end", "time_ms": now_ms(), "status": status})
         self._ending.set()
+        self._put({"kind": "end", "time_ms": now_ms(), "status": status}, timeout_s)
         self._wake.set()
-        self._writer.join(timeout_s)
+        self._artist.close(DRAWING_SHARE * max(0.0, deadline - time.monotonic()))
+        self._complete.set()
+        self._wake.set()
+        self._writer.join(max(0.0, deadline - time.monotonic()))
         self._sender.join(max(0.0, deadline - time.monotonic()))
+        self._stopped.set()
+        if self._writer.is_alive():  # and may write at any moment, so the spool stays locked
+            log.error(
+                "the spool %s takes nothing: the last records of run %s are lost if this process ends first",
+                self._spool.folder,
+                self.run_id,
+            )
+            return False
         if self._dropped:
             log.error(
                 "%d records were lost: the spool %s took none in time", self._dropped, self._spool.folder
             )
-        if self._sender.is_alive() or self._writer.is_alive():
+        if self._sender.is_alive():
             log.warning("the end of run %s is not recorded yet; %s", self.run_id, self._later())
+            self._spool.unlock()
             return False
         if self._spool.is_sent and not self._spool.refused:
             self._spool.remove()
@@ -204,9 +227,9 @@ class Tracker:
         root = self._spool.folder.parent
         return f"the rest is kept: dist-calo runs sync --spool {root}"
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, entry: Entry, timeout_s: float = 0.0) -> None:
         try:
-            self._queue.put_nowait(entry)
+            self._queue.put(entry, timeout_s > 0, timeout_s)
         except queue.Full:
             self._dropped += 1
 
@@ -216,17 +239,12 @@ class Tracker:
         except OSError as error:
             log.warning("%s is not recorded: %s", file, one_line(error))
         else:
-            self._put(self._artifact_record(kept, name))
+            self._put_file(kept, name)
 
-    def _file(self, name: str, write: Callable[[Path], Any]) -> Record:
-        path = self._spool.new_file(Path(name).name)
-        write(path)
-        return self._artifact_record(path, name)
-
-    def _artifact_record(self, path: Path, name: str) -> Record:
+    def _put_file(self, path: Path, name: str) -> None:
         inside = path.relative_to(self._spool.folder).as_posix()
         folder = Path(name).parent.as_posix()
-        return {"kind": "artifact", "file": inside, "folder": None if folder == "." else folder}
+        self._put({"kind": "artifact", "file": inside, "folder": None if folder == "." else folder})
 
     def _write(self) -> None:
         """The writer's thread: from the queue to the disk."""
@@ -235,39 +253,28 @@ class Tracker:
             self._wake.clear()
             with suppress(OSError):
                 self._spool.beat()
-            last = self._ending.is_set()
-            self._drain()
+            last = self._complete.is_set()
+            self._take()
             if last:
                 self._dropped += len(self._unwritten)
                 self._written.set()
                 return
 
-    def _drain(self) -> None:
-        self._take()
-        while self._drawings:
-            try:
-                self._unwritten.append(self._drawings.popleft()())
-            except Exception as error:
-                # A run does not end for a picture that cannot be drawn.
-                log.warning("an artifact is not recorded: %s", one_line(error))
-            # Drawing takes its time: what was said meanwhile is made safe before the next picture.
-            self._take()
-
     def _take(self) -> None:
-        """Bring everything that was said to the disk; what is to be drawn waits."""
+        """Bring everything that was said to the disk."""
         asked: list[threading.Event] = []
         with suppress(queue.Empty):
             while True:
                 entry = self._queue.get_nowait()
                 if isinstance(entry, threading.Event):
                     asked.append(entry)
-                elif isinstance(entry, dict) and entry["kind"] != "end":
-                    self._unwritten.append(entry)
-                elif isinstance(entry, dict):
-                    # The end of the run comes after its last picture.
-                    self._drawings.append(partial(dict, entry))
-                else:
-                    self._drawings.append(entry)
+                    continue
+                self._unwritten.append(entry)
+                if entry["kind"] == "end":
+                    self._end = entry
+        if self._end and self._unwritten and self._unwritten[-1] is not self._end:
+            # The end is on disk before the last pictures are drawn, and stays the last thing that is said.
+            self._unwritten.append(self._end)
         self._flush()
         for event in asked:
             event.set()
@@ -290,15 +297,15 @@ class Tracker:
         last = False
         while not last:
             last = self._written.wait(SEND_EVERY_S)
-            if load and not last and load.is_due():
+            if load and not self._ending.is_set() and load.is_due():
                 self._put({"kind": "system", "time_ms": now_ms(), "values": load.sample()})
             if not last and time.monotonic() < next_try:
                 continue
             try:
-                if last and self._spool.refused:
+                if last and self._spool.refused and not self._stopped.is_set():
                     self._spool.offer_again()
                 with self._spool.sending() as alone:  # or `dist-calo runs sync` sends it just now
-                    while alone and sender.send():
+                    while alone and not self._stopped.is_set() and sender.send():
                         pass
             except Exception as error:
                 wait_s = min(LONGEST_WAIT_S, max(1.0, 2 * wait_s))
@@ -388,8 +395,3 @@ def make_tracker(
     batch_job = os.environ.get("DIST_CALO_JOB") or os.environ.get("SLURM_JOB_ID")
     job = f"{batch_job} {Path(folder).absolute()}" if batch_job and folder else None
     return Tracker(config, run_id, job)
-
-
-def _render(drawing: Any, path: Path) -> None:
-    figure = drawing() if callable(drawing) else drawing
-    figure.savefig(path, dpi=120)

@@ -1,8 +1,11 @@
 """Nodes that vanish in the middle of a step: an elastic job goes on without them, any other ends and names them."""
 
 import itertools
+import re
 import sqlite3
-from contextlib import closing
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,17 @@ from dist_calo.config import DataConfig
 from dist_calo.data.loader import training_loader
 from dist_calo.data.order import Position
 from dist_calo.data.shards import build_manifest
-from tests.cluster.slurm import Cluster
+from tests.cluster.slurm import Cluster, Job
 from tests.mlflow_store import sqlite_uri
 from tests.small_runs import ledger_sets, logged_metrics, train_command, write_showers
 
 STEPS = 130
+# Call a program with the process number of a rank of this node.
+FOR_RANK = """
+for task in /proc/[0-9]*; do
+    tr '\\0' '\\n' <"$task/environ" | grep -qx "SLURM_PROCID=$1" && "${@:2}" "${task#/proc/}"
+done
+"""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +72,7 @@ def test_a_lost_node_leaves_an_elastic_job_and_comes_back(
     )
     job.wait_for("step  12/", seconds=180)
     cluster.node("crash", 3)
-    job.wait_for(f"node {name} (ranks 4-5) no longer answers")
+    job.wait_for(f"rank 4 has ended without a message: it or its node {name} (ranks 4-5) crashed")
     job.wait_for("4 rank(s), launcher elastic", seconds=180)
     cluster.node("up", 3)
     joins = cluster.submit(
@@ -76,7 +85,7 @@ def test_a_lost_node_leaves_an_elastic_job_and_comes_back(
     log = job.finish(seconds=180)
     joins.finish()
     assert job.facts()["Restarts"] == "0"
-    assert f"{STEPS} of {STEPS}, epoch" in log
+    assert f"{STEPS} of {STEPS}" in log
     assert ledger_sets(tmp_path) == uninterrupted(showers, STEPS)
     points, runs = logged_metrics(tmp_path)
     assert runs == 1
@@ -95,5 +104,65 @@ def test_any_other_job_ends_and_names_the_lost_node(
     lost = int(cluster.run("scontrol", "show", "hostnames", job.facts()["NodeList"]).split()[1][-1])
     cluster.node("crash", lost)
     assert job.wait(seconds=60) in ("FAILED", "NODE_FAIL")
-    assert f"node {cluster.prefix}{lost} (ranks 2-3) no longer answers" in job.text
+    assert f"node {cluster.prefix}{lost} (ranks 2-3) crashed" in job.text
+    assert f"error: node {cluster.prefix}{lost} no longer answers" in job.text
     assert job.facts()["Restarts"] == "0"
+
+
+def test_a_node_that_the_network_loses_is_named_and_the_job_goes_back_into_the_queue(
+    cluster: Cluster, checkout: Path, showers: str, tmp_path: Path
+) -> None:
+    arguments = settings(showers, tmp_path, "--train.max_steps=4000", "--comm.silence_s=12")
+    job = two_nodes(cluster, checkout, arguments)
+    lost = second_node(cluster, job)
+    with network_lost(cluster, lost):
+        said = f"node {cluster.prefix}{lost} (ranks 2-3) no longer answers: nothing has been heard from it for 12 s"
+        job.wait_for(said, seconds=60)
+        job.wait_for("goes back into the queue", seconds=60)
+    cluster.end_all_jobs()
+
+
+@pytest.mark.parametrize(
+    ("rank", "what", "said"),
+    [
+        # What it writes next, to its ledger, is an OSError.
+        (3, "prlimit --fsize=1 --pid", r"\[rank 3 of 4 on \S+\] .*File too large"),
+        (2, "kill -9", r"error: rank 2 has ended without a message"),
+    ],
+    ids=["raises", "killed"],
+)
+def test_a_rank_that_fails_ends_the_job_for_good(
+    rank: int, what: str, said: str, cluster: Cluster, checkout: Path, showers: str, tmp_path: Path
+) -> None:
+    job = two_nodes(cluster, checkout, settings(showers, tmp_path, "--train.max_steps=4000"))
+    cluster.node("exec", second_node(cluster, job), "bash", "-c", FOR_RANK, "bash", str(rank), *what.split())
+    assert job.wait(seconds=60) == "FAILED"
+    assert job.facts()["Restarts"] == "0"
+    assert re.search(said, job.text)
+    assert ("has ended without a message" in job.text) == (what == "kill -9")
+    assert "no longer answers" not in job.text
+    assert "goes back into the queue" not in job.text
+
+
+def two_nodes(cluster: Cluster, checkout: Path, arguments: list[str]) -> Job:
+    """A job of two ranks on each of two nodes; SLURM may put it back into the queue."""
+    options = ("--nodes=2", "--export=ALL,LAUNCHER=srun,MPI=none")
+    return cluster.submit(checkout, "slurm/train_cpu.sh", *arguments, options=options)
+
+
+def second_node(cluster: Cluster, job: Job) -> int:
+    """Number of the node that holds ranks 2 and 3 of a job, once it trains."""
+    job.wait_for("step    3/", seconds=120)
+    name = cluster.run("scontrol", "show", "hostnames", job.facts()["NodeList"]).split()[1]
+    return int(name.removeprefix(cluster.prefix))
+
+
+@contextmanager
+def network_lost(cluster: Cluster, node: int) -> Iterator[None]:
+    """Pull the plug of a node: what is sent to it, or by it, is neither delivered nor refused."""
+    cable = f"v-{cluster.prefix}{node}"
+    subprocess.run(["ip", "link", "set", cable, "nomaster"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "set", cable, "master", f"{cluster.prefix}br"], check=True)

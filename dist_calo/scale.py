@@ -59,19 +59,19 @@ def _plan(arguments: Sequence[str]) -> int:
         "--mode",
         choices=("weak", "strong", "both"),
         default="weak",
-        help="what stays the same (default weak)",
+        help="what stays the same",
     )
-    add("--nodes", default="1", help="numbers of nodes, such as 1,2,4 (default 1)")
-    add("--ranks", default="1,2", help="ranks on each node (default 1,2)")
-    add("--threads", default="1", help="compute threads of a rank (default 1)")
-    add("--backends", default="torch", help="of torch,mpi,horovod (default torch)")
-    add("--wires", default="fp32", help="of fp32,bf16,fp16 (default fp32)")
-    add("--overlap", default="on", help="of on,off (default on)")
-    add("--batch", default="16", help="showers of a rank in weak studies (default 16)")
-    add("--global-batch", default="64", help="showers of all ranks in strong studies (default 64)")
-    add("--repeats", type=int, default=3, help="of each point (default 3)")
-    add("--warmup", type=int, default=5, help="steps before the clock starts (default 5)")
-    add("--steps", type=int, default=32, help="steps that are measured (default 32)")
+    add("--nodes", default="1", help="numbers of nodes, such as 1,2,4")
+    add("--ranks", default="1,2", help="ranks on each node")
+    add("--threads", default="1", help="compute threads of a rank")
+    add("--backends", default="torch", help="of torch,mpi,horovod")
+    add("--wires", default="fp32", help="of fp32,bf16,fp16")
+    add("--overlap", default="on", help="of on,off")
+    add("--batch", default="16", help="showers of a rank in weak studies")
+    add("--global-batch", default="64", help="showers of all ranks in strong studies")
+    add("--repeats", type=int, default=3, help="of each point")
+    add("--warmup", type=int, default=5, help="steps before the clock starts")
+    add("--steps", type=int, default=32, help="steps that are measured")
     add(
         "--no-end-to-end", action="store_true", help="do without a validation and a checkpoint in each repeat"
     )

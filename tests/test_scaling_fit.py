@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,17 +111,74 @@ def test_ranks_that_other_programs_kept_waiting_are_told(tmp_path):
     assert rows[0].core_share == pytest.approx(0.25)
 
 
-def test_where_efficiency_falls_below_ninety_per_cent():
+def test_the_verdict_gives_the_efficiency_and_where_it_falls_below_ninety_per_cent_with_their_bands():
     ranks = np.array([1, 2, 4, 8])
     falling, steady = np.array([1.0, 0.95, 0.85, 0.7]), np.full(4, 0.99)
-    parts = {"ranks": ranks, "algorithm": "ring", "measured_to": 4, "several_nodes": True}
+    parts = {"ranks": ranks, "algorithm": "ring", "measured_to": 4}
     found = Forecast(efficiency=falling, low=falling, high=steady, **parts)
     assert found.falls_below(falling) == pytest.approx(2 * 2**0.5)
     assert found.falls_below(steady) is None
-    assert found.verdict() == "falls below 90 % at 3 ranks (between 3 and beyond 8)"
-    assert Forecast(efficiency=steady, low=falling, high=steady, **parts).verdict() == (
-        "stays above 90 % to 8 ranks, though it may fall below at 3 already"
+    assert found.verdict() == (
+        "efficiency at 8 ranks: 70 % (70-99 %); falls below 90 % at about 3 ranks (3 to over 8)"
     )
+    assert Forecast(efficiency=steady, low=falling, high=steady, **parts).verdict() == (
+        "efficiency at 8 ranks: 99 % (70-99 %); stays above 90 %, or falls below from 3 ranks on"
+    )
+
+
+def verdict_of(folder, points, **experiment):
+    rows = series_of(summary_of(folder, points, **experiment))
+    return forecast(rows, [fit_model(rows, algorithm) for algorithm in ("ring", "tree")])
+
+
+@pytest.mark.parametrize(
+    ("points", "cores", "reason"),
+    [
+        (
+            [point(1), point(2)],
+            9,
+            "it takes 3 numbers of ranks that count as scaling, and these points have 2 (1, 2)",
+        ),
+        (GRID, 2, "it takes 3 numbers of ranks that count as scaling, and these points have 2 (1, 2)"),
+        (
+            [point(1, ranks) for ranks in (1, 2, 4)],
+            9,
+            "4,096 ranks are on several nodes, and no point of several nodes",
+        ),
+        (
+            [point(1, 1), point(1, 2), point(2, 2)],
+            9,
+            "latency and bandwidth between nodes cannot be told apart",
+        ),
+    ],
+)
+def test_there_is_no_prediction_from_points_that_do_not_allow_one(tmp_path, points, cores, reason):
+    found = verdict_of(tmp_path, points, cores=cores)
+    assert found.verdict().startswith(f"no prediction: {reason}")
+    assert found.ranks[-1] <= max(point.ranks for point in points)
+
+
+def test_points_that_other_programs_disturbed_do_not_count(tmp_path):
+    rows = summary_of(tmp_path, [point(nodes) for nodes in (1, 2, 4)]).rows
+    fits = [fit_model(rows, algorithm) for algorithm in ("ring", "tree")]
+    assert not forecast(rows, fits).obstacle
+    rows[1].values["cpu_s"] *= 0.36
+    assert "these points have 2 (1, 4)" in forecast(rows, fits).obstacle
+
+
+def test_a_report_of_too_few_points_predicts_nothing(tmp_path):
+    write_experiment(tmp_path, [point(1), point(2)], noise=0.2, cores=1)
+    *lines, page, _ = write_report(tmp_path, tmp_path / "out")
+    text = " ".join(lines)
+    assert "no prediction: it takes 3 numbers of ranks" in text
+    assert "90 %" not in text
+    assert lines[-1] == (
+        "mind: point 1 not counted (more threads than cores); cost model not checked on an unseen point"
+    )
+    written = Path(page).read_text()
+    assert "no prediction: it takes 3" in written
+    assert "Predicted efficiency" not in written
+    assert "goes through them" not in written
 
 
 def test_the_report_holds_everything_in_one_file(tmp_path):
@@ -129,6 +187,8 @@ def test_the_report_holds_everything_in_one_file(tmp_path):
     lines = write_report(tmp_path / "r", tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     assert any("fitted to 1, 2, 4 ranks it predicts" in line for line in lines)
+    assert any("efficiency at 4,096 ranks: " in line for line in lines)
+    assert any("% on the unseen 8 ranks" in line for line in lines)
     assert page.count("<img") == 6
     assert "http" not in page.replace("http://www.w3.org", "")
     for words in (

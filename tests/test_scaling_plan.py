@@ -125,6 +125,14 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys
     assert message in said
 
 
+def test_help_says_each_default_once(capsys):
+    with pytest.raises(SystemExit):
+        main(["scale", "plan", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "ranks on each node (default: 1,2)" in said
+    assert "(default 1" not in said
+
+
 def test_a_point_that_does_not_exist_is_refused(tmp_path, capsys):
     write_plan(tmp_path, plan_of(Axes(ranks_per_node=[1, 2], threads=[3])))
     assert main(["scale", "show", str(tmp_path), "--point=1"]) == 0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by all readers, and a marker each.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a7a00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-SPLIT = (("compute_s", "computing", "#0072b2"), ("wait_comm_s", "waiting for ranks", "#e69f00"))
+SPLIT = (("compute_s", "computing", "#0072b2"), ("wait_comm_s", "in collectives", "#e69f00"))
 SPLIT_DATA = ("wait_data_s", "waiting for data", "#999999")
 
 
@@ -45,7 +45,7 @@ def _ranks_axis(axis: "Axes", ranks: Sequence[int]) -> None:
 
 
 def efficiency_figure(series: Mapping[Series, list[Row]], study: str) -> "Figure":
-    """Speed-up and efficiency of one kind of study; hollow points are those of ranks that took turns on the cores."""
+    """Speed-up and efficiency of one kind of study; hollow points do not count."""
     figure, (left, right) = _new(2)
     chosen = {key: rows for key, rows in series.items() if key.study == study}
     ranks = sorted({row.point.ranks for rows in chosen.values() for row in rows})
@@ -62,7 +62,7 @@ def efficiency_figure(series: Mapping[Series, list[Row]], study: str) -> "Figure
                     marker=marker,
                     markersize=7,
                     capsize=3,
-                    markerfacecolor="white" if row.oversubscribed else colour,
+                    markerfacecolor=colour if row.counts else "white",
                 )
         for per_node in sorted({row.point.ranks_per_node for row in rows}):
             line = [row for row in rows if row.point.ranks_per_node == per_node or row is rows[0]]
@@ -123,7 +123,7 @@ def split_figure(rows: Sequence[Row]) -> "Figure":
 
 
 def _bar_label(row: Row) -> str:
-    mark = " (cores shared)" if row.oversubscribed else ""
+    mark = "" if row.counts else " (cores shared)"
     return f"{row.series.label}: {row.point.nodes} x {row.point.ranks_per_node}{mark}"
 
 
@@ -183,7 +183,7 @@ def forecast_figure(forecasts: Mapping[Series, tuple[Sequence[Row], Forecast]]) 
         axis.plot(forecast.ranks, 100 * forecast.efficiency, color=colour, linestyle="--")
         axis.plot(forecast.ranks[inside], 100 * forecast.efficiency[inside], color=colour, label=key.label)
         for row in rows:
-            face = "white" if row.oversubscribed else colour
+            face = colour if row.counts else "white"
             axis.plot(
                 row.point.ranks,
                 100 * row.efficiency,

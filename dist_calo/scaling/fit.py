@@ -22,7 +22,7 @@ from dist_calo.scaling.summary import Row
 SAMPLES = 400
 """Resampled fits."""
 UNKNOWN_MISFIT = 0.05
-"""Relative misfit assumed where there are no more points than parameters."""
+"""Least relative misfit assumed where there are no more points than parameters."""
 BAND = (16.0, 84.0)
 """Percentiles of the band that is shown: one standard deviation of a normal distribution."""
 PARAMETERS = (
@@ -125,7 +125,7 @@ def fit_model(rows: Sequence[Row], algorithm: str, seed: int = 0) -> Fit:
     misfits = matrix @ parameters / times - 1
     freedom = len(rows) - int(np.linalg.matrix_rank(matrix / times[:, None], tol=1e-9))
     misfit = float(np.sqrt(np.mean(misfits**2)))
-    spread = misfit * np.sqrt(len(rows) / freedom) if freedom > 0 else UNKNOWN_MISFIT
+    spread = misfit * np.sqrt(len(rows) / freedom) if freedom > 0 else max(misfit, UNKNOWN_MISFIT)
     samples = np.empty((SAMPLES, len(PARAMETERS)))
     for sample in samples:
         drawn = np.array([_resampled(row, generator) for row in rows]).T

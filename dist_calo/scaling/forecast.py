@@ -1,4 +1,8 @@
-"""Efficiency at ranks that were not measured, with its uncertainty, and where it falls below 90 %."""
+"""Efficiency at ranks that were not measured, with its uncertainty, and where it falls below 90 %.
+
+There is a prediction only where the points allow one: three numbers of ranks that count as scaling, several nodes where
+it goes beyond one, and parameters that those points determine.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dist_calo.scaling.fit import BAND, Case, Fit
+from dist_calo.scaling.fit import BAND, Case, Fit, design
 from dist_calo.scaling.summary import Row
 
 MOST_RANKS = 4096
 WORTHWHILE = 0.9
 """Efficiency below which more ranks are no longer worth it."""
+FEWEST = 3
+"""Numbers of ranks that a prediction takes."""
+_SAME = 1e-2
+"""Relative differences below which cases are the same: counts of bytes vary a little from point to point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +34,9 @@ class Forecast:
     """Band over both algorithms and all resampled fits."""
     algorithm: str
     measured_to: int
-    """Most ranks among the points."""
-    several_nodes: bool
-    """Whether the network between nodes was measured; otherwise that within a node stands for it."""
+    """Most ranks among the points that count as scaling."""
+    obstacle: str = ""
+    """Why there is no prediction; then the curves end where the points do."""
 
     def falls_below(self, efficiencies: np.ndarray) -> float | None:
         """Ranks at which a curve falls below WORTHWHILE, on a logarithmic axis; None if it does not."""
@@ -42,18 +50,30 @@ class Forecast:
         return float(2 ** np.interp(WORTHWHILE, values[::-1], places[::-1]))
 
     def verdict(self) -> str:
-        """Where efficiency falls below 90 %, in words."""
+        """Efficiency at the most ranks and where it falls below 90 %, in words, or why neither is known."""
+        if self.obstacle:
+            return f"no prediction: {self.obstacle}"
         middle, early, late = (self.falls_below(values) for values in (self.efficiency, self.low, self.high))
-        last = int(self.ranks[-1])
-        percent = f"{100 * WORTHWHILE:.0f} %"
-        ends = [
-            f"{math.ceil(early):,}" if early else None,
-            f"{math.ceil(late):,}" if late else f"beyond {last:,}",
-        ]
+        last, worthwhile = int(self.ranks[-1]), f"{100 * WORTHWHILE:.0f} %"
+        ends = f"{_percent(self.low[-1])}-{_percent(self.high[-1])} %"
+        text = f"efficiency at {last:,} ranks: {_percent(self.efficiency[-1])} % ({ends}); "
         if middle is None:
-            text = f"stays above {percent} to {last:,} ranks"
-            return text + (f", though it may fall below at {ends[0]} already" if ends[0] else "")
-        return f"falls below {percent} at {math.ceil(middle):,} ranks (between {ends[0]} and {ends[1]})"
+            stays = f"stays above {worthwhile}"
+            return text + (f"{stays}, or falls below from {_about(early)} ranks on" if early else stays)
+        first, end = _about(early or middle), _about(late) if late else ""
+        band = f"{first}-{end}" if end else f"{first} to over {last:,}"
+        text += f"falls below {worthwhile} at about {_about(middle)} ranks"
+        return text if first == end else f"{text} ({band})"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f}" if value >= 0.0995 else f"{100 * value:.1f}"
+
+
+def _about(ranks: float) -> str:
+    """A number of ranks to two digits."""
+    whole = math.ceil(ranks)
+    return f"{round(whole, min(0, 2 - len(str(whole)))):,}"
 
 
 def forecast(rows: Sequence[Row], fits: Sequence[Fit]) -> Forecast:
@@ -65,7 +85,11 @@ def forecast(rows: Sequence[Row], fits: Sequence[Fit]) -> Forecast:
     """
     base = rows[0].point
     most = min(MOST_RANKS, base.batch) if base.study == "strong" else MOST_RANKS
-    doublings = int(np.log2(most / base.ranks))
+    measured_to = max(row.point.ranks for row in [row for row in rows if row.counts] or rows)
+    obstacle = _obstacle(rows, max(most, base.ranks), [fit.algorithm for fit in fits])
+    if obstacle:
+        most = min(most, measured_to)
+    doublings = int(np.log2(max(most, base.ranks) / base.ranks))
     ranks = base.ranks * 2 ** np.arange(doublings + 1)
     between = any(fit.measured_between for fit in fits)
     per_node = max(row.point.ranks_per_node for row in rows)
@@ -82,9 +106,50 @@ def forecast(rows: Sequence[Row], fits: Sequence[Fit]) -> Forecast:
         low=np.minimum(low, middle),
         high=np.maximum(high, middle),
         algorithm=best.algorithm,
-        measured_to=max(row.point.ranks for row in rows),
-        several_nodes=between,
+        measured_to=measured_to,
+        obstacle=obstacle,
     )
+
+
+def _obstacle(rows: Sequence[Row], most: int, algorithms: Sequence[str]) -> str:
+    """Why the points do not allow a prediction at this many ranks; empty if they do."""
+    counted = [row for row in rows if row.counts]
+    numbers = sorted({row.point.ranks for row in counted})
+    if len(numbers) < FEWEST:
+        found = (
+            f"these points have {len(numbers)} ({', '.join(map(str, numbers))})"
+            if numbers
+            else "no point counts"
+        )
+        return f"it takes {FEWEST} numbers of ranks that count as scaling, and {found}"
+    several = most > max(row.point.ranks_per_node for row in counted)
+    if several and not any(row.point.nodes > 1 for row in counted):
+        return f"{most:,} ranks are on several nodes, and no point of several nodes counts as scaling"
+    case = _case(counted, most, several)
+    if not all(_determined(counted, case, algorithm) for algorithm in algorithms):
+        where = "between nodes" if several else "within a node"
+        return (
+            f"latency and bandwidth {where} cannot be told apart by these points; measure more numbers of "
+            f"{'nodes' if several else 'ranks'}"
+        )
+    return ""
+
+
+def _determined(rows: Sequence[Row], case: Case, algorithm: str) -> bool:
+    """Whether the points determine the time of a case: its factors are a linear combination of theirs.
+
+    Parameters that cannot be told apart do no harm where the case needs them in the same proportion as the points, as
+    latency and bandwidth along a tree.
+    """
+    steps = design([Case.of(row) for row in rows], algorithm)
+    computing = steps.copy()
+    computing[:, 2:] = 0.0
+    known, wanted = np.concatenate([steps, computing]), design([case], algorithm)[0]
+    largest = known.max(axis=0)
+    scale = np.where(largest > 0, largest, 1.0)
+    known, wanted = known / scale, wanted / scale
+    missed = wanted - wanted @ np.linalg.pinv(known, rcond=_SAME) @ known
+    return bool(np.linalg.norm(missed) < _SAME * np.linalg.norm(wanted))
 
 
 def _case(rows: Sequence[Row], ranks: int, several_nodes: bool) -> Case:

@@ -7,13 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dist_calo.scaling.caveats import NOT_CHECKED, notes
 from dist_calo.scaling.fit import Fit
+from dist_calo.scaling.forecast import Forecast
 from dist_calo.scaling.model import ModelPart, listed, percent, sentences
 from dist_calo.scaling.published import PUBLISHED
-from dist_calo.scaling.summary import BUSY, Summary
+from dist_calo.scaling.summary import Row, Series, Summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+THROUGH = 0.005
+"""Relative misfit below which a fit goes through its points."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +54,13 @@ def report_html(name: str, summary: Summary, parts: Sequence[ModelPart]) -> str:
         summary=summary,
         parts=parts,
         sentences=sentences(summary, parts),
-        notes=_notes(summary),
+        notes=notes(summary, parts),
         efficiency=_efficiency_pictures(summary),
         split=_split_picture(summary),
         models={part.title: _model_pictures(part) for part in parts},
         parameters={part.title: _parameters(part) for part in parts},
+        remarks={part.title: _remarks(part) for part in parts},
+        energy=any(not math.isnan(row.values["energy_j_per_shower"]) for row in summary.rows),
         published=PUBLISHED,
     )
 
@@ -68,7 +76,7 @@ def _efficiency_pictures(summary: Summary) -> list[tuple[str, Picture]]:
                 figures.efficiency_figure(summary.series, study),
                 f"Speed-up and parallel efficiency of {study} scaling against the number of ranks.",
                 f"Speed-up and parallel efficiency where {text}, relative to the smallest point of each series. "
-                "Hollow: ranks take turns on the cores, which is no measure of scaling.",
+                "Hollow: ranks shared their cores with each other or with other programs: no measure of scaling.",
             ),
         )
         for study, text in held.items()
@@ -81,9 +89,10 @@ def _split_picture(summary: Summary) -> Picture:
 
     return _picture(
         figures.split_figure([row for rows in summary.series.values() for row in rows]),
-        "Time of a step in computing, waiting for ranks and waiting for data, a bar for each point.",
-        "Means over all ranks, medians over repeats; the mark is the step of the slowest rank with its error. Waiting "
-        "for ranks holds the part of communication that computing does not hide, and waiting for slower ranks.",
+        "Time of a step in computing, in collectives and waiting for data, a bar for each point.",
+        "Means over all ranks, medians over repeats; the mark is the step of the slowest rank with its error. In "
+        "collectives: the part of communication that computing does not hide, and waiting for slower ranks; of one "
+        "rank, the calls alone.",
     )
 
 
@@ -100,7 +109,7 @@ def _model_pictures(part: ModelPart) -> list[Picture]:
         )
     ]
     for study in ("weak", "strong"):
-        chosen = {key: found for key, found in part.forecasts.items() if key.study == study}
+        chosen = {key: found for key, found in _predicted(part).items() if key.study == study}
         if chosen:
             pictures.append(
                 _picture(
@@ -113,6 +122,29 @@ def _model_pictures(part: ModelPart) -> list[Picture]:
                 )
             )
     return pictures
+
+
+def _predicted(part: ModelPart) -> dict[Series, tuple[list[Row], Forecast]]:
+    return {key: found for key, found in part.forecasts.items() if not found[1].obstacle}
+
+
+def _remarks(part: ModelPart) -> list[str]:
+    """What is to be said under the fitted parameters."""
+    remarks, least = [], min(fit.misfit for fit in part.fits)
+    if part.fits[0].freedom <= 0:
+        remarks.append(
+            "There are no more points than parameters: the fit goes through them and proves nothing."
+            if least < THROUGH
+            else f"There are no more points than parameters, and still the model misses them by {percent(least)} (root "
+            "mean square)."
+        )
+    if not part.checks:
+        remarks.append(NOT_CHECKED)
+    return remarks + [
+        f"{key.study.capitalize()} scaling, {key.label}: {found.verdict()}."
+        for key, (_, found) in part.forecasts.items()
+        if found.obstacle
+    ]
 
 
 def _picture(figure: "Figure", alt: str, caption: str) -> Picture:
@@ -154,40 +186,6 @@ def _parameter(fit: Fit, index: int, factor: float | None) -> str:
 def _digits(number: float) -> str:
     """Three digits, without a power of ten where there are more before the point."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def _notes(summary: Summary) -> list[str]:
-    """What to know before trusting the numbers."""
-    rows, notes = summary.rows, []
-    shared = [row.number for row in rows if row.oversubscribed]
-    if shared:
-        notes.append(
-            f"Points {listed(shared)}: more threads than cores, so that ranks take turns. They do not count as "
-            "scaling; the cost model multiplies their computing by the turns."
-        )
-    busy = [row.number for row in rows if row.core_share < BUSY]
-    if busy:
-        least = min(row.core_share for row in rows)
-        notes.append(
-            f"Points {listed(busy)}: other programs took part of the cores' time while they were measured; at worst "
-            f"the ranks got {100 * least:.0f} % of it. Their times are no property of this program."
-        )
-    fewer = [row.number for row in rows if row.values["threads"] < row.point.threads]
-    if fewer:
-        notes.append(f"Points {listed(fewer)}: a rank had fewer cores than the threads that were asked for.")
-    single = [row.number for row in rows if row.repeats == 1]
-    if single:
-        notes.append(f"Points {listed(single)}: a single repeat, so no error is known.")
-    if summary.missing:
-        notes.append(f"Points {listed(summary.missing)} are not measured yet.")
-    if all(row.point.nodes == 1 for row in rows):
-        notes.append(
-            "No point of several nodes was measured: in the predictions the network within a node stands for that "
-            "between nodes, which is slower."
-        )
-    if all(math.isnan(row.values["energy_j"]) for row in rows):
-        notes.append("No node reports energy (RAPL or Cray's counters, readable by this user).")
-    return notes + [f"Left out of the plan: {line}." for line in summary.plan.left_out]
 
 
 def milliseconds(seconds: float, error: float = math.nan) -> str:

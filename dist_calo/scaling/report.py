@@ -10,6 +10,7 @@ from typing import Any
 
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.files import write_whole
+from dist_calo.scaling.caveats import caveat
 from dist_calo.scaling.model import ModelPart, model_parts, sentences
 from dist_calo.scaling.page import report_html
 from dist_calo.scaling.plan import read_plan
@@ -38,7 +39,7 @@ def write_report(results: Path, out: Path) -> list[str]:
             temporary.write_text(points_csv(summary.rows))
     except OSError as error:
         raise ConfigError(f"--out {out}: {error.strerror}; name a folder that can be written") from error
-    lines = sentences(summary, parts)
+    lines = [*sentences(summary, parts), caveat(summary, parts)]
     add_report(plan, results, [page, table], _headlines(summary, parts))
     return [*lines, str(page), str(table)]
 
@@ -56,7 +57,7 @@ def points_csv(rows: Sequence[Row]) -> str:
             | measured
             | {"step_error_s": row.step_error_s, "step_spread_s": row.step_spread_s, "base": row.base}
             | {name: getattr(row, name) for name in columns}
-            | {"oversubscribed": row.oversubscribed}
+            | {"oversubscribed": row.oversubscribed, "core_share": row.core_share, "counts": row.counts}
         )
     written = io.StringIO()
     writer = csv.DictWriter(written, list(dict.fromkeys(name for line in lines for name in line)), restval="")

@@ -91,6 +91,11 @@ class Row:
         return min(1.0, turns * self.values["cpu_s"] / self.values["compute_s"])
 
     @property
+    def counts(self) -> bool:
+        """Whether its time says how training scales: every rank had the cores that it asked for, to itself."""
+        return not self.oversubscribed and self.core_share >= BUSY
+
+    @property
     def relative_error(self) -> float:
         """Of the step time."""
         return self.step_error_s / self.values["step_s"]

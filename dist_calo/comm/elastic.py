@@ -113,8 +113,9 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
     # Each start has a store of its own, in which nothing is left of ranks that are gone.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ["DIST_CALO_LAUNCHER"] = "elastic"
-    # Lost nodes are no reason to start the job again.
-    os.environ.pop("DIST_CALO_LOST", None)
+    # Lost nodes are no reason to start the job again, and the first failure is not what ends the run.
+    for name in ("DIST_CALO_LOST", "DIST_CALO_FAILURE"):
+        os.environ.pop(name, None)
     if "SLURM_JOB_ID" in os.environ:
         # A node that joins belongs to another job.
         os.environ["DIST_CALO_JOB"] = plan.job

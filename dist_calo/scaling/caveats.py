@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dist_calo.scaling.model import ModelPart, listed
 from dist_calo.scaling.summary import BUSY, Row, Summary
 
-NOT_CHECKED = "The model is not checked: that takes points of three numbers of ranks, the largest at least twice the second."
+NOT_CHECKED = (
+    "The model is unchecked: it takes points of three numbers of ranks, the last at least twice the second."
+)
 
 
 def notes(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:

@@ -73,6 +73,7 @@ def efficiency_figure(series: Mapping[Series, list[Row]], study: str) -> "Figure
     left.plot(ranks, ranks, color="#666666", linestyle=":", label="ideal")
     if study == "weak":
         _published(right)
+        right.legend(fontsize=8, frameon=False, loc="lower left")
     right.axhline(100 * WORTHWHILE, color="#666666", linewidth=0.8, linestyle="--")
     for axis in (left, right):
         _ranks_axis(axis, ranks)
@@ -85,7 +86,7 @@ def efficiency_figure(series: Mapping[Series, list[Row]], study: str) -> "Figure
     return figure
 
 
-def _published(axis: "Axes", beyond: bool = False) -> None:
+def _published(axis: "Axes") -> None:
     """Published curves, as far as the axis reaches."""
     for published, style in zip(PUBLISHED, ("--", "-."), strict=True):
         ranks, values = zip(*published.points, strict=True)
@@ -98,7 +99,6 @@ def _published(axis: "Axes", beyond: bool = False) -> None:
             linewidth=1.2,
             label=published.label,
         )
-    axis.legend(fontsize=8, frameon=False, loc="lower left")
 
 
 def split_figure(rows: Sequence[Row]) -> "Figure":
@@ -172,7 +172,7 @@ def fit_figure(rows: Sequence[Row], fits: Sequence[Fit], checks: Sequence[Check]
 
 
 def forecast_figure(forecasts: Mapping[Series, tuple[Sequence[Row], Forecast]]) -> "Figure":
-    """Efficiency to 4,096 ranks with its band, the points, and the published curves."""
+    """Efficiency to 4,096 ranks with its band, the points, and for weak studies the published curves."""
     figure, (axis,) = _new(1, height=5.2)
     for number, (key, (rows, forecast)) in enumerate(forecasts.items()):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
@@ -193,7 +193,9 @@ def forecast_figure(forecasts: Mapping[Series, tuple[Sequence[Row], Forecast]]) 
                 markersize=6,
             )
     axis.axhline(100 * WORTHWHILE, color="#666666", linewidth=0.8, linestyle="--")
-    _published(axis)
+    if any(key.study == "weak" for key in forecasts):
+        _published(axis)
+    axis.legend(fontsize=8, frameon=False, loc="lower left")
     _ranks_axis(axis, [int(forecast.ranks[end]) for _, forecast in forecasts.values() for end in (0, -1)])
     axis.set_ylim(0, 110)
     axis.set_ylabel("parallel efficiency / %")

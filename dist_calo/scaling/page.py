@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dist_calo.scaling.caveats import NOT_CHECKED, notes
 from dist_calo.scaling.fit import Fit
 from dist_calo.scaling.forecast import Forecast
@@ -166,6 +168,13 @@ def _parameters(part: ModelPart) -> list[tuple[str, list[str]]]:
         ("bandwidth between nodes / MB/s", 5, None),
     )
     lines = [(title, [_parameter(fit, index, factor) for fit in part.fits]) for title, index, factor in names]
+    shares = {row.point.global_batch / row.point.ranks for row in part.rows}
+    if len(shares) == 1:
+        # With the same share everywhere nothing tells computing from the base: their sum alone is known.
+        factors = np.array([1e3, 1e3 * shares.pop()])
+        sums = [(fit.parameters[:2] @ factors, (fit.samples[:, :2] @ factors).std()) for fit in part.fits]
+        both = [f"{_digits(value)} ± {_digits(error)}" for value, error in sums]
+        lines[:2] = [("base and computing of a step / ms", both)]
     lines.append(("root mean square of model − measured", [f"{100 * fit.misfit:.1f} %" for fit in part.fits]))
     return lines
 

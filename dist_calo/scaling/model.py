@@ -56,13 +56,13 @@ def sentences(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
     """What was found, a line each: the largest point of each series, the model's check, where 90 % ends."""
     lines = []
     for key, rows in summary.series.items():
-        counted = [row for row in rows if not row.oversubscribed]
+        counted = [row for row in rows if row.counts]
         last = counted[-1] if counted else rows[-1]
         if last.point.ranks > rows[0].point.ranks:
             lines.append(
                 f"{key.study} scaling, {key.label}: efficiency {percent(last.efficiency, last.efficiency_error)} at "
                 f"{last.point.ranks} ranks, relative to {rows[0].point.ranks}"
-                + (" (its ranks share cores: not a measure of scaling)" if last.oversubscribed else "")
+                + ("" if last.counts else " (its ranks share cores: not a measure of scaling)")
             )
     for part in parts:
         if part.checks:
@@ -74,7 +74,7 @@ def sentences(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
                 f"{1e3 * worst.row.values['step_s']:.4g} ms: {100 * worst.error:+.1f} %"
             )
         lines += [
-            f"prediction, {key.study} scaling, {key.label}: {found.verdict()}"
+            f"{'' if found.obstacle else 'prediction, '}{key.study} scaling, {key.label}: {found.verdict()}"
             for key, (_, found) in part.forecasts.items()
         ]
     return lines

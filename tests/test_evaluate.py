@@ -164,7 +164,7 @@ def test_an_old_report_does_not_stand_beside_new_numbers(files, tmp_path, monkey
 def test_sums_are_exchanged_on_the_processor_whatever_generates(files, tmp_path, monkeypatch):
     devices = []
 
-    def connect(backend, world, *, timeout_s, device):
+    def connect(backend, world, *, device, **limits):
         devices.append(device)
         raise ConfigError("far enough")
 

@@ -84,7 +84,7 @@ COMPONENTS: dict[str, Component] = {
         found=lambda: (
             os.geteuid() == 0
             and on_path("sbatch", "srun", "slurmctld", "slurmd", "munged", "ip", "nsenter")
-            and Path("/usr/lib/x86_64-linux-gnu/pmix2/lib/libpmix.so").exists()
+            and any(Path("/usr/lib").glob("*/pmix2/lib/libpmix.so"))
         ),
         install="run as root, with Debian's slurm-wlm, munge, iproute2 and libpmix-dev: a virtual cluster is started",
     ),

@@ -183,12 +183,13 @@ def test_the_lowest_node_that_is_left_acts_for_all(
 
 
 def test_ranks_know_how_often_the_run_has_started(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elastic.os, "environ", {})
+    environ: dict[str, str] = {}
+    monkeypatch.setattr("dist_calo.comm.elastic.os.environ", environ)
     monkeypatch.setattr(LocalElasticAgent, "_rendezvous", lambda self, group: None)
     agent.state.round = 3
     agent._worker_group.group_rank = 1
     agent._rendezvous(agent._worker_group)
-    assert elastic.os.environ["DIST_CALO_RESTART_COUNT"] == "3"
+    assert environ["DIST_CALO_RESTART_COUNT"] == "3"
     assert agent.nodes() == ["node1", "node2", "node3"]
 
 

@@ -173,6 +173,7 @@ def _history(axes: Any, study: Study, trials: "list[FrozenTrial]") -> None:
     if _spans_decades(np.array([trial.value for trial in trials], dtype=float)):
         axes.set_yscale("log")
     axes.set_xlabel("trial")
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylabel(study.sweep.objective)
     axes.legend(fontsize=8)
 
@@ -181,7 +182,14 @@ def _importances(axes: Any, study: Study) -> None:
     """What share of the values' variance each setting explains alone (Hutter et al., ICML 2014)."""
     found = _found_importances(study)
     if not found:
-        axes.text(0.5, 0.5, "too few complete trials for importances", ha="center", va="center", color="0.35")
+        axes.text(
+            0.5,
+            0.5,
+            f"importances from {LEAST_TRIALS} complete trials on",
+            ha="center",
+            va="center",
+            color="0.35",
+        )
         axes.set_axis_off()
         return
     names = list(found)[::-1]

@@ -91,7 +91,7 @@ def test_every_launcher_trains_on_two_nodes(
     log = job.finish(seconds=200)
     assert f"4 rank(s), launcher {launcher}" in log
     assert "4 rank(s), 2 a node, 1 core(s) each" in log
-    assert f"{STEPS} of {STEPS}, epoch" in log
+    assert f"{STEPS} of {STEPS} at the last checkpoint" in log
     assert f"showers in 2 file(s), {cluster.disk}/dist_calo-{job.number}/" in log
     assert "dist_calo" not in cluster.node("exec", 1, "ls", str(cluster.disk)).stdout
     logged_metrics(tmp_path)
@@ -111,7 +111,7 @@ def test_a_run_survives_signal_and_requeue(
     log = job.finish(seconds=240)
     assert int(job.facts()["Restarts"]) == 2
     assert "SIGUSR1: stopped after step" in log
-    assert f"{LONG} of {LONG}, epoch" in log
+    assert f"{LONG} of {LONG} at the last checkpoint" in log
     require_the_same_run(tmp_path, undisturbed)
 
 

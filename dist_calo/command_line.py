@@ -88,9 +88,9 @@ def build_config(parser: "ArgumentParser", values: Any) -> RunConfig:
         ConfigError: if a value breaks a rule.
     """
     sections: dict[str, Any] = {section.name: section.default_factory for section in fields(RunConfig)}
-    return RunConfig(
-        **{
-            name: section(**{setting.name: values[name][setting.name] for setting in fields(section)})
+    return RunConfig.from_dict(
+        {
+            name: {setting.name: values[name][setting.name] for setting in fields(section)}
             for name, section in sections.items()
         }
     )

@@ -4,8 +4,8 @@ A configuration is read by `dist_calo.command_line` from a YAML file and dotted 
 and stored in every checkpoint.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from dist_calo.errors import ConfigError
@@ -328,6 +328,17 @@ class RunConfig:
     comm: CommConfig = field(default_factory=CommConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> "RunConfig":
+        """The checked configuration of nested plain values; what is left out has its default.
+
+        Raises:
+            ConfigError: if a value breaks a rule.
+            TypeError: if there is no such setting.
+        """
+        sections: dict[str, Any] = {section.name: section.default_factory for section in fields(cls)}
+        return cls(**{name: build(**values.get(name, {})) for name, build in sections.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as printed, logged and stored in checkpoints."""

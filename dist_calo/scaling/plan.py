@@ -6,8 +6,8 @@ spool/                           what MLflow has not taken yet
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -243,7 +243,7 @@ def read_plan(folder: Path) -> Plan:
         points = [{k: v for k, v in point.items() if k != "point"} for point in values["points"]]
         return Plan(
             points=tuple(Point(**point) for point in points),
-            config=_config(values["settings"]),
+            config=RunConfig.from_dict(values["settings"]),
             measurement=Measurement(**values["measurement"]),
             left_out=tuple(values["left_out"]),
             parent_run=values["parent_run"],
@@ -260,8 +260,3 @@ def _changed(config: RunConfig) -> dict[str, Any]:
         for section, values in now.items()
     }
     return {section: values for section, values in changed.items() if values}
-
-
-def _config(settings: Mapping[str, Mapping[str, Any]]) -> RunConfig:
-    sections: dict[str, Any] = {section.name: section.default_factory for section in fields(RunConfig)}
-    return RunConfig(**{name: build(**settings.get(name, {})) for name, build in sections.items()})

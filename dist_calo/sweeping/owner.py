@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from dist_calo.files import write_whole
 from dist_calo.training.run_lock import flock
 
 BEATS = 12
@@ -75,9 +76,8 @@ class Owner:
     def write(self, folder: Path) -> None:
         """Make this the owner of the trial in this folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".owner.{self.host}.{self.pid}.tmp"
-        temporary.write_text(json.dumps(asdict(self)))
-        os.replace(temporary, folder / "owner.json")
+        with write_whole(folder / "owner.json") as temporary:
+            temporary.write_text(json.dumps(asdict(self)))
 
     def is_same(self, other: "Owner | None") -> bool:
         """Whether this is the same process."""

@@ -1,12 +1,12 @@
 """A study in one picture: parallel coordinates, the history, and how much each setting matters."""
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dist_calo.files import write_whole
 from dist_calo.sweeping.space import Parameter
 from dist_calo.sweeping.study import Study
 from dist_calo.sweeping.table import short_names
@@ -36,9 +36,8 @@ def draw(study: Study, path: Path) -> bool:
     _importances(figure.add_subplot(grid[1, 1]), study)
     complete = sum(trial.state.name == "COMPLETE" for trial in trials)
     figure.suptitle(f"{study.folder.name}: {complete} complete of {len(study.finished)} trials", fontsize=11)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    figure.savefig(temporary, dpi=110)
-    os.replace(temporary, path)
+    with write_whole(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=110)
     return True
 
 

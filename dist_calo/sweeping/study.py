@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from dist_calo.config import TrainConfig
 from dist_calo.errors import ConfigError
+from dist_calo.files import write_whole
 from dist_calo.sweeping.definition import Sweep, read_definition
 from dist_calo.sweeping.journal import load_optuna, locked, open_journal
 from dist_calo.sweeping.owner import Owner, is_held, last_beat
@@ -364,9 +365,8 @@ def _definition(folder: Path) -> tuple[Sweep, str]:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, path)
+    with write_whole(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _newest_step(folder: Path) -> int:

@@ -1,14 +1,12 @@
 """The page of a scaling report: figures, tables and what to know before trusting them."""
 
-import base64
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dist_calo.pages import render
+from dist_calo.pages.pictures import Picture, picture
 from dist_calo.scaling.caveats import NOT_CHECKED, notes
 from dist_calo.scaling.fit import Fit
 from dist_calo.scaling.forecast import Forecast
@@ -16,21 +14,8 @@ from dist_calo.scaling.model import ModelPart, listed, percent, sentences
 from dist_calo.scaling.published import PUBLISHED
 from dist_calo.scaling.summary import Row, Series, Summary
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
 THROUGH = 0.005
 """Relative misfit below which a fit goes through its points."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A figure inside the page."""
-
-    source: str
-    alt: str
-    caption: str
 
 
 def report_html(name: str, summary: Summary, parts: Sequence[ModelPart]) -> str:
@@ -41,17 +26,9 @@ def report_html(name: str, summary: Summary, parts: Sequence[ModelPart]) -> str:
         summary: what was measured.
         parts: what the model says.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("dist_calo.scaling", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"ms": milliseconds, "percent": percent, "known": known}
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "dist_calo.scaling",
+        {"ms": milliseconds, "percent": percent, "known": known},
         name=name,
         summary=summary,
         parts=parts,
@@ -74,11 +51,12 @@ def _efficiency_pictures(summary: Summary) -> list[tuple[str, Picture]]:
     return [
         (
             f"{study.capitalize()} scaling",
-            _picture(
+            picture(
                 figures.efficiency_figure(summary.series, study),
                 f"Speed-up and parallel efficiency of {study} scaling against the number of ranks.",
                 f"Speed-up and parallel efficiency where {text}, relative to the smallest point of each series. "
                 "Hollow: ranks shared their cores with each other or with other programs: no measure of scaling.",
+                vector=True,
             ),
         )
         for study, text in held.items()
@@ -89,12 +67,13 @@ def _efficiency_pictures(summary: Summary) -> list[tuple[str, Picture]]:
 def _split_picture(summary: Summary) -> Picture:
     from dist_calo.scaling import figures
 
-    return _picture(
+    return picture(
         figures.split_figure([row for rows in summary.series.values() for row in rows]),
         "Time of a step in computing, in collectives and waiting for data, a bar for each point.",
         "Means over all ranks, medians over repeats; the mark is the step of the slowest rank with its error. In "
         "collectives: the part of communication that computing does not hide, and waiting for slower ranks; of one "
         "rank, the calls alone.",
+        vector=True,
     )
 
 
@@ -104,23 +83,25 @@ def _model_pictures(part: ModelPart) -> list[Picture]:
     seen = listed(part.fitted_ranks)
     unseen = f" Diamonds: predicted from {seen} ranks alone." if part.checks else ""
     pictures = [
-        _picture(
+        picture(
             figures.fit_figure(part.rows, part.fits, part.checks),
             "Measured and modelled time of a step for each point, and their relative difference.",
             f"The model fitted to all points, by ring and by tree.{unseen}",
+            vector=True,
         )
     ]
     for study in ("weak", "strong"):
         chosen = {key: found for key, found in _predicted(part).items() if key.study == study}
         if chosen:
             pictures.append(
-                _picture(
+                picture(
                     figures.forecast_figure(chosen),
                     f"Predicted efficiency of {study} scaling to 4,096 ranks with its uncertainty.",
                     f"Predicted efficiency of {study} scaling, each rank with cores of its own; the line by the "
                     "algorithm that fits best (dashed beyond the measured ranks), the band over both and all resampled "
                     "fits (one standard deviation). Not in it: slower nodes, contention of a larger network, "
                     "shared files.",
+                    vector=True,
                 )
             )
     return pictures
@@ -147,14 +128,6 @@ def _remarks(part: ModelPart) -> list[str]:
         for key, (_, found) in part.forecasts.items()
         if found.obstacle
     ]
-
-
-def _picture(figure: "Figure", alt: str, caption: str) -> Picture:
-    written = io.BytesIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(written, format="svg", metadata=nothing)
-    source = f"data:image/svg+xml;base64,{base64.b64encode(written.getvalue()).decode()}"
-    return Picture(source=source, alt=alt, caption=caption)
 
 
 def _parameters(part: ModelPart) -> list[tuple[str, list[str]]]:

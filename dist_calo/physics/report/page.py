@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from dist_calo.files import write_whole
+from dist_calo.pages import render
+from dist_calo.pages.pictures import Picture, picture
 from dist_calo.physics.evaluation import Evaluation
 from dist_calo.physics.report import (
     figures,
@@ -18,7 +18,6 @@ from dist_calo.physics.report import (
     figures_showers,
     tables,
 )
-from dist_calo.physics.report.pictures import Picture, picture
 from dist_calo.physics.report.rounding import LEVELS
 
 if TYPE_CHECKING:
@@ -77,19 +76,13 @@ def report_html(evaluation: Evaluation, drawings: Drawings | None = None) -> str
         drawings: where they have been made already.
     """
     drawings = drawings or Drawings(chapters=draw_chapters(evaluation), bins=draw_bins(evaluation))
-    environment = Environment(
-        loader=PackageLoader("dist_calo.physics.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     labels, numbers = evaluation.observer.labels, evaluation.numbers
     summary = evaluation.observer.summary_groups
     others = [group for group in labels if group not in summary]
     whole = tables.list_table("Numbers of all showers", numbers, (*tables.ADVICE, *tables.RESPONSE), labels)
     curves = figures_history.history_figure(evaluation.history)
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "dist_calo.physics.report",
         names=evaluation.names,
         described=evaluation.geometry.described,
         counts=figures.counts_in_words(evaluation, -1),

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the SLURM scripts share (source launch/job.sh): the site's settings, the launcher, staging, signals, the requeue
-# and the summary at the end of the log. A job script calls `run_job MODULE ARGUMENTS...` last.
+# and the summary at the end of the log. A job script calls `run_job MODULE ARGUMENTS...` or `run_training` last.
 # Reads slurm/site.env where it exists (slurm/site.env.example explains it): LAUNCHER MPI VENV TRACKING_URI STAGE ...
 # Modules and activation scripts use variables that are not set.
 set +u
@@ -152,6 +152,16 @@ run_job() {
     if compgen -G "$folder/step-*.json" >/dev/null; then python -m dist_calo status "$folder" || true; fi
     if [[ $code -gt 2 && $code != 75 ]]; then lost_nodes; fi
     exit "$code"
+}
+
+# Train in a folder named after the job's own number, so that it goes on there after a requeue; settings given to the
+# script come last and override these.   run_training SETTINGS...
+run_training() {
+    local settings=(--checkpoint.dir="runs/$SLURM_JOB_ID" --checkpoint.resume=auto)
+    settings+=(--tracking.run_name="$SLURM_JOB_NAME-$SLURM_JOB_ID")
+    if [[ -n ${TRACKING_URI:-} ]]; then settings+=(--tracking.uri="$TRACKING_URI"); fi
+    if [[ -n ${DATA:-} ]]; then settings+=(--data.path="$DATA"); fi
+    run_job dist_calo.train "${settings[@]}" "$@"
 }
 
 # Once the ranks have named a lost node and left, srun and others wait for it for as long as SLURM does, often minutes.

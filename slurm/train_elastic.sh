@@ -31,8 +31,4 @@ if [[ ${1:-} == --join=* ]]; then
     export JOIN=${1#--join=}
     run_job dist_calo.train
 fi
-settings=(--checkpoint.dir="runs/$SLURM_JOB_ID" --checkpoint.resume=auto)
-settings+=(--tracking.run_name="$SLURM_JOB_NAME-$SLURM_JOB_ID")
-if [[ -n ${TRACKING_URI:-} ]]; then settings+=(--tracking.uri="$TRACKING_URI"); fi
-if [[ -n ${DATA:-} ]]; then settings+=(--data.path="$DATA"); fi
-run_job dist_calo.train "${settings[@]}" "$@"
+run_training "$@"

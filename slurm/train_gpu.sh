@@ -24,10 +24,6 @@ fi
 source launch/job.sh
 MPI=none
 
-# The job's own number names its folder, so that it goes on there after a requeue. To continue a job that has ended:
+# Checkpoints lie in runs/NUMBER, named after the job. To continue a job that has ended:
 #   sbatch slurm/train_gpu.sh --config ... --checkpoint.dir=runs/NUMBER
-settings=(--comm.backend=torch --checkpoint.dir="runs/$SLURM_JOB_ID" --checkpoint.resume=auto)
-settings+=(--tracking.run_name="$SLURM_JOB_NAME-$SLURM_JOB_ID")
-if [[ -n ${TRACKING_URI:-} ]]; then settings+=(--tracking.uri="$TRACKING_URI"); fi
-if [[ -n ${DATA:-} ]]; then settings+=(--data.path="$DATA"); fi
-run_job dist_calo.train "${settings[@]}" "$@"
+run_training --comm.backend=torch "$@"

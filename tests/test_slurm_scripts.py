@@ -40,4 +40,4 @@ def test_a_job_script_asks_for_a_signal_and_a_requeue(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.name)
 def test_arguments_reach_the_trainer_last(path: Path) -> None:
-    assert re.search(r'run_job dist_calo\.train "\$\{settings\[@\]\}" "\$@"\n$', path.read_text())
+    assert re.search(r'^run_training (--\S+ )?"\$@"\n\Z', path.read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""One virtual cluster for all tests of this folder, and a checkout as a user has it."""
+"""A virtual cluster for each test of this folder, and a checkout as a user has it."""
 
 import os
 import shutil
@@ -24,8 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.requires("slurm"))
 
 
-@pytest.fixture(scope="session")
-def _cluster() -> Iterator[Cluster]:
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A cluster of four free nodes that nothing has happened to.
+
+    Starting one takes a second. One for all tests would hand on what a test did to it: a job that is cancelled at the
+    moment of its restart leaves SLURM 22.05 with processors that are never free again, on nodes that it calls idle.
+    """
     # Two test runs on one machine, or two workers of one, have clusters of their own.
     own = os.getpid() % 160
     cluster = Cluster(prefix=f"v{own}n", subnet=90 + own)
@@ -35,22 +40,9 @@ def _cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def cluster(_cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster with all four nodes free; whatever a test leaves in its queue is ended."""
-    _cluster.idle()
-    yield _cluster
-    _cluster.end_all_jobs()
-    down = [
-        number for number in range(1, _cluster.nodes + 1) if _cluster.node("exec", number, "true").returncode
-    ]
-    for number in down:
-        _cluster.node("up", number)
-
-
-@pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what users get, with the settings of this site."""
-    folder = tmp_path_factory.mktemp("site") / "dist_calo"
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what users get, with the settings of this site; job numbers, and so logs, repeat in every cluster."""
+    folder = tmp_path / "site" / "dist_calo"
     for name in ("dist_calo", "configs", "launch", "slurm", "data/sample"):
         leave_out = shutil.ignore_patterns("__pycache__", "site.env")
         shutil.copytree(ROOT / name, folder / name, ignore=leave_out)

@@ -138,14 +138,8 @@ class Cluster:
         number = shown.strip().split(";")[0]
         return Job(self, number, folder / name.replace("%A", number).replace("%j", number))
 
-    def end_all_jobs(self) -> None:
-        """Kill what is in the queue; a step that is just ending makes scancel fail, and ends all the same."""
-        for job in self.run("squeue", "-h", "-o", "%A").split():
-            for options in (["--signal=KILL", "--full"], []):
-                subprocess.run(["scancel", *options, job], env=self._environment(), timeout=60)
-
     def idle(self, seconds: float = 60) -> None:
-        """Wait until all nodes are free, so that one test does not disturb the next."""
+        """Wait until all nodes are free, and so the scripts of all jobs have ended."""
         deadline = time.monotonic() + seconds
         while self.run("sinfo", "-h", "-N", "-o", "%t").split() != ["idle"] * self.nodes:
             assert time.monotonic() < deadline, self.run("sinfo", "-N", "-l") + self.run("squeue")

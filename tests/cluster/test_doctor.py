@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,7 @@ def on_all_nodes(cluster: Cluster, folder: Path, script: str) -> subprocess.Comp
     file.chmod(0o755)
     command = ["srun", f"--nodes={cluster.nodes}", "--ntasks-per-node=2", str(file)]
     environ = {**os.environ, "SLURM_CONF": str(cluster.base / "slurm.conf"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environ, cwd=folder)
-    # SLURM goes on completing the step for a moment.
-    cluster.idle()
-    return done
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=environ, cwd=folder)
 
 
 def doctor(*settings: str) -> str:
@@ -33,12 +29,11 @@ def doctor(*settings: str) -> str:
 
 
 @pytest.fixture
-def slow_node(cluster: Cluster) -> Iterator[str]:
+def slow_node(cluster: Cluster) -> str:
     """A node that sends 20 Mb/s."""
     shape = "tc qdisc add dev eth0 root tbf rate 20mbit burst 32kb latency 50ms"
     assert cluster.node("exec", SLOW, *shape.split()).returncode == 0
-    yield f"{cluster.prefix}{SLOW}"
-    cluster.node("exec", SLOW, *["tc", "qdisc", "del", "dev", "eth0", "root"])
+    return f"{cluster.prefix}{SLOW}"
 
 
 def test_a_node_that_is_slow_and_one_of_another_version_are_named(

@@ -7,7 +7,6 @@ import sys
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ STEPS = 60
 
 @pytest.mark.timeout(600)  # a minute and a half on two idle cores
 def test_training_follows_a_server_that_moves_and_does_without_one_out_of_reach(
-    cluster: Cluster, checkout: Path, tmp_path: Path, cut: "Cut", monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "mlflow"
     server = cluster.submit(
@@ -30,7 +29,7 @@ def test_training_follows_a_server_that_moves_and_does_without_one_out_of_reach(
     server.wait_for("MLflow serves", seconds=200)
     assert_closed_to_strangers(server, home)
 
-    cut(server=1, client=4)
+    cut(cluster, server=1, client=4)
     data = write_showers(tmp_path / "data")
     connected = train(cluster, checkout, tmp_path / "connected", data, on(cluster, 2, 3), "--nodes=2")
     alone = train(cluster, checkout, tmp_path / "alone", data, on(cluster, 4), "--nodes=1")
@@ -114,29 +113,8 @@ def answer(found: dict[str, str], password: str | None) -> int:
             return error.code
 
 
-class Cut:
-    """Drops what one node sends to another, whose connections then neither come about nor fail."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._done: list[tuple[int, str]] = []
-
-    def __call__(self, server: int, client: int) -> None:
-        route = f"10.77.{self._cluster.subnet}.{10 + client}/32"
-        self._done.append((server, route))
-        self._change("add", server, route)
-
-    def heal(self) -> None:
-        for server, route in self._done:
-            self._change("del", server, route)
-
-    def _change(self, action: str, server: int, route: str) -> None:
-        name = f"{self._cluster.prefix}{server}"
-        subprocess.run(["ip", "-n", name, "route", action, "blackhole", route], check=True)
-
-
-@pytest.fixture
-def cut(cluster: Cluster) -> Iterator[Cut]:
-    cut = Cut(cluster)
-    yield cut
-    cut.heal()
+def cut(cluster: Cluster, server: int, client: int) -> None:
+    """Drop what one node sends to another, whose connections then neither come about nor fail."""
+    route = f"10.77.{cluster.subnet}.{10 + client}/32"
+    name = f"{cluster.prefix}{server}"
+    subprocess.run(["ip", "-n", name, "route", "add", "blackhole", route], check=True)

@@ -121,6 +121,13 @@ def test_spectral_norm_divides_by_the_largest_singular_value():
     assert torch.equal(SpectralNorm()(weight), SpectralNorm()(weight))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_the_spectral_norm_of_weights_that_ran_away_is_not_a_number(value: float) -> None:
+    weight = torch.ones(3, 4)
+    weight[0, 0] = value
+    assert SpectralNorm()(weight).isnan().all()
+
+
 def test_orientations_keep_the_energy_of_layers_and_are_equally_frequent():
     shower = torch.arange(2 * 3 * 3 * 2, dtype=torch.float32).reshape(2, 3, 3, 2)[:1].expand(4000, -1, -1, -1)
     turned = oriented(shower, Draws(0, 0, np.arange(4000)))

@@ -34,12 +34,19 @@ class Dense(nn.Module):
 
 
 class SpectralNorm(nn.Module):
-    """Weight / largest singular value, as a parametrisation; a pure function of the weight (output first)."""
+    """Weight / largest singular value, as a parametrisation; a pure function of the weight (output first).
+
+    Of weights that are not finite, or whose squares are not, it makes NaN, so that training finds its losses not finite.
+    """
 
     def forward(self, weight: Tensor) -> Tensor:
         matrix = weight.flatten(1)
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
-            left = torch.linalg.eigh(matrix @ matrix.T).eigenvectors[:, -1]
+            squares = matrix @ matrix.T
+            finite = squares.isfinite().all()
+            # eigh raises where a value is not finite.
+            left = torch.linalg.eigh(torch.where(finite, squares, 0.0)).eigenvectors[:, -1]
+            left = torch.where(finite, left, torch.nan)
             right = F.normalize(left @ matrix, dim=0)
         return weight / (left @ matrix @ right)
 

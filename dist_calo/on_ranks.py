@@ -78,7 +78,8 @@ def on_ranks(
         communicator.close()
     except (Exception, KeyboardInterrupt) as error:
         return report_failure(error, world, communicator)
-    if world.size > 1:
+    # A process that a launcher has started is a rank and nothing else.
+    if world.launcher != "none":
         leave_in_order(code)
     return code
 

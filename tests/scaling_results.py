@@ -61,6 +61,7 @@ def result(point: Point, step_s: float, turns: float = 1.0) -> dict[str, Any]:
         "end_to_end_s": 20.0,
         "threads": 1,
         "threads_per_core": turns,
+        "thread_quota": 1.0,
         "run_id": None,
     }
 

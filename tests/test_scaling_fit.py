@@ -109,6 +109,8 @@ def test_ranks_that_other_programs_kept_waiting_are_told(tmp_path):
     assert [row.core_share for row in rows] == pytest.approx([1.0] * 6)
     rows[0].values["cpu_s"] /= 4
     assert rows[0].core_share == pytest.approx(0.25)
+    rows[0].values["thread_quota"] = 0.25
+    assert rows[0].core_share == pytest.approx(1.0)
 
 
 def test_the_verdict_gives_the_efficiency_and_where_it_falls_below_ninety_per_cent_with_their_bands():

@@ -43,6 +43,15 @@ def test_virtual_nodes_of_one_kernel_share_its_cores():
     assert threads_per_core([rank(name, name, 0, 1) for name in "abcd"]) == 0.5
 
 
+def test_a_thread_with_a_quota_takes_a_part_of_a_core():
+    ranks = [RankFacts(name, "k", (0, 1), 1, quota=0.5) for name in "abcd"]
+    assert threads_per_core(ranks) == 1.0
+    assert threads_per_core([*ranks, RankFacts("e", "k", (0, 1), 1)]) == 1.5
+    # Two ranks of a node share its quota, which may be more than they can use.
+    assert threads_per_core([RankFacts("a", "k", (0, 1), 1, quota=quota) for quota in (0.5, 0.5)]) == 0.25
+    assert threads_per_core([RankFacts("a", "k", (0, 1), 1, quota=64.0)]) == 0.5
+
+
 def test_this_process_knows_its_age_and_memory():
     assert 0 < process_age_s() < 86400
     assert kernel_id()

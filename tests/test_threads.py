@@ -1,6 +1,7 @@
 """Threads of the ranks of a node add up to its cores."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from dist_calo.comm import connect
 from dist_calo.comm.protocol import World
 from dist_calo.comm.single import SingleCommunicator
-from dist_calo.comm.threads import available_cores, plan_threads, set_threads, share_of_node
+from dist_calo.comm.threads import available_cores, plan_threads, processor_quota, set_threads, share_of_node
 
 NODE = frozenset(range(8))
 MASKS = st.lists(st.frozensets(st.integers(0, 15), min_size=1), min_size=1, max_size=12)
@@ -121,6 +122,47 @@ def test_ranks_of_a_job_share_a_node_without_overlap(cores: int, ranks: int) -> 
     if cores >= ranks:
         assert sum(map(len, shares)) == len(frozenset().union(*shares))
         assert all(max(share) - min(share) == len(share) - 1 for share in shares)
+
+
+def group(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name.replace("_", ".", 1)).write_text(text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("groups", "quota"),
+    [
+        ("0::/docker/run\n", 2.5),
+        ("0::/docker/free\n", 4.0),
+        ("0::/free\n", None),
+        # Seen from within a container: the path is the host's, and the group is mounted at the top.
+        ("0::/nowhere/run\n", None),
+        ("5:cpu,cpuacct:/node\n4:cpuset:/node\n0::/free\n", 0.25),
+        ("5:cpu,cpuacct:/free\n0::/\n", None),
+        ("4:cpuset:/node\n", None),
+    ],
+)
+def test_the_quota_of_processor_time_is_the_least_of_all_groups(
+    groups: str, quota: float | None, tmp_path: Path
+) -> None:
+    group(tmp_path / "docker", cpu_max="400000 100000")
+    group(tmp_path / "docker" / "run", cpu_max="250000 100000")
+    group(tmp_path / "docker" / "free", cpu_max="max 100000")
+    group(tmp_path / "free")
+    group(tmp_path / "cpu,cpuacct" / "node", cpu_cfs_quota_us="2500", cpu_cfs_period_us="10000")
+    group(tmp_path / "cpu,cpuacct" / "free", cpu_cfs_quota_us="-1", cpu_cfs_period_us="10000")
+    group(tmp_path / "cpuset" / "node", cpu_cfs_quota_us="1", cpu_cfs_period_us="10000")
+    own = tmp_path / "groups"
+    own.write_text(groups)
+    assert processor_quota(tmp_path, own) == quota
+    assert processor_quota(tmp_path, tmp_path / "none") is None
+
+
+def test_a_quota_limits_the_threads_of_the_ranks_that_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dist_calo.comm.threads.processor_quota", lambda: 2.5)
+    assert set_threads(Everyone("srun", ("a", "b")), environ={})[0] == 2
+    assert set_threads(Everyone("srun", ("a", "a")), environ={})[1].endswith("processor quota=1")
 
 
 def test_ranks_that_the_launcher_has_bound_keep_their_cores() -> None:

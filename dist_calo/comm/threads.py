@@ -71,10 +71,11 @@ def set_threads(
     mine = (world.node, sorted(available_cores()))
     everyone = communicator.all_gather_object(mine)
     here = [rank for rank, (node, _) in enumerate(everyone) if node == world.node]
+    quota = processor_quota()
     limits = {
         "SLURM_CPUS_PER_TASK": _number(environ.get("SLURM_CPUS_PER_TASK")),
         "OMP_NUM_THREADS": _omp_limit(environ, world.launcher, world.local_size),
-        "processor quota": _quota(len(here)),
+        "processor quota": None if quota is None else max(1, int(quota / len(here))),
         "comm.threads": requested,
     }
     index = here.index(world.rank)
@@ -131,13 +132,48 @@ def _first_sibling(cpu: int) -> int:
         return cpu
 
 
-def _quota(ranks: int) -> int | None:
-    """Share of a container's processor quota (cgroup 2), rounded down."""
+def processor_quota(
+    mounted: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
+) -> float | None:
+    """Processor time a second that control groups allow this process and those with it, in cores.
+
+    Batch systems hand out whole cores; container engines limit time instead (``docker run --cpus 4``).
+
+    Args:
+        mounted: where the kernel shows control groups, of version 2 or 1.
+        groups: the groups of this process.
+
+    Returns:
+        The least of its groups and those above them; None where none sets a limit.
+    """
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
+        lines = groups.read_text().splitlines()
+    except OSError:
         return None
-    return None if quota == "max" else max(1, int(quota) // int(period) // ranks)
+    limits = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        folder = mounted / controllers / path.lstrip("/")
+        # Within a container the path may be that of the host, and the group is shown at the top.
+        while folder.is_relative_to(mounted):
+            limits.append(_group_limit(folder))
+            folder = folder.parent
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _group_limit(folder: Path) -> float | None:
+    """Cores' time that a control group allows."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (OSError, ValueError):  # among them version 2's "max"
+        return None
 
 
 def _omp_limit(environ: Mapping[str, str], launcher: str, local_size: int) -> int | None:

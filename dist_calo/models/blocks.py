@@ -36,7 +36,7 @@ class Dense(nn.Module):
 class SpectralNorm(nn.Module):
     """Weight / largest singular value, as a parametrisation; a pure function of the weight (output first).
 
-    Of weights that are not finite, or whose squares are not, it makes NaN, so that training finds its losses not finite.
+    Of weights that are not finite, or whose squares are not, it makes NaN, so that training sees losses that are not.
     """
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import platform
 import shutil
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from dist_calo import __version__
 from dist_calo.comm import local_device
 from dist_calo.comm.protocol import Communicator
-from dist_calo.comm.threads import available_cores, set_threads
+from dist_calo.comm.threads import available_cores, processor_quota, set_threads
 from dist_calo.config import RunConfig
 from dist_calo.data.loader import Loader
 from dist_calo.data.shards import Manifest
@@ -37,6 +37,8 @@ class RankFacts:
     kernel: str
     cores: tuple[int, ...]
     threads: int
+    quota: float | None = None
+    """Processor time a second, in cores, that the ranks of its node may use together; None without a limit."""
 
 
 class Stopped(Exception):
@@ -65,7 +67,7 @@ def measure(
     began = time.perf_counter()
     require_enough_samples(config, world.size)
     threads, _ = set_threads(communicator, config.comm.threads)
-    mine = RankFacts(world.node, kernel_id(), tuple(sorted(available_cores())), threads)
+    mine = RankFacts(world.node, kernel_id(), tuple(sorted(available_cores())), threads, processor_quota())
     facts = [RankFacts(*values) for values in communicator.all_gather_object(tuple(vars(mine).values()))]
     device = torch.device(local_device(config.train.device, world))
     manifest = shared_manifest(config.data, communicator)
@@ -193,6 +195,7 @@ def _where(facts: list[RankFacts], communicator: Communicator, device: torch.dev
         "threads": min(fact.threads for fact in facts),
         "cores": len({(fact.kernel, core) for fact in facts for core in fact.cores}),
         "threads_per_core": threads_per_core(facts),
+        "thread_quota": min(_thread_quotas(facts)),
         "launcher": communicator.world.launcher,
         "device": str(device),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -207,11 +210,20 @@ def _where(facts: list[RankFacts], communicator: Communicator, device: torch.dev
 def threads_per_core(facts: list[RankFacts]) -> float:
     """Compute threads for each core of the fullest machine; above 1 the ranks take turns.
 
-    What shares a kernel shares its cores, so that virtual nodes on one machine are seen through.
+    What shares a kernel shares its cores, so that virtual nodes on one machine are seen through. A thread that a quota
+    allows a part of a core's time counts as this part.
     """
-    threads: dict[str, int] = defaultdict(int)
+    threads: dict[str, float] = defaultdict(float)
     cores: dict[str, set[int]] = defaultdict(set)
-    for fact in facts:
-        threads[fact.kernel] += fact.threads
+    for fact, quota in zip(facts, _thread_quotas(facts), strict=True):
+        threads[fact.kernel] += fact.threads * quota
         cores[fact.kernel] |= set(fact.cores)
     return max(threads[kernel] / max(len(cores[kernel]), 1) for kernel in threads)
+
+
+def _thread_quotas(facts: list[RankFacts]) -> list[float]:
+    """Time of a core that a thread of each rank may use a second, at most 1."""
+    threads: Counter[str] = Counter()
+    for fact in facts:
+        threads[fact.node] += fact.threads
+    return [1.0 if fact.quota is None else min(1.0, fact.quota / threads[fact.node]) for fact in facts]

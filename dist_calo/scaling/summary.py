@@ -83,12 +83,14 @@ class Row:
     def core_share(self) -> float:
         """Share of the cores' time that the ranks got while they computed, 1 where nobody else wanted it.
 
-        Several threads of a rank are not all busy all the time: then nothing can be said and it is 1.
+        A quota of processor time is all that they might have got. Several threads of a rank are not all busy all the
+        time: then nothing can be said and it is 1.
         """
         if self.point.threads > 1:
             return 1.0
         turns = max(1.0, self.values["threads_per_core"])
-        return min(1.0, turns * self.values["cpu_s"] / self.values["compute_s"])
+        due = self.values["compute_s"] * self.values["thread_quota"]
+        return min(1.0, turns * self.values["cpu_s"] / due)
 
     @property
     def counts(self) -> bool:

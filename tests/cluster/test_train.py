@@ -117,9 +117,11 @@ def test_a_run_survives_signal_and_requeue(
 def test_a_job_out_of_time_goes_back_into_the_queue(
     cluster: Cluster, checkout: Path, showers: str, tmp_path: Path
 ) -> None:
-    # SLURM counts in whole minutes and looks every half: it tells the job after one minute to one and a half.
     endless = settings(showers, tmp_path, "--train.max_steps=100000", "--train.log_every_steps=100")
-    job = train(cluster, checkout, endless, "--time=2", "--signal=B:USR1@60")
+    # SLURM counts in whole minutes and looks every half: it tells the job after one minute to one and a half. torchrun
+    # does not pass signals on.
+    limits = ("--time=2", "--signal=B:USR1@60", "--export=ALL,LAUNCHER=torchrun")
+    job = train(cluster, checkout, endless, *limits)
     job.wait_for("SIGUSR1: stopped after step", seconds=120)
     job.wait_for("continuing after step")
     job.wait_for("step ", times=job.text.count("step ") + 2)

@@ -120,7 +120,7 @@ ui: $(READY)
 	$(BIN)/mlflow ui --backend-store-uri '$(STORE)' --port $(PORT) --workers 1
 
 bench: $(READY)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
 # As root: the cluster's nodes are namespaces of this machine, which they fill, so that nothing runs beside them.
 cluster-check: tools horovod_if_possible

@@ -13,6 +13,7 @@ for name in $(ip netns list | awk -v node="^${PREFIX}[0-9]+\$" '$1 ~ node {print
     # A network lives until its last process has ended; the cable can be taken out at once.
     ip link del "v-$name" 2>/dev/null
     ip netns del "$name"
+    rmdir "/sys/fs/cgroup/cpu/$name" 2>/dev/null
 done
 ip link del "${PREFIX}br" 2>/dev/null
 others=$(find /tmp/vcluster-*/run -name slurmctld.pid ! -path "$BASE/*" 2>/dev/null)

@@ -8,7 +8,18 @@ PREFIX=vn
 if [[ ${1:-} == -p ]]; then PREFIX=$2 && shift 2; fi
 action=$1 number=$2
 BASE=/tmp/vcluster-$PREFIX name=$PREFIX$number
+GROUP=/sys/fs/cgroup/cpu/$name
 export SLURM_CONF=$BASE/slurm.conf
+
+# Give the node its share of a core's time, in slices that are short against a training step.
+limit_time() {
+    local share period=5000
+    share=$(<"$BASE/run/share")
+    if [[ -z $share ]]; then return; fi
+    mkdir -p "$GROUP"
+    echo "$period" >"$GROUP/cpu.cfs_period_us"
+    awk -v period="$period" -v share="$share" 'BEGIN {printf "%d", period * share}' >"$GROUP/cpu.cfs_quota_us"
+}
 
 up() {
     local address unshared first
@@ -22,9 +33,11 @@ up() {
         ip -n "$name" link set lo up
     fi
     mkdir -p "$BASE/disk/$name" "$BASE/spool/$name"
+    limit_time
     # shellcheck disable=SC2016
     nohup setsid nsenter --net="/run/netns/$name" \
         unshare --uts --ipc --mount --pid --fork --mount-proc --propagation private bash -c '
+            if [[ -e $3/tasks ]]; then echo 0 >"$3/tasks"; fi
             hostname "$1"
             mount -t tmpfs -o mode=1777 tmpfs /dev/shm
             mount --bind "$2/disk/$1" "$2/local"
@@ -32,7 +45,7 @@ up() {
             chmod 1777 "$2/local"
             slurmd -N "$1"
             while :; do sleep 1000 & wait; done
-        ' node "$name" "$BASE" >"$BASE/log/node.$name.log" 2>&1 </dev/null &
+        ' node "$name" "$BASE" "$GROUP" >"$BASE/log/node.$name.log" 2>&1 </dev/null &
     unshared=$!
     for _ in $(seq 100); do
         first=$(pgrep -P "$unshared" -x bash) && break

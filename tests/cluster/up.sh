@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Start a real SLURM cluster on this host: munged, slurmctld and N slurmd, each node in namespaces of its own.
 #   up.sh [-p PREFIX] [-s SUBNET] [-n NODES] [-c CPUS]      defaults: nodes vn1..vn4 with 2 CPUs, network 10.77.77.0/24
+#         [-q SHARE]      each node computes for this share of a core's time, whatever the others do (0.2; cgroup 1)
 # Needs root and Debian's slurm-wlm, munge and iproute2. Clusters of different prefix and subnet live side by side.
 # A node has its own network, host name, IPC, processes, /dev/shm and local disk; all other folders are shared.
 set -euo pipefail
-PREFIX=vn SUBNET=77 NODES=4 CPUS=2
-while getopts p:s:n:c: option; do
-    case $option in p) PREFIX=$OPTARG ;; s) SUBNET=$OPTARG ;; n) NODES=$OPTARG ;; c) CPUS=$OPTARG ;; *) exit 2 ;; esac
+PREFIX=vn SUBNET=77 NODES=4 CPUS=2 SHARE=''
+while getopts p:s:n:c:q: option; do
+    case $option in
+        p) PREFIX=$OPTARG ;; s) SUBNET=$OPTARG ;; n) NODES=$OPTARG ;; c) CPUS=$OPTARG ;; q) SHARE=$OPTARG ;; *) exit 2 ;;
+    esac
 done
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 BASE=/tmp/vcluster-$PREFIX NET=10.77.$SUBNET
@@ -14,6 +17,7 @@ if [[ -e $BASE/run/slurmctld.pid ]]; then "$HERE/down.sh" -p "$PREFIX"; fi
 mkdir -p "$BASE"/{state,spool,run,log,local}
 chmod 755 "$BASE"
 echo "$NET" >"$BASE/run/net"
+echo "$SHARE" >"$BASE/run/share"
 
 if ! munge -n </dev/null &>/dev/null; then
     [[ -s /etc/munge/munge.key ]] || dd if=/dev/urandom of=/etc/munge/munge.key bs=128 count=1 status=none

@@ -11,7 +11,11 @@ source "$(dirname "$0")/common.sh"
 agent=(python -m dist_calo.elastic) command=() first=()
 if [[ ${JOIN:-} =~ ^[0-9]+$ ]]; then
     facts=$(scontrol --oneliner show job "$JOIN")
-    batch_host=$(grep -o 'BatchHost=[^ ]*' <<<"$facts") restarts=$(grep -o ' Restarts=[^ ]*' <<<"$facts")
+    batch_host=$(grep -o 'BatchHost=[^ ]*' <<<"$facts" || true) restarts=$(grep -o ' Restarts=[^ ]*' <<<"$facts")
+    if [[ -z ${batch_host#*=} || $facts != *JobState=RUNNING* ]]; then
+        echo "job $JOIN, which this one is to join, does not run now" >&2
+        exit 75
+    fi
     JOIN=${batch_host#*=}:$((28000 + (JOIN + 1009 * ${restarts#*=}) % 4000))
 fi
 if [[ -n ${JOIN:-} ]]; then
@@ -21,7 +25,7 @@ else
     agent+=(--meet="$RENDEZVOUS" --job="${SLURM_JOB_ID:-${JOB:-dist_calo}}" --nodes="${MIN_NODES:-1}:${MAX_NODES:-$NODES}")
     first=(--first)
     agent+=(--ranks-per-node="$RANKS_PER_NODE" --restarts="${RESTARTS:-3}" --wait="${WAIT:-120}")
-    command=(-- "${COMMAND[@]}" "$@" --checkpoint.resume=auto)
+    command=(-- "${COMMAND[@]}" --checkpoint.resume=auto "$@")
 fi
 if [[ -z ${SLURM_JOB_ID:-} ]]; then exec "${agent[@]}" "${command[@]}"; fi
 

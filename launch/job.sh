@@ -14,7 +14,9 @@ source launch/common.sh
 # A task of an array has a name of its own; the bare number of one of them means the whole array.
 JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 JOB=${JOB:-$SLURM_JOB_ID}
-STOPPED='' INTERRUPTED='' LAUNCHED='' STAGED='' LOST=''
+STOPPED='' INTERRUPTED='' LAUNCHED='' STAGED='' LOST='' BEFORE=''
+# Where ranks on any node leave word for this script, and one start of the job for the next.
+WORD=$PWD/.job-$JOB
 
 choose_launcher() {
     if [[ ${LAUNCHER:-auto} == auto ]]; then
@@ -66,6 +68,9 @@ stage_data() {
     if each_node --kill-on-bad-exit=1 bash -c 'mkdir -p "$1" && cp --preserve=timestamps "${@:2}" "$1/"' \
         stage "$folder" "${files[@]}"; then
         STAGED="$folder/${1##*/}"
+        # Checkpoints name the files that are there tomorrow.
+        DIST_CALO_STAGED_FROM=$(realpath "$(dirname "${files[0]}")")
+        export DIST_CALO_STAGED_FROM
         echo "data: $1 copied to $folder on each node"
     else
         each_node rm -rf "$folder" || true
@@ -97,8 +102,9 @@ wants_requeue() {
     if [[ $1 == 0 || $1 == 2 || (-z $STOPPED$LOST && $1 != 75) || ${REQUEUE:-yes} == no ]]; then return 1; fi
     # SIGNALING is what SLURM calls a running job while it sends it the signal.
     [[ $(scontrol --oneliner show job "$JOB") =~ JobState=(RUNNING|SIGNALING)\ .*\ Requeue=1\  ]] || return 1
-    if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -n $2 && $(progress "$2") == "$BEGAN_WITH" ]]; then
-        echo "not requeued: this start of the job saved nothing new in $2; give it more time (--time, --signal)" >&2
+    if [[ -n $2 && $BEFORE == "$BEGAN_WITH" && $(progress "$2") == "$BEGAN_WITH" ]]; then
+        echo "not requeued: two starts of the job saved nothing new in $2; give it more time (--time, --signal)," \
+            "or save more often (--checkpoint.every_steps)" >&2
         return 1
     fi
 }
@@ -119,9 +125,14 @@ run_job() {
     if [[ -n ${STAGE:-} && -n $(setting data.path "$@") ]]; then
         stage_data "$(setting data.path "$@")"
         if [[ -n $STAGED ]]; then set -- "$@" "--data.path=$STAGED"; fi
+    elif [[ -n ${STAGE:-} ]]; then
+        echo "data: STAGE copies what --data.path or DATA names, and neither is given: read from where it is" >&2
     fi
-    export DIST_CALO_LOST=$PWD/.lost-node-$JOB DIST_CALO_FAILURE=$PWD/.failure-$JOB REQUEUE=${REQUEUE:-yes}
+    export DIST_CALO_LOST=$WORD/lost-node DIST_CALO_FAILURE=$WORD/failure REQUEUE=${REQUEUE:-yes}
+    mkdir -p "$WORD"
     rm -f "$DIST_CALO_LOST" "$DIST_CALO_FAILURE"
+    if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 ]]; then BEFORE=$(cat "$WORD/began" 2>/dev/null); fi
+    printf '%s' "$BEGAN_WITH" >"$WORD/began"
     MODULE=$module "$LAUNCH/$LAUNCHER.sh" "$@" &
     LAUNCHED=$!
     end_with_lost_node &
@@ -140,13 +151,18 @@ run_job() {
     # The first rank that failed tells why; the launcher's code is often that of a rank ended because of it.
     { read -r told && read -r reason; } 2>/dev/null <"$DIST_CALO_FAILURE"
     if [[ -n $told && $code != 0 && $code != 75 ]]; then code=$told; fi
-    rm -f "$DIST_CALO_LOST" "$DIST_CALO_FAILURE"
+    if [[ -z $LOST$told && $LAUNCHER != elastic && ! $code =~ ^(0|2|75)$ ]] && ! LIMIT=30 each_node true &>/dev/null; then
+        # A launcher that loses a node may end the other ranks before they can tell.
+        LOST='a node of this job no longer answers'
+        printf '\nerror: %s\n' "$LOST"
+    fi
     if [[ -n $STAGED && -z $LOST ]]; then LIMIT=15 each_node rm -rf "${STAGED%/*}" || true; fi
     if wants_requeue "$code" "$PROGRESS"; then
         echo "job $JOB (exit code $code) goes back into the queue and will continue"
         trap '' TERM USR1
         scontrol requeue "$JOB" && sleep 60
     fi
+    rm -rf "$WORD"
     printf '\njob %s: exit code %s after %s s on %s\n' "$JOB" "$code" "$((SECONDS - began))" "$SLURM_JOB_NODELIST"
     if [[ -n $reason && $code != 0 && $code != 75 ]]; then echo "$reason"; fi
     if compgen -G "$folder/step-*.json" >/dev/null; then python -m dist_calo status "$folder" || true; fi
@@ -166,17 +182,24 @@ run_training() {
 
 # Once the ranks have named a lost node and left, srun and others wait for it for as long as SLURM does, often minutes.
 end_with_lost_node() {
-    until [[ -s $DIST_CALO_LOST ]]; do sleep 2; done
+    until heard "$DIST_CALO_LOST"; do sleep 2; done
     sleep 10
     kill -KILL "$LAUNCHED" 2>/dev/null
+}
+
+# Whether ranks have written a file. A network file system remembers for up to a minute that there was none, unless the
+# folder is listed anew.
+heard() {
+    ls "$WORD" &>/dev/null
+    [[ -s $1 ]]
 }
 
 # What the ranks say of a lost node; sets LOST. Where they know no more than that a process of it has ended, which they
 # cannot tell from a rank that was killed or ran out of memory, the node is lost only if it starts no other process.
 read_loss() {
     local cause='' suspect=''
-    { read -r cause && read -r suspect; } 2>/dev/null <"$DIST_CALO_LOST"
-    if [[ -z $cause ]]; then return; fi
+    if ! heard "$DIST_CALO_LOST"; then return; fi
+    { read -r cause && read -r suspect; } <"$DIST_CALO_LOST"
     printf '\nerror: %s\n' "$cause"
     suspect=${suspect%%.*}
     if [[ -n $suspect ]]; then

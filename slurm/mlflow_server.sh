@@ -25,7 +25,7 @@ again=''
 trap 'again=yes; kill "${server:-}" 2>/dev/null || true' USR1
 trap 'kill "${server:-}" 2>/dev/null || true' TERM
 if ! flock --wait $((${SLURM_RESTART_COUNT:-0} > 0 ? 300 : 30)) 9; then echo "another server runs on $folder already" >&2 && exit 2; fi
-found=$(getent ahostsv4 "$(hostname)" | awk '$1 !~ /^127/ {print $1; exit}')
+found=$(getent ahostsv4 "$(hostname)" | awk '$1 !~ /^127/ {print $1; exit}' || true)
 address=${MLFLOW_ADDRESS:-${found:?no address of $(hostname) that other nodes could reach: set MLFLOW_ADDRESS}}
 port=${MLFLOW_PORT:-$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}
 secret() { [[ -s $1 ]] || python -c 'import secrets; print(secrets.token_urlsafe(24))' >"$1" && cat "$1"; }
@@ -44,7 +44,7 @@ mlflow server --app-name=basic-auth --workers="${MLFLOW_WORKERS:-1}" --host="$ad
     --artifacts-destination="$folder/artifacts" --uvicorn-opts='--timeout-graceful-shutdown=60 --log-level=warning' &
 server=$!
 # Only a socket of our own: another user of the node who took the port first would be sent the password.
-ours() { awk -v p="$(printf %04X "$port")" -v u="$UID" '$4 == "0A" && $2 ~ p"$" && $8 == u {f = 1} END {exit !f}' /proc/net/tcp; }
+ours() { awk -v p="$(printf %04X "$port")" -v u="$UID" '$4 == "0A" && $2 ~ p"$" && $8 == u {f = 1} END {exit !f}' /proc/net/tcp /proc/net/tcp6; }
 until ours || ! kill -0 "$server" 2>/dev/null; do sleep 0.5; done
 if kill -0 "$server" 2>/dev/null; then
     publish "http://$address:$port"

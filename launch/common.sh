@@ -23,7 +23,7 @@ if [[ -n ${SLURM_JOB_ID:-} ]]; then
     RANKS=$((NODES * RANKS_PER_NODE))
     # Of the smallest node, such as 48 of "64(x2),48": ranks are alike on all.
     fewest=$(tr , '\n' <<<"${SLURM_JOB_CPUS_PER_NODE:-${SLURM_CPUS_ON_NODE:-1}}" | sort -n | head -n 1)
-    CORES=${SLURM_CPUS_PER_TASK:-$((${fewest%(*} / RANKS_PER_NODE))}
+    CORES=${SLURM_CPUS_PER_TASK:-$((${fewest%%[^0-9]*} / RANKS_PER_NODE))}
     CORES=$((CORES > 0 ? CORES : 1))
     mapfile -t nodes < <(scontrol show hostnames "${SLURM_JOB_NODELIST:-$(hostname -s)}")
     FIRST_HOST=${nodes[0]}

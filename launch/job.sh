@@ -160,7 +160,10 @@ run_job() {
     if wants_requeue "$code" "$PROGRESS"; then
         echo "job $JOB (exit code $code) goes back into the queue and will continue"
         trap '' TERM USR1
-        scontrol requeue "$JOB" && sleep 60
+        if scontrol requeue "$JOB"; then
+            sleep 60 # SLURM ends this script meanwhile
+            exit "$code"
+        fi
     fi
     rm -rf "$WORD"
     printf '\njob %s: exit code %s after %s s on %s\n' "$JOB" "$code" "$((SECONDS - began))" "$SLURM_JOB_NODELIST"

@@ -202,7 +202,7 @@ def test_scripts_hand_their_arguments_to_the_trainer(script: Path, tmp_path: Pat
         capture_output=True,
         text=True,
         check=True,
-    ).stdout.removesuffix("<--checkpoint.resume=auto>")
+    ).stdout.replace("<--checkpoint.resume=auto>", "")
     assert shown.endswith("<-m><dist_calo.train><--train.max_steps=5><--tracking.run_name=a b>") or (
         "dist_calo.launch" in shown and shown.endswith("<--train.max_steps=5><--tracking.run_name=a b>")
     )
@@ -256,6 +256,11 @@ def test_an_allocation_decides_where_the_ranks_go(script: str, words: list[str],
     shown = where(script, fakes=fakes, MPI="pmi2", MODULE="dist_calo.scale", **ALLOCATION)
     assert all(word in shown for word in words)
     assert shown.endswith("-m dist_calo.scale --a=1\n")
+
+
+def test_ranks_get_the_cores_of_the_smallest_node(fakes: str) -> None:
+    shown = where("srun", fakes=fakes, MPI="none", **ALLOCATION, SLURM_JOB_CPUS_PER_NODE="128(x3),48,64(x2)")
+    assert "--cpus-per-task=12" in shown
 
 
 def test_the_same_variables_place_the_ranks_without_an_allocation(fakes: str) -> None:

@@ -87,8 +87,10 @@ ENV PATH=/opt/venv/bin:$PATH \
     OMPI_MCA_btl_vader_single_copy_mechanism=none
 WORKDIR /work
 USER 1000:1000
-# A checkpoint folder of its own: whether a job may go on from its checkpoints is not the container's health.
-HEALTHCHECK --interval=10m --timeout=2m --start-period=1m \
-  CMD ["dist-calo", "doctor", "--data.path=/opt/dist_calo/data/sample/*.h5", "--checkpoint.dir=/tmp/doctor", \
+# A checkpoint folder of its own: whether a job may go on from its checkpoints is not the container's health. It takes
+# nothing from a training beside it, and so may take long.
+HEALTHCHECK --interval=1h --timeout=30m --start-period=1m \
+  CMD ["nice", "-n19", "env", "OMP_NUM_THREADS=1", "dist-calo", "doctor", \
+       "--data.path=/opt/dist_calo/data/sample/*.h5", "--checkpoint.dir=/tmp/doctor", \
        "--train.device=cuda"]
 CMD ["dist-calo", "doctor"]

@@ -58,8 +58,8 @@ def test_programs_do_not_run_as_root(path):
 @of_both
 def test_health_check_is_a_doctor_that_accepts_its_settings(path):
     command = json.loads(last(path, "HEALTHCHECK").partition("CMD")[2])
-    assert command[:2] == ["dist-calo", "doctor"]
-    config = accepted(command[2:])
+    assert command[:6] == ["nice", "-n19", "env", "OMP_NUM_THREADS=1", "dist-calo", "doctor"]
+    config = accepted(command[6:])
     assert list((ROOT / "data" / "sample").glob(config.data.path.removeprefix("/opt/dist_calo/data/sample/")))
 
 
@@ -126,6 +126,7 @@ def test_job_of_compose_is_one_that_the_trainer_accepts(monkeypatch):
     monkeypatch.chdir(ROOT)
     job = SERVICES["train"]
     assert job["depends_on"] == {"mlflow": {"condition": "service_healthy"}}
+    assert job["healthcheck"] == {"disable": True}
     assert job["command"][:3] == ["dist-calo", "train", "--launch=2"]
     config = accepted(job["command"][2:])
     server = dict(word.removeprefix("--").split("=", 1) for word in SERVICES["mlflow"]["command"][2:])

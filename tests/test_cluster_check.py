@@ -11,50 +11,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_calo.comm.protocol import World
+from dist_calo.comm.single import SingleCommunicator
+from dist_calo.config import RunConfig
 from dist_calo.data.shards import FileEntry
 from dist_calo.doctor import main
-from dist_calo.errors import ConfigError
-from dist_calo.scaling.cluster_report import Report
+from dist_calo.errors import ConfigError, LaunchError
+from dist_calo.scaling.cluster_check import ClusterCheck
 from dist_calo.scaling.findings import (
     Check,
-    Node,
     check_clocks,
     check_cores,
     check_hardware,
     check_versions,
     names_of,
     odd_ones,
-    predict,
-    slow_nodes,
 )
-from dist_calo.scaling.links import along_tree, neighbours_within, offset_of, ring_rounds, tree_rounds
+from dist_calo.scaling.links import (
+    along_tree,
+    neighbours_within,
+    offset_of,
+    ring_rounds,
+    second_rounds,
+    tree_rounds,
+)
 from dist_calo.scaling.rank_probes import CODE, reading_rate, writing_rate
 from dist_calo.scaling.roll_call import call_roll
+from dist_calo.scaling.slow import slow_nodes
+from tests.cluster_nodes import cluster, report_with_links
 from tests.ranks import run_ranks
 from tests.small_runs import write_showers
-
-
-def cluster(count: int = 4, ranks: int = 2) -> list[Node]:
-    """Nodes that are all alike."""
-    return [
-        Node(
-            name=f"n{number}",
-            ranks=list(range(number * ranks, (number + 1) * ranks)),
-            kernel=str(number),
-            cores=list(range(ranks)),
-            threads=ranks,
-            memory_bytes=4 * 10**9,
-            step_s=0.1,
-            scatter_s=0.001,
-            latency_s=2e-5,
-            bandwidth_bytes_per_s=1e9,
-            read_bytes_per_s=5e8,
-            read_s=1.0,
-            clock_s=0.0,
-            clock_error_s=1e-4,
-        )
-        for number in range(count)
-    ]
 
 
 def disjoint(pairs: list[tuple[int, int]]) -> bool:
@@ -70,6 +55,15 @@ def test_a_ring_is_gone_round_in_rounds_of_disjoint_pairs(nodes: int) -> None:
     found = sorted(tuple(sorted(pair)) for pairs in rounds for pair in pairs)
     edges = {tuple(sorted((node, (node + 1) % nodes))) for node in range(nodes)} if nodes > 1 else set()
     assert found == sorted(edges)
+
+
+@given(st.integers(1, 600))
+def test_the_neighbours_of_neighbours_take_two_more_rounds(nodes: int) -> None:
+    rounds = second_rounds(nodes)
+    assert len(rounds) <= 2
+    assert all(map(disjoint, rounds))
+    found = sorted(pair for pairs in rounds for pair in pairs)
+    assert found == ([(node, node + 2) for node in range(nodes - 2)] if nodes > 3 else [])
 
 
 @given(st.integers(1, 600))
@@ -144,62 +138,6 @@ def test_many_names_are_cut_short() -> None:
     assert names_of(range(40), cluster(20)).endswith("n7 and 12 more")
 
 
-def test_nodes_that_are_alike_are_not_blamed() -> None:
-    nodes = cluster()
-    # Scatter of a busy machine, and a file that is read in no time.
-    nodes[1] = replace(nodes[1], step_s=0.12, scatter_s=0.01)
-    nodes[2] = replace(nodes[2], bandwidth_bytes_per_s=6e8, latency_s=1e-4)
-    nodes[3] = replace(nodes[3], read_bytes_per_s=1e7, read_s=0.01)
-    assert slow_nodes(nodes) == {}
-
-
-@pytest.mark.parametrize(
-    ("measured", "words"),
-    [
-        ({"step_s": 0.21}, "a step takes 2.1x the median"),
-        ({"bandwidth_bytes_per_s": 1e8}, "network bandwidth 0.1x the median"),
-        ({"latency_s": 1e-3}, "network latency 50x the median"),
-        ({"read_bytes_per_s": 2e8}, "reading 0.4x the median"),
-    ],
-)
-def test_a_slow_node_is_named_with_what_is_slow(measured: dict[str, float], words: str) -> None:
-    nodes = cluster()
-    nodes[2] = replace(nodes[2], **measured)  # type: ignore[arg-type]
-    assert slow_nodes(nodes) == {"n2": [words]}
-
-
-def test_of_two_nodes_the_one_that_computes_more_slowly_is_named() -> None:
-    nodes = cluster(2)
-    nodes[0] = replace(nodes[0], step_s=0.2)
-    assert slow_nodes(nodes) == {"n0": ["a step takes 2x the median"]}
-
-
-def report_with_links(count: int, slow: int | None) -> Report:
-    """A ring in which every link of one node is slow."""
-    nodes = cluster(count)
-    links = [
-        {
-            "ranks": [2 * a, 2 * b],
-            "nodes": [f"n{a}", f"n{b}"],
-            "latency_s": 2e-5,
-            "bandwidth_bytes_per_s": 1e7 if slow in (a, b) else 1e9,
-        }
-        for pairs in ring_rounds(count)
-        for a, b in pairs
-    ]
-    report = Report(launcher="srun", backend="torch", device="cpu", nodes=nodes)
-    report.backends["torch"] = {"all_reduce_s": {8: 1e-4}, "links": links}
-    report.use_links_of("torch")
-    return report
-
-
-@pytest.mark.parametrize("count", [3, 4, 7])
-def test_neighbours_of_a_slow_node_are_not_blamed(count: int) -> None:
-    report = report_with_links(count, slow=1)
-    assert list(slow_nodes(report.nodes)) == ["n1"]
-    assert {tuple(link["nodes"]) for link in report.links_between(["n0", "n1"])} == {("n0", "n1")}
-
-
 def test_threads_are_counted_against_the_cores_of_a_kernel() -> None:
     nodes = cluster(2)
     assert [check.status for check in check_cores(nodes)] == ["ok"]
@@ -229,28 +167,13 @@ def test_a_wrong_clock_is_named_even_if_it_is_the_first() -> None:
     assert "n0 +2 s;" in check.text
 
 
-def test_a_step_is_computing_and_a_ring_over_the_slowest_link() -> None:
-    nodes = cluster(2)
-    nodes[1] = replace(nodes[1], step_s=0.3)
-    found = predict(nodes, showers=30, bytes_=8e6, collectives=5, links=[(1e-5, 1e9), (2e-5, 1e8)])
-    assert found is not None
-    # 2 (p - 1) = 6 messages of each of 5 collectives, and 2 (p - 1) / p = 1.5 times the payload.
-    assert found.all_reduce_s == pytest.approx(6 * 5 * 2e-5 + 1.5 * 8e6 / 1e8)
-    assert found.step_s == pytest.approx(0.3 + found.all_reduce_s)
-    assert found.to_dict()["showers_per_s"] == pytest.approx(30 / found.step_s)
-    assert predict(nodes, showers=30, bytes_=8e6, collectives=5, links=[]) is None
-    alone = predict(cluster(1, ranks=1), showers=30, bytes_=8e6, collectives=5, links=[])
-    assert alone is not None
-    assert alone.all_reduce_s == 0
-
-
 def test_a_line_for_each_node_or_for_the_odd_ones_among_many() -> None:
-    report = report_with_links(4, slow=1)
+    report = report_with_links(4, slow=[1])
     report.slow = slow_nodes(report.nodes)
     text = report.text()
     assert all(f"\nn{number}  " in text for number in range(4))
     assert text.endswith("Not healthy: n1 is slow: network bandwidth 0.01x the median.")
-    report = report_with_links(64, slow=33)
+    report = report_with_links(64, slow=[33])
     report.slow = slow_nodes(report.nodes)
     rows = report.text().splitlines()[2:7]
     assert [row.split()[0] for row in rows] == ["node", "n33", "least", "median", "most"]
@@ -259,7 +182,7 @@ def test_a_line_for_each_node_or_for_the_odd_ones_among_many() -> None:
 
 
 def test_the_report_as_json(tmp_path: Path) -> None:
-    report = report_with_links(2, slow=None)
+    report = report_with_links(2)
     report.checks.append(Check("--", "cores", "few"))
     report.write(tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
@@ -316,6 +239,29 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(
 def test_options_of_the_cluster_are_not_ignored_without_it() -> None:
     with pytest.raises(ConfigError, match="belong to --cluster"):
         main(["--json=found.json"])
+
+
+@pytest.mark.parametrize("ranks", [512, 513])
+def test_torch_is_left_out_of_many_ranks_that_train_without_it(
+    ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected = []
+
+    def connect(name: str, *_: object) -> None:
+        connected.append(name)
+        raise LaunchError("not in this test")
+
+    monkeypatch.setattr("dist_calo.scaling.cluster_check.choose_backend", lambda *_: "mpi")
+    monkeypatch.setattr("dist_calo.scaling.cluster_check.connect", connect)
+    monkeypatch.setattr(ClusterCheck, "_measure", lambda *_: None)
+    communicator = SingleCommunicator(World(size=ranks, launcher="torchrun"))
+    doctor = ClusterCheck(RunConfig(), communicator, timeout_s=1.0)
+    doctor.measure_backends()
+    assert connected == (["torch", "horovod"] if ranks == 512 else ["horovod"])
+    assert ("torch" in doctor.report.absent) == (ranks == 513)
+    assert ("torch      not measured: above 512 ranks it would open some 1026" in doctor.report.text()) == (
+        ranks == 513
+    )
 
 
 def test_two_ranks_are_measured(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from dist_calo.scaling.findings import (
     check_versions,
     names_of,
     predict,
-    slow_nodes,
 )
 from dist_calo.scaling.links import (
     PAIRS,
@@ -39,14 +38,18 @@ from dist_calo.scaling.links import (
     measure_link,
     neighbours_within,
     ring_rounds,
+    second_rounds,
     time_all_reduce,
     tree_rounds,
 )
+from dist_calo.scaling.slow import check_medians, slow_links, slow_nodes
 from dist_calo.training.setup import require_enough_samples
 
 Value = TypeVar("Value")
 _ALL_REDUCE_S = 10.0
 """Expected time of an all-reduce of all gradients above which it is not tried."""
+_MOST_TORCH_RANKS = 512
+"""Of a backend that is not the trainer's: Gloo connects every rank with every other, twice."""
 
 
 def check_cluster(config: RunConfig, communicator: Communicator, timeout_s: float) -> Report:
@@ -153,6 +156,7 @@ class ClusterCheck:
         for node in self._nodes:
             slowest = max((everyone[rank] for rank in node.ranks), key=lambda found: found["step_s"])
             node.step_s, node.scatter_s = slowest["step_s"], slowest["scatter_s"]
+            node.step_mean_s = max(everyone[rank]["step_mean_s"] for rank in node.ranks)
 
     def measure_disks(self) -> None:
         """Each node reads a share of the data, rank 0 writes to the folder of checkpoints."""
@@ -189,10 +193,11 @@ class ClusterCheck:
                     self._add_libraries(name)
 
     def conclude(self) -> None:
-        """Which nodes are slow, and the time of a step."""
+        """Which nodes and links are slow, and the time of a step."""
         self._add(*check_clocks(self._nodes))
         slow = slow_nodes(self._nodes)
         self.report.slow = slow
+        self.report.slow_links = slow_links(self._nodes, self.report.links)
         self.report.prediction = self._predict(self._nodes)
         if slow:
             self.report.prediction_without = self._predict(
@@ -200,12 +205,18 @@ class ClusterCheck:
             )
         for name, reasons in slow.items():
             self._add(Check("FAIL", "node", f"{name} is slow: {', '.join(reasons)}"))
+        for name, reason in self.report.slow_links.items():
+            self._add(
+                Check("FAIL", "link", f"{name} is slow, both nodes are not: {reason}; have it looked at")
+            )
+        self._add(*check_medians(self._nodes))
 
     def _predict(self, nodes: list[Node]) -> Any:
-        links = self.report.links_between([node.name for node in nodes])
+        links = self.report.ring_links([node.name for node in nodes])
         return predict(
             nodes,
             showers=self._config.train.global_batch_size,
+            measured_ranks=self._world.size,
             bytes_=self._sent.get("bytes", 0.0),
             collectives=self._sent.get("collectives", 0.0),
             links=[(link["latency_s"], link["bandwidth_bytes_per_s"]) for link in links],
@@ -244,9 +255,14 @@ class ClusterCheck:
     @contextmanager
     def _connected(self, name: str) -> Iterator[Communicator | None]:
         """A backend besides the trainer's own, None where it does not run here."""
+        reason = None
         try:
             choose_backend(name, self._world)
-            reason = None
+            if name == "torch" and self._world.size > _MOST_TORCH_RANKS:
+                reason = (
+                    f"above {_MOST_TORCH_RANKS} ranks it would open some {2 * self._world.size} sockets a rank; "
+                    "--comm.backend=torch has it measured"
+                )
         except UserError as error:
             reason = str(error)
         reasons = [reason for reason in self._communicator.all_gather_object(reason) if reason]
@@ -320,7 +336,7 @@ class ClusterCheck:
         """Links that this rank is the first end of."""
         rounds = [
             [(self._leaders[a], self._leaders[b]) for a, b in pairs_]
-            for pairs_ in ring_rounds(len(self._nodes))
+            for pairs_ in ring_rounds(len(self._nodes)) + second_rounds(len(self._nodes))
         ]
         within = neighbours_within([node.ranks for node in self._nodes])
         names = {rank: node.name for node in self._nodes for rank in node.ranks}

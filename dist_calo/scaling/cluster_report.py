@@ -28,6 +28,9 @@ class Report:
     """Why the other backends do not."""
     write_bytes_per_s: float | None = None
     slow: dict[str, list[str]] = field(default_factory=dict)
+    """What is slow on each slow node."""
+    slow_links: dict[str, str] = field(default_factory=dict)
+    """What is slow on each link that is slow between nodes that are not."""
     prediction: Prediction | None = None
     prediction_without: Prediction | None = None
     """On the nodes that are not slow."""
@@ -58,10 +61,19 @@ class Report:
                 node.within_latency_s = max(link["latency_s"] for link in inside)
                 node.within_bandwidth_bytes_per_s = min(link["bandwidth_bytes_per_s"] for link in inside)
 
-    def links_between(self, names: Collection[str]) -> list[dict[str, Any]]:
-        """Measured links that have both ends on some nodes."""
-        links = self.backends.get(self.links_backend, {}).get("links", [])
-        return [link for link in links if all(name in names for name in link["nodes"])]
+    @property
+    def links(self) -> list[dict[str, Any]]:
+        """Measured links of the backend that the nodes are judged by."""
+        return self.backends.get(self.links_backend, {}).get("links", [])
+
+    def ring_links(self, names: Collection[str]) -> list[dict[str, Any]]:
+        """Links in a ring of some of the nodes, and within these; without those of the ring that were not measured.
+
+        A node that is left out has its neighbours become each other's.
+        """
+        ring = [node.name for node in self.nodes if node.name in names]
+        edges = {frozenset(ends) for ends in zip(ring + ring, ring[1:] + ring[:1] + ring, strict=True)}
+        return [link for link in self.links if frozenset(link["nodes"]) in edges]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -78,6 +90,7 @@ class Report:
             "absent_backends": self.absent,
             "write_bytes_per_s": self.write_bytes_per_s,
             "slow": self.slow,
+            "slow_links": self.slow_links,
             **{name: found.to_dict() if found else None for name, found in predictions.items()},
             "seconds": self.seconds,
         }
@@ -129,16 +142,23 @@ class Report:
                 "communication if none of it is hidden"
             )
             if self.prediction_without is not None:
-                text += f"; without {and_more(list(self.slow))} {_seconds(self.prediction_without.step_s)}"
+                less = self.prediction_without
+                text += (
+                    f"; without {and_more(list(self.slow))} at most {_seconds(less.step_s)} "
+                    f"({less.showers / less.step_s:.0f} showers/s)"
+                )
             checks.append(Check("ok", "step", text))
         return checks
 
     def _verdict(self) -> str:
-        if self.slow:
-            named = [f"{name} is slow: {', '.join(reasons)}" for name, reasons in self.slow.items()]
+        named = [f"{name} is slow: {', '.join(reasons)}" for name, reasons in self.slow.items()]
+        named += [f"link {name} is slow: {reason}" for name, reason in self.slow_links.items()]
+        if named:
             return f"Not healthy: {and_more(named)}."
         if self.failed:
             return "Not healthy: see the lines marked FAIL."
+        if any(check.name == "median" for check in self.checks):
+            return "No node is slower than most, but some are much better: see the lines marked median."
         return "Healthy: all nodes keep step." if len(self.nodes) > 1 else "Healthy."
 
 

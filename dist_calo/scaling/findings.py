@@ -1,5 +1,6 @@
 """What the measurements on a cluster mean: which rank or node is the odd one, and how long a step will take."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,10 +49,13 @@ class Node:
     memory_free_bytes: int = 0
     gpus: list[str] = field(default_factory=list)
     step_s: float | None = None
-    """A step without any communication, on the slowest of its ranks."""
+    """Median of steps without any communication, on the slowest of its ranks."""
     scatter_s: float = 0.0
+    """Standard error of that median."""
+    step_mean_s: float | None = None
+    """The largest mean of its ranks."""
     latency_s: float | None = None
-    """To the better one of its two neighbours, so that a slow node is not laid to theirs."""
+    """To the best one of its neighbours, so that a slow node is not laid to theirs."""
     bandwidth_bytes_per_s: float | None = None
     within_latency_s: float | None = None
     within_bandwidth_bytes_per_s: float | None = None
@@ -164,44 +168,6 @@ def check_hardware(nodes: Sequence[Node]) -> list[Check]:
     return checks
 
 
-def slow_nodes(nodes: Sequence[Node]) -> dict[str, list[str]]:
-    """What each slow node is slow in, against the median of all.
-
-    Computing: more than 15 % and three times its own scatter above. Network and reading: below half, if reading
-    took 0.1 s at least; latency: three times as long, and 0.1 ms.
-    """
-    found: dict[str, list[str]] = {}
-
-    def blame(node: Node, what: str, value: float, usual: float) -> None:
-        found.setdefault(node.name, []).append(f"{what} {value / usual:.2g}x the median")
-
-    usual = _median([node.step_s for node in nodes], high=False)
-    for node in nodes:
-        if usual and node.step_s and node.step_s > 1.15 * usual + 3 * node.scatter_s:
-            blame(node, "a step takes", node.step_s, usual)
-    usual = _median([node.bandwidth_bytes_per_s for node in nodes], high=True)
-    for node in nodes:
-        if usual and node.bandwidth_bytes_per_s and node.bandwidth_bytes_per_s < usual / 2:
-            blame(node, "network bandwidth", node.bandwidth_bytes_per_s, usual)
-    usual = _median([node.latency_s for node in nodes], high=False)
-    for node in nodes:
-        if usual and node.latency_s and node.latency_s > max(3 * usual, usual + 1e-4):
-            blame(node, "network latency", node.latency_s, usual)
-    usual = _median([node.read_bytes_per_s for node in nodes], high=True)
-    for node in nodes:
-        if usual and node.read_bytes_per_s and node.read_bytes_per_s < usual / 2 and node.read_s > 0.1:
-            blame(node, "reading", node.read_bytes_per_s, usual)
-    return found
-
-
-def _median(values: Iterable[float | None], high: bool) -> float | None:
-    """Of two nodes the quicker one is the rule."""
-    there = [value for value in values if value is not None]
-    if not there:
-        return None
-    return statistics.median_high(there) if high else statistics.median_low(there)
-
-
 def check_clocks(nodes: Sequence[Node], largest_s: float = 0.1) -> list[Check]:
     """Clocks that differ so much that times in logs cannot be compared."""
     known = [node for node in nodes if node.clock_s is not None]
@@ -230,7 +196,7 @@ class Prediction:
     showers: int
     """Of the global batch."""
     compute_s: float
-    """On the slowest rank."""
+    """On the slowest rank, at most."""
     all_reduce_s: float
     """In a ring as slow as its slowest link, none of it hidden behind computing."""
 
@@ -248,6 +214,7 @@ def predict(
     nodes: Sequence[Node],
     *,
     showers: int,
+    measured_ranks: int,
     bytes_: float,
     collectives: float,
     links: Iterable[tuple[float, float]],
@@ -257,11 +224,13 @@ def predict(
     Args:
         nodes: with their times of a step.
         showers: of the global batch.
+        measured_ranks: that this batch was shared among when the nodes' steps were measured.
         bytes_: handed to collectives in a step.
         collectives: of a step.
         links: latency (s) and bandwidth (bytes/s) of the connections that the ring uses.
     """
-    steps = [node.step_s for node in nodes if node.step_s is not None]
+    # All wait for the slowest, also for one that stalls now and then.
+    steps = [max(node.step_s, node.step_mean_s or 0.0) for node in nodes if node.step_s is not None]
     links = list(links)
     ranks = sum(len(node.ranks) for node in nodes)
     if not steps or (ranks > 1 and not links):
@@ -270,4 +239,6 @@ def predict(
     if ranks > 1:
         latency, bandwidth = max(link[0] for link in links), min(link[1] for link in links)
         wait = ring_seconds(ranks, bytes_, collectives * latency, bandwidth)
-    return Prediction(ranks=ranks, showers=showers, compute_s=max(steps), all_reduce_s=wait)
+    # Fewer ranks have a larger share each. An upper bound: a part of a step takes the same time whatever the share.
+    more = math.ceil(showers / ranks) / math.ceil(showers / measured_ranks)
+    return Prediction(ranks=ranks, showers=showers, compute_s=more * max(steps), all_reduce_s=wait)

@@ -1,6 +1,7 @@
 """Latency, bandwidth and clock offsets between pairs of ranks, many disjoint pairs at the same time.
 
-A ring of nodes is gone round in two or three rounds whatever their number, a tree of clocks in log2(nodes) rounds.
+A ring of nodes is gone round in two or three rounds whatever their number, the neighbours' neighbours take two more, a
+tree of clocks log2(nodes).
 """
 
 import statistics
@@ -117,6 +118,16 @@ def ring_rounds(nodes: int) -> list[list[tuple[int, int]]]:
     rounds = [edges[0 : nodes - 1 : 2], edges[1 : nodes - 1 : 2], edges[nodes - 1 :]]
     if nodes % 2 == 0 and nodes > 2:
         rounds = [rounds[0], rounds[1] + rounds[2]]
+    return [pairs for pairs in rounds if pairs]
+
+
+def second_rounds(nodes: int) -> list[list[tuple[int, int]]]:
+    """The neighbours' neighbours along a line, in at most two rounds of disjoint pairs; none up to 3 nodes.
+
+    In a ring every link may touch a slow node though half of the nodes are fine; these links tell them apart.
+    """
+    pairs = [(node, node + 2) for node in range(nodes - 2 if nodes > 3 else 0)]
+    rounds = [[pair for pair in pairs if pair[0] % 4 in firsts] for firsts in ((0, 1), (2, 3))]
     return [pairs for pairs in rounds if pairs]
 
 

@@ -1,6 +1,6 @@
 """Results of scaling experiments made by formula, to test what is computed from them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,17 @@ def result(point: Point, step_s: float, turns: float = 1.0) -> dict[str, Any]:
 
 
 def write_experiment(
-    folder: Path, points: Sequence[Point], noise: float = 0.0, algorithm: str = "ring", cores: int = 10**6
+    folder: Path,
+    points: Sequence[Point],
+    noise: float = 0.0,
+    algorithm: str = "ring",
+    cores: int = 10**6,
+    changes: Callable[[Point], dict[str, Any]] = lambda point: {},
 ) -> Plan:
-    """A plan and three repeats of each point, without MLflow; ranks beyond the cores take turns."""
+    """A plan and three repeats of each point, without MLflow; ranks beyond the cores take turns.
+
+    The changes replace values of a point's results, before noise falls on the time of a step.
+    """
     config = RunConfig(tracking=TrackingConfig(uri="none"), train=TrainConfig(max_steps=100))
     plan = Plan(points=tuple(points), config=config, measurement=Measurement(repeats=3))
     write_plan(folder, plan)
@@ -77,6 +85,7 @@ def write_experiment(
     for number, each in enumerate(points):
         turns = max(1.0, each.ranks / cores)
         for repeat in range(3):
-            step_s = seconds(each, algorithm, turns) * float(np.exp(noise * generator.standard_normal()))
-            write_result(folder, number, repeat, result(each, step_s, turns))
+            values = result(each, seconds(each, algorithm, turns), turns) | changes(each)
+            values["step_s"] *= float(np.exp(noise * generator.standard_normal()))
+            write_result(folder, number, repeat, values)
     return plan

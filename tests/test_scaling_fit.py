@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dist_calo.scaling.fit import Case, check_model, fit_model
+from dist_calo.scaling.cost import ring_seconds
+from dist_calo.scaling.fit import Case, check_model, design, fit_model, independent
 from dist_calo.scaling.forecast import Forecast, forecast
 from dist_calo.scaling.model import model_parts, sentences
 from dist_calo.scaling.report import write_report
+from dist_calo.scaling.results import read_results, write_result
 from dist_calo.scaling.summary import summarise
 from tests.scaling_results import BANDWIDTH, BASE_S, LATENCY_S, SAMPLE_S, point, seconds, write_experiment
 
@@ -102,6 +104,107 @@ def test_the_band_grows_outside_of_what_was_measured(tmp_path):
     assert width[-1] > 3 * width[3]
     assert np.all(found.low <= found.efficiency)
     assert np.all(found.efficiency <= found.high)
+
+
+COMPUTING_S = 0.2
+
+
+def overlapped_step(ranks, hidden):
+    """A ring of 25 MB in ten collectives, 5 us and 2.5 GB/s, behind a share of 0.2 s of computing."""
+    return COMPUTING_S + max(0.0, ring_seconds(ranks, 25e6, 10 * 5e-6, 2.5e9) - hidden * COMPUTING_S)
+
+
+def overlapped(hidden):
+    return lambda point: {
+        "step_s": overlapped_step(point.ranks, hidden if point.overlap else 0.0),
+        "compute_s": COMPUTING_S,
+        "cpu_s": COMPUTING_S,
+        "bytes_per_step": 25e6,
+    }
+
+
+@pytest.mark.parametrize("hidden", [0.0, 1 / 3, 2 / 3])
+def test_what_is_hidden_at_few_ranks_is_predicted_from_the_points_without_overlap(tmp_path, hidden):
+    points = [point(2**power, overlap=overlap) for overlap in (True, False) for power in range(6)]
+    summary = summary_of(tmp_path, points, noise=0.005, changes=overlapped(hidden))
+    series = {
+        key.overlap: found for part in model_parts(summary) for key, (_, found) in part.forecasts.items()
+    }
+    for overlap, found in series.items():
+        truth = COMPUTING_S / overlapped_step(4096, hidden if overlap else 0.0)
+        assert not found.obstacle
+        assert found.low[-1] <= truth <= found.high[-1]
+    assert series[True].efficiency[-1] < 0.6
+    assert np.all(series[True].low <= series[True].efficiency)
+    assert np.all(series[True].efficiency <= series[True].high)
+
+
+def test_points_with_overlap_alone_predict_nothing_where_buckets_may_leave_early(tmp_path):
+    points = [point(2**power) for power in range(6)]
+    summary = summary_of(tmp_path, points, changes=overlapped(2 / 3))
+    assert any("plan with --overlap on,off" in line for line in sentences(summary, model_parts(summary)))
+
+
+def test_points_of_gpus_are_fitted_by_the_time_of_a_step_alone(tmp_path):
+    parts = ("compute_s", "compute_slowest_node", "wait_comm_s", "core_share_least")
+    plan = write_experiment(tmp_path, GRID, changes=lambda point: dict.fromkeys(parts))
+    rows = series_of(summarise(tmp_path, plan))
+    assert [row.core_share for row in rows] == [1.0] * 6
+    fit = fit_model(rows, "ring")
+    assert fit.seconds([Case.of(row) for row in rows]) == pytest.approx(
+        [row.values["step_s"] for row in rows]
+    )
+    assert not forecast(rows, [fit]).obstacle
+    *_, page, _ = write_report(tmp_path, tmp_path / "out")
+    written = Path(page).read_text()
+    assert "computing and communication are not told apart" in written
+    # Computing, in collectives, waiting for data.
+    assert written.count("<td>–</td><td>–</td><td>0</td>") == len(GRID)
+
+
+@pytest.mark.parametrize(("algorithm", "rank"), [("ring", 3), ("tree", 2)])
+@pytest.mark.parametrize("payload", [1e3, 4e6, 1e12])
+def test_parameters_that_points_determine_are_counted_whatever_the_payload(algorithm, rank, payload):
+    cases = [
+        Case(ranks=n, share=16, several_nodes=n > 1, bytes_per_step=payload, collectives_per_step=10)
+        for n in (1, 2, 4, 8)
+    ]
+    assert independent(design(cases, algorithm)) == rank
+
+
+def test_a_point_that_does_not_count_is_neither_base_nor_fitted(tmp_path):
+    points = [point(1, ranks) for ranks in (1, 2, 4)]
+    busy = {"step_s": 1.0, "cpu_s": 0.01}
+    summary = summary_of(tmp_path, points, changes=lambda point: busy if point.ranks == 1 else {})
+    rows = series_of(summary)
+    assert [row.counts for row in rows] == [False, True, True]
+    assert [row.base for row in rows] == [1, 1, 1]
+    assert rows[2].efficiency == pytest.approx(seconds(points[1]) / seconds(points[2]))
+    (part,) = model_parts(summary)
+    assert [row.number for row in part.rows] == [1, 2]
+    assert "at 4 ranks, relative to 2" in sentences(summary, [part])[0]
+
+
+def test_ranks_that_share_one_quota_are_no_scaling(tmp_path):
+    points = [point(1, ranks) for ranks in (1, 2, 4, 8)]
+    summary = summary_of(tmp_path, points, changes=lambda p: {"thread_quota": min(1.0, 2 / p.ranks)})
+    assert [row.throttled for row in series_of(summary)] == [False, False, True, True]
+    same = summary_of(tmp_path / "same", points, changes=lambda point: {"thread_quota": 0.5})
+    assert all(row.counts for row in series_of(same))
+
+
+def test_the_worst_served_rank_decides_whether_a_point_counts(tmp_path):
+    summary = summary_of(tmp_path, GRID, changes=lambda point: {"core_share_least": 1.02 - 0.1 * point.ranks})
+    assert [row.counts for row in series_of(summary)] == [True, False, False, False, False, False]
+
+
+def test_results_of_earlier_versions_still_open(tmp_path):
+    plan = write_experiment(tmp_path, GRID)
+    for number in range(len(GRID)):
+        for repeat, values in enumerate(read_results(tmp_path, number)):
+            del values["thread_quota"]
+            write_result(tmp_path, number, repeat, values)
+    assert all(row.counts for row in series_of(summarise(tmp_path, plan)))
 
 
 def test_ranks_that_other_programs_kept_waiting_are_told(tmp_path):
@@ -199,6 +302,7 @@ def test_the_report_holds_everything_in_one_file(tmp_path):
         "take turns",
         "No node reports energy",
         "LNCS 11203",
+        "do not hold differences between nodes",
         "(base)",
     ):
         assert words in page

@@ -1,6 +1,6 @@
 """What a node tells: energy counters that wrap, cores that are shared through one kernel."""
 
-from dist_calo.scaling.measure import RankFacts, threads_per_core
+from dist_calo.scaling.measure import RankFacts, step_parts, threads_per_core
 from dist_calo.scaling.node import EnergyCounter, kernel_id, peak_memory_bytes, process_age_s
 
 
@@ -50,6 +50,19 @@ def test_a_thread_with_a_quota_takes_a_part_of_a_core():
     # Two ranks of a node share its quota, which may be more than they can use.
     assert threads_per_core([RankFacts("a", "k", (0, 1), 1, quota=quota) for quota in (0.5, 0.5)]) == 0.25
     assert threads_per_core([RankFacts("a", "k", (0, 1), 1, quota=64.0)]) == 0.5
+
+
+def test_the_parts_of_a_step_are_means_but_for_the_worst_rank():
+    # Elapsed, waiting for ranks and for data, two counters, processor seconds, of two steps.
+    everyone = [(10.0, 3.0, 1.0, 0, 0, 6.0), (10.0, 1.0, 1.0, 0, 0, 4.0)]
+    assert step_parts(everyone, 2, ["a", "b"], split=True) == {
+        "compute_s": 3.5,
+        "compute_slowest_s": 4.0,
+        "compute_slowest_node": "b",
+        "wait_comm_s": 1.0,
+        "core_share_least": 0.5,
+    }
+    assert set(step_parts(everyone, 2, ["a", "b"], split=False).values()) == {None}
 
 
 def test_this_process_knows_its_age_and_memory():

@@ -14,15 +14,20 @@ NOT_CHECKED = (
 def notes(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
     """Everything, a sentence or two each."""
     rows, found = summary.rows, []
-    shared, busy, single = _shared(rows), _busy(rows), _single(rows)
+    shared, throttled, busy, single = _shared(rows), _throttled(rows), _busy(rows), _single(rows)
     if shared:
         found.append(
             f"{_points(shared)}: more threads than cores, so that ranks take turns. This does not count as scaling; "
             "the cost model multiplies the computing by the turns."
         )
+    if throttled:
+        found.append(
+            f"{_points(throttled)}: a quota of processor time, as of a container, left each thread less of a core than "
+            "at other points of the series. This does not count as scaling; give each rank the same quota."
+        )
     if busy:
         found.append(
-            f"{_points(busy)}: other programs took part of the cores' time during the measurement; at worst the ranks "
+            f"{_points(busy)}: other programs took part of the cores' time during the measurement; at worst a rank "
             f"got {_least_share(rows)} of it. Such times are no property of this program and do not count as scaling."
         )
     fewer = [row.number for row in rows if row.values["threads"] < row.point.threads]
@@ -30,12 +35,25 @@ def notes(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
         found.append(f"{_points(fewer)}: a rank had fewer cores than the threads that were asked for.")
     if single:
         found.append(f"{_points(single)}: a single repeat, so no error is known.")
+    if len(single) < len(rows):
+        found.append(
+            "The repeats of a point run in the same processes on the same nodes: the errors do not hold differences "
+            "between nodes and between jobs."
+        )
+    unsplit = [row.number for row in rows if math.isnan(row.values["compute_s"])]
+    if unsplit:
+        found.append(
+            f"{_points(unsplit)}: the host does not wait for a GPU's collectives, so that computing and communication "
+            "are not told apart; the cost model takes the time of a step alone."
+        )
     if summary.missing:
         found.append(f"{_points(summary.missing)}: not measured yet.")
     if all(row.point.nodes == 1 for row in rows):
         found.append("No point of several nodes was measured: nothing is known of the network between nodes.")
     if not parts:
-        found.append("All points have the same number of ranks: there is no cost model and no prediction.")
+        found.append(
+            "The points to fit have a single number of ranks: there is no cost model and no prediction."
+        )
     if any(not part.checks for part in parts):
         found.append(NOT_CHECKED)
     if all(math.isnan(row.values["energy_j"]) for row in rows):
@@ -46,9 +64,11 @@ def notes(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
 def caveat(summary: Summary, parts: Sequence[ModelPart]) -> str:
     """What bears on efficiency and prediction, in one line."""
     rows, found = summary.rows, []
-    shared, busy, single = _shared(rows), _busy(rows), _single(rows)
+    shared, throttled, busy, single = _shared(rows), _throttled(rows), _busy(rows), _single(rows)
     if shared:
         found.append(f"{_points(shared)} not counted (more threads than cores)")
+    if throttled:
+        found.append(f"{_points(throttled)} not counted (less processor time a thread by a quota)")
     if busy:
         found.append(
             f"{_points(busy)} not counted (other programs on the cores, {_least_share(rows)} left at worst)"
@@ -60,7 +80,7 @@ def caveat(summary: Summary, parts: Sequence[ModelPart]) -> str:
     for part in parts:
         found.append(_checked(part) + (f" ({part.title})" if len(parts) > 1 else ""))
     if not parts:
-        found.append("no cost model and no prediction: all points have the same number of ranks")
+        found.append("no cost model and no prediction: the points to fit have a single number of ranks")
     return f"mind: {'; '.join(found)}"
 
 
@@ -74,6 +94,10 @@ def _checked(part: ModelPart) -> str:
 
 def _shared(rows: Sequence[Row]) -> list[int]:
     return [row.number for row in rows if row.oversubscribed]
+
+
+def _throttled(rows: Sequence[Row]) -> list[int]:
+    return [row.number for row in rows if row.throttled]
 
 
 def _busy(rows: Sequence[Row]) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 from dist_calo.scaling.fit import Case, Check, Fit
 from dist_calo.scaling.forecast import WORTHWHILE, Forecast
 from dist_calo.scaling.published import PUBLISHED
-from dist_calo.scaling.summary import Row, Series
+from dist_calo.scaling.summary import Row, Series, base_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +51,9 @@ def efficiency_figure(series: Mapping[Series, list[Row]], study: str) -> "Figure
     ranks = sorted({row.point.ranks for rows in chosen.values() for row in rows})
     for number, (key, rows) in enumerate(chosen.items()):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        base = base_of(rows)
         for row in rows:
-            for axis, value in ((left, row.speed_up * rows[0].point.ranks), (right, 100 * row.efficiency)):
+            for axis, value in ((left, row.speed_up * base.point.ranks), (right, 100 * row.efficiency)):
                 error = value * row.efficiency_error / row.efficiency
                 axis.errorbar(
                     row.point.ranks,
@@ -65,9 +66,9 @@ def efficiency_figure(series: Mapping[Series, list[Row]], study: str) -> "Figure
                     markerfacecolor=colour if row.counts else "white",
                 )
         for per_node in sorted({row.point.ranks_per_node for row in rows}):
-            line = [row for row in rows if row.point.ranks_per_node == per_node or row is rows[0]]
+            line = [row for row in rows if row.point.ranks_per_node == per_node or row is base]
             x = [row.point.ranks for row in line]
-            left.plot(x, [row.speed_up * rows[0].point.ranks for row in line], color=colour, alpha=0.5)
+            left.plot(x, [row.speed_up * base.point.ranks for row in line], color=colour, alpha=0.5)
             right.plot(x, [100 * row.efficiency for row in line], color=colour, alpha=0.5)
         left.plot([], [], color=colour, marker=marker, label=key.label)
     left.plot(ranks, ranks, color="#666666", linestyle=":", label="ideal")
@@ -107,7 +108,7 @@ def split_figure(rows: Sequence[Row]) -> "Figure":
     places = np.arange(len(rows))
     start = np.zeros(len(rows))
     for name, label, colour in (*SPLIT, SPLIT_DATA):
-        values = np.array([1e3 * row.values[name] for row in rows])
+        values = np.nan_to_num([1e3 * row.values[name] for row in rows])
         axis.barh(places, values, left=start, color=colour, label=label, height=0.7)
         start += values
     errors = [0.0 if np.isnan(row.step_error_s) else 1e3 * row.step_error_s for row in rows]
@@ -196,7 +197,8 @@ def forecast_figure(forecasts: Mapping[Series, tuple[Sequence[Row], Forecast]]) 
     if any(key.study == "weak" for key in forecasts):
         _published(axis)
     axis.legend(fontsize=8, frameon=False, loc="lower left")
-    _ranks_axis(axis, [int(forecast.ranks[end]) for _, forecast in forecasts.values() for end in (0, -1)])
+    measured = [row.point.ranks for rows, _ in forecasts.values() for row in rows]
+    _ranks_axis(axis, [*measured, *(int(forecast.ranks[-1]) for _, forecast in forecasts.values())])
     axis.set_ylim(0, 110)
     axis.set_ylabel("parallel efficiency / %")
     return figure

@@ -4,7 +4,7 @@ A step takes ``f (base + share * sample) + collectives * messages(p) * latency +
 with the costs of a ring or a tree (`dist_calo.scaling.cost`), f = threads for each core where ranks take turns, else 1.
 Points on one node and on several have latencies and bandwidths of their own: a ring over nodes runs at the pace of its
 slowest links. Parameters are not negative: bounded least squares on the time of a step and, with the first two terms
-alone, on the time spent computing, both relative to the step.
+alone, on the time spent computing where it is known, both relative to the step.
 
 Uncertainties come from resampling: the repeats of each point are drawn anew, each point is shifted by what the fit
 leaves unexplained, and where latency and bandwidth cannot be told apart one of them, drawn by lot, explains it all.
@@ -34,6 +34,8 @@ PARAMETERS = (
     "1/bandwidth between nodes",
 )
 """In s, s a shower, s, s a byte, s, s a byte."""
+BACKWARD = 2 / 3
+"""Share of computing that communication may hide behind, at most: a backward pass costs about twice a forward pass."""
 _PAIRS = ((2, 3), (4, 5))
 
 
@@ -96,13 +98,22 @@ class Fit:
     inseparable: tuple[tuple[int, int], ...]
     measured_between: bool
 
-    def seconds(self, cases: Sequence[Case]) -> np.ndarray:
-        """Predicted times of a step, shape (cases,)."""
-        return design(cases, self.algorithm) @ self.parameters
+    def seconds(self, cases: Sequence[Case], hidden: float = 0.0) -> np.ndarray:
+        """Predicted times of a step, shape (cases,).
 
-    def sampled_seconds(self, cases: Sequence[Case]) -> np.ndarray:
+        Args:
+            cases: what is asked for.
+            hidden: share of computing behind which communication disappears.
+        """
+        return _seconds(design(cases, self.algorithm), self.parameters[None], hidden)[0]
+
+    def sampled_seconds(self, cases: Sequence[Case], hidden: float = 0.0) -> np.ndarray:
         """The same of each resampled fit, shape (SAMPLES, cases)."""
-        return self.samples @ design(cases, self.algorithm).T
+        return _seconds(design(cases, self.algorithm), self.samples, hidden)
+
+    def computing_seconds(self, cases: Sequence[Case]) -> np.ndarray:
+        """Computing alone, shape (cases,)."""
+        return design(cases, self.algorithm)[:, :2] @ self.parameters[:2]
 
     def errors(self) -> np.ndarray:
         """Standard deviation of each parameter."""
@@ -119,11 +130,11 @@ def fit_model(rows: Sequence[Row], algorithm: str, seed: int = 0) -> Fit:
     """
     generator = np.random.default_rng(seed)
     matrix = design([Case.of(row) for row in rows], algorithm)
-    inseparable = tuple(pair for pair in _PAIRS if _rank(matrix[:, pair]) == 1)
+    inseparable = tuple(pair for pair in _PAIRS if independent(matrix[:, pair], 1e-3) == 1)
     times = np.array([row.values["step_s"] for row in rows])
     parameters = _solve(matrix, times, np.array([row.values["compute_s"] for row in rows]))
     misfits = matrix @ parameters / times - 1
-    freedom = len(rows) - int(np.linalg.matrix_rank(matrix / times[:, None], tol=1e-9))
+    freedom = len(rows) - independent(matrix / times[:, None])
     misfit = float(np.sqrt(np.mean(misfits**2)))
     spread = misfit * np.sqrt(len(rows) / freedom) if freedom > 0 else max(misfit, UNKNOWN_MISFIT)
     samples = np.empty((SAMPLES, len(PARAMETERS)))
@@ -145,10 +156,17 @@ def fit_model(rows: Sequence[Row], algorithm: str, seed: int = 0) -> Fit:
     )
 
 
-def _rank(columns: np.ndarray) -> int:
-    """How many of two columns are independent."""
+def independent(columns: np.ndarray, tolerance: float = 1e-6) -> int:
+    """How many columns are linearly independent, whatever their units."""
     norms = np.linalg.norm(columns, axis=0)
-    return int(np.linalg.matrix_rank(columns / np.where(norms > 0, norms, 1.0), tol=1e-3))
+    return int(np.linalg.matrix_rank(columns / np.where(norms > 0, norms, 1.0), tol=tolerance))
+
+
+def _seconds(matrix: np.ndarray, parameters: np.ndarray, hidden: float) -> np.ndarray:
+    """Times of a step, shape (parameters, cases)."""
+    computing = parameters[:, :2] @ matrix[:, :2].T
+    communication = parameters[:, 2:] @ matrix[:, 2:].T
+    return computing + np.maximum(communication - hidden * computing, 0.0)
 
 
 def _resampled(row: Row, generator: np.random.Generator) -> tuple[float, float]:
@@ -158,13 +176,16 @@ def _resampled(row: Row, generator: np.random.Generator) -> tuple[float, float]:
 
 
 def _solve(matrix: np.ndarray, times: np.ndarray, computing: np.ndarray) -> np.ndarray:
-    """Parameters of at least 0 with the least sum of squared relative differences."""
-    alone = matrix.copy()
+    """Parameters of at least 0 with the least sum of squared relative differences; computing may be NaN."""
+    known = np.isfinite(computing)
+    alone = matrix[known]
     alone[:, 2:] = 0.0
-    relative = np.concatenate([matrix, alone]) / np.tile(times, 2)[:, None]
+    relative = np.concatenate([matrix / times[:, None], alone / times[known, None]])
     norms = np.linalg.norm(relative, axis=0)
     scale = np.where(norms > 0, norms, 1.0)
-    return nnls(relative / scale, np.concatenate([np.ones(len(times)), computing / times]))[0] / scale
+    return (
+        nnls(relative / scale, np.concatenate([np.ones(len(times)), (computing / times)[known]]))[0] / scale
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,21 +1,24 @@
 """Efficiency at ranks that were not measured, with its uncertainty, and where it falls below 90 %.
 
 There is a prediction only where the points allow one: three numbers of ranks that count as scaling, several nodes where
-it goes beyond one, and parameters that those points determine.
+it goes beyond one, and parameters that those points determine. Where gradients leave during the backward pass, the
+points may not show the communication at all: the same points without overlap have to.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dist_calo.scaling.fit import BAND, Case, Fit, design
-from dist_calo.scaling.summary import Row
+from dist_calo.scaling.fit import BACKWARD, BAND, Case, Fit, design
+from dist_calo.scaling.summary import Row, base_of
 
 MOST_RANKS = 4096
 WORTHWHILE = 0.9
 """Efficiency below which more ranks are no longer worth it."""
+HIDDEN = "communication may be hidden behind computing at the measured ranks; plan with --overlap on,off"
+"""Why points with overlap alone allow no prediction."""
 FEWEST = 3
 """Numbers of ranks that a prediction takes."""
 _SAME = 1e-2
@@ -76,17 +79,19 @@ def _about(ranks: float) -> str:
     return f"{round(whole, min(0, 2 - len(str(whole)))):,}"
 
 
-def forecast(rows: Sequence[Row], fits: Sequence[Fit]) -> Forecast:
-    """Predict the efficiency of a series at 1 to 4,096 ranks, each with cores of its own.
+def forecast(rows: Sequence[Row], fits: Sequence[Fit], hidden: float = 0.0, obstacle: str = "") -> Forecast:
+    """Predict the efficiency of a series from its base to 4,096 ranks, each with cores of its own.
 
     Args:
-        rows: the series, in order of ranks; the first is the base.
+        rows: the series, in order of ranks.
         fits: models fitted to it, one for each algorithm.
+        hidden: share of computing behind which communication disappears.
+        obstacle: why there is no prediction, where that is known already.
     """
-    base = rows[0].point
+    base = base_of(rows).point
     most = min(MOST_RANKS, base.batch) if base.study == "strong" else MOST_RANKS
     measured_to = max(row.point.ranks for row in [row for row in rows if row.counts] or rows)
-    obstacle = _obstacle(rows, max(most, base.ranks), [fit.algorithm for fit in fits])
+    obstacle = obstacle or _obstacle(rows, max(most, base.ranks), [fit.algorithm for fit in fits])
     if obstacle:
         most = min(most, measured_to)
     doublings = int(np.log2(max(most, base.ranks) / base.ranks))
@@ -97,9 +102,11 @@ def forecast(rows: Sequence[Row], fits: Sequence[Fit]) -> Forecast:
     # The base is what was measured: on one node or several.
     cases[0] = _case(rows, base.ranks, base.nodes > 1)
     best = min(fits, key=lambda fit: fit.misfit)
-    sampled = np.concatenate([_efficiency(ranks, fit.sampled_seconds(cases), base.study) for fit in fits])
+    sampled = np.concatenate(
+        [_efficiency(ranks, fit.sampled_seconds(cases, hidden), base.study) for fit in fits]
+    )
     low, high = np.percentile(sampled, BAND, axis=0)
-    middle = _efficiency(ranks, best.seconds(cases)[None], base.study)[0]
+    middle = _efficiency(ranks, best.seconds(cases, hidden)[None], base.study)[0]
     return Forecast(
         ranks=ranks,
         efficiency=middle,
@@ -109,6 +116,45 @@ def forecast(rows: Sequence[Row], fits: Sequence[Fit]) -> Forecast:
         measured_to=measured_to,
         obstacle=obstacle,
     )
+
+
+def forecast_overlapped(
+    rows: Sequence[Row], fits: Sequence[Fit], bare_rows: Sequence[Row], bare_fits: Sequence[Fit]
+) -> Forecast:
+    """Predict the efficiency of a series with overlap from the same series without.
+
+    The band reaches from nothing hidden to what fits behind a backward pass; the line hides as much as the largest
+    point did.
+
+    Args:
+        rows: the series, in order of ranks.
+        fits: models fitted to it, one for each algorithm; what they say counts where it is worse.
+        bare_rows: the same series without overlap.
+        bare_fits: models fitted to that.
+    """
+    own, bare = forecast(rows, fits), forecast(bare_rows, bare_fits)
+    if own.obstacle:
+        return own
+    if bare.obstacle:
+        return forecast(rows, fits, obstacle=f"without overlap, {bare.obstacle}")
+    shares = (0.0, _hidden_share(rows, bare_fits), BACKWARD)
+    none, seen, most = (forecast(rows, bare_fits, hidden=share) for share in shares)
+    middle = np.minimum(own.efficiency, seen.efficiency)
+    return replace(
+        own,
+        efficiency=middle,
+        low=np.minimum.reduce([own.low, none.low, middle]),
+        high=np.maximum(most.high, middle),
+        algorithm=seen.algorithm,
+    )
+
+
+def _hidden_share(rows: Sequence[Row], bare_fits: Sequence[Fit]) -> float:
+    """Share of computing behind which the largest point hid communication: at least so much can be hidden."""
+    largest = max((row for row in rows if row.counts), key=lambda row: row.point.ranks)
+    bare, case = min(bare_fits, key=lambda fit: fit.misfit), [Case.of(largest)]
+    gained = bare.seconds(case)[0] - largest.values["step_s"]
+    return float(np.clip(gained / bare.computing_seconds(case)[0], 0.0, BACKWARD))
 
 
 def _obstacle(rows: Sequence[Row], most: int, algorithms: Sequence[str]) -> str:
@@ -142,7 +188,7 @@ def _determined(rows: Sequence[Row], case: Case, algorithm: str) -> bool:
     latency and bandwidth along a tree.
     """
     steps = design([Case.of(row) for row in rows], algorithm)
-    computing = steps.copy()
+    computing = steps[[bool(np.isfinite(row.values["compute_s"])) for row in rows]]
     computing[:, 2:] = 0.0
     known, wanted = np.concatenate([steps, computing]), design([case], algorithm)[0]
     largest = known.max(axis=0)

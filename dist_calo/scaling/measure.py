@@ -4,6 +4,7 @@ import platform
 import shutil
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +52,8 @@ def measure(
     """Measure one repeat; collective, and the same result on all ranks.
 
     Times of a step are in seconds: ``step_s`` is that of the slowest rank, all others are means over ranks, and
-    compute, waiting for communication and waiting for data add up to a rank's own time.
+    compute, waiting for communication and waiting for data add up to a rank's own time. Compute and waiting for
+    communication are None where the host does not wait for a GPU's collectives and so cannot tell them apart.
 
     Args:
         config: settings of the point.
@@ -79,7 +81,9 @@ def measure(
         build_s = time.perf_counter() - began
         warmup_s = sum(steps.take(measurement.warmup_steps))
         communicator.barrier()
-        values = _training(steps, measurement.steps, facts, config.train.global_batch_size)
+        # Over MPI gradients travel from the host, after the GPU has computed them.
+        split = device.type == "cpu" or config.comm.backend == "mpi"
+        values = _training(steps, measurement.steps, facts, config.train.global_batch_size, split)
     if measurement.end_to_end:
         values |= _once_a_job(config, manifest, learner, communicator)
     spent = torch.tensor([startup_s, build_s, warmup_s, startup_s + time.perf_counter() - began])
@@ -119,7 +123,9 @@ class _Steps:
         return meter.wait_s, self.loader.wait_s, float(meter.bytes_sent), float(meter.collectives)
 
 
-def _training(steps: _Steps, count: int, facts: list[RankFacts], global_batch: int) -> dict[str, Any]:
+def _training(
+    steps: _Steps, count: int, facts: list[RankFacts], global_batch: int, split: bool
+) -> dict[str, Any]:
     """The steps between warm-up and validation."""
     communicator = steps.communicator
     rank = communicator.world.rank
@@ -136,10 +142,7 @@ def _training(steps: _Steps, count: int, facts: list[RankFacts], global_batch: i
     everyone = communicator.all_gather_object(
         (sum(seconds), *waits, processor, peak_memory_bytes(), reporter, used_j)
     )
-    elapsed, comm, data, sent, collectives, cpu, memory, reporters, joules = zip(*everyone, strict=True)
-    compute = [
-        (whole - ranks - files) / count for whole, ranks, files in zip(elapsed, comm, data, strict=True)
-    ]
+    elapsed, _, data, sent, collectives, cpu, memory, reporters, joules = zip(*everyone, strict=True)
     told = [value for value, reports in zip(joules, reporters, strict=True) if reports]
     total_j = None if None in told else sum(told)
     showers = count * global_batch
@@ -148,10 +151,7 @@ def _training(steps: _Steps, count: int, facts: list[RankFacts], global_batch: i
         "step_s": max(elapsed) / count,
         "steps_s": [round(value, 6) for value in slowest.tolist()],
         "showers_per_s": showers / max(elapsed),
-        "compute_s": sum(compute) / size,
-        "compute_slowest_s": max(compute),
-        "compute_slowest_node": facts[compute.index(max(compute))].node,
-        "wait_comm_s": sum(comm) / size / count,
+        **step_parts(everyone, count, [fact.node for fact in facts], split),
         "wait_data_s": sum(data) / size / count,
         "cpu_s": sum(cpu) / size / count,
         "bytes_per_step": sum(sent) / size / count,
@@ -159,6 +159,30 @@ def _training(steps: _Steps, count: int, facts: list[RankFacts], global_batch: i
         "peak_memory_bytes": None if None in memory else max(memory),
         "energy_j": total_j,
         "energy_j_per_shower": None if total_j is None else total_j / showers,
+    }
+
+
+def step_parts(
+    everyone: Sequence[Sequence[float]], count: int, nodes: Sequence[str], split: bool
+) -> dict[str, Any]:
+    """Computing and waiting for communication in a step, and the processor time of the worst served rank.
+
+    Args:
+        everyone: of each rank seconds elapsed, waiting for ranks and for data, two counters, processor seconds.
+        count: steps.
+        nodes: name of each rank's node.
+        split: whether the host can tell computing from communication; otherwise all values are None.
+    """
+    if not split:
+        names = ("compute_s", "compute_slowest_s", "compute_slowest_node", "wait_comm_s", "core_share_least")
+        return dict.fromkeys(names)
+    compute = [(elapsed - comm - data) / count for elapsed, comm, data, *_ in everyone]
+    return {
+        "compute_s": sum(compute) / len(compute),
+        "compute_slowest_s": max(compute),
+        "compute_slowest_node": nodes[compute.index(max(compute))],
+        "wait_comm_s": sum(comm for _, comm, *_ in everyone) / len(compute) / count,
+        "core_share_least": min(ranks[5] / count / own for ranks, own in zip(everyone, compute, strict=True)),
     }
 
 

@@ -3,12 +3,12 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dist_calo.scaling.cost import ALGORITHMS
 from dist_calo.scaling.fit import Check, Fit, check_model, fit_model
-from dist_calo.scaling.forecast import Forecast, forecast
-from dist_calo.scaling.summary import Row, Series, Summary
+from dist_calo.scaling.forecast import HIDDEN, Forecast, forecast, forecast_overlapped
+from dist_calo.scaling.summary import Row, Series, Summary, base_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class ModelPart:
 
     title: str
     rows: list[Row]
+    """Those that nothing disturbed, or all where there are no others."""
     fits: list[Fit]
     fitted_ranks: list[int]
     checks: list[Check]
@@ -28,13 +29,22 @@ def model_parts(summary: Summary) -> list[ModelPart]:
     groups: dict[tuple[str, int, bool], list[Row]] = defaultdict(list)
     for row in summary.rows:
         groups[row.point.backend, row.point.threads, row.point.overlap].append(row)
+    fitted_rows = {key: [row for row in rows if not row.disturbed] or rows for key, rows in groups.items()}
+    models = {
+        key: [fit_model(rows, algorithm) for algorithm in ALGORITHMS]
+        for key, rows in fitted_rows.items()
+        if len({row.point.ranks for row in rows}) > 1
+    }
     parts = []
-    for (backend, threads, overlap), rows in groups.items():
-        if len({row.point.ranks for row in rows}) < 2:
-            continue
-        fits = [fit_model(rows, algorithm) for algorithm in ALGORITHMS]
+    for (backend, threads, overlap), fits in models.items():
+        rows = fitted_rows[backend, threads, overlap]
         fitted, checks = check_model(rows)
-        own = {key: members for key, members in summary.series.items() if members[0] in rows}
+        own = [
+            key
+            for key in summary.series
+            if (key.backend, key.threads, key.overlap) == (backend, threads, overlap)
+        ]
+        bare_fits = models.get((backend, threads, False), [])
         parts.append(
             ModelPart(
                 title=f"{backend}, {threads} thread{'s' * (threads > 1)} a rank, overlap {'on' if overlap else 'off'}",
@@ -43,13 +53,26 @@ def model_parts(summary: Summary) -> list[ModelPart]:
                 fitted_ranks=fitted,
                 checks=checks,
                 forecasts={
-                    key: (members, forecast(members, fits))
-                    for key, members in own.items()
-                    if len(members) > 1
+                    key: (summary.series[key], _forecast(summary, key, fits, bare_fits))
+                    for key in own
+                    if len(summary.series[key]) > 1
                 },
             )
         )
     return parts
+
+
+def _forecast(summary: Summary, key: Series, fits: Sequence[Fit], bare_fits: Sequence[Fit]) -> Forecast:
+    """The forecast of a series; with overlap it takes the same series without, unless nothing can be hidden."""
+    rows = summary.series[key]
+    # Gradients that fit into one bucket leave when the backward pass is over.
+    payload = max(row.values["bytes_per_step"] for row in rows) * (1 if key.wire == "fp32" else 2)
+    if not key.overlap or payload <= summary.plan.config.comm.bucket_mb * 2**20:
+        return forecast(rows, fits)
+    bare_rows = summary.series.get(replace(key, overlap=False))
+    if not bare_rows or not bare_fits:
+        return forecast(rows, fits, obstacle=HIDDEN)
+    return forecast_overlapped(rows, fits, bare_rows, bare_fits)
 
 
 def sentences(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
@@ -58,11 +81,16 @@ def sentences(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
     for key, rows in summary.series.items():
         counted = [row for row in rows if row.counts]
         last = counted[-1] if counted else rows[-1]
-        if last.point.ranks > rows[0].point.ranks:
+        base = base_of(rows)
+        if last.point.ranks > base.point.ranks:
             lines.append(
                 f"{key.study} scaling, {key.label}: efficiency {percent(last.efficiency, last.efficiency_error)} at "
-                f"{last.point.ranks} ranks, relative to {rows[0].point.ranks}"
-                + ("" if last.counts else " (its ranks share cores: not a measure of scaling)")
+                f"{last.point.ranks} ranks, relative to {base.point.ranks}"
+                + (
+                    ""
+                    if last.counts
+                    else " (its ranks did not have cores to themselves: not a measure of scaling)"
+                )
             )
     for part in parts:
         if part.checks:

@@ -54,8 +54,9 @@ def _efficiency_pictures(summary: Summary) -> list[tuple[str, Picture]]:
             picture(
                 figures.efficiency_figure(summary.series, study),
                 f"Speed-up and parallel efficiency of {study} scaling against the number of ranks.",
-                f"Speed-up and parallel efficiency where {text}, relative to the smallest point of each series. "
-                "Hollow: ranks shared their cores with each other or with other programs: no measure of scaling.",
+                f"Speed-up and parallel efficiency where {text}, relative to the smallest point of each series "
+                "that counts. Hollow: ranks shared their cores with each other or with other programs, or had a "
+                "smaller quota: no measure of scaling.",
                 vector=True,
             ),
         )
@@ -86,7 +87,7 @@ def _model_pictures(part: ModelPart) -> list[Picture]:
         picture(
             figures.fit_figure(part.rows, part.fits, part.checks),
             "Measured and modelled time of a step for each point, and their relative difference.",
-            f"The model fitted to all points, by ring and by tree.{unseen}",
+            f"The model fitted to all points that nothing disturbed, by ring and by tree.{unseen}",
             vector=True,
         )
     ]
@@ -99,8 +100,10 @@ def _model_pictures(part: ModelPart) -> list[Picture]:
                     f"Predicted efficiency of {study} scaling to 4,096 ranks with its uncertainty.",
                     f"Predicted efficiency of {study} scaling, each rank with cores of its own; the line by the "
                     "algorithm that fits best (dashed beyond the measured ranks), the band over both and all resampled "
-                    "fits (one standard deviation). Not in it: slower nodes, contention of a larger network, "
-                    "shared files.",
+                    "fits (one standard deviation); with overlap, where a bucket may leave during the backward pass, "
+                    "from nothing hidden to what fits behind a backward pass. Not in it: slower nodes, contention of a "
+                    "larger network, shared files, steps that scatter: all wait for the slowest of p ranks, by about "
+                    "√(2 ln p) standard deviations of a rank's step, and the fit lays it to latency.",
                     vector=True,
                 )
             )

@@ -47,6 +47,7 @@ def write_report(results: Path, out: Path) -> list[str]:
 def points_csv(rows: Sequence[Row]) -> str:
     """All numbers of all points, a line each; empty where a node does not tell."""
     columns = ["speed_up", "efficiency", "efficiency_error", "job_showers_per_s", "job_efficiency"]
+    judged = ["oversubscribed", "core_share", "throttled", "counts"]
     lines: list[dict[str, Any]] = []
     for row in rows:
         measured = {
@@ -56,8 +57,7 @@ def points_csv(rows: Sequence[Row]) -> str:
             {"number": row.number, **asdict(row.point), "repeats": row.repeats}
             | measured
             | {"step_error_s": row.step_error_s, "step_spread_s": row.step_spread_s, "base": row.base}
-            | {name: getattr(row, name) for name in columns}
-            | {"oversubscribed": row.oversubscribed, "core_share": row.core_share, "counts": row.counts}
+            | {name: getattr(row, name) for name in columns + judged}
         )
     written = io.StringIO()
     writer = csv.DictWriter(written, list(dict.fromkeys(name for line in lines for name in line)), restval="")

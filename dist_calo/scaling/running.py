@@ -56,11 +56,12 @@ def run_point(results: Path, number: int, again: bool, communicator: "Communicat
             if world.rank == 0:
                 values |= {"point": number, "repeat": repeat, "run_id": record.run_id(), "job": job}
                 write_result(results, number, repeat, values)
-            step, ranks, data = (1e3 * values[name] for name in ("step_s", "wait_comm_s", "wait_data_s"))
+            step, data, ranks = 1e3 * values["step_s"], 1e3 * values["wait_data_s"], values["wait_comm_s"]
+            waiting = "" if ranks is None else f"for ranks {1e3 * ranks:.1f} ms, "
             _say(
                 communicator,
                 f"  repeat {repeat}: {values['showers_per_s']:.1f} showers/s, {step:.1f} ms a step, "
-                f"waiting for ranks {ranks:.1f} ms, for data {data:.1f} ms",
+                f"waiting {waiting}for data {data:.1f} ms",
             )
         complete = True
     except Stopped as signal:

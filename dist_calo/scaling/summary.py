@@ -16,6 +16,8 @@ MEDIAN_ERROR = 1.2533
 """Standard error of a median, in standard errors of a mean (normal distribution, large samples)."""
 BUSY = 0.85
 """Share of the cores' time below which other programs took part of it."""
+SAME_QUOTA = 0.99
+"""Part of the largest quota of a series below which a point had less processor time than the others."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,12 @@ class Row:
     steps_s: list[float]
     """Time of a step in each repeat."""
     computes_s: list[float]
-    """Of it computing, mean over ranks."""
+    """Of it computing, mean over ranks; NaN where the host cannot tell it from communication (GPUs)."""
     step_error_s: float
     step_spread_s: float
     """Largest less smallest repeat."""
-    compute_slowest_node: str
+    throttled: bool = False
+    """Whether a quota left each thread less processor time than at another point of the series."""
     base: int = -1
     """Number of the point that speed-up and efficiency refer to."""
     speed_up: float = math.nan
@@ -81,26 +84,42 @@ class Row:
 
     @property
     def core_share(self) -> float:
-        """Share of the cores' time that the ranks got while they computed, 1 where nobody else wanted it.
+        """Share of its core's time that the worst served rank got while it computed, 1 where nobody else wanted it.
 
-        A quota of processor time is all that they might have got. Several threads of a rank are not all busy all the
-        time: then nothing can be said and it is 1.
+        A quota of processor time is all that it might have got. Where ranks take turns it is their mean. Several
+        threads of a rank are not all busy all the time, and a GPU is not seen: then nothing can be said and it is 1.
         """
-        if self.point.threads > 1:
+        if self.point.threads > 1 or math.isnan(self.values["compute_s"]):
             return 1.0
         turns = max(1.0, self.values["threads_per_core"])
-        due = self.values["compute_s"] * self.values["thread_quota"]
-        return min(1.0, turns * self.values["cpu_s"] / due)
+        mean = self.values["cpu_s"] / self.values["compute_s"]
+        got = turns * mean if self.oversubscribed else self._measured("core_share_least", mean)
+        return min(1.0, got / self.thread_quota)
+
+    @property
+    def thread_quota(self) -> float:
+        """Time of a core that a thread may use a second."""
+        return self._measured("thread_quota", 1.0)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other programs or a quota took processor time: such a time is no property of this program."""
+        return self.throttled or self.core_share < BUSY
 
     @property
     def counts(self) -> bool:
         """Whether its time says how training scales: every rank had the cores that it asked for, to itself."""
-        return not self.oversubscribed and self.core_share >= BUSY
+        return not self.oversubscribed and not self.disturbed
 
     @property
     def relative_error(self) -> float:
         """Of the step time."""
         return self.step_error_s / self.values["step_s"]
+
+    def _measured(self, name: str, default: float) -> float:
+        """A value that results of an earlier version lack."""
+        value = self.values.get(name, math.nan)
+        return default if math.isnan(value) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,21 +155,26 @@ def summarise(results: Path, plan: Plan) -> Summary:
     return Summary(plan=plan, rows=rows, missing=missing, series=dict(series))
 
 
+def base_of(rows: Sequence[Row]) -> Row:
+    """The point of a series that its speed-up and efficiency refer to."""
+    return next(row for row in rows if row.number == row.base)
+
+
 def _row(number: int, point: Point, found: Sequence[dict[str, Any]]) -> Row:
     names = [name for name, value in found[0].items() if isinstance(value, int | float) or value is None]
     steps = [float(result["step_s"]) for result in found]
     error = MEDIAN_ERROR * statistics.stdev(steps) / math.sqrt(len(steps)) if len(steps) > 1 else math.nan
-    nodes = [result["compute_slowest_node"] for result in found]
     return Row(
         number=number,
         point=point,
         repeats=len(found),
         values={name: _median([result.get(name) for result in found]) for name in names},
         steps_s=steps,
-        computes_s=[float(result["compute_s"]) for result in found],
+        computes_s=[
+            math.nan if result["compute_s"] is None else float(result["compute_s"]) for result in found
+        ],
         step_error_s=error,
         step_spread_s=max(steps) - min(steps),
-        compute_slowest_node=max(set(nodes), key=nodes.count),
     )
 
 
@@ -160,8 +184,11 @@ def _median(values: Sequence[float | None]) -> float:
 
 
 def _compare(rows: list[Row], config: RunConfig) -> None:
-    """Speed-up and efficiency of a series, relative to its smallest point; errors of both are propagated."""
-    base = rows[0]
+    """Speed-up and efficiency of a series, relative to its smallest point that counts; errors are propagated."""
+    quota = max(row.thread_quota for row in rows)
+    for row in rows:
+        row.throttled = row.thread_quota < SAME_QUOTA * quota
+    base = next((row for row in rows if row.counts), rows[0])
     for row in rows:
         row.base = base.number
         row.job_showers_per_s = _job_rate(row, config)

@@ -1,6 +1,7 @@
 """Sweep files: what they vary, how a grid is counted, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,15 +82,17 @@ def test_the_command_in_full_trains_as_long_as_the_settings_say():
     found = sweep(
         config="a.yaml",
         steps=10,
-        settings={"train.seed": 2, "tracking.log_pictures": False},
+        settings={"train.seed": 2, "train.validate_every_steps": 5, "tracking.log_pictures": False},
         overrides=["--train.max_steps=5", "--data.path=x y"],
     )
     trial = found.arguments({RATE: 0.5})
-    expected = ["--config=a.yaml", "--train.seed=2", "--tracking.log_pictures=false", "--train.max_steps=10"]
+    expected = ["--config=a.yaml", "--train.seed=2", "--train.validate_every_steps=5"]
+    expected += ["--tracking.log_pictures=false", "--train.max_steps=10"]
     assert trial == [*expected, "--train.max_steps=5", "--data.path=x y", f"--{RATE}=0.5"]
     assert found.command({RATE: 0.5}, "out") == (
         f"python -m dist_calo.train --config=a.yaml --train.seed=2 '--data.path=x y' --{RATE}=0.5 --checkpoint.dir=out"
     )
+    assert "--train.validate_every_steps=5" in replace(found, steps=None).command({RATE: 0.5}, "out")
 
 
 @pytest.mark.parametrize(

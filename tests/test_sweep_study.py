@@ -1,17 +1,21 @@
 """A study that several workers share: every trial is made once, and a dead worker's is gone on with."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
 from dist_calo.errors import ConfigError
+from dist_calo.sweeping import lock
 from dist_calo.sweeping.journal import cut_to_whole_lines
 from dist_calo.sweeping.owner import BEATS, Beat, Owner, batch_job, last_beat
 from dist_calo.sweeping.picture import draw
@@ -53,6 +57,23 @@ def test_a_grid_is_made_once_and_in_full(tmp_path):
     assert len(found) == len(set(found)) == 6
     assert study.is_complete
     assert join(tmp_path, **GRID, trials=None).next() is None
+
+
+def test_a_grid_of_any_size_is_queued_in_two_writings_and_also_from_halfway(tmp_path, monkeypatch):
+    append, sizes = JournalFileBackend.append_logs, []
+
+    def counted(backend, logs):
+        sizes.append(len(logs))
+        append(backend, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", counted)
+    queued = [trial.system_attrs for trial in join(tmp_path, **GRID, trials=None).optuna.get_trials()]
+    assert sizes[-2:] == [1, 5]
+    journal = tmp_path / "journal.log"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-4]))
+    again = [trial.system_attrs for trial in join(tmp_path, **GRID, trials=None).optuna.get_trials()]
+    assert sizes[-2:] == [1, 3]
+    assert again == queued
 
 
 def test_workers_that_run_at_once_make_every_trial_once(tmp_path):
@@ -219,6 +240,81 @@ def test_a_study_is_of_one_sweep_but_may_grow(tmp_path):
     assert len(study.finished) == 3
     with pytest.raises(ConfigError, match="holds no study"):
         Study.read(tmp_path / "none")
+
+
+def test_a_command_of_old_makes_a_study_no_shorter_nor_less_patient(tmp_path):
+    first = join(tmp_path, trials=1)
+    finish(first)
+    assert first.is_complete
+    join(tmp_path, trials=3, abandoned_after_s=500)
+    assert not first.is_complete
+    assert "1 complete, of 3 trials" in summary(Study.read(tmp_path))
+    old = join(tmp_path, trials=1)
+    finish(old)
+    assert (states(old), old.sweep.abandoned_after_s) == ({"COMPLETE": 3}, 500)
+
+
+def test_a_worker_that_lost_the_lock_while_it_was_halted_takes_another_number(tmp_path, monkeypatch):
+    halted, other = join(tmp_path), join(tmp_path)
+    ask, others = halted.optuna.ask, []
+
+    def late():
+        (tmp_path / "study.lock").unlink()
+        others.append(other.next())
+        elsewhere(other, others[0])
+        return ask()
+
+    monkeypatch.setattr(halted.optuna, "ask", late)
+    task = halted.next()
+    assert (others[0].number, task.number) == (0, 1)
+    assert task.folder == halted.trial_folder(1)
+    assert task.owner.holds(task.folder)
+    assert not task.owner.holds(others[0].folder)
+    alone = join(tmp_path / "alone")
+    assert [others[0].chosen, task.chosen] == [alone.next().chosen, alone.next().chosen]
+
+
+@pytest.mark.parametrize("death", [{"created": 0.0}, {"machine": "another", "job": "7", "start": 0}])
+def test_the_lock_of_a_process_known_to_be_dead_is_taken_at_once(tmp_path, monkeypatch, death):
+    monkeypatch.setenv("DIST_CALO_SWEEP_JOB", "7:1")
+    dead = lock.Lock(tmp_path / "a.lock")
+    dead._here = replace(dead._here, **death)
+    dead.acquire()
+    monkeypatch.setattr(lock, "ABANDONED_S", float("inf"))
+    with lock.locked(tmp_path, "a"):
+        assert not dead.is_ours()
+        dead.release()
+        assert [path.name for path in tmp_path.iterdir()] == ["a.lock"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_looks_that_were_answered_count_as_silence(tmp_path, monkeypatch):
+    holder = lock.Lock(tmp_path / "a.lock")
+    holder._here = replace(holder._here, machine="another")
+    holder.acquire()
+    clock, looks = itertools.count(0.0, 1000.0), []
+    monkeypatch.setattr(lock.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(lock.time, "sleep", looks.append)
+    monkeypatch.setattr(lock.log, "warning", lambda *_: None)
+    lock.Lock(tmp_path / "a.lock").acquire()
+    assert len(looks) == 1 + lock.ABANDONED_S / lock.LOOK_S
+
+
+def test_a_holder_that_works_for_long_shows_that_it_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "TOUCH_S", 0.01)
+    with lock.locked(tmp_path, "a"):
+        os.utime(tmp_path / "a.lock", (0, 0))
+        while (tmp_path / "a.lock").stat().st_mtime == 0:
+            time.sleep(0.01)
+
+
+def test_a_lock_made_meanwhile_is_put_back(tmp_path):
+    path = tmp_path / "a.lock"
+    faster = lock.Lock(path)
+    faster.acquire()
+    lock.Lock(path)._remove("of one that died")
+    assert faster.is_ours()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_half_a_line_of_a_killed_writer_is_cut_off(tmp_path):

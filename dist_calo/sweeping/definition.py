@@ -24,6 +24,8 @@ FIXED = ("comm.backend", "comm.timeout_s", "train.device", "train.max_steps", "t
 """What all trials have in common: the ranks are started once, and trials are compared at equal steps."""
 OF_TRIALS = ("checkpoint.", "tracking.log_")
 """Settings that spare many short runs what a long one wants to keep."""
+OF_SHORT_TRIALS = "train.validate_every_steps"
+"""What a sweep that shortens its trials sets low, to compare and prune them."""
 FIXED_SECTIONS = ("tracking.", "checkpoint.")
 
 
@@ -105,9 +107,10 @@ class Sweep:
         """
         config = chosen.get("config", self.config)
         first = [f"--config={config}"] if config is not None else []
-        kept = {
-            name: value for name, value in self.settings.items() if not (full and name.startswith(OF_TRIALS))
-        }
+        left_out: tuple[str, ...] = OF_TRIALS if full else ()
+        if full and self.steps is not None:
+            left_out += (OF_SHORT_TRIALS,)
+        kept = {name: value for name, value in self.settings.items() if not name.startswith(left_out)}
         settings = [f"--{name}={_text(value)}" for name, value in kept.items()]
         steps = [f"--train.max_steps={self.steps}"] if self.steps is not None else []
         overrides = list(self.overrides)

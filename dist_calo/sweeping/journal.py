@@ -1,27 +1,18 @@
-"""The study's journal on a shared file system, and the locks of its folder.
+"""The study's journal on a shared file system: Optuna's, under a lock of this package.
 
-Optuna offers two locks for files. ``JournalFileOpenLock`` makes a file with O_CREAT and O_EXCL, which one process alone
-can do on local file systems, Lustre, GPFS and NFS from version 3 on. ``JournalFileSymlinkLock`` makes a symbolic link,
-which even NFS 2 does once; but it judges the age of a lock by what the link points to, the journal, so that a lock in
-lively use may look abandoned, and one of a journal that was named by a relative path never does. Nothing has NFS 2 any
-more, so the first is used. Neither needs flock or fcntl, which many clusters switch off.
+Optuna offers two locks for files, which know no owner: one that waits for long, for a file server that is restarted or
+while it is halted itself, takes the lock of a writer that is just finishing, and a writer that lost its lock removes
+that of another.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from dist_calo.errors import MissingComponentError
-
-if TYPE_CHECKING:
-    from optuna.storages import JournalStorage
-
-WRITE_S = 30
-"""Age at which the lock of one line's writing is that of a dead process, in seconds."""
-WORK_S = 120
-"""The same for longer work: choosing settings, or talking to MLflow."""
+from dist_calo.sweeping.lock import Lock
 
 
 def load_optuna() -> Any:
@@ -38,27 +29,67 @@ def load_optuna() -> Any:
     return optuna
 
 
-def open_journal(path: Path) -> "JournalStorage":
-    """The storage of a study in this file, made if there is none."""
-    load_optuna()
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+class Journal:
+    """What Optuna's ``JournalStorage`` writes to and reads from: a file, made if there is none.
 
-    class RepairingLock(JournalFileOpenLock):
-        """Before anything is appended, cuts off half a line that a killed process or node has left."""
+    Args:
+        path: the file.
+    """
 
-        def acquire(self) -> bool:
-            acquired = super().acquire()
-            cut_to_whole_lines(path)
-            return acquired
+    def __init__(self, path: Path) -> None:
+        load_optuna()
+        from optuna.storages.journal import JournalFileBackend
 
-        def release(self) -> None:
-            # A process that was halted for long may find its lock taken as abandoned.
-            with suppress(RuntimeError):
-                super().release()
+        name = path.absolute()
+        lock: Any = _RepairingLock(name)
+        self._file = JournalFileBackend(str(name), lock_obj=lock)
+        self._kept: list[dict[str, Any]] | None = None
 
-    name = str(path.absolute())
-    return JournalStorage(JournalFileBackend(name, lock_obj=RepairingLock(name, grace_period=WRITE_S)))
+    def storage(self) -> Any:
+        """Optuna's storage on this journal."""
+        from optuna.storages import JournalStorage
+
+        return JournalStorage(cast(Any, self))
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
+        """All that was written, from a line on."""
+        return self._file.read_logs(log_number_from)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines, or keep them for the end of `together`."""
+        if self._kept is None:
+            self._file.append_logs(logs)
+        else:
+            self._kept += logs
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write at once what is written inside, for each writing takes the lock and waits for the disk."""
+        kept: list[dict[str, Any]] = []
+        self._kept = kept
+        try:
+            yield
+        finally:
+            self._kept = None
+        if kept:
+            self._file.append_logs(kept)
+
+
+class _RepairingLock(Lock):
+    """Before anything is appended, cuts off half a line that a killed process or node has left."""
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(journal.with_name(f"{journal.name}.lock"))
+        self._journal = journal
+
+    def acquire(self) -> bool:
+        acquired = super().acquire()
+        try:
+            cut_to_whole_lines(self._journal)
+        except OSError:
+            self.release()
+            raise
+        return acquired
 
 
 def cut_to_whole_lines(path: Path) -> None:
@@ -76,18 +107,3 @@ def cut_to_whole_lines(path: Path) -> None:
             size = start
         if size < end:
             file.truncate(size)
-
-
-@contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
-    """Keep other workers on any node out of one kind of work on this study."""
-    load_optuna()
-    from optuna.storages.journal import JournalFileOpenLock
-
-    lock = JournalFileOpenLock(str(folder / name), grace_period=WORK_S)
-    lock.acquire()
-    try:
-        yield
-    finally:
-        with suppress(RuntimeError):
-            lock.release()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dist_calo.config import RunConfig, TrackingConfig, flattened
-from dist_calo.sweeping.journal import locked
+from dist_calo.sweeping.lock import locked
 from dist_calo.sweeping.study import Study, Task
 from dist_calo.training.provenance import describe_run
 from dist_calo.training.spool import SPOOL_PREFIX, Record, Spool

@@ -1,6 +1,6 @@
 """A study: the trials of a sweep in one folder of a shared file system, which any number of workers join.
 
-    sweep.json     what is varied, as first said
+    sweep.json     what is varied, how many trials there are to be
     journal.log    Optuna's journal of all trials
     trials/0007/   checkpoints of a trial, and whose it is
     spool/         what MLflow has not taken yet
@@ -9,11 +9,9 @@ A trial that is begun belongs to its worker. If the worker dies, another one tak
 checkpoint, so that the study ends with exactly as many trials as it was to have.
 """
 
-import json
 import math
 import os
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,17 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 from dist_calo.config import TrainConfig
 from dist_calo.errors import ConfigError
-from dist_calo.files import write_whole
-from dist_calo.sweeping.definition import Sweep, read_definition
-from dist_calo.sweeping.journal import load_optuna, locked, open_journal
+from dist_calo.sweeping.definition import Sweep
+from dist_calo.sweeping.journal import Journal, load_optuna
+from dist_calo.sweeping.lock import locked
 from dist_calo.sweeping.owner import Owner, is_held, last_beat
 from dist_calo.sweeping.space import Value
+from dist_calo.sweeping.stored import store, stored_sweep
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 NAME = "sweep"
-CHANGEABLE = ("trials", "abandoned_after_s")
 ATTEMPTS = 3
 """How often a trial whose worker dies is begun without getting further, before it counts as failed."""
 POLL_S = 0.5
@@ -65,7 +63,8 @@ class Study:
         self.uid = uid
         """Tells this study from all others, in MLflow too."""
         self._states = optuna.trial.TrialState
-        self._storage = open_journal(folder / "journal.log")
+        self._journal = Journal(folder / "journal.log")
+        self._storage = self._journal.storage()
         if train is not None:
             self._make(optuna)
         self.optuna = optuna.load_study(
@@ -78,7 +77,7 @@ class Study:
 
     @classmethod
     def join(cls, folder: Path, sweep: Sweep, train: TrainConfig) -> "Study":
-        """The study in this folder, made if there is none.
+        """The study in this folder, made if there is none, and made longer if this sweep asks for more trials.
 
         Args:
             folder: where the study lives.
@@ -86,25 +85,14 @@ class Study:
             train: the training loop of its trials.
 
         Raises:
-            ConfigError: if the folder holds another sweep.
+            ConfigError: if the folder holds another sweep, or cannot be written.
         """
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder, "study"):
-                if not (folder / "sweep.json").exists():
-                    _write(folder / "sweep.json", {"uid": uuid.uuid4().hex[:12], **sweep.to_dict()})
+            uid = store(folder, sweep)
         except OSError as error:
             raise ConfigError(
                 f"--study {folder}: {error.strerror}; name a folder that can be written"
             ) from error
-        known, uid = _definition(folder)
-        if known.identity != sweep.identity:
-            old, new = known.to_dict(), sweep.to_dict()
-            changed = [name for name in old if old[name] != new[name] and name not in CHANGEABLE]
-            raise ConfigError(
-                f"{folder} holds a study with other {', '.join(changed)}: name another folder with --study, or put the "
-                "sweep file back as it was"
-            )
         return cls(folder, sweep, uid, train)
 
     @classmethod
@@ -118,7 +106,7 @@ class Study:
             raise ConfigError(
                 f"{folder}: holds no study; dist-calo sweep run SWEEP.yaml --study FOLDER makes one"
             )
-        return cls(folder, *_definition(folder))
+        return cls(folder, *stored_sweep(folder))
 
     def _make(self, optuna: Any) -> None:
         """The study in the journal, and every combination of a grid in its queue, also where a worker died halfway."""
@@ -130,8 +118,13 @@ class Study:
                 combinations = self.sweep.parameters.grid()
                 Random(self.sweep.seed).shuffle(combinations)
                 study = optuna.load_study(study_name=NAME, storage=self._storage)
-                for chosen in combinations[len(study.get_trials(deepcopy=False)) :]:
+                left = combinations[len(study.get_trials(deepcopy=False)) :]
+                # Optuna remembers the trial that it wrote last, so there has to be one.
+                for chosen in left[:1]:
                     study.enqueue_trial(chosen)
+                with self._journal.together():
+                    for chosen in left[1:]:
+                        study.enqueue_trial(chosen)
 
     @property
     def trials(self) -> "list[FrozenTrial]":
@@ -155,6 +148,7 @@ class Study:
     @property
     def is_complete(self) -> bool:
         """Whether all trials of the sweep are finished."""
+        self._reread()
         return len(self.finished) >= self.sweep.total
 
     def trial_folder(self, number: int) -> Path:
@@ -180,6 +174,7 @@ class Study:
         self._beats, self._held_until = {}, {}
         while not stop():
             with locked(self.folder, "study"):
+                self._reread()
                 task, unsure = self._orphan()
                 if task is None and len(self.trials) < self.sweep.total:
                     task = self._new()
@@ -232,6 +227,11 @@ class Study:
             if ours:
                 say()
         return ours
+
+    def _reread(self) -> None:
+        """Follow the workers that joined after this one and made the study longer."""
+        known, _ = stored_sweep(self.folder)
+        self.sweep = replace(self.sweep, trials=known.trials, abandoned_after_s=known.abandoned_after_s)
 
     def _orphan(self) -> tuple[Task | None, bool]:
         """A running trial whose worker died, now ours; and whether there are some of which it is not known."""
@@ -289,7 +289,7 @@ class Study:
         chosen = self.sweep.parameters.suggested(again)
         return Task(trial.number, chosen, folder, resumed=owner is not None, owner=claim)
 
-    def _new(self) -> Task:
+    def _new(self) -> Task | None:
         """A new trial; called under the lock, so that the number is known before settings are chosen."""
         number = len(self.trials)
         folder = self.trial_folder(number)
@@ -299,6 +299,11 @@ class Study:
         (folder / "beat").touch()
         self.optuna.sampler = self._sampler(number)
         trial = self.optuna.ask()
+        if trial.number != number:
+            # Halted for so long that another worker took the lock as abandoned, and this number.
+            if claim.holds(folder):
+                replace(claim, released=True, attempt=claim.attempt - 1).write(folder)
+            return self._claimed(self._trial(trial.number), None)
         return Task(trial.number, self.sweep.parameters.suggested(trial), folder, resumed=False, owner=claim)
 
     def _finish(self, number: int, state: Any, value: float | None = None) -> None:
@@ -351,22 +356,6 @@ def noted_failure(folder: Path) -> str | None:
 def claims(folder: Path) -> dict[Path, str]:
     """Who has begun or taken over which trial last: changes whenever a worker gets to work."""
     return {path: path.read_text() for path in folder.glob("trials/*/owner.json")}
-
-
-def _definition(folder: Path) -> tuple[Sweep, str]:
-    try:
-        values = json.loads((folder / "sweep.json").read_text())
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{folder}: holds no study; dist-calo sweep run SWEEP.yaml --study FOLDER makes one"
-        ) from None
-    uid = values.pop("uid")
-    return read_definition(values), uid
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    with write_whole(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _newest_step(folder: Path) -> int:

@@ -1,0 +1,72 @@
+"""``sweep.json`` in a study's folder: what the study varies, and how many trials it is to have."""
+
+import json
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+from dist_calo.errors import ConfigError
+from dist_calo.files import write_whole
+from dist_calo.sweeping.definition import Sweep, read_definition
+from dist_calo.sweeping.lock import locked
+
+CHANGEABLE = ("trials", "abandoned_after_s")
+"""What commands that join a study may raise."""
+
+
+def store(folder: Path, sweep: Sweep) -> str:
+    """Store a sweep in the folder of its study, or raise what may be raised in the one that is there.
+
+    A study is never made shorter, nor less patient with silent workers: a command that was given before another one
+    raised these may be started anew at any time.
+
+    Returns:
+        What tells this study from all others.
+
+    Raises:
+        ConfigError: if the folder holds another sweep.
+        OSError: if it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, "study"):
+        stored, uid = sweep, uuid.uuid4().hex[:12]
+        if (folder / "sweep.json").exists():
+            known, uid = stored_sweep(folder)
+            _check_same(folder, known, sweep)
+            stored = replace(
+                known,
+                trials=max(known, sweep, key=lambda each: each.total).trials,
+                abandoned_after_s=max(known.abandoned_after_s, sweep.abandoned_after_s),
+            )
+            if stored == known:
+                return uid
+        with write_whole(folder / "sweep.json") as temporary:
+            temporary.write_text(json.dumps({"uid": uid, **stored.to_dict()}, indent=2) + "\n")
+    return uid
+
+
+def stored_sweep(folder: Path) -> tuple[Sweep, str]:
+    """The sweep of the study in a folder, and what tells the study from all others.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    try:
+        values = json.loads((folder / "sweep.json").read_text())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder}: holds no study; dist-calo sweep run SWEEP.yaml --study FOLDER makes one"
+        ) from None
+    uid = values.pop("uid")
+    return read_definition(values), uid
+
+
+def _check_same(folder: Path, known: Sweep, sweep: Sweep) -> None:
+    if known.identity == sweep.identity:
+        return
+    old, new = known.to_dict(), sweep.to_dict()
+    changed = [name for name in old if old[name] != new[name] and name not in CHANGEABLE]
+    raise ConfigError(
+        f"{folder} holds a study with other {', '.join(changed)}: name another folder with --study, or put the sweep "
+        "file back as it was"
+    )

@@ -3,9 +3,10 @@
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pytest
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
@@ -27,13 +28,33 @@ signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
 print("ready", flush=True)
 signal.pause()
 """
+# All ranks of a start leave once one of them is asked to, as in training; those of the next one have nothing to do.
+STOPS_WITH_OTHERS = """
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+if any(folder.iterdir()):
+    sys.exit(0)
+stop = folder / os.environ["DIST_CALO_RESTART_COUNT"]
+signal.signal(signal.SIGUSR1, lambda *_: stop.touch())
+print("ready", os.environ["WORLD_SIZE"], flush=True)
+while not stop.exists():
+    time.sleep(0.1)
+sys.exit(75)
+"""
+HURRIED = """
+import sys
+from dist_calo.comm import elastic
+from dist_calo.elastic import main
+elastic.LAST_CALL_S = 1
+sys.exit(main())
+"""
 
 
 class Node(NamedTuple):
     addr: str
 
 
-A, B, C = Node("node1"), Node("node2"), Node("node3")
+A, B, C, D = (Node(f"node{number}") for number in range(1, 5))
 
 
 @pytest.fixture
@@ -182,6 +203,21 @@ def test_the_lowest_node_that_is_left_acts_for_all(
     assert elastic.place_in_line(environ, left) == place
 
 
+@pytest.mark.parametrize(("now", "stands"), [({A, B}, 1), ({A, B, D}, 1), ({A, B, C}, 2), ({A, B, C, D}, 2)])
+def test_a_failure_that_came_with_a_lost_node_is_forgiven_even_if_a_spare_takes_its_place(
+    now: set[Node], stands: int, agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalElasticAgent, "_rendezvous", lambda self, group: None)
+    monkeypatch.setattr("dist_calo.comm.elastic.os.environ", {})
+    agent._worker_group.group_rank, agent.state.round, agent.ranks = 1, 1, failed(1)
+    looks(agent, 1)
+    agent._rendezvous(agent._worker_group)
+    looks(agent, 1)
+    agent.state.participants = {node: number for number, node in enumerate(sorted(now))}
+    agent._rendezvous(agent._worker_group)
+    assert agent._failed == stands
+
+
 def test_ranks_know_how_often_the_run_has_started(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     environ: dict[str, str] = {}
     monkeypatch.setattr("dist_calo.comm.elastic.os.environ", environ)
@@ -207,3 +243,25 @@ def test_a_signal_is_passed_on_and_the_ranks_are_waited_for() -> None:
         finally:
             run.kill()
     assert "SIGUSR1: this node's ranks have been stopped" in rest
+
+
+def test_a_node_that_joined_leaves_and_the_others_go_on(tmp_path: Path) -> None:
+    agent = [sys.executable, "-c", HURRIED, f"--meet=127.0.0.1:{free_port()}"]
+    ranks = ["--nodes=1:2", "--", sys.executable, "-c", STOPS_WITH_OTHERS, str(tmp_path)]
+    with ExitStack() as at_the_end:
+
+        def start(*arguments: str) -> "tuple[subprocess.Popen[str], IO[str]]":
+            process = subprocess.Popen([*agent, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            at_the_end.enter_context(process)
+            at_the_end.callback(process.kill)
+            assert process.stdout is not None
+            return process, process.stdout
+
+        run, said = start("--first", *ranks)
+        assert any("ready 1" in line for line in said)
+        joins, said_by_it = start("--join")
+        assert all(any("ready 2" in line for line in lines) for lines in (said, said_by_it))
+        joins.send_signal(signal.SIGUSR1)
+        assert joins.wait(60) == EXIT_PREEMPTED
+        assert run.wait(60) == 0
+        assert "1 ranks on 1 of 1 to 2 nodes" in said.read()

@@ -120,7 +120,7 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
         # A node that joins belongs to another job.
         os.environ["DIST_CALO_JOB"] = plan.job
     os.environ["DIST_CALO_MOST_RANKS"] = str(plan.nodes[1] * plan.ranks_per_node)
-    agent = None
+    agent, leaves_alone = None, False
     try:
         agent = Agent(plan, _handler(plan, host, port, first=first))
         if not joins:
@@ -129,8 +129,10 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
         result = agent.run()
         return 0 if result is None or not result.is_failed() else agent.exit_code(result)
     except SignalException as error:
+        leaves_alone = joins
         return _leave(f"{error.sigval.name}: this node's ranks have been stopped", EXIT_PREEMPTED)
     except RendezvousTimeoutError:
+        leaves_alone = joins
         return _leave(
             f"fewer than {plan.nodes[0]} nodes are left, and no other came within {plan.wait_s} s: start the same "
             "command again on as many, and it goes on from the last checkpoint",
@@ -142,7 +144,7 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
         _say(f"{host}:{port}, where the nodes meet, no longer answers")
     finally:
         if agent is not None:
-            agent.close()
+            agent.close(alone=leaves_alone)
     if not joins:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -213,10 +215,9 @@ class Agent(LocalElasticAgent):
         )
         super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull), exit_barrier_timeout=60)
         self._plan, self._handler = plan, handler
-        self._failed = 0
+        self._failed = self._failed_before = 0
         self._members: dict[Any, int] = {}
         self._missing = 0
-        self._stopped = False
 
     def exit_code(self, result: RunResult) -> int:
         """The exit code of a run whose ranks have failed; they have said why."""
@@ -232,20 +233,27 @@ class Agent(LocalElasticAgent):
         """Names of the nodes that took part last."""
         return [member.addr for member in self._members]
 
-    def close(self) -> None:
-        """Tell the nodes that wait to take part that the run has ended, unless this node alone leaves it."""
-        if not self._stopped:
+    def close(self, *, alone: bool) -> None:
+        """Tell the nodes that wait to take part that the run has ended, unless this node alone leaves it.
+
+        Then the others miss its signs of life, as they do those of a lost node, and go on without it.
+        """
+        if alone:
+            self._handler._stop_heartbeats()
+        else:
             self._handler.shutdown()
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
-        before = worker_group.group_world_size or 0
+        before = self._members.keys()
         super()._rendezvous(worker_group)
         self._members, self._missing = dict(self._participants()), 0
         # torch's own count is for failures alone, and starts at 0 on a node that joins.
         os.environ["DIST_CALO_RESTART_COUNT"] = str(self._handler._state_holder.state.round)
         nodes = len(self._members)
-        if nodes < before:
-            self._failed = max(0, self._failed - 1)
+        # Also where others have come instead: ranks that failed when a node was lost failed because of it.
+        if before - self._members.keys():
+            self._failed = self._failed_before
+        self._failed_before = self._failed
         if self._number() == 0:
             names = sorted(member.addr for member in self._members)
             shown = ", ".join(names[:8]) + (", ..." if nodes > 8 else "")

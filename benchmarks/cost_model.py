@@ -39,9 +39,9 @@ def main() -> None:
     parser.add_argument("--networks", default="unlimited,1 Gb/s,100 Mb/s")
     options = parser.parse_args()
     out = options.out.absolute()
-    points = f"--nodes=1,2,4,8 --ranks=1 --batch={options.batch}"
+    points = f"--nodes=1,2,4,8 --ranks=1 --batch={options.batch} --overlap=off"
     measure = f"--repeats={options.repeats} --steps={options.steps} --warmup=3 --no-end-to-end"
-    settings = "--config=configs/lcd_fast.yaml --comm.overlap=false --tracking.uri=none"
+    settings = "--config=configs/lcd_fast.yaml --tracking.uri=none"
     settings += " --data.validate=quick --data.validation_fraction=0.05 --data.test_fraction=0.8"
     with VirtualCluster(options.prefix, options.subnet, NODES, SHARE).running() as cluster:
         for name in options.networks.split(","):

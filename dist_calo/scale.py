@@ -66,7 +66,7 @@ def _plan(arguments: Sequence[str]) -> int:
     add("--threads", default="1", help="compute threads of a rank")
     add("--backends", default="torch", help="of torch,mpi,horovod")
     add("--wires", default="fp32", help="of fp32,bf16,fp16")
-    add("--overlap", default="on", help="of on,off")
+    add("--overlap", default="on,off", help="of on,off; a prediction needs off (default on,off)")
     add("--batch", default="16", help="showers of a rank in weak studies")
     add("--global-batch", default="64", help="showers of all ranks in strong studies")
     add("--repeats", type=int, default=3, help="of each point")

@@ -12,7 +12,7 @@ import pytest
 from dist_calo.__main__ import main
 from tests.small_runs import train_command, write_showers
 
-PLAN = ("--ranks=1,2", "--batch=2", "--repeats=2", "--warmup=1", "--steps=2")
+PLAN = ("--ranks=1,2", "--batch=2", "--overlap=on", "--repeats=2", "--warmup=1", "--steps=2")
 
 
 @pytest.fixture(scope="module")

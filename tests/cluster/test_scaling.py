@@ -18,6 +18,7 @@ POINTS = [
     "--nodes=1,2,4",
     "--ranks=1,2",
     "--batch=2",
+    "--overlap=off",
     "--repeats=1",
     "--warmup=1",
     "--steps=4",

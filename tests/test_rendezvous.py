@@ -17,7 +17,7 @@ from torch._C._distributed_c10d import TCPStore
 from dist_calo import comm
 from dist_calo.comm import failure, rendezvous, watch
 from dist_calo.comm.protocol import World
-from dist_calo.comm.rendezvous import Alarm, meeting_point
+from dist_calo.comm.rendezvous import Alarm, meeting_point, poll_interval
 from dist_calo.comm.watch import NodeWatch, keep_alive, name_ranks
 from dist_calo.errors import LaunchError
 
@@ -122,6 +122,25 @@ def test_a_store_that_stays_silent_is_a_lost_node(
     alarm = alarm_at(keeper, silence_s=0.5)
     assert "rank 0 on node1 no longer answers" in left.get(timeout=10)
     silence.set()
+    alarm.switch_off()
+
+
+@pytest.mark.parametrize(
+    ("size", "silence_s", "every_s"), [(2, 30.0, 1.0), (512, 30.0, 1.0), (4096, 30.0, 8.0), (4096, 6.0, 2.0)]
+)
+def test_many_ranks_ask_the_store_less_often(size: int, silence_s: float, every_s: float) -> None:
+    assert poll_interval(size, silence_s) == every_s
+
+
+def test_a_rank_that_asks_for_the_cause_hears_what_was_said_since_it_last_looked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rendezvous, "_POLL_S", 3600.0)
+    keeper = store()
+    alarm = alarm_at(keeper, silence_s=10800.0)
+    causes = [alarm.cause]
+    alarm.ring("node node2 (ranks 2-3) no longer answers")
+    assert [*causes, alarm.cause] == [None, "node node2 (ranks 2-3) no longer answers"]
     alarm.switch_off()
 
 

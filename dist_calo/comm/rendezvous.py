@@ -3,7 +3,7 @@
 import hashlib
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 
@@ -16,6 +16,7 @@ from dist_calo.errors import EXIT_FAILURE, LaunchError
 # Below the ports that operating systems give to outgoing connections.
 _FIRST_PORT, _PORTS = 12000, 16000
 _POLL_S = 1.0
+_POLLS_PER_S = 512
 _TELL_S = 2.0
 _SEE_MESSAGE = "ended because another rank has failed; see its message"
 
@@ -77,12 +78,24 @@ def _first_host(environ: Mapping[str, str]) -> str:
     return hosts[0]
 
 
+def poll_interval(size: int, silence_s: float) -> float:
+    """How often a rank looks for an alarm, in seconds: each second, or 512 times a second over all ranks.
+
+    At least three times within the time after which a silent store is lost.
+
+    Args:
+        size: number of ranks.
+        silence_s: that time, in seconds.
+    """
+    return min(max(_POLL_S, size / _POLLS_PER_S), silence_s / 3)
+
+
 class Alarm:
     """Ends this rank soon after another one has failed, even while it computes and takes part in no collective.
 
     Launchers differ in patience: torchrun and srun give ranks that catch SIGTERM, as ours do to save their work, half a
-    minute. A thread looks once a second whether a rank has raised the alarm in the store that all ranks share. A second
-    one watches the first, since TCP waits a quarter of an hour for the answer of a node that has vanished.
+    minute. A thread looks at each `poll_interval` whether a rank has raised the alarm in the store that all share. A
+    second one watches the first, since TCP waits a quarter of an hour for the answer of a node that has vanished.
 
     Args:
         world: this process among the ranks.
@@ -100,14 +113,21 @@ class Alarm:
         patience = timedelta(seconds=max(30.0, silence_s))
         self._store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=patience)
         self._off = threading.Event()
+        self._poll_s = poll_interval(world.size, silence_s)
         self._unanswered = 0
-        self.cause: str | None = None
-        """Which node is lost, as far as this rank has heard."""
+        self._cause: str | None = None
         self._threads = [
             threading.Thread(target=work, name="alarm", daemon=True) for work in (self._watch, self._guard)
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def cause(self) -> str | None:
+        """Which node is lost, as far as this rank has heard; it asks again if it knows of none."""
+        if self._cause is None:
+            self._try(self._listen)
+        return self._cause
 
     def ring_for_node(self, cause: str, suspect: str | None) -> None:
         """Tell the other ranks, and the job script, that a node is lost, or that its first rank has ended.
@@ -121,10 +141,14 @@ class Alarm:
 
     def ring(self, cause: str = "") -> None:
         """Tell the other ranks that this one has failed, or that a node is lost; the first word counts."""
+        self._try(self._tell, cause)
+
+    @staticmethod
+    def _try(work: Callable[..., object], *arguments: str) -> None:
         # The store may be what is lost.
-        teller = threading.Thread(target=self._tell, args=(cause,), daemon=True)
-        teller.start()
-        teller.join(_TELL_S)
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        thread.start()
+        thread.join(_TELL_S)
 
     def _tell(self, cause: str) -> None:
         with suppress(RuntimeError):
@@ -137,16 +161,18 @@ class Alarm:
             thread.join(_TELL_S)
 
     def _watch(self) -> None:
-        while not self._off.wait(_POLL_S):
-            heard = self._heard()
+        while not self._off.wait(self._poll_s):
+            heard = self._listen()
             self._unanswered = 0
-            if heard is None:
-                continue
-            if heard != _SEE_MESSAGE:
-                self.cause = heard
-            # Time for this rank's own message, should it be about to fail too.
-            if not self._off.wait(ECHO_DELAY_S + 1):
+            # Time for this rank's own message, should it fail too, and for all to hear before rank 0 leaves.
+            if heard is not None and not self._off.wait(ECHO_DELAY_S + self._poll_s):
                 leave(self._world, f"error: {heard}", EXIT_FAILURE)
+
+    def _listen(self) -> str | None:
+        heard = self._heard()
+        if heard not in (None, _SEE_MESSAGE):
+            self._cause = heard
+        return heard
 
     def _heard(self) -> str | None:
         try:
@@ -160,6 +186,6 @@ class Alarm:
             self._unanswered += 1
             if self._unanswered > self._silence_s:
                 silence = f"nothing has been heard from it for {self._silence_s:g} s"
-                self.cause = f"{self._keeper} no longer answers: {silence}"
-                lose_node(self.cause)
-                leave(self._world, f"error: {self.cause}", EXIT_FAILURE)
+                self._cause = f"{self._keeper} no longer answers: {silence}"
+                lose_node(self._cause)
+                leave(self._world, f"error: {self._cause}", EXIT_FAILURE)

@@ -3,6 +3,8 @@
 ``flock`` excludes other processes of this machine everywhere, and those of other machines where the file system passes
 locks on: NFS, GPFS, Lustre mounted with ``flock``. Elsewhere (``nolock``, ``localflock``, BeeGFS as it comes) it says
 yes on every machine, so the holder also gives signs of life: who it is, in the lock file, and that file's time.
+A file server keeps the lock of a machine that has died: with NFSv4 until the lease ends, with NFSv3 until that machine
+is back. A job that was started again therefore replaces the lock file of its earlier attempt.
 """
 
 import fcntl
@@ -10,12 +12,15 @@ import os
 import socket
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 BEAT_EVERY_S = 5.0
 """Time between two signs of life, in seconds."""
 SILENT_AFTER_S = 30.0
 """Time without a sign of life after which a job takes over a run of another machine, in seconds."""
+LEASE_S = 150.0
+"""Time in which a file server lets go of the locks of a machine that is gone, in seconds: NFSv4's 90 and a margin."""
 
 
 class RunLock:
@@ -29,8 +34,9 @@ class RunLock:
         self._path = path
         self._handle: int | None = None
         self._beaten_s = 0.0
-        self.is_alive_elsewhere = False
-        """Whether the last ``acquire`` failed by nothing but a recent sign of life from another machine."""
+        self.patience_s = 0.0
+        """Time after a failed ``acquire`` in which the lock becomes free if its holder's machine is gone, in seconds:
+        until that machine has been silent for long enough, or the file server has given up its lock."""
 
     def acquire(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
         """Keep other processes out; False if another one is at work.
@@ -41,21 +47,64 @@ class RunLock:
         Raises:
             OSError: if the lock file cannot be written.
         """
-        self.is_alive_elsewhere = False
+        self.patience_s = 0.0
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             locked = flock(handle)
-            if locked is not False and self._is_elsewhere(handle, locked, silent_after_s):
-                self.is_alive_elsewhere = True
-            elif locked is not False:
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, f"{_host()} {_job()}\n".encode(), 0)
+            if locked is False:
+                host, job = _holder(handle)
+                if host not in ("", _host()):
+                    alive = self._silent_s(handle) < silent_after_s and not _is_earlier_attempt(host, job)
+                    self.patience_s = silent_after_s if alive else LEASE_S
+            elif self._is_elsewhere(handle, locked, silent_after_s):
+                self.patience_s = silent_after_s
+            elif os.path.samestat(os.fstat(handle), os.stat(self._path)):  # not taken over meanwhile
+                self._sign(handle)
                 self._handle, handle = handle, -1
                 return True
         finally:
             if handle >= 0:
                 os.close(handle)
         return False
+
+    def take_over(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
+        """Replace the lock of an earlier attempt of this job, which a file server keeps for a machine that is gone.
+
+        Args:
+            silent_after_s: how long that attempt must have given no sign of life.
+
+        Returns:
+            Whether this process holds the lock now; False if its holder is no earlier attempt, or seems to live.
+
+        Raises:
+            OSError: if the lock file cannot be replaced.
+        """
+        before = os.open(self._path, os.O_RDONLY)
+        try:
+            if not _is_earlier_attempt(*_holder(before)) or self._silent_s(before) < silent_after_s:
+                return False
+        finally:
+            os.close(before)
+        handle, name = tempfile.mkstemp(dir=self._path.parent)
+        try:
+            # Locked and signed before it gets the name, so that nobody finds it free.
+            flock(handle)
+            self._sign(handle)
+            os.replace(name, self._path)
+        except OSError:
+            os.close(handle)
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+        self._handle = handle
+        return True
+
+    def holder(self) -> str:
+        """The machine and the job that the lock file names; empty if it names none."""
+        with suppress(OSError), self._path.open("rb") as file:
+            host, job = _holder(file.fileno())
+            return f"{host} (job {job})" if host and job != "-" else host
+        return ""
 
     def is_busy(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
         """Whether ``acquire`` would fail now; the lock is left as it is, and nobody is kept out.
@@ -75,14 +124,22 @@ class RunLock:
 
     def _is_elsewhere(self, handle: int, locked: bool | None, silent_after_s: float) -> bool:
         """Whether a holder that the lock does not tell of seems to live."""
-        holder = os.pread(handle, 4096, 0).decode(errors="replace").split()
-        if len(holder) != 2 or (locked and holder[0] == _host()):
+        host, job = _holder(handle)
+        if not host or (locked and host == _host()):
             return False
-        if holder[1] == _job() != "-":  # this job was put back into the queue: its first attempt has ended
+        if job == batch_job() != "-":  # this job was put back into the queue: its first attempt has ended
             return False
+        return self._silent_s(handle) < silent_after_s
+
+    def _silent_s(self, handle: int) -> float:
+        """Time since the last sign of life, in seconds."""
         with tempfile.NamedTemporaryFile(dir=self._path.parent) as now:  # in the file server's time
-            silent_s = os.fstat(now.fileno()).st_mtime - os.fstat(handle).st_mtime
-        return silent_s < silent_after_s
+            return os.fstat(now.fileno()).st_mtime - os.fstat(handle).st_mtime
+
+    @staticmethod
+    def _sign(handle: int) -> None:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{_host()} {batch_job()}\n".encode(), 0)
 
     @property
     def is_held(self) -> bool:
@@ -114,9 +171,27 @@ def flock(handle: int) -> bool | None:
     return True
 
 
+def batch_job() -> str:
+    """The job that this process belongs to, ``-`` if to none; the nodes of an elastic run may be of several jobs."""
+    return os.environ.get("DIST_CALO_JOB") or os.environ.get("SLURM_JOB_ID") or "-"
+
+
+def restarted() -> bool:
+    """Whether this job was started before: requeued by SLURM, or its ranks anew by an elastic launcher."""
+    starters = ("SLURM", "TORCHELASTIC", "DIST_CALO")
+    return any(int(os.environ.get(f"{by}_RESTART_COUNT") or 0) for by in starters)
+
+
+def _holder(handle: int) -> tuple[str, str]:
+    """Machine and job that a lock file names; both empty if it names none."""
+    words = os.pread(handle, 4096, 0).decode(errors="replace").split(maxsplit=1)
+    return (words[0], words[1].strip()) if len(words) == 2 else ("", "")
+
+
+def _is_earlier_attempt(host: str, job: str) -> bool:
+    """Whether a holder is an earlier start of this job, on another machine."""
+    return restarted() and host not in ("", _host()) and job == batch_job() != "-"
+
+
 def _host() -> str:
     return socket.gethostname()
-
-
-def _job() -> str:
-    return os.environ.get("SLURM_JOB_ID", "-")

@@ -15,6 +15,7 @@ the store took it and the answer was lost; it then carries the same time, step a
 """
 
 import json
+import logging
 import os
 import shutil
 import threading
@@ -27,7 +28,9 @@ from typing import Any
 
 from dist_calo.errors import TrackingError
 from dist_calo.files import write_whole
-from dist_calo.training.run_lock import SILENT_AFTER_S, RunLock, flock
+from dist_calo.training.run_lock import SILENT_AFTER_S, RunLock, flock, restarted
+
+log = logging.getLogger("dist_calo.tracking")
 
 Record = dict[str, Any]
 
@@ -68,7 +71,7 @@ class Spool:
         for spool in cls.all(root):
             if run_id is not None and run_id in (spool.run_id, spool.spool_id):
                 return spool
-            if run_id is None and job is not None and _restarted() and spool.job == job:
+            if run_id is None and job is not None and restarted() and spool.job == job:
                 return spool
         unnamed = run_id is not None and run_id.startswith(SPOOL_PREFIX)
         spool_id = run_id if run_id is not None and unnamed else SPOOL_PREFIX + uuid.uuid4().hex
@@ -104,7 +107,8 @@ class Spool:
                 if spool.wait_for_lock():
                     return spool
                 raise HeldError(
-                    f"run {run_id}: another process is writing it ({spool.folder}/lock); wait until that job has ended"
+                    f"run {run_id}: another process is writing it ({spool.folder}/lock{spool.held_by}); wait until "
+                    "that job has ended"
                 )
 
     @classmethod
@@ -166,14 +170,31 @@ class Spool:
         return self._lock.acquire(silent_after_s)
 
     def wait_for_lock(self, timeout_s: float = 3.0) -> bool:
-        """``lock`` within this time; longer if it takes that to see that the run's last job, elsewhere, is dead."""
-        began = time.monotonic()
+        """``lock`` within this time; longer if it takes that to see that the run's last job, elsewhere, is dead.
+
+        After that, an earlier attempt of this very job is dead, whatever the file server says of its lock.
+        """
+        began, told = time.monotonic(), False
         while not self.lock():
-            waited = time.monotonic() - began
-            if waited > (SILENT_AFTER_S + timeout_s if self._lock.is_alive_elsewhere else timeout_s):
-                return False
+            patience_s = self._lock.patience_s
+            if time.monotonic() - began > patience_s + timeout_s:
+                return self._lock.take_over()
+            if patience_s > SILENT_AFTER_S and not told:
+                told = True
+                log.warning(
+                    "%s/lock%s: waiting up to %.0f s, in which a file server lets go of a machine that is gone",
+                    self.folder,
+                    self.held_by,
+                    patience_s,
+                )
             time.sleep(0.2)
         return True
+
+    @property
+    def held_by(self) -> str:
+        """What the lock says of its holder, to be read after its name."""
+        holder = self._lock.holder()
+        return f", held by {holder}" if holder else ""
 
     def is_busy(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
         """Whether ``lock`` would fail now; only a look.
@@ -373,9 +394,3 @@ def _replace(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old or the new text, never a part."""
     with write_whole(path) as temporary:
         temporary.write_text(text)
-
-
-def _restarted() -> bool:
-    """Whether this job was started before: requeued by SLURM, or its ranks anew by an elastic launcher."""
-    starters = ("SLURM", "TORCHELASTIC", "DIST_CALO")
-    return any(int(os.environ.get(f"{by}_RESTART_COUNT") or 0) for by in starters)

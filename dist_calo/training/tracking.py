@@ -9,7 +9,6 @@ a point: the spool is sent when the store answers again, by this job, by the job
 
 import json
 import logging
-import os
 import queue
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 from dist_calo.config import TrackingConfig
 from dist_calo.training.pictures import Artist, Drawable
+from dist_calo.training.run_lock import batch_job
 from dist_calo.training.spool import Record, Spool
 from dist_calo.training.store import Sender, complaint, now_ms, one_line
 from dist_calo.training.store_uri import checked_uri
@@ -392,6 +392,5 @@ def make_tracker(
     """
     if rank != 0 or config.uri == "none":
         return NullTracker()
-    batch_job = os.environ.get("DIST_CALO_JOB") or os.environ.get("SLURM_JOB_ID")
-    job = f"{batch_job} {Path(folder).absolute()}" if batch_job and folder else None
+    job = f"{batch_job()} {Path(folder).absolute()}" if batch_job() != "-" and folder else None
     return Tracker(config, run_id, job)

@@ -88,6 +88,11 @@ def _queued(name: str) -> str | None:
 def _tracking(facts: dict[str, Any], tracking: dict[str, Any]) -> str:
     if tracking["uri"] == "none":
         return "switched off"
-    if facts["run_id"] is None:
-        return f"not sent to {tracking['uri']} yet: dist-calo runs sync --spool {tracking['spool']}"
-    return f"run {facts['run_id']} in {tracking['uri']}"
+    from dist_calo.training.spool import SPOOL_PREFIX
+
+    run_id, spool = facts["run_id"], Path(tracking["spool"])
+    if run_id is None or run_id.startswith(SPOOL_PREFIX):
+        if run_id is None or not spool.is_dir() or (spool / run_id).is_dir():
+            return f"not sent to {tracking['uri']} yet: dist-calo runs sync --spool {spool}"
+        return f"sent to {tracking['uri']} after this checkpoint: the run with the tag dist_calo.spool_id={run_id}"
+    return f"run {run_id} in {tracking['uri']}"

@@ -23,7 +23,7 @@ from dist_calo.register import main as register
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.restore import restore_generator
 from dist_calo.training.serving import ShowerModel, input_columns, output_name
-from dist_calo.training.store import experiment_id
+from dist_calo.training.store import SPOOL_TAG, experiment_id
 from tests.mlflow_store import Store, sqlite_uri, wait_until
 from tests.ranks import free_port
 from tests.untrained import untrained_state
@@ -232,15 +232,18 @@ def test_a_bad_request_is_answered_by_what_is_wrong(address, content, message):
     assert "Traceback" not in json.dumps(answer)
 
 
-def test_a_model_belongs_to_the_run_that_trained_it(folder, state, version, tmp_path):
+@pytest.mark.parametrize("named_by", ["store", "spool"])
+def test_a_model_belongs_to_the_run_that_trained_it(folder, state, version, tmp_path, named_by):
     client = Store(sqlite_uri(folder)).client
-    run = client.create_run(client.create_experiment("training", artifact_location=tmp_path.as_uri()))
+    experiment = client.create_experiment(named_by, artifact_location=tmp_path.as_uri())
+    run = client.create_run(experiment, tags={SPOOL_TAG: "spool-1"})
     client.set_tag(run.info.run_id, "mlflow.source.git.commit", "f00d")
     client.set_terminated(run.info.run_id, "KILLED", end_time=123)
-    CheckpointFolder(tmp_path / "checkpoints").save(state | {"run_id": run.info.run_id}, {})
-    assert registered(tmp_path, name="other", uri=sqlite_uri(folder)) == 0
-    found = client.get_model_version("other", "1")
-    assert found.run_id == run.info.run_id
+    name = run.info.run_id if named_by == "store" else "spool-1"
+    CheckpointFolder(tmp_path / "checkpoints").save(state | {"run_id": name}, {})
+    assert registered(tmp_path, name=f"by {named_by}", uri=sqlite_uri(folder)) == 0
+    found = client.get_model_version(f"by {named_by}", "1")
+    assert found.run_id == found.tags["training_run"] == run.info.run_id
     assert found.tags["training_commit"] == "f00d"
     after = client.get_run(run.info.run_id)
     assert (after.info.status, after.info.end_time) == ("KILLED", 123)

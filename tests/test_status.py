@@ -47,6 +47,17 @@ def test_the_newest_checkpoint_is_described(folder):
     assert f"--checkpoint.dir={folder}" in shown["unfinished"]
 
 
+def test_a_run_that_its_store_has_not_named_is_not_called_sent(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (folder / "step-00000040.json").write_text(json.dumps(FACTS | {"run_id": "spool-12"}))
+    waiting = "not sent to sqlite:///mlflow.db yet: dist-calo runs sync --spool spool"
+    assert dict(describe(folder))["MLflow"] == waiting
+    (tmp_path / "spool" / "spool-12").mkdir(parents=True)
+    assert dict(describe(folder))["MLflow"] == waiting
+    (tmp_path / "spool" / "spool-12").rmdir()
+    assert "the run with the tag dist_calo.spool_id=spool-12" in dict(describe(folder))["MLflow"]
+
+
 def test_a_finished_run_says_what_to_do_with_it(folder):
     (folder / "step-00001000.json").write_text(json.dumps(FACTS | {"step": 1000}))
     assert "dist-calo generate" in dict(describe(folder))["finished"]

@@ -7,6 +7,12 @@ import sys
 import time
 from contextlib import closing
 
+import pytest
+
+from dist_calo.training.evaluation_record import EvaluationRecord
+from dist_calo.training.store import SPOOL_TAG, experiment_id, find_run, open_store
+from dist_calo.training.store_uri import checked_uri, sqlite_file
+
 OPEN = "import sys; from dist_calo.training.store import open_store; open_store(sys.argv[1]).search_experiments()"
 
 
@@ -38,3 +44,32 @@ def test_a_process_killed_while_it_makes_the_tables_leaves_no_broken_store(tmp_p
     assert again.returncode == 0, errors
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         assert store.execute("select count(*) from experiments").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("name", ["50%20off", "what?", "a b#c"])
+def test_a_folder_may_have_any_name(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    uri = checked_uri("sqlite:///mlflow.db")
+    assert checked_uri(uri) == uri
+    assert sqlite_file(uri) == tmp_path / name / "mlflow.db"
+    client = open_store(uri)
+    run = client.create_run(experiment_id(client, uri, "any"))
+    client.log_text(run.info.run_id, "text", "a.txt")
+    files = sorted(path.relative_to(tmp_path / name).parts for path in tmp_path.rglob("*") if path.is_file())
+    assert files == [("mlartifacts", "any", run.info.run_id, "artifacts", "a.txt"), ("mlflow.db",)]
+
+
+def test_a_run_is_found_by_the_name_of_its_spool(tmp_path):
+    uri = checked_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    client = open_store(uri)
+    for name in ("one", "other"):
+        client.create_run(experiment_id(client, uri, name), tags={SPOOL_TAG: f"spool-{name}"})
+    found = find_run(client, "spool-other")
+    assert found.data.tags[SPOOL_TAG] == "spool-other"
+    assert find_run(client, found.info.run_id).info.run_id == found.info.run_id
+    assert find_run(client, "spool-none") is None
+    assert find_run(client, "0" * 32) is None
+    record = EvaluationRecord(uri, "spool-other")
+    assert (record.run_id, record.problem) == (found.info.run_id, None)
+    assert f"{uri} has no run spool-none: send it with" in EvaluationRecord(uri, "spool-none").problem

@@ -10,7 +10,7 @@ from dist_calo.config import TrackingConfig
 from dist_calo.errors import TrackingError
 from dist_calo.physics.evaluation import Evaluation
 from dist_calo.training.server import address_of
-from dist_calo.training.store import experiment_id, now_ms, one_line, open_store
+from dist_calo.training.store import experiment_id, find_run, now_ms, one_line, open_store
 from dist_calo.training.store_uri import checked_uri, sqlite_file
 
 CURVES = (r".*/total", r"validation/score", r"validation/[^/]+(/[a-z_]+)?", r"throughput/showers_per_s")
@@ -48,10 +48,15 @@ class EvaluationRecord:
         try:
             client = open_store(address_of(checked))
             client.search_experiments(max_results=1)
-            self._run = client.get_run(run_id) if run_id is not None else None
-            self._client = client
+            self._run = None if run_id is None else find_run(client, run_id)
         except Exception as error:
             self.problem = f"{uri}: {one_line(error)}"
+            return
+        if run_id is not None and self._run is None:
+            advice = "send it with dist-calo runs sync, or name its store with --tracking-uri"
+            self.problem = f"{uri} has no run {run_id}: {advice}"
+            return
+        self._client = client
 
     @property
     def run_id(self) -> str | None:

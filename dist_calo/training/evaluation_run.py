@@ -288,6 +288,8 @@ def _facts(
     if state is not None:
         facts = describe_model(state, str(question.checkpoint))
         facts["Training"] |= record.facts()
+        if record.run_id:  # a checkpoint may know no more than the name of the run's spool
+            facts["Model"]["MLflow run"] = record.run_id
     split = "" if reference.split == "all" else f", {reference.split} split"
     real, generated = question.names
     facts["Evaluation"] = {

@@ -19,7 +19,7 @@ from dist_calo.training.provenance import describe_run
 from dist_calo.training.restore import restore_generator
 from dist_calo.training.server import address_of
 from dist_calo.training.serving import input_columns, output_name
-from dist_calo.training.store import experiment_id, now_ms, one_line, open_store
+from dist_calo.training.store import experiment_id, find_run, now_ms, one_line, open_store
 from dist_calo.training.store_uri import checked_uri
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _register(
     if run is None:
         experiment = experiment_id(client, uri, state["config"]["tracking"]["experiment"])
         run = client.create_run(experiment, run_name=f"register {name}")
-    tags = _tags(state, run.data.tags, metrics)
+    tags = _tags(state, state["run_id"] if own else run.info.run_id, run.data.tags, metrics)
     logged = client.create_logged_model(
         run.info.experiment_id, name=_logged_name(name), source_run_id=run.info.run_id, tags=tags
     )
@@ -247,27 +247,21 @@ def _logged_name(name: str) -> str:
 
 def _trained_run(client: "MlflowClient", run_id: str | None) -> Any:
     """The run that trained the model, None where this store does not have it."""
-    from mlflow.exceptions import MlflowException
-
-    if not run_id:
-        return None
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None
-    return run if run.info.lifecycle_stage == "active" else None
+    run = find_run(client, run_id) if run_id else None
+    return run if run is not None and run.info.lifecycle_stage == "active" else None
 
 
 def _tags(
-    state: Mapping[str, Any], of_run: Mapping[str, str], metrics: Mapping[str, Any] | None
+    state: Mapping[str, Any],
+    trained_by: str | None,
+    of_run: Mapping[str, str],
+    metrics: Mapping[str, Any] | None,
 ) -> dict[str, str]:
     """What the version says of itself: where it comes from, and its evaluation."""
     code = describe_run()
     tags = {
         "step": state["step"],
-        "training_run": state["run_id"],
+        "training_run": trained_by,
         "model": state["config"]["model"]["name"],
         "particle": state["manifest"].get("particle"),
         "data_checksum": state["manifest"].get("checksum"),

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_calo.training.server import address_of, denial, require_listening
-from dist_calo.training.spool import Record, Spool
-from dist_calo.training.store_uri import checked_uri, sqlite_file
+from dist_calo.training.spool import SPOOL_PREFIX, Record, Spool
+from dist_calo.training.store_uri import checked_uri, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,7 +68,7 @@ def open_store(address: str, **options: str) -> "MlflowClient":
     if address.startswith("sqlite:") and not (file := sqlite_file(address)).exists():
         temporary = file.with_name(f".{file.name}.{socket.gethostname()}.{os.getpid()}.tmp")
         try:
-            MlflowClient(tracking_uri=f"sqlite:///{temporary}").search_experiments(max_results=1)
+            MlflowClient(tracking_uri=sqlite_uri(temporary)).search_experiments(max_results=1)
             # Unlike a renaming, a link never replaces the file that another process has made first.
             with suppress(FileExistsError):
                 os.link(temporary, file)
@@ -252,19 +252,14 @@ class Sender:
 
     def _existing_run(self, client: "MlflowClient") -> "Run | None":
         if self._spool.run_id is not None:
-            try:
-                run = client.get_run(self._spool.run_id)
-            except Exception as error:
-                if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                log.warning("%s has no run %s: a new run continues it", self._spool.uri, self._spool.run_id)
-            else:
+            run = find_run(client, self._spool.run_id)
+            if run is not None:
                 if run.info.lifecycle_stage == "deleted":
                     client.restore_run(self._spool.run_id)
                 return run
-        ids = [experiment_id(client, self._spool.uri, self._spool.experiment)]
-        found = client.search_runs(ids, f"tags.`{SPOOL_TAG}` = '{self._spool.spool_id}'", max_results=1)
-        return found[0] if found else None
+            log.warning("%s has no run %s: a new run continues it", self._spool.uri, self._spool.run_id)
+        experiment_id(client, self._spool.uri, self._spool.experiment)  # deleted, it comes back with its runs
+        return find_run(client, self._spool.spool_id)
 
     def _new_run(self, client: "MlflowClient") -> "Run":
         return client.create_run(
@@ -281,6 +276,32 @@ def _is_points(record: Record) -> bool:
 
 def _is_refusal(error: Exception) -> bool:
     return getattr(error, "error_code", None) in REFUSALS
+
+
+def find_run(client: "MlflowClient", run_id: str) -> "Run | None":
+    """The run of this name, also if it was deleted; None where the store has none.
+
+    Args:
+        client: of the store.
+        run_id: the store's name of the run, or that of its spool, which checkpoints bear that were written before the
+            store had answered.
+    """
+    if not run_id.startswith(SPOOL_PREFIX):
+        try:
+            return client.get_run(run_id)
+        except Exception as error:
+            if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+    token = None
+    while True:
+        page = client.search_experiments(page_token=token)
+        ids = [experiment.experiment_id for experiment in page]
+        found = client.search_runs(ids, f"tags.`{SPOOL_TAG}` = '{run_id}'", max_results=1) if ids else []
+        if found:
+            return found[0]
+        if not (token := page.token):
+            return None
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:

@@ -38,6 +38,12 @@ def sqlite_file(uri: str) -> Path:
     return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
 
 
+def sqlite_uri(file: Path) -> str:
+    """The URI of a database file."""
+    # What would have a meaning there, no more: MLflow makes an empty folder of the name as it stands in the URI.
+    return "sqlite:///" + str(file).replace("%", "%25").replace("?", "%3F")
+
+
 def _checked_server_file(file: Path) -> str:
     """A file that is not there yet is no error: the server may start later."""
     if file.exists() and not (file.is_file() and os.access(file, os.R_OK)):
@@ -65,7 +71,7 @@ def _checked_sqlite(uri: str) -> str:
         raise TrackingError(f"tracking.uri={uri}: {file} is not an SQLite database; name another file")
     if not os.access(file if file.exists() else file.parent, os.W_OK):
         raise TrackingError(f"tracking.uri={uri}: {file} cannot be written; name another file")
-    return f"sqlite:///{file}"
+    return sqlite_uri(file)
 
 
 def _header(file: Path) -> bytes:

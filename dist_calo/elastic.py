@@ -33,7 +33,7 @@ def _run(arguments: Sequence[str]) -> int:
     from dist_calo.comm.elastic import ask_for_plan, run_agent
 
     if plan is None:
-        plan = ask_for_plan(host, int(port))
+        plan = ask_for_plan(host, int(port), wait_s=options.wait)
         os.chdir(plan.folder)
     return run_agent(plan, host, int(port), first=options.first, joins=options.join)
 

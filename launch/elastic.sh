@@ -5,7 +5,7 @@
 # To join a run that is under way:       JOIN=JOB_NUMBER launch/elastic.sh, or JOIN=node1:29500 without SLURM
 #   MAX_NODES=4  most nodes, counting those that join (NODES); further ones wait as spares
 #   RESTARTS=3   failures that are forgiven though no node was lost
-#   WAIT=120     seconds that fewer than MIN_NODES (1) wait for others before they give up
+#   WAIT=120     seconds that fewer than MIN_NODES (1) wait for others before they give up, and a node that joins for them
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 agent=(python -m dist_calo.elastic) command=() first=()
@@ -19,7 +19,7 @@ if [[ ${JOIN:-} =~ ^[0-9]+$ ]]; then
     JOIN=${batch_host#*=}:$((28000 + (JOIN + 1009 * ${restarts#*=}) % 4000))
 fi
 if [[ -n ${JOIN:-} ]]; then
-    agent+=(--meet="$JOIN" --join)
+    agent+=(--meet="$JOIN" --join --wait="${WAIT:-120}")
 else
     RENDEZVOUS=${RENDEZVOUS:-${FIRST_HOST:-localhost}:$PORT}
     agent+=(--meet="$RENDEZVOUS" --job="${SLURM_JOB_ID:-${JOB:-dist_calo}}" --nodes="${MIN_NODES:-1}:${MAX_NODES:-$NODES}")

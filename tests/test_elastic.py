@@ -159,7 +159,7 @@ def test_a_wrong_option_is_one_line(
 
 def test_without_a_run_nobody_can_join() -> None:
     with pytest.raises(LaunchError, match="no elastic run answers"):
-        ask_for_plan("127.0.0.1", free_port())
+        ask_for_plan("127.0.0.1", free_port(), wait_s=0.1)
 
 
 @pytest.mark.parametrize("may_requeue", ["yes", "no"])

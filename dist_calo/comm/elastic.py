@@ -72,15 +72,20 @@ class Plan:
     """Working directory."""
 
 
-def ask_for_plan(host: str, port: int) -> Plan:
+def ask_for_plan(host: str, port: int, wait_s: float = 0.0) -> Plan:
     """The plan of a run that is under way.
+
+    Args:
+        host: where the agents meet.
+        port: port of their store there.
+        wait_s: how long to wait for them; a job that has just been put back into the queue starts anew.
 
     Raises:
         LaunchError: if no agent answers.
     """
     try:
         # The store's own client tries for long, and prints pages when it gives up.
-        socket.create_connection((host, port), timeout=STORE_S).close()
+        _wait_for(host, port, wait_s)
         store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=STORE_S))
         plan = json.loads(store.get(_PLAN))
     except (OSError, RuntimeError) as error:
@@ -88,6 +93,18 @@ def ask_for_plan(host: str, port: int) -> Plan:
             f"no elastic run answers at {host}:{port} ({str(error).splitlines()[0]}); is it under way?"
         ) from None
     return Plan(**{**plan, "nodes": tuple(plan["nodes"]), "command": tuple(plan["command"])})
+
+
+def _wait_for(host: str, port: int, wait_s: float) -> None:
+    """Return once something listens there; raise what keeps it from that when the time is over."""
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            return socket.create_connection((host, port), timeout=STORE_S).close()
+        except OSError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(1)
 
 
 def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = False) -> int:

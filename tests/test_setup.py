@@ -1,9 +1,135 @@
 """Putting a run together."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import nn
 
-from dist_calo.training.setup import keep_channels_last
+from dist_calo.comm.protocol import World
+from dist_calo.comm.single import SingleCommunicator
+from dist_calo.config import CheckpointConfig, RunConfig
+from dist_calo.data.shards import build_manifest
+from dist_calo.errors import CheckpointError
+from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.dataset import as_kept
+from dist_calo.training.setup import find_state, keep_channels_last, open_ledger
+from tests.small_runs import write_showers
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return build_manifest(RunConfig().data)
+
+
+@pytest.fixture
+def start(tmp_path, manifest, monkeypatch):
+    """Looks for the state that a start of a job begins with; ``restarts`` counts its earlier starts."""
+
+    def look(resume, restarts=0, folder="checkpoints"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+        config = RunConfig(checkpoint=CheckpointConfig(dir=str(tmp_path / folder), resume=str(resume)))
+        return find_state(config, manifest)
+
+    return look
+
+
+@pytest.fixture
+def save(tmp_path, manifest):
+    """Writes a checkpoint of a run and returns its file."""
+
+    def write(step, run_id="first", folder="checkpoints"):
+        state = {
+            "step": step,
+            "run_id": run_id,
+            "config": RunConfig().to_dict(),
+            "manifest": manifest.to_dict(),
+        }
+        return CheckpointFolder(tmp_path / folder).save(state, {})
+
+    return write
+
+
+def test_a_checkpoint_that_the_user_names_is_where_the_first_start_of_a_job_begins(start, save, tmp_path):
+    file = save(20)
+    assert start(file)["step"] == 20
+    save(30)
+    assert start(file, restarts=1)["step"] == 30
+    assert CheckpointFolder(tmp_path / "checkpoints").steps() == [20, 30]
+
+
+def test_so_is_one_of_another_folder(start, save):
+    file = save(20, folder="another")
+    assert start(file)["step"] == 20
+    assert start(file, restarts=1)["step"] == 20  # killed before its first checkpoint
+    save(30)
+    assert start(file, restarts=1)["step"] == 30
+    with pytest.raises(CheckpointError, match="is not one of them"):
+        start(file)
+
+
+def test_a_start_anew_goes_on_when_its_job_is_started_again(start, save, tmp_path, monkeypatch):
+    assert start("no") is None
+    save(10)
+    assert start("no", restarts=1)["step"] == 10
+    with pytest.raises(CheckpointError, match="holds checkpoints up to step 10"):
+        start("no")
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "rank-00000.tsv").write_text("")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    config = RunConfig()
+    open_ledger(
+        replace(config, data=replace(config.data, ledger=str(tmp_path / "ledger"))),
+        SingleCommunicator(World()),
+        10,
+    ).close()
+
+
+def test_going_back_behind_what_a_run_has_recorded_begins_another_run(start, save, tmp_path):
+    early, _ = save(20), save(40)
+    state = start(early)
+    assert (state["run_id"], state["abandoned_run"]) == (None, "first")
+    assert CheckpointFolder(tmp_path / "checkpoints").steps() == [20]
+    for restarts in (0, 1):  # killed before it has saved anything
+        state = start("auto", restarts)
+        assert (state["run_id"], state["abandoned_run"]) == (None, "first")
+    save(30, run_id="second")
+    state = start("auto")
+    assert (state["step"], state["run_id"]) == (30, "second")
+    assert "abandoned_run" not in state
+
+
+def test_a_branch_in_another_folder_is_another_run_unless_nothing_came_after(start, save):
+    early, late = save(20), save(40)
+    assert start(late, folder="ahead")["run_id"] == "first"
+    assert start(early, folder="branch")["abandoned_run"] == "first"
+
+
+def test_a_damaged_checkpoint_does_not_end_its_run(start, save):
+    save(20)
+    save(40).write_bytes(b"half")
+    assert start("auto")["run_id"] == "first"
+
+
+def test_checkpoints_name_the_files_that_stay_not_their_copies(tmp_path, monkeypatch, start, save):
+    write_showers(tmp_path / "project", (8, 9))
+    manifests = {}
+    for folder in ("project", "job 1", "job 2"):
+        config = replace(RunConfig().data, path=write_showers(tmp_path / folder, (8, 9)))
+        manifests[folder] = build_manifest(config)
+    monkeypatch.setenv("DIST_CALO_STAGED_FROM", str(tmp_path / "project"))
+    data, kept = as_kept(
+        replace(RunConfig().data, path=f"{tmp_path}/job 1/EleEscan_*.h5"), manifests["job 1"]
+    )
+    assert data.path == f"{tmp_path}/project/EleEscan_*.h5"
+    assert kept == manifests["project"]
+    run = CheckpointFolder(tmp_path / "checkpoints")
+    run.save({"step": 5, "run_id": None, "config": RunConfig().to_dict(), "manifest": kept.to_dict()}, {})
+    config = RunConfig(checkpoint=CheckpointConfig(dir=str(tmp_path / "checkpoints"), resume="auto"))
+    for folder in ("project", "job 2"):
+        assert find_state(config, manifests[folder])["step"] == 5
+    monkeypatch.delenv("DIST_CALO_STAGED_FROM")
+    assert as_kept(config.data, manifests["job 1"]) == (config.data, manifests["job 1"])
 
 
 def test_3d_convolutions_are_laid_out_channels_last_and_others_are_left_alone():

@@ -26,6 +26,8 @@ from dist_calo.files import write_whole
 
 FORMAT_VERSION = 1
 BEST = "best.pt"
+ABANDONED = "abandoned"
+"""Subfolder of what a run has left behind that went back to an earlier step."""
 ABANDONED_AFTER_S = 3600.0
 """Age at which a half-written file is that of a killed process, in seconds; a younger one may still be written to."""
 _NAME = re.compile(r"step-(\d{8})\.pt")
@@ -131,8 +133,22 @@ class CheckpointFolder:
             later.append(best)
         for path in [*later, *(path.with_suffix(".json") for path in later)]:
             if path.exists():
-                (self.folder / "abandoned").mkdir(exist_ok=True)
-                os.replace(path, self.folder / "abandoned" / path.name)
+                (self.folder / ABANDONED).mkdir(exist_ok=True)
+                os.replace(path, self.folder / ABANDONED / path.name)
+
+    @property
+    def abandoned_runs(self) -> list[str]:
+        """MLflow runs that end with steps which were abandoned: what goes on from their steps is another run."""
+        with suppress(FileNotFoundError):
+            return list(json.loads((self.folder / ABANDONED / "runs.json").read_text()))
+        return []
+
+    def abandon_run(self, run_id: str) -> None:
+        """Add a run to ``abandoned_runs``, which hold for all later starts in this folder."""
+        runs = sorted({*self.abandoned_runs, run_id})
+        (self.folder / ABANDONED).mkdir(exist_ok=True)
+        with write_whole(self.folder / ABANDONED / "runs.json") as temporary:
+            temporary.write_text(json.dumps(runs))
 
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read, or None if the folder holds none.

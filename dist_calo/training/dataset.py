@@ -1,6 +1,8 @@
 """The data set of a run: found by rank 0, checked by all ranks together, identified in the record."""
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,23 @@ def shared_manifest(config: DataConfig, communicator: Communicator) -> Manifest:
     if config.validate == "full" and config.manifest is None:
         scan_rows(manifest, communicator.world.rank, communicator.world.size)
     return manifest
+
+
+def as_kept(config: DataConfig, manifest: Manifest) -> tuple[DataConfig, Manifest]:
+    """Settings and manifest as checkpoints and the record say them.
+
+    Where the files are copies that a job has made on local disks, DIST_CALO_STAGED_FROM is the folder of the files that
+    stay, of the same names.
+    """
+    folder = os.environ.get("DIST_CALO_STAGED_FROM")
+    if not folder:
+        return config, manifest
+
+    def original(path: str) -> str:
+        return os.path.join(folder, os.path.basename(path))
+
+    files = tuple(replace(entry, path=original(entry.path)) for entry in manifest.files)
+    return replace(config, path=original(config.path)), replace(manifest, files=files)
 
 
 def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,19 @@ from dist_calo.models import build_model
 from dist_calo.models.layers import synchronise_batch_norm
 from dist_calo.objectives import build_objective
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
-from dist_calo.training.dataset import condition_ranges, identity, shared_manifest, training_statistics
+from dist_calo.training.dataset import (
+    as_kept,
+    condition_ranges,
+    identity,
+    shared_manifest,
+    training_statistics,
+)
 from dist_calo.training.learner import Learner
 from dist_calo.training.progress import Progress
 from dist_calo.training.provenance import describe_run
 from dist_calo.training.restore import TrainedGenerator, require_same_run
+from dist_calo.training.run_lock import restarted
+from dist_calo.training.spool import SPOOL_PREFIX
 from dist_calo.training.tracking import NullTracker, Tracker, make_tracker
 from dist_calo.training.trainer import Trainer, TrainState
 from dist_calo.training.validation import Validator
@@ -60,9 +68,12 @@ def build_run(
     if device.type == "cuda":
         torch.cuda.set_device(device)
     manifest = shared_manifest(config.data, communicator)
+    data, kept = as_kept(config.data, manifest)
+    kept_config = replace(config, data=data)
     saved = communicator.broadcast_object(find_state(config, manifest) if world.rank == 0 else None)
     state = TrainState(**{name: saved[name] for name in vars(TrainState())} if saved else {})
     resumed, run_id = saved is not None, saved["run_id"] if saved else run_id
+    abandoned = saved.get("abandoned_run") if saved else None
     transform = Transform.from_config(config.transform)
     learner = build_learner(config, manifest, transform, communicator, device, saved)
     del saved  # weights, optimizers and averages, which the learner has now
@@ -78,9 +89,11 @@ def build_run(
                 "device": str(device),
                 "threads": threads,
             }
-            parameters = dict(flattened(config.to_dict()))
+            if abandoned:
+                facts["continued_from"] = abandoned
+            parameters = dict(flattened(kept_config.to_dict()))
             found = {**describe_run(), **facts, **(tags or {})}
-            tracker.start(parameters, found, identity(manifest, config.data))
+            tracker.start(parameters, found, identity(kept, data))
         ledger = open_ledger(config, communicator, state.step)
         if ledger:
             stack.callback(ledger.close)
@@ -91,14 +104,19 @@ def build_run(
         progress.say(f"{manifest.rows} showers in {len(manifest.files)} file(s), {config.data.path}")
         if resumed:
             progress.say(f"continuing after step {state.step} of {config.checkpoint.dir}")
-        if config.tracking.uri != "none":
-            progress.say(f"MLflow run {tracker.named_run_id()} in {config.tracking.uri}")
+        if config.tracking.uri != "none" and (name := tracker.named_run_id()):
+            where = "not sent yet to" if name.startswith(SPOOL_PREFIX) else "in"
+            progress.say(f"MLflow run {name} {where} {config.tracking.uri}")
+            if abandoned:
+                progress.say(
+                    f"a new run, as {abandoned} has gone beyond step {state.step} (tag continued_from)"
+                )
         trainer = Trainer(
-            config,
+            kept_config,
             description={
                 "geometry": manifest.geometry.to_dict(),
                 "transform": transform.to_dict(),
-                "manifest": manifest.to_dict(),
+                "manifest": kept.to_dict(),
                 "run_id": run_id,
             },
             learner=learner,
@@ -153,16 +171,21 @@ def require_enough_samples(config: RunConfig, ranks: int) -> None:
 def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
     """The checkpoint that this run continues from, on rank 0; None to start anew.
 
+    ``checkpoint.resume`` says where the first attempt of a job begins; later ones go on from the newest checkpoint.
+    Where the run goes back behind steps that its MLflow run has, that run is ``abandoned_run`` and ``run_id`` is None.
+
     Raises:
         CheckpointError: if the folder holds checkpoints and none is to be continued, or the run is another one.
         DataError: if the files differ from those that the run was started with.
     """
     folder = CheckpointFolder(config.checkpoint.dir)
-    match config.checkpoint.resume:
+    steps = folder.steps()
+    resume = "auto" if steps and restarted() else config.checkpoint.resume
+    match resume:
         case "no":
-            if folder.steps():
+            if steps:
                 raise CheckpointError(
-                    f"checkpoint.dir={config.checkpoint.dir} holds checkpoints up to step {folder.steps()[-1]}: "
+                    f"checkpoint.dir={config.checkpoint.dir} holds checkpoints up to step {steps[-1]}: "
                     "continue with --checkpoint.resume=auto, or name another folder"
                 )
             return None
@@ -170,7 +193,7 @@ def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
             saved = folder.newest()
         case path:
             saved = load_checkpoint(path)
-            if folder.steps() and Path(path).resolve().parent != folder.folder.resolve():
+            if steps and Path(path).resolve().parent != folder.folder.resolve():
                 raise CheckpointError(
                     f"checkpoint.dir={config.checkpoint.dir} holds checkpoints and checkpoint.resume={path} is not one "
                     "of them: name another folder"
@@ -183,8 +206,18 @@ def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
             raise DataError(
                 f"the run to continue (step {saved['step']}) was started with other data: {error}"
             ) from None
+        if resume != "auto" and saved["run_id"] and _goes_back(resume, saved["step"]):
+            folder.require_writable()
+            folder.abandon_run(saved["run_id"])
         folder.set_aside_after(saved["step"])
+        if saved["run_id"] in folder.abandoned_runs:
+            saved["abandoned_run"], saved["run_id"] = saved["run_id"], None
     return saved
+
+
+def _goes_back(path: str, step: int) -> bool:
+    """Whether later checkpoints lie beside the one of this step."""
+    return any(later > step for later in CheckpointFolder(Path(path).parent).steps())
 
 
 def build_learner(
@@ -258,7 +291,7 @@ def open_ledger(config: RunConfig, communicator: Communicator, step: int) -> Led
     if config.data.ledger is None:
         return None
     if communicator.world.rank == 0:
-        resumed = config.checkpoint.resume != "no"
+        resumed = config.checkpoint.resume != "no" or restarted()
         prepare_ledger(config.data.ledger, resume_after=step if resumed else None)
     communicator.barrier()
     return Ledger(config.data.ledger, communicator.world.rank)

@@ -45,7 +45,7 @@ def main() -> None:
     settings += " --data.validate=quick --data.validation_fraction=0.05 --data.test_fraction=0.8"
     with VirtualCluster(options.prefix, options.subnet, NODES, SHARE).running() as cluster:
         for name in options.networks.split(","):
-            results = out / name
+            results = out / name.replace("/s", " per s")
             if not (results / "plan.yaml").exists():
                 scale("plan", str(results), *points.split(), *measure.split(), *settings.split())
             cluster.limit(RATES[name])

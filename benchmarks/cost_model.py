@@ -1,6 +1,6 @@
 """The cost model against a point that it did not see: fitted to 1, 2 and 4 nodes, it predicts 8.
 
-    python benchmarks/cost_model.py --out results/cost_model        # as root, on Linux with SLURM's packages
+    python benchmarks/cost_model.py --out results/cost_model   # as root; SLURM, control groups 1
 
 Eight nodes of the tests' virtual cluster, each with a fifth of a core's time, alone or beside the others, so that ranks
 compute equally fast at any number of nodes; one rank a node, on networks of several rates, in weak scaling. `dist-calo

@@ -1,6 +1,6 @@
 """Training on four nodes over networks of 100 Mb/s, 1 Gb/s and 10 Gb/s, emulated on the virtual cluster of the tests.
 
-    python benchmarks/interconnect.py --out results/interconnect        # as root, on Linux with SLURM's packages
+    python benchmarks/interconnect.py --out results/interconnect   # as root; SLURM, control groups 1
 
 Both directions of every node's link go through a token bucket (``tc qdisc ... tbf``). For each rate, and without any
 limit, one rank a node trains with gradients in fp32 and bf16, sent during the backward pass and after it. A node has

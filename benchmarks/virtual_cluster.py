@@ -61,8 +61,8 @@ class VirtualCluster:
     @contextmanager
     def running(self) -> "Iterator[VirtualCluster]":
         options = f"-p {self.prefix} -s {self.subnet} -n {self.nodes} -q {self.share}".split()
-        subprocess.run([CLUSTER / "up.sh", *options], check=True, capture_output=True)
         try:
+            subprocess.run([CLUSTER / "up.sh", *options], check=True, stdout=subprocess.DEVNULL)
             yield self
         finally:
             subprocess.run([CLUSTER / "down.sh", "-p", self.prefix], check=True, capture_output=True)

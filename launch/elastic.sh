@@ -12,11 +12,14 @@ agent=(python -m dist_calo.elastic) command=() first=()
 if [[ ${JOIN:-} =~ ^[0-9]+$ ]]; then
     facts=$(scontrol --oneliner show job "$JOIN")
     batch_host=$(grep -o 'BatchHost=[^ ]*' <<<"$facts" || true) restarts=$(grep -o ' Restarts=[^ ]*' <<<"$facts")
-    if [[ -z ${batch_host#*=} || $facts != *JobState=RUNNING* ]]; then
-        echo "job $JOIN, which this one is to join, does not run now" >&2
-        exit 75
+    state=$(grep -o 'JobState=[A-Z_]*' <<<"$facts" || true)
+    if [[ ${state#*=} =~ ^(RUNNING|SIGNALING)$ && -n ${batch_host#*=} ]]; then
+        JOIN=${batch_host#*=}:$((28000 + (JOIN + 1009 * ${restarts#*=}) % 4000))
+    else
+        echo "job $JOIN, which this one is to join, does not run: it is ${state#*=}" >&2
+        # It comes back, and so does this one.
+        if [[ ${state#*=} =~ ^(PENDING|REQUEUED|COMPLETING|SUSPENDED)$ ]]; then exit 75; else exit 2; fi
     fi
-    JOIN=${batch_host#*=}:$((28000 + (JOIN + 1009 * ${restarts#*=}) % 4000))
 fi
 if [[ -n ${JOIN:-} ]]; then
     agent+=(--meet="$JOIN" --join --wait="${WAIT:-120}")

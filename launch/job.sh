@@ -59,6 +59,11 @@ each_node() {
     ${LIMIT:+timeout "$LIMIT"} srun --mpi=none --overlap --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 "$@"
 }
 
+# Whether a node starts a process; of the first one, where this script runs, it tells whether srun works here at all.
+starts_process() {
+    timeout --kill-after=5 30 srun --mpi=none --overlap --nodes=1 --ntasks=1 --nodelist="$1" true &>/dev/null
+}
+
 # Copy the files of a glob to the folder STAGE on the local disk of every node; sets STAGED to their glob there.
 stage_data() {
     local folder=${STAGE:?}/dist_calo-$SLURM_JOB_ID files
@@ -151,7 +156,8 @@ run_job() {
     # The first rank that failed tells why; the launcher's code is often that of a rank ended because of it.
     { read -r told && read -r reason; } 2>/dev/null <"$DIST_CALO_FAILURE"
     if [[ -n $told && $code != 0 && $code != 75 ]]; then code=$told; fi
-    if [[ -z $LOST$told && $LAUNCHER != elastic && ! $code =~ ^(0|2|75)$ ]] && ! LIMIT=30 each_node true &>/dev/null; then
+    if [[ -z $LOST$told && $LAUNCHER != elastic && ! $code =~ ^(0|2|75)$ ]] && starts_process "$FIRST_HOST" &&
+        ! LIMIT=30 each_node true &>/dev/null; then
         # A launcher that loses a node may end the other ranks before they can tell.
         LOST='a node of this job no longer answers'
         printf '\nerror: %s\n' "$LOST"
@@ -208,8 +214,7 @@ read_loss() {
     if [[ -n $suspect ]]; then
         # A name that SLURM does not know tells nothing.
         if ! scontrol show hostnames "$SLURM_JOB_NODELIST" | grep -qxF -- "$suspect"; then return; fi
-        if timeout --kill-after=5 30 srun --mpi=none --overlap --nodes=1 --ntasks=1 --nodelist="$suspect" true \
-            &>/dev/null; then return; fi
+        if ! starts_process "$FIRST_HOST" || starts_process "$suspect"; then return; fi
         echo "error: node $suspect no longer answers"
     fi
     LOST=$cause

@@ -44,7 +44,7 @@ mlflow server --app-name=basic-auth --workers="${MLFLOW_WORKERS:-1}" --host="$ad
     --artifacts-destination="$folder/artifacts" --uvicorn-opts='--timeout-graceful-shutdown=60 --log-level=warning' &
 server=$!
 # Only a socket of our own: another user of the node who took the port first would be sent the password.
-ours() { awk -v p="$(printf %04X "$port")" -v u="$UID" '$4 == "0A" && $2 ~ p"$" && $8 == u {f = 1} END {exit !f}' /proc/net/tcp /proc/net/tcp6; }
+ours() { awk -v p="$(printf %04X "$port")" -v u="$UID" '$4 == "0A" && $2 ~ p"$" && $8 == u {f = 1} END {exit !f}' < <(cat /proc/net/tcp*); }
 until ours || ! kill -0 "$server" 2>/dev/null; do sleep 0.5; done
 if kill -0 "$server" 2>/dev/null; then
     publish "http://$address:$port"

@@ -162,6 +162,34 @@ def test_without_a_run_nobody_can_join() -> None:
         ask_for_plan("127.0.0.1", free_port(), wait_s=0.1)
 
 
+@pytest.mark.parametrize("fault", [OSError("no processes left"), None], ids=["fault", "end"])
+def test_a_fault_of_a_node_that_joined_is_its_own(
+    fault: OSError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        if fault:
+            raise fault
+
+    left = []
+    agent = SimpleNamespace(run=run, close=lambda *, alone: left.append(alone))
+    monkeypatch.setattr(elastic, "Agent", lambda *_: agent)
+    monkeypatch.setattr(elastic, "_handler", lambda *_, **__: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for name in (
+        "TORCHELASTIC_SIGNALS_TO_HANDLE",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE",
+        "DIST_CALO_LAUNCHER",
+    ):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("DIST_CALO_MOST_RANKS", "")
+    monkeypatch.setattr("logging.disable", lambda _: None)
+    with ExitStack() as stack:
+        if fault:
+            stack.enter_context(pytest.raises(OSError, match="no processes left"))
+        elastic.run_agent(PLAN, "127.0.0.1", 1, first=False, joins=True)
+    assert left == [fault is not None]
+
+
 @pytest.mark.parametrize("may_requeue", ["yes", "no"])
 @pytest.mark.parametrize(("nodes", "asked"), [(["a,b", "b,c"], 2), (["b,c"], 1), ([], 0)])
 def test_a_job_goes_back_into_the_queue_or_ends_once_slurm_has_given_up_its_first_node(

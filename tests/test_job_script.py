@@ -23,9 +23,11 @@ fi""",
 case "$*" in
     *requeue*) echo requeued ;;
     *"show job"*) echo "JobId=7 JobState=RUNNING Reason=None Requeue=1 Restarts=0" ;;
-    *) echo n1 ;;
+    *) printf 'n1\\nn2\\n' ;;
 esac""",
-    "srun": '[ -z "$NODE_IS_DEAD" ]',
+    "srun": """
+[ -z "$NO_SRUN" ] || exit 1
+case "$*" in *--nodes=2*) [ -z "$NODE_IS_DEAD" ] ;; esac""",
     "sinfo": "exit 0",
     "sleep": "exit 0",
 }
@@ -44,8 +46,8 @@ class Site:
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "SLURM_JOB_ID": "7",
             "SLURM_JOB_NAME": "dist_calo",
-            "SLURM_JOB_NODELIST": "n1",
-            "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_JOB_NODELIST": "n[1-2]",
+            "SLURM_JOB_NUM_NODES": "2",
             "SLURM_RESTART_COUNT": str(self.restarts),
             "LAUNCHER": "local",
         }
@@ -98,6 +100,12 @@ def test_a_lost_node_puts_the_job_back_whoever_noticed(site: Site) -> None:
     log = site.start(CODE="137", NODE_IS_DEAD="yes", SAVES="2")
     assert goes_on(log)
     assert "error: a node of this job no longer answers" in log[1]
+
+
+def test_a_killed_rank_is_no_lost_node(site: Site) -> None:
+    assert not goes_on(site.start(CODE="137", SAVES="1"))
+    # Where srun starts nothing at all it says nothing about nodes.
+    assert not goes_on(site.start(CODE="137", SAVES="2", NO_SRUN="yes"))
 
 
 def test_a_rank_that_fails_ends_the_job_with_its_line(site: Site) -> None:

@@ -137,19 +137,18 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
         # A node that joins belongs to another job.
         os.environ["DIST_CALO_JOB"] = plan.job
     os.environ["DIST_CALO_MOST_RANKS"] = str(plan.nodes[1] * plan.ranks_per_node)
-    agent, leaves_alone = None, False
+    agent, leaves_alone = None, joins
     try:
         agent = Agent(plan, _handler(plan, host, port, first=first))
         if not joins:
             store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=STORE_S))
             store.set(_PLAN, json.dumps(asdict(plan)))
         result = agent.run()
+        leaves_alone = False
         return 0 if result is None or not result.is_failed() else agent.exit_code(result)
     except SignalException as error:
-        leaves_alone = joins
         return _leave(f"{error.sigval.name}: this node's ranks have been stopped", EXIT_PREEMPTED)
     except RendezvousTimeoutError:
-        leaves_alone = joins
         return _leave(
             f"fewer than {plan.nodes[0]} nodes are left, and no other came within {plan.wait_s} s: start the same "
             "command again on as many, and it goes on from the last checkpoint",

@@ -11,6 +11,10 @@ while getopts p:s:n:c:q: option; do
         p) PREFIX=$OPTARG ;; s) SUBNET=$OPTARG ;; n) NODES=$OPTARG ;; c) CPUS=$OPTARG ;; q) SHARE=$OPTARG ;; *) exit 2 ;;
     esac
 done
+if [[ -n $SHARE && ! -e /sys/fs/cgroup/cpu/cpu.cfs_quota_us ]]; then
+    echo "-q $SHARE: this machine has no control groups of version 1 for processors (/sys/fs/cgroup/cpu)" >&2
+    exit 1
+fi
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 BASE=/tmp/vcluster-$PREFIX NET=10.77.$SUBNET
 if [[ -e $BASE/run/slurmctld.pid ]]; then "$HERE/down.sh" -p "$PREFIX"; fi

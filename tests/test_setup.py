@@ -6,14 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from dist_calo.comm.protocol import World
-from dist_calo.comm.single import SingleCommunicator
 from dist_calo.config import CheckpointConfig, RunConfig
 from dist_calo.data.shards import build_manifest
-from dist_calo.errors import CheckpointError
+from dist_calo.errors import CheckpointError, DataError
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.dataset import as_kept
-from dist_calo.training.setup import find_state, keep_channels_last, open_ledger
+from dist_calo.training.setup import begin, find_state, keep_channels_last
 from tests.small_runs import write_showers
 
 
@@ -24,12 +22,17 @@ def manifest():
 
 @pytest.fixture
 def start(tmp_path, manifest, monkeypatch):
-    """Looks for the state that a start of a job begins with; ``restarts`` counts its earlier starts."""
+    """Begins a start of a job and returns its state; ``restarts`` counts its earlier starts."""
+    monkeypatch.delenv("DIST_CALO_JOB", raising=False)
 
-    def look(resume, restarts=0, folder="checkpoints"):
+    def look(resume, restarts=0, folder="checkpoints", job="7", ledger=None):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
         config = RunConfig(checkpoint=CheckpointConfig(dir=str(tmp_path / folder), resume=str(resume)))
-        return find_state(config, manifest)
+        config = replace(config, data=replace(config.data, ledger=ledger))
+        state = find_state(config, manifest)
+        begin(config, state["step"] if state else 0)
+        return state
 
     return look
 
@@ -68,21 +71,40 @@ def test_so_is_one_of_another_folder(start, save):
         start(file)
 
 
-def test_a_start_anew_goes_on_when_its_job_is_started_again(start, save, tmp_path, monkeypatch):
+def test_a_start_anew_goes_on_when_its_job_is_started_again(start, save):
     assert start("no") is None
     save(10)
     assert start("no", restarts=1)["step"] == 10
     with pytest.raises(CheckpointError, match="holds checkpoints up to step 10"):
         start("no")
-    (tmp_path / "ledger").mkdir()
-    (tmp_path / "ledger" / "rank-00000.tsv").write_text("")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    config = RunConfig()
-    open_ledger(
-        replace(config, data=replace(config.data, ledger=str(tmp_path / "ledger"))),
-        SingleCommunicator(World()),
-        10,
-    ).close()
+
+
+@pytest.mark.parametrize(("job", "step"), [(None, 0), ("8", 20), ("7", 40)])
+def test_a_job_ended_before_it_began_still_begins_where_it_was_told(start, save, job, step):
+    early = save(20)
+    files = {20: early, 40: save(40)}
+    if job:  # another job has begun there, or this one elsewhere
+        start(files[step], job=job)
+        save(40)
+    assert start(early, restarts=1)["step"] == 20
+    save(30, run_id="second")
+    assert start(early, restarts=2)["step"] == 30
+    with pytest.raises(CheckpointError, match="holds checkpoints up to step 30"):
+        start("no", restarts=1)
+
+
+def test_only_a_job_that_has_begun_goes_on_with_a_ledger_it_was_not_told_to_continue(start, tmp_path):
+    ledger = tmp_path / "ledger"
+    ledger.mkdir()
+    (ledger / "rank-00000.tsv").write_text("0\t1\t5,6\n")
+    for restarts in (0, 1):
+        with pytest.raises(DataError, match="holds the ledger of another run"):
+            start("no", restarts, ledger=str(ledger))
+    (ledger / "rank-00000.tsv").unlink()
+    start("no", ledger=str(ledger))
+    (ledger / "rank-00000.tsv").write_text("0\t1\t5,6\n")
+    start("no", restarts=1, ledger=str(ledger))  # killed before its first checkpoint
+    assert (ledger / "rank-00000.tsv").read_text() == ""
 
 
 def test_going_back_behind_what_a_run_has_recorded_begins_another_run(start, save, tmp_path):

@@ -28,6 +28,8 @@ FORMAT_VERSION = 1
 BEST = "best.pt"
 ABANDONED = "abandoned"
 """Subfolder of what a run has left behind that went back to an earlier step."""
+BEGINNING = "begun.json"
+"""Which job has begun in the folder last, and where, as far as it was told where."""
 ABANDONED_AFTER_S = 3600.0
 """Age at which a half-written file is that of a killed process, in seconds; a younger one may still be written to."""
 _NAME = re.compile(r"step-(\d{8})\.pt")
@@ -149,6 +151,19 @@ class CheckpointFolder:
         (self.folder / ABANDONED).mkdir(exist_ok=True)
         with write_whole(self.folder / ABANDONED / "runs.json") as temporary:
             temporary.write_text(json.dumps(runs))
+
+    @property
+    def beginning(self) -> dict[str, str]:
+        """What ``note_beginning`` was given last; empty if nothing."""
+        with suppress(FileNotFoundError):
+            return dict(json.loads((self.folder / BEGINNING).read_text()))
+        return {}
+
+    def note_beginning(self, facts: Mapping[str, str]) -> None:
+        """Keep which job begins where, for its later starts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with write_whole(self.folder / BEGINNING) as temporary:
+            temporary.write_text(json.dumps(dict(facts)))
 
     def newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read, or None if the folder holds none.

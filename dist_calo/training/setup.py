@@ -35,7 +35,7 @@ from dist_calo.training.learner import Learner
 from dist_calo.training.progress import Progress
 from dist_calo.training.provenance import describe_run
 from dist_calo.training.restore import TrainedGenerator, require_same_run
-from dist_calo.training.run_lock import restarted
+from dist_calo.training.run_lock import batch_job, restarted
 from dist_calo.training.spool import SPOOL_PREFIX
 from dist_calo.training.tracking import NullTracker, Tracker, make_tracker
 from dist_calo.training.trainer import Trainer, TrainState
@@ -94,7 +94,8 @@ def build_run(
             parameters = dict(flattened(kept_config.to_dict()))
             found = {**describe_run(), **facts, **(tags or {})}
             tracker.start(parameters, found, identity(kept, data))
-        ledger = open_ledger(config, communicator, state.step)
+            begin(config, state.step)
+        ledger = open_ledger(config, communicator)
         if ledger:
             stack.callback(ledger.close)
         loader = stack.enter_context(open_loader(config, manifest, communicator, state))
@@ -171,7 +172,7 @@ def require_enough_samples(config: RunConfig, ranks: int) -> None:
 def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
     """The checkpoint that this run continues from, on rank 0; None to start anew.
 
-    ``checkpoint.resume`` says where the first attempt of a job begins; later ones go on from the newest checkpoint.
+    ``checkpoint.resume`` says where a job begins; once it has, its later starts go on from the newest checkpoint.
     Where the run goes back behind steps that its MLflow run has, that run is ``abandoned_run`` and ``run_id`` is None.
 
     Raises:
@@ -180,7 +181,7 @@ def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
     """
     folder = CheckpointFolder(config.checkpoint.dir)
     steps = folder.steps()
-    resume = "auto" if steps and restarted() else config.checkpoint.resume
+    resume = "auto" if steps and has_begun(config) else config.checkpoint.resume
     match resume:
         case "no":
             if steps:
@@ -213,6 +214,35 @@ def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
         if saved["run_id"] in folder.abandoned_runs:
             saved["abandoned_run"], saved["run_id"] = saved["run_id"], None
     return saved
+
+
+def begin(config: RunConfig, step: int) -> None:
+    """On rank 0, cut the ledger back to this step and note in the checkpoint folder that this job has begun.
+
+    Args:
+        config: the run's settings.
+        step: that the run continues from, 0 for a new run.
+
+    Raises:
+        DataError: if a run starts anew in a folder that holds a ledger, or that folder cannot be made.
+    """
+    if config.data.ledger:
+        resumed = config.checkpoint.resume != "no" or has_begun(config)
+        prepare_ledger(config.data.ledger, resume_after=step if resumed else None)
+    if config.checkpoint.resume != "auto":
+        CheckpointFolder(config.checkpoint.dir).note_beginning(_beginning(config))
+
+
+def has_begun(config: RunConfig) -> bool:
+    """Whether an earlier start of this job began where ``checkpoint.resume`` says: what came after it is the job's own.
+
+    A start that was preempted while it staged files or imported modules has not.
+    """
+    return restarted() and CheckpointFolder(config.checkpoint.dir).beginning == _beginning(config)
+
+
+def _beginning(config: RunConfig) -> dict[str, str]:
+    return {"job": batch_job(), "resume": config.checkpoint.resume}
 
 
 def _goes_back(path: str, step: int) -> bool:
@@ -286,12 +316,9 @@ def open_loader(
     )
 
 
-def open_ledger(config: RunConfig, communicator: Communicator, step: int) -> Ledger | None:
-    """This rank's ledger, cut back to the step that the run continues from."""
+def open_ledger(config: RunConfig, communicator: Communicator) -> Ledger | None:
+    """This rank's ledger, which rank 0 has cut back to the step that the run continues from (``begin``)."""
     if config.data.ledger is None:
         return None
-    if communicator.world.rank == 0:
-        resumed = config.checkpoint.resume != "no" or restarted()
-        prepare_ledger(config.data.ledger, resume_after=step if resumed else None)
     communicator.barrier()
     return Ledger(config.data.ledger, communicator.world.rank)

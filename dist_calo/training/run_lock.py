@@ -36,7 +36,8 @@ class RunLock:
         self._beaten_s = 0.0
         self.patience_s = 0.0
         """Time after a failed ``acquire`` in which the lock becomes free if its holder's machine is gone, in seconds:
-        until that machine has been silent for long enough, or the file server has given up its lock."""
+        until that machine has been silent for long enough, or the file server has given up its lock. The lock of an
+        earlier attempt can be taken over then."""
 
     def acquire(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
         """Keep other processes out; False if another one is at work.
@@ -54,8 +55,9 @@ class RunLock:
             if locked is False:
                 host, job = _holder(handle)
                 if host not in ("", _host()):
-                    alive = self._silent_s(handle) < silent_after_s and not _is_earlier_attempt(host, job)
-                    self.patience_s = silent_after_s if alive else LEASE_S
+                    # An earlier attempt's lock is taken over after that silence; for others the file server decides.
+                    leased = self._silent_s(handle) >= silent_after_s and not _is_earlier_attempt(host, job)
+                    self.patience_s = LEASE_S if leased else silent_after_s
             elif self._is_elsewhere(handle, locked, silent_after_s):
                 self.patience_s = silent_after_s
             elif os.path.samestat(os.fstat(handle), os.stat(self._path)):  # not taken over meanwhile

@@ -8,9 +8,11 @@ import time
 from contextlib import closing
 
 import pytest
+from mlflow.entities import ViewType
 
 from dist_calo.training.evaluation_record import EvaluationRecord
-from dist_calo.training.store import SPOOL_TAG, experiment_id, find_run, open_store
+from dist_calo.training.spool import Spool
+from dist_calo.training.store import SPOOL_TAG, Sender, experiment_id, find_run, open_store
 from dist_calo.training.store_uri import checked_uri, sqlite_file
 
 OPEN = "import sys; from dist_calo.training.store import open_store; open_store(sys.argv[1]).search_experiments()"
@@ -72,4 +74,27 @@ def test_a_run_is_found_by_the_name_of_its_spool(tmp_path):
     assert find_run(client, "0" * 32) is None
     record = EvaluationRecord(uri, "spool-other")
     assert (record.run_id, record.problem) == (found.info.run_id, None)
+    assert find_run(client, "spool-other", found.info.experiment_id).info.run_id == found.info.run_id
+    assert find_run(client, "spool-one", found.info.experiment_id) is None
     assert f"{uri} has no run spool-none: send it with" in EvaluationRecord(uri, "spool-none").problem
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by its store's name", "by its spool's name"])
+@pytest.mark.parametrize("whole_experiment", [False, True])
+def test_a_deleted_run_comes_back_when_it_goes_on(tmp_path, named, whole_experiment):
+    uri = checked_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    client = open_store(uri)
+    experiment = experiment_id(client, uri, "e")
+    run_id = client.create_run(experiment, tags={SPOOL_TAG: "spool-1"}).info.run_id
+    client.delete_run(run_id)
+    if whole_experiment:
+        client.delete_experiment(experiment)
+    assert find_run(client, run_id if named else "spool-1").info.run_id == run_id
+    spool = Spool.open(tmp_path / "spool", "spool-1", {"uri": uri, "experiment": "e", "run_name": None})
+    if named:
+        spool.identify(run_id=run_id)
+    spool.append([{"kind": "metrics", "time_ms": 1, "step": 1, "values": {"loss": 2.0}}])
+    assert Sender(spool).send()
+    run = client.get_run(run_id)
+    assert (run.info.lifecycle_stage, run.data.metrics) == ("active", {"loss": 2.0})
+    assert len(client.search_runs([experiment], run_view_type=ViewType.ALL)) == 1

@@ -254,12 +254,12 @@ class Sender:
         if self._spool.run_id is not None:
             run = find_run(client, self._spool.run_id)
             if run is not None:
-                if run.info.lifecycle_stage == "deleted":
-                    client.restore_run(self._spool.run_id)
-                return run
+                return _restored(client, run)
             log.warning("%s has no run %s: a new run continues it", self._spool.uri, self._spool.run_id)
-        experiment_id(client, self._spool.uri, self._spool.experiment)  # deleted, it comes back with its runs
-        return find_run(client, self._spool.spool_id)
+        # A deleted experiment comes back with its runs.
+        experiment = experiment_id(client, self._spool.uri, self._spool.experiment)
+        run = find_run(client, self._spool.spool_id, experiment)
+        return None if run is None else _restored(client, run)
 
     def _new_run(self, client: "MlflowClient") -> "Run":
         return client.create_run(
@@ -278,14 +278,23 @@ def _is_refusal(error: Exception) -> bool:
     return getattr(error, "error_code", None) in REFUSALS
 
 
-def find_run(client: "MlflowClient", run_id: str) -> "Run | None":
+def _restored(client: "MlflowClient", run: "Run") -> "Run":
+    if run.info.lifecycle_stage == "deleted":
+        client.restore_run(run.info.run_id)
+    return run
+
+
+def find_run(client: "MlflowClient", run_id: str, experiment_id: str | None = None) -> "Run | None":
     """The run of this name, also if it was deleted; None where the store has none.
 
     Args:
         client: of the store.
         run_id: the store's name of the run, or that of its spool, which checkpoints bear that were written before the
             store had answered.
+        experiment_id: the experiment in which a spool's run is looked for; None for all, one page after the other.
     """
+    from mlflow.entities import ViewType
+
     if not run_id.startswith(SPOOL_PREFIX):
         try:
             return client.get_run(run_id)
@@ -293,13 +302,20 @@ def find_run(client: "MlflowClient", run_id: str) -> "Run | None":
             if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
+
+    def first(experiment_ids: list[str]) -> "Run | None":
+        wanted = f"tags.`{SPOOL_TAG}` = '{run_id}'"
+        found = client.search_runs(experiment_ids, wanted, run_view_type=ViewType.ALL, max_results=1)
+        return found[0] if found else None
+
+    if experiment_id is not None:
+        return first([experiment_id])
     token = None
     while True:
-        page = client.search_experiments(page_token=token)
+        page = client.search_experiments(view_type=ViewType.ALL, page_token=token)
         ids = [experiment.experiment_id for experiment in page]
-        found = client.search_runs(ids, f"tags.`{SPOOL_TAG}` = '{run_id}'", max_results=1) if ids else []
-        if found:
-            return found[0]
+        if ids and (run := first(ids)):
+            return run
         if not (token := page.token):
             return None
 

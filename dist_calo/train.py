@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from dist_calo import early
@@ -35,9 +36,13 @@ def _read(arguments: Sequence[str]) -> Job[RunConfig]:
 
 
 def _run(config: RunConfig, communicator: "Communicator") -> int:
+    from dist_calo.training.checkpoint import CheckpointFolder
     from dist_calo.training.setup import build_run
 
-    with build_run(config, communicator) as trainer:
+    with ExitStack() as stack:
+        if communicator.world.rank == 0:
+            stack.enter_context(CheckpointFolder(config.checkpoint.dir).written_alone())
+        trainer = stack.enter_context(build_run(config, communicator))
         trainer.fit()
     return EXIT_PREEMPTED if trainer.stopped_by else 0
 

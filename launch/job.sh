@@ -173,9 +173,10 @@ run_job() {
     fi
     rm -rf "$WORD"
     printf '\njob %s: exit code %s after %s s on %s\n' "$JOB" "$code" "$((SECONDS - began))" "$SLURM_JOB_NODELIST"
-    if [[ -n $reason && $code != 0 && $code != 75 ]]; then echo "$reason"; fi
     if compgen -G "$folder/step-*.json" >/dev/null; then python -m dist_calo status "$folder" || true; fi
     if [[ $code -gt 2 && $code != 75 ]]; then lost_nodes; fi
+    # Last, as that is where people look.
+    if [[ -n $reason && $code != 0 && $code != 75 ]]; then echo "$reason"; fi
     exit "$code"
 }
 

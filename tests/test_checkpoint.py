@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import socket
 import time
 
 import pytest
@@ -137,3 +138,29 @@ def test_the_one_just_written_is_never_forgotten(tmp_path):
     folder.save(state(400), {})
     folder.save(state(250), {})
     assert folder.steps() == [250]
+
+
+def test_a_folder_is_written_by_one_job_at_a_time(tmp_path):
+    folder = CheckpointFolder(tmp_path / "run")
+    with folder.written_alone():
+        said = rf"another job trains there \(.*/lock, held by {socket.gethostname()}"
+        with pytest.raises(CheckpointError, match=said), folder.written_alone():
+            pass
+    assert not folder.folder.exists()
+    with folder.written_alone():
+        assert [path.name for path in folder.folder.iterdir()] == ["lock"]
+        folder.save(state(1), {})
+    assert sorted(os.listdir(folder.folder)) == ["step-00000001.json", "step-00000001.pt"]
+
+
+def test_going_back_twice_keeps_what_was_abandoned_first(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep=9)
+    for score in (1.0, 2.0):
+        for step in (1, 2):
+            folder.save({"step": step, "score": score}, {})
+        folder.set_aside_after(1)
+    assert sorted(path.name for path in (tmp_path / "abandoned").glob("*.pt")) == [
+        "step-00000002.2.pt",
+        "step-00000002.pt",
+    ]
+    assert load_checkpoint(tmp_path / "abandoned" / "step-00000002.pt")["score"] == 1.0

@@ -120,6 +120,7 @@ def report_failure(error: BaseException, world: World, communicator: Communicato
     message = _message(error)
     if world.size == 1:
         print(message, file=sys.stderr, flush=True)
+        tell_job(rank_name(world), message, code)
         return code
     if isinstance(error, CommunicationError) or (isinstance(error, UserError) and world.rank > 0):
         # A rank that has lost another one may not know yet which node went with it.

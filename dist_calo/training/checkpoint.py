@@ -7,6 +7,7 @@ file of the same name says in words what is inside. Loading never runs code (``w
 No state of random generators is stored: every draw is a function of the position in the run (`dist_calo.randomness`).
 """
 
+import itertools
 import json
 import os
 import pickle
@@ -14,8 +15,9 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +25,7 @@ import torch
 
 from dist_calo.errors import CheckpointError
 from dist_calo.files import write_whole
+from dist_calo.training.run_lock import BEAT_EVERY_S, RunLock
 
 FORMAT_VERSION = 1
 BEST = "best.pt"
@@ -80,6 +83,39 @@ class CheckpointFolder:
                 f"checkpoint.dir={self.folder} cannot be written ({error}): name a folder that can"
             ) from error
 
+    @contextmanager
+    def written_alone(self) -> Iterator[None]:
+        """Keep other jobs out of the folder, where each would move or follow the checkpoints of the other.
+
+        Raises:
+            CheckpointError: if another job writes there, or the folder cannot be written.
+        """
+        is_new = not self.folder.exists()
+        self.require_writable()
+        lock, end = RunLock(self.folder / "lock"), threading.Event()
+        if not lock.wait():
+            raise CheckpointError(
+                f"checkpoint.dir={self.folder}: another job trains there ({self.folder}/lock{lock.held_by}); wait "
+                "until it has ended, or name another folder"
+            )
+
+        def beat() -> None:
+            while not end.wait(BEAT_EVERY_S):
+                with suppress(OSError):
+                    lock.beat()
+
+        beats = threading.Thread(target=beat, name="checkpoint-lock", daemon=True)
+        beats.start()
+        try:
+            yield
+        finally:
+            end.set()
+            beats.join()
+            with suppress(OSError):
+                lock.release(remove=True)
+                if is_new:
+                    self.folder.rmdir()  # which fails unless the run was refused before it saved anything
+
     def save(self, state: Mapping[str, Any], summary: Mapping[str, Any], *, best: bool = False) -> Path:
         """Write a checkpoint and remove those that are no longer kept.
 
@@ -128,7 +164,10 @@ class CheckpointFolder:
         return best if best.exists() else self.path(self.steps()[-1])
 
     def set_aside_after(self, step: int) -> None:
-        """Move the checkpoints of later steps into ``abandoned/``: the run goes on from this step without them."""
+        """Move the checkpoints of later steps into ``abandoned/``: the run goes on from this step without them.
+
+        Those of the same steps that were moved there before keep their names, and the later ones get a number.
+        """
         later = [self.path(number) for number in self.steps() if number > step]
         best = self.folder / BEST
         if best.exists() and load_checkpoint(best)["step"] > step:
@@ -136,7 +175,13 @@ class CheckpointFolder:
         for path in [*later, *(path.with_suffix(".json") for path in later)]:
             if path.exists():
                 (self.folder / ABANDONED).mkdir(exist_ok=True)
-                os.replace(path, self.folder / ABANDONED / path.name)
+                os.replace(path, self._unused(path.name))
+
+    def _unused(self, name: str) -> Path:
+        """A name in ``abandoned/`` that nothing has."""
+        first = self.folder / ABANDONED / name
+        numbered = (first.with_suffix(f".{number}{first.suffix}") for number in itertools.count(2))
+        return next(path for path in itertools.chain([first], numbered) if not path.exists())
 
     @property
     def abandoned_runs(self) -> list[str]:

@@ -8,12 +8,15 @@ is back. A job that was started again therefore replaces the lock file of its ea
 """
 
 import fcntl
+import logging
 import os
 import socket
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+
+log = logging.getLogger("dist_calo.tracking")
 
 BEAT_EVERY_S = 5.0
 """Time between two signs of life, in seconds."""
@@ -60,7 +63,7 @@ class RunLock:
                     self.patience_s = LEASE_S if leased else silent_after_s
             elif self._is_elsewhere(handle, locked, silent_after_s):
                 self.patience_s = silent_after_s
-            elif os.path.samestat(os.fstat(handle), os.stat(self._path)):  # not taken over meanwhile
+            elif self._is_named(handle):  # neither taken over nor removed meanwhile
                 self._sign(handle)
                 self._handle, handle = handle, -1
                 return True
@@ -101,11 +104,33 @@ class RunLock:
         self._handle = handle
         return True
 
-    def holder(self) -> str:
-        """The machine and the job that the lock file names; empty if it names none."""
+    def wait(self, timeout_s: float = 3.0) -> bool:
+        """``acquire`` within this time; longer if it takes that to see that the last holder, elsewhere, is dead.
+
+        After that, an earlier attempt of this very job is dead, whatever the file server says of its lock.
+        """
+        began, told = time.monotonic(), False
+        while not self.acquire():
+            if time.monotonic() - began > self.patience_s + timeout_s:
+                return self.take_over()
+            if self.patience_s > SILENT_AFTER_S and not told:
+                told = True
+                log.warning(
+                    "%s%s: waiting up to %.0f s, in which a file server lets go of a machine that is gone",
+                    self._path,
+                    self.held_by,
+                    self.patience_s,
+                )
+            time.sleep(0.2)
+        return True
+
+    @property
+    def held_by(self) -> str:
+        """The machine and the job that the lock file names, to be read after its own name; empty if it names none."""
         with suppress(OSError), self._path.open("rb") as file:
             host, job = _holder(file.fileno())
-            return f"{host} (job {job})" if host and job != "-" else host
+            if host:
+                return f", held by {host} (job {job})" if job != "-" else f", held by {host}"
         return ""
 
     def is_busy(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
@@ -154,10 +179,17 @@ class RunLock:
             self._beaten_s = time.monotonic()
             os.utime(self._handle)
 
-    def release(self) -> None:
-        """Let other processes in."""
+    def _is_named(self, handle: int) -> bool:
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(handle), os.stat(self._path))
+        return False
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let other processes in; the file goes as well if it is in the way of people who look."""
         if self._handle is not None:
             os.ftruncate(self._handle, 0)
+            if remove:
+                self._path.unlink(missing_ok=True)
             os.close(self._handle)
             self._handle = None
 

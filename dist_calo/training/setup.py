@@ -110,7 +110,8 @@ def build_run(
             progress.say(f"MLflow run {name} {where} {config.tracking.uri}")
             if abandoned:
                 progress.say(
-                    f"a new run, as {abandoned} has gone beyond step {state.step} (tag continued_from)"
+                    f"a new run: {abandoned}, its tag continued_from, has gone beyond step {state.step}; later "
+                    f"checkpoints of {config.checkpoint.dir} lie in its folder abandoned/"
                 )
         trainer = Trainer(
             kept_config,

@@ -15,7 +15,6 @@ the store took it and the answer was lost; it then carries the same time, step a
 """
 
 import json
-import logging
 import os
 import shutil
 import threading
@@ -29,8 +28,6 @@ from typing import Any
 from dist_calo.errors import TrackingError
 from dist_calo.files import write_whole
 from dist_calo.training.run_lock import SILENT_AFTER_S, RunLock, flock, restarted
-
-log = logging.getLogger("dist_calo.tracking")
 
 Record = dict[str, Any]
 
@@ -107,8 +104,8 @@ class Spool:
                 if spool.wait_for_lock():
                     return spool
                 raise HeldError(
-                    f"run {run_id}: another process is writing it ({spool.folder}/lock{spool.held_by}); wait until "
-                    "that job has ended"
+                    f"run {run_id}: another process is writing it ({spool.folder}/lock{spool._lock.held_by}); wait "
+                    "until that job has ended"
                 )
 
     @classmethod
@@ -169,32 +166,9 @@ class Spool:
         """
         return self._lock.acquire(silent_after_s)
 
-    def wait_for_lock(self, timeout_s: float = 3.0) -> bool:
-        """``lock`` within this time; longer if it takes that to see that the run's last job, elsewhere, is dead.
-
-        After that, an earlier attempt of this very job is dead, whatever the file server says of its lock.
-        """
-        began, told = time.monotonic(), False
-        while not self.lock():
-            patience_s = self._lock.patience_s
-            if time.monotonic() - began > patience_s + timeout_s:
-                return self._lock.take_over()
-            if patience_s > SILENT_AFTER_S and not told:
-                told = True
-                log.warning(
-                    "%s/lock%s: waiting up to %.0f s, in which a file server lets go of a machine that is gone",
-                    self.folder,
-                    self.held_by,
-                    patience_s,
-                )
-            time.sleep(0.2)
-        return True
-
-    @property
-    def held_by(self) -> str:
-        """What the lock says of its holder, to be read after its name."""
-        holder = self._lock.holder()
-        return f", held by {holder}" if holder else ""
+    def wait_for_lock(self) -> bool:
+        """``lock``, after a wait for a last job that may be dead."""
+        return self._lock.wait()
 
     def is_busy(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
         """Whether ``lock`` would fail now; only a look.

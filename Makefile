@@ -75,6 +75,7 @@ endif
 	@touch $@
 
 setup: $(READY)
+	@echo "ready: source $(VENV)/bin/activate; dist-calo doctor looks whether this machine can train"
 
 $(TOOLS): setup.cfg $(CONSTRAINTS) | $(READY)
 	$(PIP) --editable '.[test,dev]'

@@ -83,11 +83,13 @@ def _model_pictures(part: ModelPart) -> list[Picture]:
 
     seen = listed(part.fitted_ranks)
     unseen = f" Diamonds: predicted from {seen} ranks alone." if part.checks else ""
+    disturbed = any(row.disturbed for row in part.rows)
+    which = "all points, each of which was disturbed" if disturbed else "all points that nothing disturbed"
     pictures = [
         picture(
             figures.fit_figure(part.rows, part.fits, part.checks),
             "Measured and modelled time of a step for each point, and their relative difference.",
-            f"The model fitted to all points that nothing disturbed, by ring and by tree.{unseen}",
+            f"The model fitted to {which}, by ring and by tree.{unseen}",
             vector=True,
         )
     ]

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from dist_calo.training import run_lock, spool
+from dist_calo.training import run_lock
 from dist_calo.training.run_lock import LEASE_S, RunLock
 from dist_calo.training.spool import HeldError, Spool
 
@@ -100,9 +100,6 @@ class Clock:
     def monotonic(self):
         return self.now
 
-    def time_ns(self):
-        return time.time_ns()
-
     def sleep(self, seconds):
         self.now += seconds
         if not self._beats:
@@ -125,7 +122,7 @@ def left(tmp_path, machine, monkeypatch):
         )
         clock = Clock(run.folder / "lock", **how)
         clock._held = os.stat(run.folder / "lock")
-        monkeypatch.setattr(spool, "time", clock)
+        monkeypatch.setattr(run_lock, "time", clock)
         return clock
 
     def come(clock, host, job, restarts=0):

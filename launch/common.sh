@@ -10,6 +10,9 @@
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 COMMAND=(python -m "${MODULE:-dist_calo.train}")
 CORES=''
+# Where the ranks of a SLURM job meet: below the ports that outgoing connections get; another one each time the job starts
+# again.   meeting_port JOB RESTARTS
+meeting_port() { echo $((28000 + ($1 + 1009 * $2) % 4000)); }
 # c10d warns of every address without a name, as those between nodes often are.
 export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
@@ -29,8 +32,7 @@ if [[ -n ${SLURM_JOB_ID:-} ]]; then
     FIRST_HOST=${nodes[0]}
     HOSTS=$(printf ",%s:$RANKS_PER_NODE" "${nodes[@]}")
     HOSTS=${HOSTS:1}
-    # Below the ports that outgoing connections get; another one each time the job starts again.
-    PORT=$((28000 + (SLURM_JOB_ID + 1009 * ${SLURM_RESTART_COUNT:-0}) % 4000))
+    PORT=$(meeting_port "$SLURM_JOB_ID" "${SLURM_RESTART_COUNT:-0}")
 else
     HOSTS=${HOSTS:-}
     commas=${HOSTS//[^,]/}

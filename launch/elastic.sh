@@ -11,14 +11,14 @@ source "$(dirname "$0")/common.sh"
 agent=(python -m dist_calo.elastic) command=() first=()
 if [[ ${JOIN:-} =~ ^[0-9]+$ ]]; then
     facts=$(scontrol --oneliner show job "$JOIN")
-    batch_host=$(grep -o 'BatchHost=[^ ]*' <<<"$facts" || true) restarts=$(grep -o ' Restarts=[^ ]*' <<<"$facts")
-    state=$(grep -o 'JobState=[A-Z_]*' <<<"$facts" || true)
-    if [[ ${state#*=} =~ ^(RUNNING|SIGNALING)$ && -n ${batch_host#*=} ]]; then
-        JOIN=${batch_host#*=}:$((28000 + (JOIN + 1009 * ${restarts#*=}) % 4000))
+    fact() { grep -o " $1=[^ ]*" <<<"$facts" | cut -d= -f2 || true; }
+    host=$(fact BatchHost) state=$(fact JobState)
+    if [[ $state =~ ^(RUNNING|SIGNALING)$ && -n $host ]]; then
+        JOIN=$host:$(meeting_port "$JOIN" "$(fact Restarts)")
     else
-        echo "job $JOIN, which this one is to join, does not run: it is ${state#*=}" >&2
+        echo "job $JOIN, which this one is to join, does not run: it is $state" >&2
         # It comes back, and so does this one.
-        if [[ ${state#*=} =~ ^(PENDING|REQUEUED|COMPLETING|SUSPENDED)$ ]]; then exit 75; else exit 2; fi
+        if [[ $state =~ ^(PENDING|REQUEUED|COMPLETING|SUSPENDED)$ ]]; then exit 75; else exit 2; fi
     fi
 fi
 if [[ -n ${JOIN:-} ]]; then

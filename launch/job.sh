@@ -192,23 +192,23 @@ run_training() {
 
 # Once the ranks have named a lost node and left, srun and others wait for it for as long as SLURM does, often minutes.
 end_with_lost_node() {
-    until heard "$DIST_CALO_LOST"; do sleep 2; done
+    until loss_was_told; do sleep 2; done
     sleep 10
     kill -KILL "$LAUNCHED" 2>/dev/null
 }
 
-# Whether ranks have written a file. A network file system remembers for up to a minute that there was none, unless the
-# folder is listed anew.
-heard() {
+# Whether ranks have named a lost node. A network file system remembers for up to a minute that a file was not there,
+# unless the folder is listed anew.
+loss_was_told() {
     ls "$WORD" &>/dev/null
-    [[ -s $1 ]]
+    [[ -s $DIST_CALO_LOST ]]
 }
 
 # What the ranks say of a lost node; sets LOST. Where they know no more than that a process of it has ended, which they
 # cannot tell from a rank that was killed or ran out of memory, the node is lost only if it starts no other process.
 read_loss() {
     local cause='' suspect=''
-    if ! heard "$DIST_CALO_LOST"; then return; fi
+    if ! loss_was_told; then return; fi
     { read -r cause && read -r suspect; } <"$DIST_CALO_LOST"
     printf '\nerror: %s\n' "$cause"
     suspect=${suspect%%.*}

@@ -263,6 +263,27 @@ def test_ranks_get_the_cores_of_the_smallest_node(fakes: str) -> None:
     assert "--cpus-per-task=12" in shown
 
 
+@pytest.mark.parametrize(
+    ("state", "code", "words"),
+    [
+        ("RUNNING", 0, f"--meet=n3:{28000 + 12 + 2 * 1009} --join"),
+        ("PENDING", 75, "it is PENDING"),
+        ("CANCELLED", 2, "it is CANCELLED"),
+    ],
+)
+def test_a_node_joins_a_job_where_it_meets_or_follows_it_into_the_queue(
+    state: str, code: int, words: str, fakes: str, tmp_path: Path
+) -> None:
+    facts = f"JobId=12 JobName=a JobState={state} Reason=None Restarts=2 BatchHost=n3 NumNodes=2"
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho '{facts}'\n")
+    scontrol.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{fakes}:/usr/bin:/bin", "JOIN": "12"}
+    done = subprocess.run(["bash", str(LAUNCH / "elastic.sh")], env=environ, capture_output=True, text=True)
+    assert done.returncode == code
+    assert words in done.stdout + done.stderr
+
+
 def test_the_same_variables_place_the_ranks_without_an_allocation(fakes: str) -> None:
     place = {"fakes": fakes, "RANKS": "6", "HOSTS": "n1:3,n2:3"}
     assert "-np 6 --bind-to none --host n1:3,n2:3" in where("mpirun", **place)

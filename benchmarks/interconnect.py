@@ -12,40 +12,22 @@ forward), where it is sent during that.
 What is measured already is not measured again. Prints a table in Markdown; writes numbers.json and interconnect.png.
 """
 
-import argparse
 import json
 import math
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from virtual_cluster import RATES, ROOT, VirtualCluster
+from virtual_cluster import RATES, VirtualCluster, command_line, plan
 
 from dist_calo.scaling.cost import ring_seconds
+from dist_calo.scaling.fit import BACKWARD
 from dist_calo.scaling.plan import read_plan
 from dist_calo.scaling.results import read_results
 
 NODES = 4
 SHARE = 0.4
 """Of a core's time that a node computes for: four of them leave a fifth of two cores for SLURM and the links."""
-BACKWARD = 2 / 3
-"""Share of the computing that is backward passes."""
-
-
-def plan(results: Path, options: argparse.Namespace, nodes: int) -> None:
-    """Plan the points of one network, unless that is done."""
-    if (results / "plan.yaml").exists():
-        return
-    points = f"--nodes={nodes} --ranks=1 --batch={options.batch} --wires=fp32,bf16 --overlap=on,off"
-    measure = f"--repeats={options.repeats} --steps={options.steps} --warmup=3 --no-end-to-end"
-    settings = "--config=configs/lcd_fast.yaml --comm.bucket_mb=0.1 --tracking.uri=none"
-    # A few showers are enough, and quickly read by every repeat.
-    settings += " --data.validate=quick --data.validation_fraction=0.05 --data.test_fraction=0.8"
-    command = [sys.executable, "-m", "dist_calo", "scale", "plan", str(results)]
-    words = [*points.split(), *measure.split(), *settings.split()]
-    subprocess.run([*command, *words], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def read(results: Path) -> dict[tuple[str, bool], list[dict[str, Any]]]:
@@ -151,25 +133,17 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--prefix", default="ic")
-    parser.add_argument("--subnet", type=int, default=90)
-    parser.add_argument("--batch", type=int, default=4, help="showers of a rank")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--networks", default=",".join(RATES), help="some of them (default all)")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = command_line(__doc__, ",".join(RATES), prefix="ic", subnet=90, batch=4, steps=20, repeats=5)
     options = parser.parse_args()
     out = options.out.absolute()
+    points = ("--wires=fp32,bf16", "--overlap=on,off", "--comm.bucket_mb=0.1")
     rates = {}
     with VirtualCluster(options.prefix, options.subnet, NODES, SHARE).running() as cluster:
-        plan(out / "one node", options, 1)
+        plan(out / "one node", options, "--nodes=1", *points)
         cluster.measure(out / "one node", options.repeats)
         for name in options.networks.split(","):
             rate = RATES[name]
-            plan(out / name, options, NODES)
+            plan(out / name, options, f"--nodes={NODES}", *points)
             cluster.limit(rate)
             rates[name] = cluster.measured_rate()
             print(f"{name}: 4 MiB from node to node at {rates[name] / 1e6:.0f} Mb/s", flush=True)

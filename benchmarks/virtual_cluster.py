@@ -4,6 +4,7 @@ The nodes are namespaces of this machine. A quota of processor time (control gro
 others as it is alone, as long as the shares of all of them fit into the machine.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -38,6 +39,48 @@ else:
     peer.recv(1)
     print(8 * size / (time.perf_counter() - began))
 """
+
+
+def command_line(description: str | None, networks: str, **defaults: str | int) -> argparse.ArgumentParser:
+    """Options of a measurement on the cluster.
+
+    Args:
+        description: of the program.
+        networks: names from `RATES`, separated by commas.
+        defaults: of prefix, subnet, batch, steps and repeats.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--prefix", help="name of a node without its number")
+    parser.add_argument("--subnet", type=int, help="third number of the nodes' addresses")
+    parser.add_argument("--batch", type=int, help="showers of a rank")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument(
+        "--networks", default=networks, help=f"some of {','.join(RATES)} (default {networks})"
+    )
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def scale(*words: str) -> str:
+    """What a verb of ``dist-calo scale`` prints."""
+    command = [sys.executable, "-m", "dist_calo", "scale", *words]
+    return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+
+
+def plan(results: Path, options: argparse.Namespace, *words: str) -> None:
+    """Plan the points of one network, one rank a node, unless that is done."""
+    if (results / "plan.yaml").exists():
+        return
+    points = f"--ranks=1 --batch={options.batch}"
+    measure = f"--repeats={options.repeats} --steps={options.steps} --warmup=3 --no-end-to-end"
+    # A few showers are enough, and quickly read by every repeat.
+    settings = "--config=configs/lcd_fast.yaml --tracking.uri=none"
+    settings += " --data.validate=quick --data.validation_fraction=0.05 --data.test_fraction=0.8"
+    scale("plan", str(results), *points.split(), *measure.split(), *settings.split(), *words)
 
 
 class VirtualCluster:

@@ -1,6 +1,8 @@
 """Showers from a checkpoint: readable by the readers, and a function of the seed alone."""
 
 import math
+import os
+from contextlib import suppress
 from dataclasses import replace
 
 import h5py
@@ -236,3 +238,23 @@ def test_models_of_mlflow_are_found(checkpoints, store, tmp_path, monkeypatch):
     for missing in (f"runs:/{without}/model", "models:/calo/2", "models:/other/1"):
         with pytest.raises(CheckpointError, match=missing):
             state_of(missing)
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_looking_for_a_model_leaves_the_stores_of_the_process_alone(store, tmp_path, monkeypatch, chosen):
+    """A client that is told a tracking store only looks for models there, unless a registry has been chosen."""
+    import mlflow
+
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+        if chosen:
+            monkeypatch.setenv(name, f"sqlite:///{tmp_path}/{name}.db")
+    before = [os.environ.get(name) for name in names]
+    with suppress(CheckpointError):
+        state_of("models:/calo/1", store[0])
+    assert [os.environ.get(name) for name in names] == before
+    if chosen:
+        assert [mlflow.get_tracking_uri(), mlflow.get_registry_uri()] == before
+    else:
+        assert mlflow.MlflowClient(tracking_uri=store[0]).get_model_version("calo", "1").run_id == store[1]

@@ -59,19 +59,24 @@ def state_of(source: str, tracking_uri: str | None = None) -> dict[str, Any]:
 
 @contextmanager
 def _store(uri: str) -> Iterator[None]:
-    """Have MLflow look in this store: names of models are looked up in the process's own, whatever it is told."""
+    """Have MLflow look in this store: names of models are looked up in the process's own, whatever it is told.
+
+    Afterwards the process's own stores are those of before: MLflow keeps a choice in the environment as well. What it
+    tells of them may be its default, which must not become a choice: later clients would look for models elsewhere
+    than where they record.
+    """
     import mlflow
 
-    tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    environment = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(environment["MLFLOW_REGISTRY_URI"] or uri)
+    mlflow.set_registry_uri(before["MLFLOW_REGISTRY_URI"] or uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(tracking)
-        mlflow.set_registry_uri(registry)
-        for name, value in environment.items():
+        # None, as MLflow's own code says it: an empty string would be a choice.
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        mlflow.set_registry_uri(None)  # type: ignore[arg-type]
+        for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value

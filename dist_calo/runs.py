@@ -27,7 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     import argparse
 
     default = {field.name: field.default for field in fields(TrackingConfig)}
-    parser = argparse.ArgumentParser(prog="dist-calo runs", description="Runs recorded in MLflow.")
+    parser = argparse.ArgumentParser(
+        prog="dist-calo runs", description="What runs have recorded and MLflow does not have yet."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     sync = commands.add_parser("sync", help="send what a tracking store that was away has missed")
     sync.add_argument("--tracking.uri", dest="uri", help="another store than the one the run was meant for")

@@ -64,7 +64,7 @@ def _plan(arguments: Sequence[str]) -> int:
     add("--nodes", default="1", help="numbers of nodes, such as 1,2,4")
     add("--ranks", default="1,2", help="ranks on each node")
     add("--threads", default="1", help="compute threads of a rank")
-    add("--backends", default="torch", help="of torch,mpi,horovod")
+    add("--backends", default="torch", help="of torch,mpi,horovod (default torch)")
     add("--wires", default="fp32", help="of fp32,bf16,fp16")
     add("--overlap", default="on,off", help="of on,off; a prediction needs off (default on,off)")
     add("--batch", default="16", help="showers of a rank in weak studies")

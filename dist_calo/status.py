@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dist_calo.command_line import one_line_parser
+from dist_calo.config import CheckpointConfig
 from dist_calo.errors import CheckpointError
+from dist_calo.training.run_lock import RunLock
 
 DESCRIPTION = """Where the run of a checkpoint folder stands: steps, checkpoints, MLflow run, and how to go on.
 
@@ -23,32 +25,55 @@ def main(arguments: Sequence[str]) -> int:
     """Print the state of each folder.
 
     Raises:
-        CheckpointError: if a folder holds no checkpoint and no job of its number is in the queue.
+        CheckpointError: if a folder holds no checkpoint and no job trains there or waits for its turn.
     """
     parser = one_line_parser("dist-calo status", DESCRIPTION)
-    parser.add_argument("folder", nargs="+", help="folder of checkpoints (checkpoint.dir)")
-    for folder in parser.parse_args(list(arguments)).folder:
-        for name, text in describe(Path(folder)):
+    parser.add_argument(
+        "folder", nargs="*", help="folder of checkpoints (checkpoint.dir); without one, all that lie here"
+    )
+    folders = [Path(folder) for folder in parser.parse_args(list(arguments)).folder] or _lying_here()
+    for number, folder in enumerate(folders):
+        if number:
+            print()
+        for name, text in describe(folder):
             print(f"{name:<13}{text}")
     return 0
+
+
+def _lying_here() -> list[Path]:
+    """The folders where training puts checkpoints by default, alone and as a job, the newest last.
+
+    Raises:
+        CheckpointError: if there are none.
+    """
+    places = [Path(CheckpointConfig.dir), *Path("runs").glob("*")]
+    found = [folder for folder in places if any(folder.glob("step-*.json"))]
+    if not found:
+        raise CheckpointError(
+            f"no checkpoints in {CheckpointConfig.dir} or runs/* of this folder: name the checkpoint.dir of a run"
+        )
+    return sorted(found, key=lambda folder: folder.stat().st_mtime)
 
 
 def describe(folder: Path) -> Iterator[tuple[str, str]]:
     """Names and texts of what is known of a run.
 
     Raises:
-        CheckpointError: if the folder holds no checkpoint and no job of its number is in the queue.
+        CheckpointError: if the folder holds no checkpoint, no job of its number is in the queue, and none trains there.
     """
-    job = _queued(folder.name)
+    job, writer = _queued(folder.name), _writer(folder)
     if job:
         yield "job", job
+    if writer:
+        yield "training", writer
+    goes_on = job or writer
     newest = max(folder.glob("step-*.json"), default=None)
     if newest is None:
         if not folder.is_dir() and not job:
             raise CheckpointError(
                 f"{folder} does not exist: name the checkpoint.dir of a run, such as runs/JOB"
             )
-        if not job:
+        if not goes_on:
             raise CheckpointError(
                 f"{folder} holds no checkpoint: its run has not saved anything, or it is not a run's"
             )
@@ -67,7 +92,7 @@ def describe(folder: Path) -> Iterator[tuple[str, str]]:
     yield "MLflow", _tracking(facts, config["tracking"])
     if step >= steps:
         yield "finished", f"dist-calo generate --checkpoint {folder} --out FILE makes showers with it"
-    elif not job:
+    elif not goes_on:
         settings = f"--checkpoint.dir={folder} --checkpoint.resume=auto"
         yield "unfinished", f"if it runs nowhere: the command that started it goes on with {settings}"
 
@@ -82,6 +107,14 @@ def _queued(name: str) -> str | None:
         found = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split(maxsplit=1)
         if found:
             return f"{name} is {found[0]}, {found[-1].strip()}"
+    return None
+
+
+def _writer(folder: Path) -> str | None:
+    """What the lock beside the checkpoints says of a job that trains there; nothing where it cannot be asked."""
+    lock = RunLock(folder / "lock")
+    with suppress(OSError):
+        return f"now: {folder / 'lock'}{lock.held_by}" if lock.is_busy() else None
     return None
 
 

@@ -1,12 +1,16 @@
 """Where a run stands, from what lies beside its checkpoints."""
 
 import json
+import os
+import shutil
+import socket
 
 import pytest
 
 from dist_calo.config import RunConfig
 from dist_calo.errors import CheckpointError
 from dist_calo.status import describe, main
+from dist_calo.training.checkpoint import CheckpointFolder
 
 FACTS = {
     "step": 40,
@@ -80,6 +84,28 @@ def test_a_job_before_its_first_checkpoint_is_no_error(tmp_path, monkeypatch, ca
         "job          13 is PENDING, (Priority)",
         "checkpoint   none yet",
     ]
+
+
+def test_a_job_of_any_number_that_trains_there_is_named(folder, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    with CheckpointFolder(folder).written_alone():
+        shown = dict(describe(folder))
+    assert shown["training"] == f"now: {folder}/lock, held by {socket.gethostname()} (job 77)"
+    assert "unfinished" not in shown
+    assert {"training", "unfinished"} & dict(describe(folder)).keys() == {"unfinished"}
+
+
+def test_without_a_folder_all_runs_are_shown(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no checkpoints in checkpoints or runs/\*"):
+        main([])
+    folder.rename(tmp_path / "checkpoints")
+    shutil.copytree("checkpoints", "runs/12")
+    os.utime("runs/12", (1, 1))
+    assert main([]) == 0
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert "runs/12/step-00000040.pt" in first
+    assert "checkpoints/step-00000040.pt" in second
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path):

@@ -139,6 +139,19 @@ def test_a_resumed_run_is_the_same_run(config, store):
     assert "changed.train.seed" not in run.data.tags
 
 
+def test_a_run_tells_what_made_each_of_its_attempts(config, store):
+    run_id = None
+    for job, host in [("1", "n1"), ("1", "n2"), ("2", "n1"), ("3", "n1")]:
+        tracker = Tracker(config, run_id)
+        tracker.start({}, tags={"slurm_job_id": job, "host": host, "python": "3.11"})
+        assert tracker.finish("KILLED")
+        run_id = tracker.run_id
+    tags = store.only_run(config.experiment).data.tags
+    assert (tags["slurm_job_id"], tags["earlier.slurm_job_id"]) == ("3", "1 | 2")
+    assert (tags["host"], tags["earlier.host"]) == ("n1", "n1 | n2")
+    assert "earlier.python" not in tags
+
+
 def test_values_that_are_no_numbers_are_points_too(config, store):
     tracker = Tracker(config)
     tracker.start({})

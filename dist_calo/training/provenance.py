@@ -16,6 +16,7 @@ from dist_calo import __version__
 JOB_VARIABLES = (
     "SLURM_JOB_ID",
     "SLURM_JOB_NAME",
+    "SLURM_ARRAY_JOB_ID",
     "SLURM_ARRAY_TASK_ID",
     "SLURM_RESTART_COUNT",
     "PBS_JOBID",

@@ -28,6 +28,10 @@ PAIRS_PER_CALL = 100
 """Most parameters or tags that MLflow takes at once."""
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST")
 """Answers that sending again will not change."""
+EARLIER = "earlier."
+"""Begins the name of a tag with what another tag has said in earlier attempts of the run."""
+LONGEST_TAG = 5000
+"""Most characters of a tag that every store takes."""
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's pages show runs with their metric charts, not as evaluations of language models."""
 MLFLOW_SETTINGS = {
@@ -112,6 +116,7 @@ class Sender:
         self._run_id = ""
         self._started_ms = 0
         self._parameters: dict[str, str] = {}
+        self._tags: dict[str, str] = {}
         self._latest: dict[str, int] = {}
         self._floor: dict[str, int] = {}
         self._sent_file: Path | None = None
@@ -196,6 +201,7 @@ class Sender:
         changed = {
             key: value for key, value in parameters.items() if self._parameters.get(key, value) != value
         }
+        tags = _overwritten(self._tags, tags) | tags
         tags |= {f"changed.{key}": value for key, value in changed.items()}
         new = [Param(key, value) for key, value in parameters.items() if key not in self._parameters]
         self._parameters |= {param.key: param.value for param in new}
@@ -212,6 +218,7 @@ class Sender:
         pairs = [RunTag(key, value) for key, value in tags.items()]
         for start in range(0, len(pairs), PAIRS_PER_CALL):
             client.log_batch(self._run_id, tags=pairs[start : start + PAIRS_PER_CALL])
+        self._tags |= tags
 
     def _log_artifact(self, client: "MlflowClient", record: Record) -> None:
         file = self._spool.folder / record["file"]
@@ -243,6 +250,7 @@ class Sender:
         self._run_id = run.info.run_id
         self._started_ms = run.info.start_time
         self._parameters = dict(run.data.params)
+        self._tags = dict(run.data.tags)
         # The last step of every metric; the public ``run.data.metrics`` has the values only.
         self._latest = {metric.key: metric.step for metric in run.data._metric_objs}
         self._floor = dict(self._latest)
@@ -268,6 +276,17 @@ class Sender:
             tags={SPOOL_TAG: self._spool.spool_id},
             run_name=self._spool.run_name,
         )
+
+
+def _overwritten(before: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str]:
+    """What tags have said so far where they now say something else: which code, job and host made the first half."""
+    kept = {}
+    for name, value in tags.items():
+        old = before.get(name, value)
+        if old != value:
+            earlier = [word for word in before.get(EARLIER + name, "").split(" | ") if word not in ("", old)]
+            kept[EARLIER + name] = " | ".join([*earlier, old])[-LONGEST_TAG:]
+    return kept
 
 
 def _is_points(record: Record) -> bool:

@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
-from dist_calo.training.store import quiet_mlflow
+from dist_calo.training.store import open_store, quiet_mlflow
+from dist_calo.training.store_uri import checked_uri
 from tests.ranks import free_port
 
 START_WITHIN_S = 90.0
@@ -32,7 +35,22 @@ def wait_until(
 
 
 def sqlite_uri(folder: Path) -> str:
-    return f"sqlite:///{folder / 'mlflow.db'}"
+    """The store of a folder, which is made with all its tables if it is not there.
+
+    MLflow takes six seconds for the tables of a store. What it made once is copied: only tests of the making wait.
+    """
+    file = folder / "mlflow.db"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(_new_store())
+    return f"sqlite:///{file}"
+
+
+@cache
+def _new_store() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        open_store(checked_uri(f"sqlite:///{folder}/mlflow.db"))
+        return (Path(folder) / "mlflow.db").read_bytes()
 
 
 class Server:

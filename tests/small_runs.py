@@ -23,6 +23,7 @@ from dist_calo.data.shards import build_manifest
 from dist_calo.geometry import VoxelGrid
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
 from dist_calo.training.restore import restore_generator
+from tests.mlflow_store import sqlite_uri
 from tests.ranks import ROOT
 
 SAMPLE = ROOT / "data" / "sample"
@@ -64,9 +65,10 @@ def train_command(data: str, folder: Path, *overrides: str, model: str = "lcd_fa
         "data.ledger": folder / "ledger",
         "data.test_fraction": "0",
         "checkpoint.dir": folder / "checkpoints",
-        "tracking.uri": f"sqlite:///{folder}/mlflow.db",
+        "tracking.uri": sqlite_uri(folder),
         "tracking.spool": folder / "spool",
         "tracking.system_metrics": "false",
+        "tracking.log_pictures": "false",
         "train.global_batch_size": "6",
         "train.validate_every_steps": "0",
         "train.log_every_steps": "1",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+from tests.mlflow_store import Store, sqlite_uri
 from tests.ranks import ROOT, launcher_params, run_ranks
 from tests.small_runs import (
     final_state,
@@ -30,6 +31,8 @@ FAMILIES: dict[str, tuple[Path, list[str]]] = {
     "signals_factorised": (SIGNALS, []),
 }
 """The showers of each family, and what differs from its configuration: one of them has clipped critics."""
+PICTURED = ("layers_gan", "signals_full")
+"""Drawing takes longer than training here: one family of each detector shows that it happens."""
 BATCH, STEPS = 10, 20
 SETTINGS = [
     f"--train.global_batch_size={BATCH}",
@@ -43,13 +46,20 @@ SETTINGS = [
 ]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+_trained: dict[str, tuple[str, Path]] = {}
+
+
+@pytest.fixture(params=FAMILIES)
 def family(request, tmp_path_factory):
     """A family's name, a glob of a few of its showers, and the folder of a run of two epochs on two ranks."""
-    name, folder = request.param, tmp_path_factory.mktemp(request.param)
-    data = write_part(FAMILIES[name][0], folder / "data")
-    run_ranks([*command(name, data, folder), "--launch=2"], 1, "single", timeout=200).check()
-    return name, data, folder
+    name = request.param
+    if name not in _trained:
+        folder = tmp_path_factory.mktemp(name)
+        data = write_part(FAMILIES[name][0], folder / "data")
+        given = command(name, data, folder, f"--tracking.log_pictures={name in PICTURED}")
+        run_ranks([*given, "--launch=2"], 1, "single", timeout=200).check()
+        _trained[name] = data, folder
+    return name, *_trained[name]
 
 
 def command(name, data, folder, *settings):
@@ -82,6 +92,16 @@ def test_two_ranks_use_the_batches_of_one_and_end_with_its_parameters(family, tm
         used = [sample for (epoch, _), ids in ledger.items() if epoch == number for sample in ids]
         assert sorted(used) == training_ids(data, validation_fraction=0.1)
     assert_same_parameters(tmp_path, two_ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", PICTURED, indirect=True)
+def test_a_run_ends_with_its_pictures_and_its_model(family):
+    folder = family[2]
+    store = Store(sqlite_uri(folder))
+    files = store.files(store.only_run("dist_calo").info.run_id)
+    assert any(file.startswith("pictures/") and file.endswith(".png") for file in files), files
+    assert any(file.startswith("model/") and file.endswith(".pt") for file in files), files
 
 
 OTHERWISE = [

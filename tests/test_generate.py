@@ -18,6 +18,7 @@ from dist_calo.randomness import Draws
 from dist_calo.training.beam import SpreadBeam, parse_spread
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.sources import state_of
+from tests.mlflow_store import sqlite_uri
 from tests.untrained import untrained_state
 
 
@@ -218,7 +219,7 @@ def store(checkpoints, tmp_path_factory):
     from mlflow import MlflowClient
 
     folder = tmp_path_factory.mktemp("store")
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = sqlite_uri(folder)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.create_experiment("calo", artifact_location=f"file://{folder}/artifacts")
     run = client.create_run(experiment).info.run_id

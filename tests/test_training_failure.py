@@ -16,6 +16,10 @@ def data(tmp_path):
     return write_showers(tmp_path / "data")
 
 
+def new_store(folder):
+    return f"--tracking.uri=sqlite:///{folder}/new.db"
+
+
 def spoil(data, row=30, value=np.nan):
     with h5py.File(data.replace("*", "0"), "r+") as file:
         cells = file["ECAL"][row]
@@ -39,12 +43,12 @@ def test_a_bad_row_that_one_rank_meets_while_training_ends_all_ranks(data, tmp_p
 
 def test_a_bad_row_is_found_at_start_before_anything_is_written(data, tmp_path):
     spoil(data, row=45, value=-1.0)
-    run = run_ranks(train_command(data, tmp_path, "--train.max_steps=5"), 1, "single")
+    run = run_ranks(train_command(data, tmp_path, "--train.max_steps=5", new_store(tmp_path)), 1, "single")
     assert run.returncode == EXIT_USER
     assert "row 45" in run.output
     assert "negative" in run.output
     assert not (tmp_path / "checkpoints").exists()
-    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "new.db").exists()
 
 
 @pytest.mark.parametrize(
@@ -62,11 +66,12 @@ def test_a_bad_row_is_found_at_start_before_anything_is_written(data, tmp_path):
     ],
 )
 def test_a_setting_that_cannot_work_is_one_line_and_exit_code_2(data, tmp_path, override, message):
-    command = train_command(data, tmp_path, "--train.max_steps=5", "--launch=2", override)
+    settings = ("--train.max_steps=5", "--launch=2", new_store(tmp_path), override)
+    command = train_command(data, tmp_path, *settings)
     run = run_ranks(command, 1, "single")
     lines = [line for line in run.output.splitlines() if message in line]
     assert run.returncode == EXIT_USER
     assert len(lines) == 1, run.output
     assert "Traceback" not in run.output
     assert not list(tmp_path.glob("checkpoints/*"))
-    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "new.db").exists()

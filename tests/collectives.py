@@ -157,6 +157,7 @@ def main(backend: str, folder: str) -> None:
     net.load_state_dict(communicator.broadcast_object(net.state_dict()))
     report = {
         "backend": type(communicator).__name__,
+        "named": communicator.backend,
         "world": vars(world),
         "reductions": reductions(communicator),
         "bits": bits(communicator),

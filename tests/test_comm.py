@@ -46,6 +46,7 @@ def test_the_backend_is_the_one_asked_for(
 ) -> None:
     backend = request.node.callspec.params["ranks"][1]
     assert {report["backend"].lower() for report in ranks} == {f"{backend}communicator"}
+    assert {report["named"] for report in ranks} == {backend}
 
 
 def test_ranks_are_numbered(ranks: list[dict[str, Any]]) -> None:

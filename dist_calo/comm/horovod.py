@@ -67,6 +67,8 @@ class HorovodCommunicator(Meter):
         environ: the environment's variables.
     """
 
+    backend = "horovod"
+
     def __init__(
         self,
         world: World,

@@ -75,6 +75,8 @@ class MpiCommunicator(Meter):
         silence_s: time for which nothing is heard from a node before it is lost, in seconds.
     """
 
+    backend = "mpi"
+
     def __init__(self, world: World, timeout_s: float, silence_s: float = 30.0) -> None:
         super().__init__()
         set_opal_prefix(os.environ)

@@ -34,6 +34,8 @@ class Communicator(Protocol):
     """Collectives over all ranks. Every rank calls the same ones in the same order."""
 
     world: World
+    backend: str
+    """As ``comm.backend`` calls it, never ``auto``."""
     bytes_sent: int
     """Payload of this rank's tensor collectives since the start, in bytes: the size of each tensor handed over."""
     collectives: int

@@ -20,6 +20,8 @@ class Done:
 class SingleCommunicator(Meter):
     """Collectives of a world of one rank. Payload is counted as by the other backends."""
 
+    backend = "single"
+
     def __init__(self, world: World) -> None:
         super().__init__()
         self.world = world

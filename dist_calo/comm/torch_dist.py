@@ -45,6 +45,8 @@ class TorchCommunicator(Meter):
         LaunchError: if the ranks cannot find each other.
     """
 
+    backend = "torch"
+
     def __init__(
         self,
         world: World,

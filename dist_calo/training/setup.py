@@ -86,6 +86,7 @@ def build_run(
             facts = {
                 "ranks": world.size,
                 "launcher": world.launcher,
+                "backend": communicator.backend,
                 "device": str(device),
                 "threads": threads,
             }
@@ -101,7 +102,8 @@ def build_run(
         loader = stack.enter_context(open_loader(config, manifest, communicator, state))
         progress = Progress(config.train.max_steps, state.step, show=world.rank == 0, launcher=world.launcher)
         stack.callback(progress.close)
-        progress.say(f"{world.size} rank(s), launcher {world.launcher}, {reason}, {device}")
+        started = f"launcher {world.launcher}, backend {communicator.backend}"
+        progress.say(f"{world.size} rank(s), {started}, {reason}, {device}")
         progress.say(f"{manifest.rows} showers in {len(manifest.files)} file(s), {config.data.path}")
         if resumed:
             progress.say(f"continuing after step {state.step} of {config.checkpoint.dir}")

@@ -21,7 +21,7 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out.absolute()
     with VirtualCluster(options.prefix, options.subnet, NODES, SHARE).running() as cluster:
-        for name in options.networks.split(","):
+        for name in options.networks:
             results = out / name.replace("/s", " per s")
             plan(results, options, "--nodes=1,2,4,8", "--overlap=off")
             cluster.limit(RATES[name])

@@ -141,7 +141,7 @@ def main() -> None:
     with VirtualCluster(options.prefix, options.subnet, NODES, SHARE).running() as cluster:
         plan(out / "one node", options, "--nodes=1", *points)
         cluster.measure(out / "one node", options.repeats)
-        for name in options.networks.split(","):
+        for name in options.networks:
             rate = RATES[name]
             plan(out / name, options, f"--nodes={NODES}", *points)
             cluster.limit(rate)

@@ -59,10 +59,20 @@ def command_line(description: str | None, networks: str, **defaults: str | int) 
     parser.add_argument("--steps", type=int)
     parser.add_argument("--repeats", type=int)
     parser.add_argument(
-        "--networks", default=networks, help=f"some of {','.join(RATES)} (default {networks})"
+        "--networks",
+        default=networks.split(","),
+        type=_rates,
+        help=f"some of {','.join(RATES)} (default {networks})",
     )
     parser.set_defaults(**defaults)
     return parser
+
+
+def _rates(given: str) -> list[str]:
+    names = given.split(",")
+    if unknown := set(names) - set(RATES):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {','.join(RATES)}")
+    return names
 
 
 def scale(*words: str) -> str:

@@ -17,7 +17,7 @@ from dist_calo.training.run_lock import RunLock
 
 DESCRIPTION = """Where the run of a checkpoint folder stands: steps, checkpoints, MLflow run, and how to go on.
 
-Reads the small JSON files that lie beside the checkpoints; may be used while the run goes on.
+Reads the small JSON files that lie beside the checkpoints, and who holds their lock; may be used while the run goes on.
 """
 
 
@@ -25,17 +25,19 @@ def main(arguments: Sequence[str]) -> int:
     """Print the state of each folder.
 
     Raises:
-        CheckpointError: if a folder holds no checkpoint and no job trains there or waits for its turn.
+        CheckpointError: if a folder holds no checkpoint and no job trains there or waits for its turn, or no folder is
+            named and none lies here.
     """
     parser = one_line_parser("dist-calo status", DESCRIPTION)
     parser.add_argument(
         "folder", nargs="*", help="folder of checkpoints (checkpoint.dir); without one, all that lie here"
     )
     folders = [Path(folder) for folder in parser.parse_args(list(arguments)).folder] or _lying_here()
+    jobs = queued([folder.name for folder in folders])
     for number, folder in enumerate(folders):
         if number:
             print()
-        for name, text in describe(folder):
+        for name, text in describe(folder, jobs.get(folder.name)):
             print(f"{name:<13}{text}")
     return 0
 
@@ -44,24 +46,31 @@ def _lying_here() -> list[Path]:
     """The folders where training puts checkpoints by default, alone and as a job, the newest last.
 
     Raises:
-        CheckpointError: if there are none.
+        CheckpointError: if no training has saved anything there, and none is at work.
     """
-    places = [Path(CheckpointConfig.dir), *Path("runs").glob("*")]
-    found = [folder for folder in places if any(folder.glob("step-*.json"))]
-    if not found:
+    times = {}
+    for folder in (Path(CheckpointConfig.dir), *Path("runs").glob("*")):
+        newest = max(folder.glob("step-*.json"), default=None)
+        if newest is not None or _writer(folder):
+            times[folder] = newest.stat().st_mtime if newest else time.time()
+    if not times:
         raise CheckpointError(
             f"no checkpoints in {CheckpointConfig.dir} or runs/* of this folder: name the checkpoint.dir of a run"
         )
-    return sorted(found, key=lambda folder: folder.stat().st_mtime)
+    return sorted(times, key=times.__getitem__)
 
 
-def describe(folder: Path) -> Iterator[tuple[str, str]]:
+def describe(folder: Path, job: str | None = None) -> Iterator[tuple[str, str]]:
     """Names and texts of what is known of a run.
+
+    Args:
+        folder: of its checkpoints.
+        job: what the queue says of its job, as `queued` returns it.
 
     Raises:
         CheckpointError: if the folder holds no checkpoint, no job of its number is in the queue, and none trains there.
     """
-    job, writer = _queued(folder.name), _writer(folder)
+    writer = _writer(folder)
     if job:
         yield "job", job
     if writer:
@@ -97,17 +106,18 @@ def describe(folder: Path) -> Iterator[tuple[str, str]]:
         yield "unfinished", f"if it runs nowhere: the command that started it goes on with {settings}"
 
 
-def _queued(name: str) -> str | None:
-    """What SLURM's queue says of the job whose number a folder bears, seen from outside of that job."""
+def queued(names: Sequence[str]) -> dict[str, str]:
+    """What SLURM's queue says of the jobs whose numbers folders bear, seen from outside of those jobs; asked once."""
+    numbers = [name for name in names if name.isdecimal() and os.environ.get("SLURM_JOB_ID") != name]
     squeue = shutil.which("squeue")
-    if squeue is None or not name.isdecimal() or os.environ.get("SLURM_JOB_ID") == name:
-        return None
-    command = [squeue, "--noheader", f"--jobs={name}", "--format=%T %R"]
+    if squeue is None or not numbers:
+        return {}
+    command = [squeue, "--noheader", f"--jobs={','.join(numbers)}", "--format=%A %T %R"]
+    lines: list[str] = []
     with suppress(OSError, subprocess.SubprocessError):
-        found = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split(maxsplit=1)
-        if found:
-            return f"{name} is {found[0]}, {found[-1].strip()}"
-    return None
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.splitlines()
+    found = [line.split(maxsplit=2) for line in lines if len(line.split()) > 1]
+    return {number: f"{number} is {', '.join(words).strip()}" for number, *words in found}
 
 
 def _writer(folder: Path) -> str | None:

@@ -34,7 +34,7 @@ def wait_until(
         never.wait(every_s)
 
 
-def sqlite_uri(folder: Path) -> str:
+def made_store(folder: Path) -> str:
     """The store of a folder, which is made with all its tables if it is not there.
 
     MLflow takes six seconds for the tables of a store. What it made once is copied: only tests of the making wait.
@@ -70,7 +70,7 @@ class Server:
         command += [
             "--host=127.0.0.1",
             f"--port={self.port}",
-            f"--backend-store-uri={sqlite_uri(self.folder)}",
+            f"--backend-store-uri={made_store(self.folder)}",
         ]
         command += [f"--artifacts-destination={self.folder / 'artifacts'}"]
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

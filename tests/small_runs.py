@@ -23,7 +23,7 @@ from dist_calo.data.shards import build_manifest
 from dist_calo.geometry import VoxelGrid
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
 from dist_calo.training.restore import restore_generator
-from tests.mlflow_store import sqlite_uri
+from tests.mlflow_store import made_store
 from tests.ranks import ROOT
 
 SAMPLE = ROOT / "data" / "sample"
@@ -65,7 +65,7 @@ def train_command(data: str, folder: Path, *overrides: str, model: str = "lcd_fa
         "data.ledger": folder / "ledger",
         "data.test_fraction": "0",
         "checkpoint.dir": folder / "checkpoints",
-        "tracking.uri": sqlite_uri(folder),
+        "tracking.uri": made_store(folder),
         "tracking.spool": folder / "spool",
         "tracking.system_metrics": "false",
         "tracking.log_pictures": "false",
@@ -155,6 +155,7 @@ def logged_metrics(folder: Path) -> tuple[dict[tuple[str, int], float], int]:
         (runs,) = store.execute("select count(*) from runs").fetchone()
         points = store.execute("select key, step, value from metrics").fetchall()
     kept = [point for point in points if not point[0].startswith(("time/", "throughput/", "system/"))]
+    assert kept, f"MLflow has no point of the {runs} run(s) in {folder}"
     assert len({(key, step) for key, step, _ in kept}) == len(kept), "a point was logged twice"
     return {(key, step): value for key, step, value in kept}, runs
 

@@ -9,7 +9,7 @@ import yaml
 from dist_calo.config import TrainConfig
 from dist_calo.sweeping.definition import Sweep, read_definition
 from dist_calo.sweeping.study import Study, Task
-from tests.mlflow_store import sqlite_uri
+from tests.mlflow_store import made_store
 
 RATE = "optimizer.learning_rate"
 RANGE = {"low": 1e-4, "high": 1e-2, "log": True}
@@ -39,7 +39,7 @@ def write_tiny(path: Path, data: str, **entries) -> Path:
     """A sweep file of small, quick trials on these waveforms, recorded beside the file."""
     settings = {
         "data.path": data,
-        "tracking.uri": sqlite_uri(path.parent),
+        "tracking.uri": made_store(path.parent),
         "tracking.system_metrics": False,
         "tracking.log_checkpoints": False,
         "tracking.log_pictures": False,

@@ -17,7 +17,7 @@ from dist_calo.generate import main as generate
 from dist_calo.geometry import VoxelGrid
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
 from dist_calo.training.store import quiet_mlflow
-from tests.mlflow_store import sqlite_uri
+from tests.mlflow_store import made_store
 from tests.ranks import run_ranks
 from tests.small_runs import SAMPLE
 from tests.untrained import untrained_state
@@ -55,7 +55,7 @@ def options(files, out, *more):
 def evaluated(files, tmp_path_factory):
     """The evaluation of the two halves on one rank, recorded in a store."""
     folder = tmp_path_factory.mktemp("evaluated")
-    assert evaluate(options(files, folder / "out", "--tracking-uri", sqlite_uri(folder))) == 0
+    assert evaluate(options(files, folder / "out", "--tracking-uri", made_store(folder))) == 0
     return folder
 
 
@@ -76,7 +76,7 @@ def test_report_and_metrics_are_in_mlflow(evaluated):
     quiet_mlflow()
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=sqlite_uri(evaluated))
+    client = MlflowClient(tracking_uri=made_store(evaluated))
     (run,) = client.search_runs([client.get_experiment_by_name("dist_calo").experiment_id])
     names = {file.path for file in client.list_artifacts(run.info.run_id, "evaluation")}
     assert names == {"evaluation/metrics.json", "evaluation/report.html"}

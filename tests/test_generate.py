@@ -2,7 +2,6 @@
 
 import math
 import os
-from contextlib import suppress
 from dataclasses import replace
 
 import h5py
@@ -18,7 +17,7 @@ from dist_calo.randomness import Draws
 from dist_calo.training.beam import SpreadBeam, parse_spread
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.sources import state_of
-from tests.mlflow_store import sqlite_uri
+from tests.mlflow_store import made_store
 from tests.untrained import untrained_state
 
 
@@ -219,7 +218,7 @@ def store(checkpoints, tmp_path_factory):
     from mlflow import MlflowClient
 
     folder = tmp_path_factory.mktemp("store")
-    uri = sqlite_uri(folder)
+    uri = made_store(folder)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.create_experiment("calo", artifact_location=f"file://{folder}/artifacts")
     run = client.create_run(experiment).info.run_id
@@ -252,8 +251,11 @@ def test_looking_for_a_model_leaves_the_stores_of_the_process_alone(store, tmp_p
         if chosen:
             monkeypatch.setenv(name, f"sqlite:///{tmp_path}/{name}.db")
     before = [os.environ.get(name) for name in names]
-    with suppress(CheckpointError):
-        state_of("models:/calo/1", store[0])
+    if chosen:  # another registry, where this model is unknown
+        with pytest.raises(CheckpointError, match="calo"):
+            state_of("models:/calo/1", store[0])
+    else:
+        assert state_of("models:/calo/1", store[0])["step"] == 7
     assert [os.environ.get(name) for name in names] == before
     if chosen:
         assert [mlflow.get_tracking_uri(), mlflow.get_registry_uri()] == before

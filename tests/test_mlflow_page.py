@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from dist_calo.config import TrackingConfig
 from dist_calo.training.tracking import Tracker
-from tests.mlflow_store import Server, Store, sqlite_uri
+from tests.mlflow_store import Server, Store, made_store
 
 pytestmark = pytest.mark.requires("browser")
 
@@ -26,7 +26,7 @@ def server(tmp_path_factory):
 def page(server):
     """Address of the page of a run that was recorded in an SQLite file, which a server then shows."""
     config = TrackingConfig(
-        uri=sqlite_uri(server.folder),
+        uri=made_store(server.folder),
         experiment="page",
         spool=str(server.folder / "spool"),
         system_metrics=False,

@@ -24,7 +24,7 @@ from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.restore import restore_generator
 from dist_calo.training.serving import ShowerModel, input_columns, output_name
 from dist_calo.training.store import SPOOL_TAG, experiment_id
-from tests.mlflow_store import Store, sqlite_uri, wait_until
+from tests.mlflow_store import Store, made_store, wait_until
 from tests.ranks import free_port
 from tests.untrained import untrained_state
 
@@ -72,7 +72,7 @@ def version(folder, state):
     """The registered version, with an evaluation and an alias."""
     (folder / "metrics.json").write_text(json.dumps(METRICS))
     assert registered(folder, "--metrics", str(folder / "metrics.json"), "--alias", "champion") == 0
-    return Store(sqlite_uri(folder)).client.get_model_version("showers", "1")
+    return Store(made_store(folder)).client.get_model_version("showers", "1")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def address(folder, version, python):
         server = subprocess.Popen(
             command,
             cwd=folder / "venv",
-            env=clean_environment(python, MLFLOW_TRACKING_URI=sqlite_uri(folder)),
+            env=clean_environment(python, MLFLOW_TRACKING_URI=made_store(folder)),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -134,7 +134,7 @@ def clean_environment(python, **more):
 
 def registered(folder, *options, name="showers", uri=None):
     given = ["--checkpoint", str(folder / "checkpoints"), "--name", name]
-    given += ["--tracking-uri", uri or sqlite_uri(folder), *options]
+    given += ["--tracking-uri", uri or made_store(folder), *options]
     return run_command("dist-calo register", register, given)
 
 
@@ -173,7 +173,7 @@ def test_a_version_says_where_it_comes_from_and_how_good_it_is(version):
 
 
 def test_the_evaluation_is_logged_as_metrics_of_a_run_of_its_own(folder, version):
-    run = Store(sqlite_uri(folder)).client.get_run(version.run_id)
+    run = Store(made_store(folder)).client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics == {
         "evaluation/score": 0.057,
@@ -187,7 +187,7 @@ def test_the_evaluation_is_logged_as_metrics_of_a_run_of_its_own(folder, version
 def test_a_fresh_environment_generates_what_dist_calo_generate_does(folder, version, python, generated):
     energies, cells = generated
     (folder / "table.json").write_text(json.dumps({"energy_GeV": energies.astype(float).tolist()}))
-    command = [python, "-I", "-c", IN_A_FRESH_PROCESS, sqlite_uri(folder), folder / "table.json"]
+    command = [python, "-I", "-c", IN_A_FRESH_PROCESS, made_store(folder), folder / "table.json"]
     done = subprocess.run(
         [*command, folder / "cells.npy", str(SEED)],
         cwd=folder / "venv",
@@ -234,14 +234,14 @@ def test_a_bad_request_is_answered_by_what_is_wrong(address, content, message):
 
 @pytest.mark.parametrize("named_by", ["store", "spool"])
 def test_a_model_belongs_to_the_run_that_trained_it(folder, state, version, tmp_path, named_by):
-    client = Store(sqlite_uri(folder)).client
+    client = Store(made_store(folder)).client
     experiment = client.create_experiment(named_by, artifact_location=tmp_path.as_uri())
     run = client.create_run(experiment, tags={SPOOL_TAG: "spool-1"})
     client.set_tag(run.info.run_id, "mlflow.source.git.commit", "f00d")
     client.set_terminated(run.info.run_id, "KILLED", end_time=123)
     name = run.info.run_id if named_by == "store" else "spool-1"
     CheckpointFolder(tmp_path / "checkpoints").save(state | {"run_id": name}, {})
-    assert registered(tmp_path, name=f"by {named_by}", uri=sqlite_uri(folder)) == 0
+    assert registered(tmp_path, name=f"by {named_by}", uri=made_store(folder)) == 0
     found = client.get_model_version(f"by {named_by}", "1")
     assert found.run_id == found.tags["training_run"] == run.info.run_id
     assert found.tags["training_commit"] == "f00d"
@@ -251,7 +251,7 @@ def test_a_model_belongs_to_the_run_that_trained_it(folder, state, version, tmp_
 
 
 def test_a_deleted_experiment_comes_back_when_it_is_written_to(folder, version):
-    uri = sqlite_uri(folder)
+    uri = made_store(folder)
     client = Store(uri).client
     made = experiment_id(client, uri, "short lived")
     client.delete_experiment(made)
@@ -260,7 +260,7 @@ def test_a_deleted_experiment_comes_back_when_it_is_written_to(folder, version):
 
 
 def test_the_registry_holds_one_checkpoint_without_optimizers(folder, version):
-    client = Store(sqlite_uri(folder)).client
+    client = Store(made_store(folder)).client
     model = Path(client.get_model_version_download_uri("showers", "1").removeprefix("file://"))
     (file,) = model.rglob("*.pt")
     kept = torch.load(file, weights_only=True)

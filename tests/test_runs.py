@@ -5,7 +5,7 @@ import pytest
 from dist_calo.command_line import run_command
 from dist_calo.runs import main
 from dist_calo.training.spool import Spool
-from tests.mlflow_store import Store, sqlite_uri
+from tests.mlflow_store import Store, made_store
 from tests.ranks import free_port
 
 
@@ -15,7 +15,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
-    return sqlite_uri(tmp_path_factory.mktemp("store"))
+    return made_store(tmp_path_factory.mktemp("store"))
 
 
 def killed_job(root, uri, experiment):
@@ -86,7 +86,7 @@ def test_a_running_job_goes_on_writing_what_is_sent(uri, tmp_path, capsys):
         assert run("sync", "--spool", tmp_path) == 0
         assert "its job is still running" in capsys.readouterr().out
         spool.append([point(spool, step)])
-    assert run("sync", "--spool", tmp_path, "--tracking.uri", sqlite_uri(tmp_path)) == 1
+    assert run("sync", "--spool", tmp_path, "--tracking.uri", made_store(tmp_path)) == 1
     assert f"records to {uri}" in capsys.readouterr().out
     assert Store(uri).only_run("running").info.status == "RUNNING"
 

@@ -9,7 +9,7 @@ import pytest
 
 from dist_calo.config import RunConfig
 from dist_calo.errors import CheckpointError
-from dist_calo.status import describe, main
+from dist_calo.status import describe, main, queued
 from dist_calo.training.checkpoint import CheckpointFolder
 
 FACTS = {
@@ -36,8 +36,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def queue(tmp_path, line):
-    """A squeue that answers with a line."""
-    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho '{line}'\n")
+    """A squeue that answers with these words of a shell."""
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho {line}\n")
     (tmp_path / "squeue").chmod(0o755)
 
 
@@ -68,17 +68,18 @@ def test_a_finished_run_says_what_to_do_with_it(folder):
 
 
 def test_a_job_in_the_queue_needs_no_advice(folder, tmp_path, monkeypatch):
-    queue(tmp_path, "RUNNING n[1-2]")
-    shown = dict(describe(folder))
+    queue(tmp_path, "'12 RUNNING n[1-2]'")
+    shown = dict(describe(folder, queued(["12"])["12"]))
     assert shown["job"] == "12 is RUNNING, n[1-2]"
     assert "unfinished" not in shown
     monkeypatch.setenv("SLURM_JOB_ID", "12")  # the job itself, at its end
+    assert queued(["12"]) == {}
     assert "unfinished" in dict(describe(folder))
 
 
 def test_a_job_before_its_first_checkpoint_is_no_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    queue(tmp_path, "PENDING (Priority)")
+    queue(tmp_path, "'13 PENDING (Priority)'")
     assert main([str(tmp_path / "13")]) == 0
     assert capsys.readouterr().out.split("\n")[:2] == [
         "job          13 is PENDING, (Priority)",
@@ -101,11 +102,25 @@ def test_without_a_folder_all_runs_are_shown(folder, tmp_path, monkeypatch, caps
         main([])
     folder.rename(tmp_path / "checkpoints")
     shutil.copytree("checkpoints", "runs/12")
-    os.utime("runs/12", (1, 1))
-    assert main([]) == 0
-    first, second = capsys.readouterr().out.split("\n\n")
+    os.utime("runs/12/step-00000040.json", (1, 1))
+    (tmp_path / "runs" / "13").mkdir()
+    (tmp_path / "runs" / "14").mkdir()
+    with CheckpointFolder(tmp_path / "runs" / "14").written_alone():
+        assert main([]) == 0
+    first, second, third = capsys.readouterr().out.split("\n\n")
     assert "runs/12/step-00000040.pt" in first
     assert "checkpoints/step-00000040.pt" in second
+    assert third.startswith("training     now: runs/14/lock, held by")
+
+
+def test_the_queue_is_asked_once_for_all_jobs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "3")
+    assert queued(["1"]) == {}
+    queue(tmp_path, '"$@"')
+    assert queued(["1", "checkpoints", "2", "3"]) == {
+        "--noheader": "--noheader is --jobs=1,2, --format=%A %T %R"
+    }
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path):

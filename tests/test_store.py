@@ -14,7 +14,7 @@ from dist_calo.training.evaluation_record import EvaluationRecord
 from dist_calo.training.spool import Spool
 from dist_calo.training.store import SPOOL_TAG, Sender, experiment_id, find_run, open_store
 from dist_calo.training.store_uri import checked_uri, sqlite_file
-from tests.mlflow_store import sqlite_uri
+from tests.mlflow_store import made_store
 
 OPEN = "import sys; from dist_calo.training.store import open_store; open_store(sys.argv[1]).search_experiments()"
 
@@ -64,7 +64,7 @@ def test_a_folder_may_have_any_name(tmp_path, monkeypatch, name):
 
 
 def test_a_run_is_found_by_the_name_of_its_spool(tmp_path):
-    uri = checked_uri(sqlite_uri(tmp_path))
+    uri = checked_uri(made_store(tmp_path))
     client = open_store(uri)
     for name in ("one", "other"):
         client.create_run(experiment_id(client, uri, name), tags={SPOOL_TAG: f"spool-{name}"})
@@ -83,7 +83,7 @@ def test_a_run_is_found_by_the_name_of_its_spool(tmp_path):
 @pytest.mark.parametrize("named", [True, False], ids=["by its store's name", "by its spool's name"])
 @pytest.mark.parametrize("whole_experiment", [False, True])
 def test_a_deleted_run_comes_back_when_it_goes_on(tmp_path, named, whole_experiment):
-    uri = checked_uri(sqlite_uri(tmp_path))
+    uri = checked_uri(made_store(tmp_path))
     client = open_store(uri)
     experiment = experiment_id(client, uri, "e")
     run_id = client.create_run(experiment, tags={SPOOL_TAG: "spool-1"}).info.run_id

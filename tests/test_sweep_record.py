@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from dist_calo.config import RunConfig, TrackingConfig
 from dist_calo.sweeping.record import SweepRecord
-from tests.mlflow_store import Store, sqlite_uri
+from tests.mlflow_store import Store, made_store
 from tests.sweeps import join, train
 
 
 def test_workers_record_one_sweep_with_its_trials_nested(tmp_path):
-    config = replace(RunConfig(), tracking=TrackingConfig(uri=sqlite_uri(tmp_path), experiment="sweeps"))
+    config = replace(RunConfig(), tracking=TrackingConfig(uri=made_store(tmp_path), experiment="sweeps"))
     study = join(tmp_path / "study", trials=3)
     one, other = SweepRecord.open(study, config), SweepRecord.open(study, config)
     assert one.parent == other.parent
@@ -22,7 +22,7 @@ def test_workers_record_one_sweep_with_its_trials_nested(tmp_path):
     study.fail(study.next(), "the loss was not finite")
     one.close()
 
-    store = Store(sqlite_uri(tmp_path))
+    store = Store(made_store(tmp_path))
     runs = {run.info.run_id: run for run in store.runs("sweeps")}
     parent = runs.pop(one.parent)
     assert len(runs) == 3
@@ -49,7 +49,7 @@ def test_a_store_that_is_away_is_told_later(tmp_path):
     record.close()
     assert len(list((tmp_path / "study" / "spool").glob("*/journal.jsonl"))) == 1
 
-    here = replace(config, tracking=replace(config.tracking, uri=sqlite_uri(tmp_path)))
+    here = replace(config, tracking=replace(config.tracking, uri=made_store(tmp_path)))
     again = SweepRecord.open(study, here)
     again.close()
     runs = Store(here.tracking.uri).runs("sweeps")

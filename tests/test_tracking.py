@@ -7,7 +7,7 @@ import pytest
 from dist_calo.errors import TrackingError
 from dist_calo.training.spool import SPOOL_PREFIX
 from dist_calo.training.tracking import NullTracker, Tracker, make_tracker
-from tests.mlflow_store import Store, sqlite_uri, wait_until
+from tests.mlflow_store import Store, made_store, wait_until
 from tests.tracked import (
     PNG,
     drawing,
@@ -21,7 +21,7 @@ from tests.tracked import (
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
     """An SQLite store; every test has an experiment of its own in it, as making the tables takes seconds."""
-    return sqlite_uri(tmp_path_factory.mktemp("store"))
+    return made_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
@@ -141,15 +141,27 @@ def test_a_resumed_run_is_the_same_run(config, store):
 
 def test_a_run_tells_what_made_each_of_its_attempts(config, store):
     run_id = None
-    for job, host in [("1", "n1"), ("1", "n2"), ("2", "n1"), ("3", "n1")]:
+    in_jobs = [{"slurm_job_id": job} for job in ("1", "1", "2", "3")]
+    for number, job in enumerate([*in_jobs, {}]):
         tracker = Tracker(config, run_id)
-        tracker.start({}, tags={"slurm_job_id": job, "host": host, "python": "3.11"})
+        host, rate = f"n{number % 2}", [0.1, 0.2, 0.1, 0.3, 0.3][number]
+        tracker.start({"rate": rate}, tags={**job, "host": host, "python": "3.11"})
         assert tracker.finish("KILLED")
         run_id = tracker.run_id
-    tags = store.only_run(config.experiment).data.tags
-    assert (tags["slurm_job_id"], tags["earlier.slurm_job_id"]) == ("3", "1 | 2")
-    assert (tags["host"], tags["earlier.host"]) == ("n1", "n1 | n2")
-    assert "earlier.python" not in tags
+    run = store.only_run(config.experiment)
+    tags = {
+        name: value for name, value in run.data.tags.items() if not name.startswith(("mlflow.", "dist_calo."))
+    }
+    assert tags == {
+        "slurm_job_id": "",
+        "earlier.slurm_job_id": "1 | 2 | 3",
+        "host": "n0",
+        "earlier.host": "n0 | n1",
+        "python": "3.11",
+        "changed.rate": "0.3",
+        "earlier.changed.rate": "0.2 | 0.1",
+    }
+    assert run.data.params == {"rate": "0.1"}
 
 
 def test_values_that_are_no_numbers_are_points_too(config, store):

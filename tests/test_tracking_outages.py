@@ -10,7 +10,7 @@ import pytest
 from dist_calo.config import TrackingConfig
 from dist_calo.training.spool import SPOOL_PREFIX
 from dist_calo.training.tracking import Tracker, make_tracker
-from tests.mlflow_store import Server, Store, sqlite_uri, wait_until
+from tests.mlflow_store import Server, Store, made_store, wait_until
 from tests.ranks import free_port
 from tests.tracked import (
     PNG,
@@ -28,7 +28,7 @@ from tests.tracked import (
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
     """An SQLite store; every test has an experiment of its own in it, as making the tables takes seconds."""
-    return sqlite_uri(tmp_path_factory.mktemp("store"))
+    return made_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +326,7 @@ def test_a_run_whose_store_hangs_is_free_once_its_job_has_ended(tmp_path, monkey
 
 
 def test_what_a_checkpoint_has_behind_it_is_on_disk(tmp_path):
-    config = TrackingConfig(uri=sqlite_uri(tmp_path), spool=str(tmp_path / "spool"), system_metrics=False)
+    config = TrackingConfig(uri=made_store(tmp_path), spool=str(tmp_path / "spool"), system_metrics=False)
     tracker = Tracker(config)
     tracker.start({})
     tracker.metrics({"loss": 0.125}, 7)

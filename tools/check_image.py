@@ -2,7 +2,8 @@
 
 After the build (tools/buildah.py) the image's promises are tried one by one: its size, its user, its health check,
 training on two ranks by each launcher that is in it, and the services of docker/compose.yaml with their own command
-lines, in a network of their own. One line each; a second run takes its layers from the first.
+lines, in a network of their own; by Docker and Compose as well, where they are at hand. One line each; a second run
+takes its layers from the first.
 
 Exit code 1: something does not hold; 2: a program is missing.
 """
@@ -19,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tools.buildah import CommandError, Container, Store, answers, output, pip_mounts
+from tools.buildah import CommandError, Store, answers, output, pip_mounts
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = ROOT / "docker"
@@ -34,6 +35,9 @@ PROGRAMS = {
     "unshare": "util-linux",
 }
 """What the check runs, with Debian's name of the package."""
+COMPOSE = ["env", "MLFLOW_PORT=0", "docker", "compose"]
+COMPOSE += ["--file", str(DOCKER / "compose.yaml"), "--project-name", "dist-calo-check"]
+"""On any free port, and apart from what was started by hand."""
 SERVER_WAIT_S = 180.0
 SHORT = ("--train.max_steps=6", "--train.global_batch_size=16", "--train.log_every_steps=1")
 """What makes a training short enough for a check."""
@@ -58,6 +62,13 @@ def require(program: str, package: str) -> str:
     return found
 
 
+def succeeds(*command: str) -> bool:
+    """Whether a program is there and has nothing to complain of."""
+    return (
+        shutil.which(command[0]) is not None and not subprocess.run(command, capture_output=True).returncode
+    )
+
+
 def lint() -> str:
     """The Dockerfiles by hadolint, the scripts that go into the image by shellcheck."""
     files, scripts = sorted(DOCKER.glob("*.Dockerfile")), sorted((ROOT / "launch").glob("*.sh"))
@@ -72,13 +83,9 @@ def compose() -> dict[str, Any]:
     Raises:
         CommandError: if one builds from a file or waits for a service that is not there.
     """
-    file = DOCKER / "compose.yaml"
-    if (
-        shutil.which("docker")
-        and not subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
-    ):
-        output(["docker", "compose", "--file", str(file), "config", "--quiet"])
-    services: dict[str, Any] = yaml.safe_load(file.read_text())["services"]
+    if succeeds("docker", "compose", "version"):
+        output([*COMPOSE, "config", "--quiet"])
+    services: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     for name, service in services.items():
         dockerfile = ROOT / service["build"]["dockerfile"]
         if not dockerfile.is_file():
@@ -122,6 +129,8 @@ class ImageCheck:
         yield "horovodrun", lambda: self.train("horovodrun", "-np", "2")
         if self.kind == "cpu":
             yield "services", self.services
+            if succeeds("docker", "compose", "version") and succeeds("docker", "info"):
+                yield "docker", self.composed
 
     def base(self) -> str:
         image = default(self.dockerfile, "BASE")
@@ -171,7 +180,7 @@ class ImageCheck:
             container.run(
                 *launcher, "python", "-m", "dist_calo.train", "--config=configs/lcd_fast.yaml", *SHORT
             )
-            return f"2 ranks, {record(container)}"
+            return f"2 ranks, {record(container.run)}"
 
     def services(self) -> str:
         """The server and the job of compose.yaml with their own command lines, in a network of their own."""
@@ -191,15 +200,27 @@ class ImageCheck:
             try:
                 wait_for(lambda: first.run(*server["healthcheck"]["test"][1:], within=within))
                 second.run(*job["command"], *SHORT, within=within)
-                return f"server healthy, job of 2 ranks {record(first)}"
+                return f"server healthy, job of 2 ranks {record(first.run)}"
             finally:
                 serving.kill()
                 serving.wait()
 
+    def composed(self) -> str:
+        """The same services as Docker's engine and Compose start them."""
+        self.store("push", self.image, f"docker-daemon:{self.image}")
+        job = compose()["train"]["command"]
+        try:
+            output([*COMPOSE, "run", "--rm", "--no-TTY", "train", *job, *SHORT])
+            return "compose run: " + record(
+                lambda *command: output([*COMPOSE, "exec", "--no-TTY", "mlflow", *command])
+            )
+        finally:
+            output([*COMPOSE, "down", "--volumes"])
 
-def record(container: Container) -> str:
-    """How the one run in a container's MLflow store ended."""
-    status, points = container.run("python", "-c", RECORD).split()
+
+def record(run: Callable[..., str]) -> str:
+    """How the one run in MLflow's store ended, asked by a program that ``run`` starts where the store is."""
+    status, points = run("python", "-c", RECORD).split()
     if status != "FINISHED" or points == "0":
         raise CommandError(f"MLflow records {status} with {points} metric points, not one FINISHED run")
     return f"{status} in MLflow with {points} metric points"

@@ -22,6 +22,9 @@ JOB_VARIABLES = (
     "PBS_JOBID",
     "LSB_JOBID",
 )
+COMMIT, CHANGED = "mlflow.source.git.commit", "git.changed"
+OF_ONE_START = (*(name.lower() for name in JOB_VARIABLES), COMMIT, CHANGED)
+"""Tags that not every start of a run has: what an earlier one has said must not stand for a start without them."""
 PACKAGES = ("torch", "numpy", "horovod", "mpi4py", "mlflow")
 
 
@@ -58,7 +61,7 @@ def _git(folder: Path) -> dict[str, str]:
         changes = _output(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"mlflow.source.git.commit": commit, "git.changed": str(bool(changes)).lower()}
+    return {COMMIT: commit, CHANGED: str(bool(changes)).lower()}
 
 
 def _output(folder: Path, *arguments: str) -> str:

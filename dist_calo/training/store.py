@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dist_calo.training.provenance import OF_ONE_START
 from dist_calo.training.server import address_of, denial, require_listening
 from dist_calo.training.spool import SPOOL_PREFIX, Record, Spool
 from dist_calo.training.store_uri import checked_uri, sqlite_file, sqlite_uri
@@ -198,11 +199,13 @@ class Sender:
         tags = {key: str(value) for key, value in record["tags"].items()}
         parameters = {key: str(value) for key, value in record["parameters"].items()}
         # MLflow keeps the first value of a parameter for ever; what a resumed run has changed becomes a tag.
-        changed = {
-            key: value for key, value in parameters.items() if self._parameters.get(key, value) != value
+        tags |= {
+            f"changed.{key}": value
+            for key, value in parameters.items()
+            if self._parameters.get(key, value) != value or f"changed.{key}" in self._tags
         }
+        tags = dict.fromkeys(self._tags.keys() & set(OF_ONE_START), "") | tags
         tags = _overwritten(self._tags, tags) | tags
-        tags |= {f"changed.{key}": value for key, value in changed.items()}
         new = [Param(key, value) for key, value in parameters.items() if key not in self._parameters]
         self._parameters |= {param.key: param.value for param in new}
         client.update_run(self._run_id, status="RUNNING")
@@ -285,7 +288,7 @@ def _overwritten(before: Mapping[str, str], tags: Mapping[str, str]) -> dict[str
         old = before.get(name, value)
         if old != value:
             earlier = [word for word in before.get(EARLIER + name, "").split(" | ") if word not in ("", old)]
-            kept[EARLIER + name] = " | ".join([*earlier, old])[-LONGEST_TAG:]
+            kept[EARLIER + name] = " | ".join([*earlier, *filter(None, [old])])[-LONGEST_TAG:]
     return kept
 
 

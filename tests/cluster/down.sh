@@ -16,7 +16,7 @@ for name in $(ip netns list | awk -v node="^${PREFIX}[0-9]+\$" '$1 ~ node {print
     rmdir "/sys/fs/cgroup/cpu/$name" 2>/dev/null
 done
 ip link del "${PREFIX}br" 2>/dev/null
-while iptables -D FORWARD -i "${PREFIX}br" -o "${PREFIX}br" -j ACCEPT 2>/dev/null; do :; done
+while iptables -w -D FORWARD -i "${PREFIX}br" -o "${PREFIX}br" -j ACCEPT 2>/dev/null; do :; done
 others=$(find /tmp/vcluster-*/run -name slurmctld.pid ! -path "$BASE/*" 2>/dev/null)
 if [[ -e $BASE/run/we_started_munged && -z $others ]]; then kill "$(</run/munge/munged.pid)" 2>/dev/null; fi
 rm -rf "$BASE"/{state,spool,run,disk,local,hosts,slurm.conf,gres.conf}

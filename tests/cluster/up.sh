@@ -38,7 +38,7 @@ ip addr replace "$NET.1/24" dev "${PREFIX}br"
 ip link set "${PREFIX}br" up
 # Beside Docker, packets between ports of a bridge pass through a firewall that drops them.
 if [[ $(cat /proc/sys/net/bridge/bridge-nf-call-iptables 2>/dev/null) == 1 ]] && command -v iptables >/dev/null; then
-    iptables -I FORWARD -i "${PREFIX}br" -o "${PREFIX}br" -j ACCEPT
+    iptables -w -I FORWARD -i "${PREFIX}br" -o "${PREFIX}br" -j ACCEPT
 fi
 
 lines='' hosts="127.0.0.1 localhost"$'\n'"$NET.1 ${PREFIX}head"$'\n'

@@ -26,10 +26,14 @@ IMAGE ?= cpu
 PYTEST ?=
 WORKERS ?= 2
 
+# Empty is off. Ranks are many short processes: where containers switch bytecode off, each would take six seconds longer
+# to compile what it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 READY := $(VENV)/.ready-mpi-$(MPI)
 TOOLS := $(VENV)/.ready-tools
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint $(CONSTRAINTS)
-WARM := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c \
+WARM := $(BIN)/python -W ignore -c \
   'import h5py, jsonargparse, matplotlib.pyplot, mlflow.pytorch, rich.progress, torch.distributed'
 COMPILER := $(shell command -v $${CXX:-c++})
 

@@ -8,14 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from dist_calo.config import DataConfig
 from dist_calo.data.loader import training_loader
 from dist_calo.data.order import Position
 from dist_calo.data.shards import build_manifest
 from tests.cluster.slurm import Cluster, Job
-from tests.mlflow_store import made_store
 from tests.small_runs import ledger_sets, logged_metrics, train_command, write_showers
 
 STEPS = 130
@@ -61,8 +59,6 @@ def uninterrupted(data: str, steps: int) -> dict[tuple[int, int], list[int]]:
 def test_a_lost_node_leaves_an_elastic_job_and_comes_back(
     cluster: Cluster, checkout: Path, showers: str, tmp_path: Path
 ) -> None:
-    # MLflow does not survive a crash while it makes its data base.
-    MlflowClient(made_store(tmp_path)).search_experiments()
     name = f"{cluster.prefix}3"
     arguments = settings(showers, tmp_path, f"--train.max_steps={STEPS}", "--checkpoint.every_steps=5")
     nodes = ",".join(f"{cluster.prefix}{number}" for number in (1, 2, 3))

@@ -96,6 +96,19 @@ def test_samples_of_different_size_are_extrapolated_too():
     assert found.inverse[-1] == pytest.approx(0.5 / 6400 + 0.5 / 1300, rel=1e-3)
 
 
+@pytest.mark.parametrize(("groups", "size"), [(11, 1100), (3, 300), (1, 100), (1, 4000)])
+def test_a_sample_of_fewer_groups_is_extrapolated_without_bias(groups, size):
+    found = []
+    for seed in range(30):
+        few = Moments.from_rows(rows(size, 10, 2 * seed), seed=seed, groups=groups)
+        many = Moments.from_rows(rows(100, 10, 2 * seed + 1), seed=seed, groups=32)
+        found += [frechet_from_parts(few, many, seed=seed), frechet_from_parts(many, few, seed=seed)]
+    values = np.array([one.value for one in found])
+    assert np.isfinite(values).all()
+    assert abs(values.mean()) < 0.2 * np.mean([one.distances[-1] for one in found])
+    assert all(np.isfinite(one.error) == (groups > 1) for one in found)
+
+
 def test_fewer_rows_than_features_give_a_finite_value_with_a_large_error():
     found = frechet_from_rows(rows(128, 50, 0), rows(128, 50, 1), seed=0)
     assert np.isfinite(found.distances).all()
@@ -113,8 +126,8 @@ def test_the_same_seed_gives_the_same_value_and_a_constant_feature_adds_nothing(
 
 def test_parts_that_do_not_go_together_are_refused():
     parts = Moments.from_rows(rows(200, 3, 0), seed=0)
-    with pytest.raises(ValueError, match="same number of groups"):
-        frechet_from_parts(parts, Moments.from_rows(rows(200, 3, 0), seed=0, groups=32))
+    with pytest.raises(ValueError, match="at least 8 groups"):
+        frechet_from_parts(*[Moments.from_rows(rows(200, 3, 0), seed=0, groups=7)] * 2)
     with pytest.raises(ValueError, match="the same features"):
         frechet_from_parts(parts, Moments.from_rows(rows(200, 2, 0), seed=0))
     with pytest.raises(ValueError, match="at least two rows"):

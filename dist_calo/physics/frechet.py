@@ -100,7 +100,8 @@ class Extrapolated:
 
     Attributes:
         value: where the straight line meets 1 / N = 0. Not cut at 0.
-        error: its statistical error, of the fit and of the samples themselves (jackknife over blocks of groups).
+        error: its statistical error, of the fit and of the samples themselves (jackknife over blocks of groups); NaN
+            if one of them is a single group.
         fit_error: the part of the fit alone, which ``jetnet`` states. It knows nothing of what all subsets share.
         inverse: what is fitted against: (1 / N_a + 1 / N_b) / 2 of each size, decreasing, shape (S,).
         distances: mean distance of the subsets of each size, shape (S,); the last one is that of the whole samples.
@@ -143,30 +144,34 @@ def frechet_distance(
 def frechet_from_parts(parts_a: Moments, parts_b: Moments, *, seed: int = 0) -> Extrapolated:
     """The Frechet distance of two samples extrapolated to infinite size, from sums over their groups alone.
 
-    Subsets have the same number of groups on both sides. The straight line holds well even where the smallest subsets
-    have no more rows than features and their covariances are singular; the error is then large.
+    Subsets have the same share of the groups on both sides, at least one group. Where a sample has so few groups that
+    they cannot follow, the line is that of the other sample's size. It holds well even where the smallest subsets have
+    no more rows than features and their covariances are singular; the error is then large.
 
     Args:
         parts_a: moments of one sample.
-        parts_b: moments of the other one, over as many groups.
+        parts_b: moments of the other one.
         seed: of the choice of subsets.
 
     Raises:
-        ValueError: if the groups or features differ in number, there are fewer than 8 groups, or a subset has fewer
-            than two rows.
+        ValueError: if the features differ in number, both samples have fewer than 8 groups, or a subset has fewer than
+            two rows.
     """
-    groups = len(parts_a.count)
-    if parts_a.sums.shape != parts_b.sums.shape or groups < 8:
+    groups = max(len(parts_a.count), len(parts_b.count))
+    if parts_a.sums.shape[1] != parts_b.sums.shape[1] or groups < 8:
         raise ValueError(
             f"moments of {parts_a.sums.shape} and {parts_b.sums.shape} (groups, features): both samples need the same "
-            "features and the same number of groups, at least 8"
+            "features, and one of them at least 8 groups"
         )
     numbers = np.random.default_rng(seed)
     sizes = _sizes(groups)
     inverse, distances = np.empty(len(sizes)), np.empty(len(sizes))
     for place, size in enumerate(sizes):
         count = SUBSETS if size < groups else 1
-        sides = [parts._unions(_windows(groups, size, count, numbers)) for parts in (parts_a, parts_b)]
+        sides = [
+            parts._unions(_windows(len(parts.count), size / groups, count, numbers))
+            for parts in (parts_a, parts_b)
+        ]
         inverse[place] = np.mean([0.5 / n + 0.5 / m for (n, *_), (m, *_) in zip(*sides, strict=True)])
         distances[place] = _mean_distance(*sides)
     value, fit_error = _intercept(inverse, distances)
@@ -203,10 +208,13 @@ def _sizes(groups: int) -> np.ndarray:
     return np.unique(np.round(1.0 / inverse).astype(int))
 
 
-def _windows(groups: int, size: int, count: int, numbers: np.random.Generator) -> np.ndarray:
-    """Subsets of groups as masks (count, groups) of 0 and 1: runs of a random ring of all groups, evenly placed."""
+def _windows(groups: int, share: float, count: int, numbers: np.random.Generator) -> np.ndarray:
+    """Subsets of a share of the groups, at least one, as masks (count, groups) of 0 and 1.
+
+    They are runs of a random ring of all groups, evenly placed.
+    """
     ring, first = numbers.permutation(groups), np.arange(count) * groups // count
-    masks = np.zeros((count, groups))
+    masks, size = np.zeros((count, groups)), max(1, round(share * groups))
     for mask, start in zip(masks, first, strict=True):
         mask[ring[np.arange(start, start + size) % groups]] = 1.0
     return masks
@@ -228,10 +236,12 @@ def _intercept(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 def _jackknife_error(parts_a: Moments, parts_b: Moments, numbers: np.random.Generator) -> float:
     """Statistical error of the distance of the whole samples: a random block of groups of each left out in turn."""
-    groups = len(parts_a.count)
-    blocks = min(BLOCKS, groups)
+    blocks = min(BLOCKS, len(parts_a.count), len(parts_b.count))
+    if blocks < 2:
+        return float("nan")
     sides = []
     for parts in (parts_a, parts_b):
+        groups = len(parts.count)
         masks = np.ones((blocks, groups))
         masks[np.arange(groups) % blocks, numbers.permutation(groups)] = 0.0
         sides.append(parts._unions(masks))

@@ -1,10 +1,22 @@
-"""Files that appear under their name whole or not at all."""
+"""Files that appear under their name whole or not at all, and readers that trust no byte of them."""
 
+import errno
+import json
 import os
 import socket
-from collections.abc import Iterator
+import stat
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+from dist_calo.errors import UserError
+
+Form = TypeVar("Form")
+
+MOST_BYTES = 1 << 28
+"""Size of the largest text file that is read at once, in bytes: a manifest of a million shower files."""
 
 
 @contextmanager
@@ -47,3 +59,101 @@ def publish(temporary: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def open_ordinary(path: str | Path, *, change: bool = False) -> BinaryIO:
+    """Open a file to read, or to change, that has an end: no folder, device or pipe.
+
+    Raises:
+        OSError: if it is none, or cannot be opened.
+    """
+    handle = os.open(path, (os.O_RDWR if change else os.O_RDONLY) | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "is not an ordinary file", str(path))
+    return open(handle, "r+b" if change else "rb")
+
+
+def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a small file.
+
+    Raises:
+        OSError: if it cannot be read, is not an ordinary file, or is larger than ``most`` bytes.
+    """
+    with open_ordinary(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"is larger than {most} bytes", str(path))
+    return content
+
+
+def read_json(path: str | Path, form: type[Form], error: type[UserError], remedy: str) -> Form:
+    """What a JSON file holds, proven to have a form.
+
+    Args:
+        path: the file.
+        form: a data class, or a type such as ``dict[str, str]``; unknown entries of a data class are left out.
+        error: what is raised of a file that is damaged.
+        remedy: what the user can do about it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        error: if it cannot be read, is no JSON or has another form; names the file, the place and the rule.
+    """
+    try:
+        return from_json(read_bytes(path), form)
+    except FileNotFoundError:
+        raise
+    except OSError as reason:
+        raise error(f"{path}: {reason.strerror}; {remedy}") from reason
+    except (ValueError, UserError) as reason:
+        raise error(f"{path}: {reason}; {remedy}") from None
+
+
+def from_json(text: bytes | str, form: type[Form]) -> Form:
+    """What a JSON text holds, proven to have a form, as of ``read_json``.
+
+    Raises:
+        ValueError: if it is no JSON or has another form: the place and the rule, in one line.
+        UserError: if a data class refuses its values.
+    """
+    from pydantic import ValidationError
+
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        json.loads(text, parse_int=_whole_number)  # Pydantic takes whole numbers of any size
+        return _reader(cast(Hashable, form)).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        if first["type"] == "missing":
+            raise ValueError(f"{place} is missing") from None
+        raise ValueError(f"{place} is {_short(first['input'])}: {_lower(first['msg'])}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is damaged, byte {error.start} is no UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is damaged, line {error.lineno} is no JSON ({_lower(error.msg)})") from None
+    except RecursionError:
+        raise ValueError("is damaged, its JSON is nested too deeply") from None
+
+
+@cache
+def _reader(form: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(form)
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError(f"is damaged, a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

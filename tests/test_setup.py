@@ -1,17 +1,20 @@
 """Putting a run together."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from dist_calo.comm import connect, find_world
 from dist_calo.config import CheckpointConfig, RunConfig
 from dist_calo.data.shards import build_manifest
 from dist_calo.errors import CheckpointError, DataError
+from dist_calo.training.beginning import begin, open_ledger, run_uid
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.dataset import as_kept
-from dist_calo.training.setup import begin, find_state, keep_channels_last
+from dist_calo.training.setup import find_state, keep_channels_last
 from tests.small_runs import write_showers
 
 
@@ -21,7 +24,14 @@ def manifest():
 
 
 @pytest.fixture
-def start(tmp_path, manifest, monkeypatch):
+def alone():
+    communicator = connect("single", find_world({}))
+    yield communicator
+    communicator.close()
+
+
+@pytest.fixture
+def start(tmp_path, manifest, monkeypatch, alone):
     """Begins a start of a job and returns its state; ``restarts`` counts its earlier starts."""
     monkeypatch.delenv("DIST_CALO_JOB", raising=False)
 
@@ -31,7 +41,10 @@ def start(tmp_path, manifest, monkeypatch):
         config = RunConfig(checkpoint=CheckpointConfig(dir=str(tmp_path / folder), resume=str(resume)))
         config = replace(config, data=replace(config.data, ledger=ledger))
         state = find_state(config, manifest)
-        begin(config, state["step"] if state else 0)
+        uid = state["uid"] if state else run_uid(config, None)
+        if ledger := open_ledger(config, alone, uid, state["step"] if state else 0, 100):
+            ledger.close()
+        begin(config, uid)
         return state
 
     return look
@@ -41,8 +54,9 @@ def start(tmp_path, manifest, monkeypatch):
 def save(tmp_path, manifest):
     """Writes a checkpoint of a run and returns its file."""
 
-    def write(step, run_id="first", folder="checkpoints"):
+    def write(step, run_id="first", folder="checkpoints", **more):
         state = {
+            **more,
             "step": step,
             "run_id": run_id,
             "config": RunConfig().to_dict(),
@@ -93,18 +107,66 @@ def test_a_job_ended_before_it_began_still_begins_where_it_was_told(start, save,
         start("no", restarts=1)
 
 
-def test_only_a_job_that_has_begun_goes_on_with_a_ledger_it_was_not_told_to_continue(start, tmp_path):
+def steps_in(ledger):
+    return [int(line.split("\t")[1]) for line in (ledger / "rank-00000.tsv").read_text().splitlines()]
+
+
+def test_a_ledger_is_its_runs_alone(start, save, tmp_path):
     ledger = tmp_path / "ledger"
+
+    def write(*steps):
+        with (ledger / "rank-00000.tsv").open("a") as file:
+            file.writelines(f"0\t{step}\t5,6\n" for step in steps)
+
     ledger.mkdir()
-    (ledger / "rank-00000.tsv").write_text("0\t1\t5,6\n")
-    for restarts in (0, 1):
-        with pytest.raises(DataError, match="holds the ledger of another run"):
-            start("no", restarts, ledger=str(ledger))
+    write(1)
+    for resume, restarts in (("no", 0), ("no", 1), ("auto", 0)):  # of a version that named no run
+        with pytest.raises(DataError, match="holds the ledger of another run, and this is run"):
+            start(resume, restarts, ledger=str(ledger))
     (ledger / "rank-00000.tsv").unlink()
     start("no", ledger=str(ledger))
-    (ledger / "rank-00000.tsv").write_text("0\t1\t5,6\n")
+    write(1)
     start("no", restarts=1, ledger=str(ledger))  # killed before its first checkpoint
-    assert (ledger / "rank-00000.tsv").read_text() == ""
+    assert steps_in(ledger) == []
+    write(*range(1, 12))
+    save(10, uid=json.loads((ledger / "run.json").read_text())["uid"])
+    for resume in ("auto", "no"):  # another run, also if it is given the same command
+        with pytest.raises(
+            DataError, match=r"ledger of run \w+ .*/checkpoints\), and this is run \w+ .*/other"
+        ):
+            start(resume, folder="other", ledger=str(ledger))
+    assert not (tmp_path / "other").exists()
+    assert steps_in(ledger) == list(range(1, 12))
+    start("auto", ledger=str(ledger))
+    assert steps_in(ledger) == list(range(1, 11))
+
+
+def test_a_ledger_follows_its_run_into_another_folder_but_not_a_branch_of_it(start, save, tmp_path):
+    ledger = tmp_path / "ledger"
+    start("no", ledger=str(ledger))
+    uid = json.loads((ledger / "run.json").read_text())["uid"]
+    (ledger / "rank-00000.tsv").write_text("".join(f"0\t{step}\t5\n" for step in range(1, 41)))
+    early, late = save(20, uid=uid), save(40, uid=uid)
+    with pytest.raises(DataError, match=rf"of run {uid} .*, and this is run (?!{uid})"):
+        start(early, folder="branch", ledger=str(ledger))
+    start(late, folder="ahead", ledger=str(ledger))
+    save(60, folder="ahead", uid=uid)
+    with pytest.raises(DataError, match=r"up to step 60, and this is run .*/third"):
+        start(late, folder="third", ledger=str(ledger))
+    assert len(steps_in(ledger)) == 40
+
+
+def test_a_run_of_a_version_without_names_keeps_its_ledger(start, save, tmp_path):
+    ledger = tmp_path / "ledger"
+    ledger.mkdir()
+    (ledger / "rank-00000.tsv").write_text("0\t1\t5\n0\t2\t6\n0\t3\t7\n0\t4")
+    save(3)
+    uid = start("auto", ledger=str(ledger))["uid"]
+    assert steps_in(ledger) == [1, 2, 3]
+    assert start("auto", ledger=str(ledger))["uid"] == uid
+    save(5)
+    with pytest.raises(DataError, match="ends with step 3, before step 5"):
+        start("auto", ledger=str(ledger))
 
 
 def test_going_back_behind_what_a_run_has_recorded_begins_another_run(start, save, tmp_path):

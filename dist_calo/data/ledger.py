@@ -5,22 +5,57 @@ A folder with one append-only text file a rank, ``rank-00000.tsv``, and one line
     epoch<TAB>step<TAB>comma-separated global sample ids
 
 Steps count from the start of the run and rise within a file. A sample's global id is its row's index over the
-files in sorted order.
+files in sorted order. ``run.json`` beside them says whose ledger it is, and how many ranks wrote it from which step on;
+ledgers of earlier versions lack it.
 """
 
+import itertools
+import json
+import logging
 import os
-from collections.abc import Iterable
+import re
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from dist_calo.errors import DataError
+from dist_calo.files import open_ordinary, read_json, write_whole
 
-_PIECE_BYTES = 1 << 20
+log = logging.getLogger("dist_calo.data")
+
+_LONGEST_LINE = 1 << 27
+"""Bytes of a line: six million samples of one rank."""
+_LINE = re.compile(rb"(\d{1,18})\t(\d{1,18})\t([\d,]*)\n")
+_NAME = re.compile(r"rank-(\d{5,})\.tsv")
+_REMEDY = "restore it, or name another folder, in which the ledger begins anew at the run's next step"
+
+Starts = tuple[tuple[int, int], ...]
+"""The steps after which the number of ranks changed, and the ranks from there on, in order of steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerRun:
+    """Whose a ledger is."""
+
+    uid: str
+    """Tells the run from all others."""
+    checkpoints: str
+    """Folder of its checkpoints."""
+    starts: Starts = ()
+    """Filled in by `claim_ledger`."""
+
+    @property
+    def described(self) -> str:
+        """The run in a few words."""
+        return f"run {self.uid} (checkpoint.dir={self.checkpoints})"
 
 
 class Ledger:
-    """One rank's file, flushed at every step. `prepare_ledger` makes the folder ready first, on one rank.
+    """One rank's file, flushed at every step. `claim_ledger` and `truncate_after` make the folder ready first.
 
     Raises:
         DataError: if the file cannot be written to.
@@ -47,70 +82,194 @@ class Ledger:
         self._file.close()
 
 
-def prepare_ledger(folder: str | Path, resume_after: int | None = None) -> None:
-    """Make a folder ready for a run; one rank calls it before any opens its `Ledger`.
-
-    Args:
-        folder: the ledger's folder, made if it is missing.
-        resume_after: the last step that the run to be continued has in its checkpoint; None starts anew.
+def ledger_run(folder: str | Path) -> LedgerRun | None:
+    """Whose ledger a folder holds; None if it does not say, or there is none.
 
     Raises:
-        DataError: if a run starts anew in a folder that holds a ledger, or the folder cannot be made.
+        DataError: if that cannot be read.
+    """
+    try:
+        return read_json(Path(folder) / "run.json", LedgerRun, DataError, _REMEDY)
+    except FileNotFoundError:
+        return None
+
+
+def require_own(folder: str | Path, run: LedgerRun, step: int) -> Starts:
+    """Check that a run may go on with a ledger, by its names alone; nothing is changed.
+
+    Args:
+        folder: of the ledger, which need not exist.
+        run: that wants to write.
+        step: the last one in the checkpoint that the run continues from, 0 if it starts anew.
+
+    Returns:
+        Which ranks wrote what is to be kept, as far as the ledger tells.
+
+    Raises:
+        DataError: if it is the ledger of another run, or the file of a rank is missing.
     """
     path = Path(folder)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"data.ledger={folder}: the folder cannot be made ({error})") from error
-    if resume_after is not None:
-        truncate_after(path, resume_after)
-    elif any(path.glob("rank-*.tsv")):
-        raise DataError(
-            f"data.ledger={folder} holds the ledger of another run: name another folder, or continue "
-            "that run with --checkpoint.resume=auto"
+        names = os.listdir(path) if path.exists() else []
+        known = ledger_run(path)
+        there = {int(match[1]): path / name for name in names if (match := _NAME.fullmatch(name))}
+        # A ledger that does not name its run is taken for this run's if there is something to go on with.
+        foreign = (
+            known.uid != run.uid if known else not step and any(f.stat().st_size for f in there.values())
         )
+    except OSError as error:
+        raise DataError(f"data.ledger={folder}: cannot be read ({error.strerror}); name a folder") from error
+    if foreign:
+        remedy = f", or continue that run with --checkpoint.dir={known.checkpoints}" if known else ""
+        raise DataError(
+            f"data.ledger={folder} holds the ledger of {known.described if known else 'another run'}, and this is "
+            f"{run.described}: name another folder{remedy}"
+        )
+    starts = tuple(start for start in known.starts if start[0] < step) if known else ()
+    wrote = max((ranks for _, ranks in starts), default=max(there, default=-1) + 1) if step else 0
+    if missing := sorted(set(range(wrote)) - there.keys()):
+        raise DataError(f"{path}/rank-{missing[0]:05d}.tsv: is missing, of {wrote} ranks; {_REMEDY}")
+    return starts
 
 
-def truncate_after(folder: str | Path, step: int) -> None:
-    """Drop the lines of all steps after `step`, and half-written last lines, from every rank's file."""
-    for path in sorted(Path(folder).glob("rank-*.tsv")):
-        with path.open("r+b") as file:
-            file.truncate(_end_of_step(file.fileno(), step))
+def claim_ledger(folder: str | Path, run: LedgerRun, step: int, ranks: int) -> Starts:
+    """Make a folder ready for a run, before its ranks call `truncate_after`; one rank calls it.
+
+    Args:
+        folder: the ledger's folder, made if it is missing.
+        run: that will write.
+        step: the last one in the checkpoint that the run continues from, 0 if it starts anew.
+        ranks: that will write.
+
+    Returns:
+        As `require_own` does, and raises like it.
+
+    Raises:
+        DataError: if the folder cannot be written.
+    """
+    starts = require_own(folder, run, step)
+    now = starts if starts and starts[-1][1] == ranks else (*starts, (step, ranks))
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with write_whole(Path(folder) / "run.json") as temporary:
+            temporary.write_text(json.dumps(asdict(replace(run, starts=now))) + "\n")
+    except OSError as error:
+        raise DataError(f"data.ledger={folder}: the folder cannot be made or written ({error})") from error
+    return starts
+
+
+def truncate_after(
+    folder: str | Path,
+    step: int,
+    starts: Starts = (),
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    rows: int | None = None,
+) -> None:
+    """Check what is kept of a ledger, line by line, and drop all that comes after a step, whole or not.
+
+    The ranks share the files: each takes its own, and those of ranks that are no more.
+
+    Args:
+        folder: of the ledger.
+        step: the last one in the checkpoint that the run continues from.
+        starts: what `claim_ledger` returned.
+        rank: of this process.
+        ranks: that share the work.
+        rows: showers of the data, where it is known: sample ids are below.
+
+    Raises:
+        DataError: if a line up to that step is damaged, missing, there twice or in the wrong order.
+    """
+    for name in os.listdir(folder):
+        match = _NAME.fullmatch(name)
+        if match and int(match[1]) % ranks == rank:
+            path = Path(folder) / name
+            try:
+                with open_ordinary(path, change=True) as file:
+                    file.truncate(_kept(file, path, step, starts, int(match[1]), rows) if step else 0)
+            except OSError as error:
+                raise DataError(f"{path}: {error.strerror}; {_REMEDY}") from error
 
 
 def read_ledger(folder: str | Path) -> dict[tuple[int, int], np.ndarray]:
     """The global sample ids of each (epoch, step), those of rank 0 first, int64.
 
+    Takes 8 bytes a sample, and opens one file at a time. Half a line at the end of a file is left out.
+
     Raises:
         DataError: if a line is not of the ledger's form.
     """
-    found: dict[tuple[int, int], list[int]] = {}
+    found: dict[tuple[int, int], array[int]] = {}
     for path in sorted(Path(folder).glob("rank-*.tsv")):
-        with path.open(encoding="ascii") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    epoch, step, ids = line.rstrip("\n").split("\t")
-                    here = found.setdefault((int(epoch), int(step)), [])
-                    here.extend(int(sample) for sample in ids.split(",") if sample)
-                except ValueError as error:
-                    raise DataError(
-                        f"{path}, line {number}: not epoch, step and ids, separated by tabs"
-                    ) from error
+        try:
+            with open_ordinary(path) as file:
+                for number, line in _numbered(file):
+                    if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
+                        break
+                    try:
+                        epoch, step, ids = _parsed(line)
+                    except ValueError as error:
+                        raise DataError(f"{path}, line {number}: {error}") from None
+                    found.setdefault((epoch, step), array("q")).extend(ids)
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from error
     return {key: np.array(ids, dtype=np.int64) for key, ids in sorted(found.items())}
 
 
-def _end_of_step(file: int, step: int) -> int:
-    """Offset of the end of the last complete line whose step is at most `step`, sought from the end."""
-    begin = os.fstat(file).st_size
-    text, end = b"", 0
-    while True:
-        line = text.rfind(b"\n", 0, max(0, end - 1)) + 1
-        if line == 0 and begin > 0:
-            first = max(0, begin - _PIECE_BYTES)
-            piece = os.pread(file, begin - first, first)
-            text, end, begin = piece + text[:end], end + len(piece), first
-            continue
-        complete = text[line:end].endswith(b"\n")
-        if end == 0 or (complete and int(text[line:end].split(b"\t", 2)[1]) <= step):
-            return begin + end
-        end = line
+def _kept(file: BinaryIO, path: Path, step: int, starts: Starts, rank: int, rows: int | None) -> int:
+    """Where the lines of a rank end that are kept, in bytes; all of them are proven to be there and whole."""
+    ends = [*(after for after, _ in starts[1:]), step]
+    spans = [
+        range(start[0] + 1, end + 1) for start, end in zip(starts, ends, strict=False) if rank < start[1]
+    ]
+    due = itertools.chain.from_iterable(spans)
+    known_from = starts[0][0] if starts else step
+    # Rank 0 takes part in every step. Of others nothing is known where the ledger does not tell who wrote it.
+    last_due = spans[-1][-1] if spans else 0 if starts or rank else step
+    kept = last = last_epoch = 0
+    for number, line in _numbered(file):
+        try:
+            epoch, at, ids = _parsed(line)
+            if at > step:
+                break
+            if at <= last or epoch < last_epoch:
+                raise ValueError(f"step {at} of epoch {epoch} after step {last} of epoch {last_epoch}")
+            if at > known_from and at != (wanted := next(due, None)):
+                raise ValueError(f"step {at} where step {wanted} must be")
+            if rows is not None and ids and max(ids) >= rows:
+                raise ValueError(f"sample {max(ids)} of {rows} showers")
+        except ValueError as error:
+            if last < max(last_due, 0 if starts else step):
+                raise DataError(f"{path}, line {number}: {error}; {_REMEDY}") from None
+            if line.endswith(b"\n"):
+                log.warning("%s, line %d: %s; cut off, as it is beyond the checkpoint", path, number, error)
+            break
+        kept, last, last_epoch = kept + len(line), at, epoch
+    if last < last_due:
+        raise DataError(f"{path}: ends with step {last}, before step {last_due} of the checkpoint; {_REMEDY}")
+    return kept
+
+
+def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Lines and their numbers from 1; one that is too long comes in pieces."""
+    return enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1)
+
+
+def _parsed(line: bytes) -> tuple[int, int, list[int]]:
+    """Epoch, step and sample ids of a whole line.
+
+    Raises:
+        ValueError: if it is not of the ledger's form.
+    """
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise ValueError("not epoch, step and ids, separated by tabs")
+    try:
+        ids = [int(text) for text in match[3].split(b",")] if match[3] else []
+    except ValueError:
+        raise ValueError("not all ids are numbers") from None
+    if ids and max(ids) >= 2**63:
+        raise ValueError("an id has more than 63 bits")
+    return int(match[1]), int(match[2]), ids

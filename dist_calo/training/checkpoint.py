@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import torch
 
 from dist_calo.errors import CheckpointError
-from dist_calo.files import write_whole
+from dist_calo.files import read_json, write_whole
 from dist_calo.training.run_lock import BEAT_EVERY_S, RunLock
 
 FORMAT_VERSION = 1
@@ -32,7 +32,7 @@ BEST = "best.pt"
 ABANDONED = "abandoned"
 """Subfolder of what a run has left behind that went back to an earlier step."""
 BEGINNING = "begun.json"
-"""Which job has begun in the folder last, and where, as far as it was told where."""
+"""Which job has begun in the folder last, and where, as far as it was told where; and ``uid``, which run this is."""
 ABANDONED_AFTER_S = 3600.0
 """Age at which a half-written file is that of a killed process, in seconds; a younger one may still be written to."""
 _NAME = re.compile(r"step-(\d{8})\.pt")
@@ -186,8 +186,9 @@ class CheckpointFolder:
     @property
     def abandoned_runs(self) -> list[str]:
         """MLflow runs that end with steps which were abandoned: what goes on from their steps is another run."""
+        remedy = "remove it: the next start then goes on under the run that the checkpoint names"
         with suppress(FileNotFoundError):
-            return list(json.loads((self.folder / ABANDONED / "runs.json").read_text()))
+            return read_json(self.folder / ABANDONED / "runs.json", list[str], CheckpointError, remedy)
         return []
 
     def abandon_run(self, run_id: str) -> None:
@@ -200,8 +201,9 @@ class CheckpointFolder:
     @property
     def beginning(self) -> dict[str, str]:
         """What ``note_beginning`` was given last; empty if nothing."""
+        remedy = "remove it: this start then begins where checkpoint.resume says"
         with suppress(FileNotFoundError):
-            return dict(json.loads((self.folder / BEGINNING).read_text()))
+            return read_json(self.folder / BEGINNING, dict[str, str], CheckpointError, remedy)
         return {}
 
     def note_beginning(self, facts: Mapping[str, str]) -> None:

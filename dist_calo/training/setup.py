@@ -14,7 +14,6 @@ from dist_calo.comm.environment import most_ranks
 from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import RunConfig, flattened
-from dist_calo.data.ledger import Ledger, prepare_ledger
 from dist_calo.data.loader import Loader, training_loader
 from dist_calo.data.order import Position
 from dist_calo.data.shards import Manifest, require_same_files
@@ -23,6 +22,7 @@ from dist_calo.errors import CheckpointError, ConfigError, DataError
 from dist_calo.models import build_model
 from dist_calo.models.layers import synchronise_batch_norm
 from dist_calo.objectives import build_objective
+from dist_calo.training.beginning import begin, goes_back, has_begun, open_ledger, require_own_ledger, run_uid
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
 from dist_calo.training.dataset import (
     as_kept,
@@ -35,7 +35,6 @@ from dist_calo.training.learner import Learner
 from dist_calo.training.progress import Progress
 from dist_calo.training.provenance import describe_run
 from dist_calo.training.restore import TrainedGenerator, require_same_run
-from dist_calo.training.run_lock import batch_job, restarted
 from dist_calo.training.spool import SPOOL_PREFIX
 from dist_calo.training.tracking import NullTracker, Tracker, make_tracker
 from dist_calo.training.trainer import Trainer, TrainState
@@ -76,10 +75,15 @@ def build_run(
     abandoned = saved.get("abandoned_run") if saved else None
     transform = Transform.from_config(config.transform)
     learner = build_learner(config, manifest, transform, communicator, device, saved)
+    uid = saved["uid"] if saved else ""
     del saved  # weights, optimizers and averages, which the learner has now
     if world.rank == 0:
         CheckpointFolder(config.checkpoint.dir).require_writable()
+        uid = uid or run_uid(config, None)
     with ExitStack() as stack:
+        ledger = open_ledger(config, communicator, uid, state.step, manifest.rows)
+        if ledger:
+            stack.callback(ledger.close)
         tracker = make_tracker(config.tracking, run_id, rank=world.rank, folder=config.checkpoint.dir)
         outcome = stack.enter_context(recorded(tracker))
         if world.rank == 0:
@@ -95,10 +99,7 @@ def build_run(
             parameters = dict(flattened(kept_config.to_dict()))
             found = {**describe_run(), **facts, **(tags or {})}
             tracker.start(parameters, found, identity(kept, data))
-            begin(config, state.step)
-        ledger = open_ledger(config, communicator)
-        if ledger:
-            stack.callback(ledger.close)
+            begin(config, uid)
         loader = stack.enter_context(open_loader(config, manifest, communicator, state))
         progress = Progress(config.train.max_steps, state.step, show=world.rank == 0, launcher=world.launcher)
         stack.callback(progress.close)
@@ -122,6 +123,7 @@ def build_run(
                 "transform": transform.to_dict(),
                 "manifest": kept.to_dict(),
                 "run_id": run_id,
+                "uid": uid,
             },
             learner=learner,
             loader=loader,
@@ -210,47 +212,16 @@ def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
             raise DataError(
                 f"the run to continue (step {saved['step']}) was started with other data: {error}"
             ) from None
-        if resume != "auto" and saved["run_id"] and _goes_back(resume, saved["step"]):
+        saved["uid"] = run_uid(config, saved)
+        if config.data.ledger:
+            require_own_ledger(config, saved["uid"], saved["step"])
+        if resume != "auto" and saved["run_id"] and goes_back(resume, saved["step"]):
             folder.require_writable()
             folder.abandon_run(saved["run_id"])
         folder.set_aside_after(saved["step"])
         if saved["run_id"] in folder.abandoned_runs:
             saved["abandoned_run"], saved["run_id"] = saved["run_id"], None
     return saved
-
-
-def begin(config: RunConfig, step: int) -> None:
-    """On rank 0, cut the ledger back to this step and note in the checkpoint folder that this job has begun.
-
-    Args:
-        config: the run's settings.
-        step: that the run continues from, 0 for a new run.
-
-    Raises:
-        DataError: if a run starts anew in a folder that holds a ledger, or that folder cannot be made.
-    """
-    if config.data.ledger:
-        resumed = config.checkpoint.resume != "no" or has_begun(config)
-        prepare_ledger(config.data.ledger, resume_after=step if resumed else None)
-    if config.checkpoint.resume != "auto":
-        CheckpointFolder(config.checkpoint.dir).note_beginning(_beginning(config))
-
-
-def has_begun(config: RunConfig) -> bool:
-    """Whether an earlier start of this job began where ``checkpoint.resume`` says: what came after it is the job's own.
-
-    A start that was preempted while it staged files or imported modules has not.
-    """
-    return restarted() and CheckpointFolder(config.checkpoint.dir).beginning == _beginning(config)
-
-
-def _beginning(config: RunConfig) -> dict[str, str]:
-    return {"job": batch_job(), "resume": config.checkpoint.resume}
-
-
-def _goes_back(path: str, step: int) -> bool:
-    """Whether later checkpoints lie beside the one of this step."""
-    return any(later > step for later in CheckpointFolder(Path(path).parent).steps())
 
 
 def build_learner(
@@ -317,11 +288,3 @@ def open_loader(
         accumulation=config.train.accumulation,
         start=Position(epoch=state.epoch, samples_seen=state.samples_seen),
     )
-
-
-def open_ledger(config: RunConfig, communicator: Communicator) -> Ledger | None:
-    """This rank's ledger, which rank 0 has cut back to the step that the run continues from (``begin``)."""
-    if config.data.ledger is None:
-        return None
-    communicator.barrier()
-    return Ledger(config.data.ledger, communicator.world.rank)

@@ -1,0 +1,109 @@
+"""Which run this is, whether its job has begun before, and whose the ledger is."""
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dist_calo.comm.protocol import Communicator
+from dist_calo.config import RunConfig
+from dist_calo.data.ledger import (
+    Ledger,
+    LedgerRun,
+    claim_ledger,
+    ledger_run,
+    require_own,
+    truncate_after,
+)
+from dist_calo.errors import DataError
+from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.run_lock import batch_job, restarted
+
+
+def run_uid(config: RunConfig, saved: Mapping[str, Any] | None) -> str:
+    """What tells this run from all others, on rank 0: made once, kept in its checkpoints and in their folder.
+
+    A run that goes on in another folder is the same run, unless it goes back behind later checkpoints.
+
+    Args:
+        config: the run's settings.
+        saved: the checkpoint that it continues from.
+    """
+    folder, resume = CheckpointFolder(config.checkpoint.dir), config.checkpoint.resume
+    noted = folder.beginning.get("uid") if resume == "auto" or has_begun(config) else None
+    if saved is not None and not noted:
+        branches = resume != "auto" and Path(resume).resolve().parent != folder.folder.resolve()
+        noted = None if branches and goes_back(resume, saved["step"]) else saved.get("uid")
+    return noted or uuid.uuid4().hex[:12]
+
+
+def begin(config: RunConfig, uid: str) -> None:
+    """On rank 0, note in the checkpoint folder that this job has begun, and which run it is."""
+    folder = CheckpointFolder(config.checkpoint.dir)
+    told = {} if config.checkpoint.resume == "auto" else _beginning(config)
+    noted = {**folder.beginning, **told, "uid": uid}
+    if noted != folder.beginning:
+        folder.note_beginning(noted)
+
+
+def _writer(config: RunConfig, uid: str) -> LedgerRun:
+    return LedgerRun(uid=uid, checkpoints=str(Path(config.checkpoint.dir).absolute()))
+
+
+def require_own_ledger(config: RunConfig, uid: str, step: int) -> None:
+    """Raise as `require_own`, also where the ledger holds steps that checkpoints elsewhere have."""
+    ledger, writer = str(config.data.ledger), _writer(config, uid)
+    require_own(ledger, writer, step)
+    before = ledger_run(ledger)
+    if before and before.checkpoints != writer.checkpoints:
+        last = max(CheckpointFolder(before.checkpoints).steps(), default=0)
+        if last > step:
+            raise DataError(
+                f"data.ledger={ledger} is that of {before.described} up to step {last}, and this is {writer.described} "
+                f"from step {step} on: name another folder"
+            )
+
+
+def has_begun(config: RunConfig) -> bool:
+    """Whether an earlier start of this job began where ``checkpoint.resume`` says: what came after it is the job's own.
+
+    A start that was preempted while it staged files or imported modules has not.
+    """
+    noted = CheckpointFolder(config.checkpoint.dir).beginning if restarted() else {}
+    return bool(noted) and noted.items() >= _beginning(config).items()
+
+
+def _beginning(config: RunConfig) -> dict[str, str]:
+    return {"job": batch_job(), "resume": config.checkpoint.resume}
+
+
+def goes_back(path: str, step: int) -> bool:
+    """Whether later checkpoints lie beside the one of this step."""
+    return any(later > step for later in CheckpointFolder(Path(path).parent).steps())
+
+
+def open_ledger(
+    config: RunConfig, communicator: Communicator, uid: str, step: int, rows: int
+) -> Ledger | None:
+    """This rank's ledger: that of this run, proven whole up to a step and cut back to it; None if none is asked for.
+
+    Args:
+        config: the run's settings.
+        communicator: how the ranks talk.
+        uid: of the run, on rank 0.
+        step: that the run continues from, 0 for a new run.
+        rows: showers of the data.
+
+    Raises:
+        DataError: if the ledger is another run's, a file is damaged, or cannot be written.
+    """
+    if config.data.ledger is None:
+        return None
+    world, starts = communicator.world, None
+    if world.rank == 0:
+        require_own_ledger(config, uid, step)
+        begin(config, uid)  # first, so that a run killed now knows its ledger again
+        starts = claim_ledger(config.data.ledger, _writer(config, uid), step, world.size)
+    starts = communicator.broadcast_object(starts)
+    truncate_after(config.data.ledger, step, starts, rank=world.rank, ranks=world.size, rows=rows)
+    return Ledger(config.data.ledger, world.rank)

@@ -150,6 +150,8 @@ class _Ranks:
         world = find_world(os.environ)
         self.rank = world.rank
         yield Check("ok", "launcher", f"{world.launcher}: rank {world.rank} of {world.size} on {world.node}")
+        if world.remark:
+            yield Check("ok", "launcher", world.remark)
         backend = choose_backend(config.comm.backend, world)
         try:
             communicator = connect(backend, world, CONNECT_SECONDS, config.train.device)

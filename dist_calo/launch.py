@@ -116,11 +116,11 @@ def run_local(command: Sequence[str], n: int) -> int:
 
 
 def _refuse_nesting() -> None:
-    from dist_calo.comm.environment import find_world
+    from dist_calo.comm.environment import RanksNotStartedError, find_world
 
     try:
         world = find_world(os.environ)
-    except LaunchError:
+    except RanksNotStartedError:
         # A batch script of several tasks: starting the ranks from here is what its message proposes.
         return
     if world.size > 1:

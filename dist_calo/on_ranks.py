@@ -3,11 +3,12 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dist_calo.config import CommConfig
-from dist_calo.errors import ConfigError, UserError
+from dist_calo.errors import ConfigError, LaunchError, UserError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -56,17 +57,21 @@ def on_ranks(
         read: from the command line to a job.
         run: the command itself, on every rank; what it returns is the exit code.
     """
-    from dist_calo.comm import connect, find_world, leave_in_order, report_failure
+    from dist_calo.comm import World, connect, find_world, leave_in_order, report_failure
 
+    world, communicator = World(), None
     try:
         job = read(arguments)
+        if job.ranks > 1:
+            return _launch(module, arguments, job.ranks)
+        world = find_world(os.environ)
     except UserError as error:
-        return report_failure(error, find_world(os.environ))
-    if job.ranks > 1:
-        return _launch(module, arguments, job.ranks)
-    world = find_world(os.environ)
-    communicator = None
+        with suppress(LaunchError):
+            world = find_world(os.environ)
+        return report_failure(error, world)
     try:
+        if world.remark:
+            print(world.remark, flush=True)
         communicator = connect(
             job.comm.backend,
             world,

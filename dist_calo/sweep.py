@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dist_calo.command_line import build_config, config_parser, one_line_parser, run_command
 from dist_calo.config import RunConfig
-from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER, ConfigError, LaunchError
+from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER, ConfigError
 from dist_calo.on_ranks import Job, on_ranks
 from dist_calo.sweeping.definition import Sweep, read_sweep
 from dist_calo.sweeping.owner import JOB_VARIABLE, batch_job
@@ -62,12 +62,12 @@ def _main(given: Sequence[str]) -> int:
 
 def _run(line: list[str]) -> int:
     """Be one of the ranks, or start them."""
-    from dist_calo.comm import find_world
+    from dist_calo.comm.environment import RanksNotStartedError, find_world
 
     options, _ = _parsed(line)
     try:
         world = find_world(os.environ)
-    except LaunchError:
+    except RanksNotStartedError:
         # A batch script of several tasks whose ranks are to be started from here.
         if options.launch is None:
             raise

@@ -7,6 +7,17 @@
 #   MODULE=dist_calo.train    what a rank runs
 #   MPI_ARGS='...'            more options of mpirun
 # Sets NODES RANKS RANKS_PER_NODE CORES (of a rank) HOSTS FIRST_HOST PORT COMMAND. Nodes hold equally many ranks.
+# A number of the environment is checked before the shell computes with it, which runs commands that stand in one.
+#   must_be PATTERN RULE NAME...    the variables that are set and not empty; exit code 2 where one breaks the rule
+must_be() {
+    local LC_ALL=C name
+    for name in "${@:3}"; do
+        if [[ -n ${!name:-} && ! ${!name} =~ ^($1)$ ]]; then
+            printf '%s=%q: must be %s; correct it, or unset %s\n' "$name" "${!name:0:80}" "$2" "$name" >&2
+            exit 2
+        fi
+    done
+}
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 COMMAND=(python -m "${MODULE:-dist_calo.train}")
 CORES=''
@@ -15,7 +26,14 @@ CORES=''
 meeting_port() { echo $((28000 + ($1 + 1009 * $2) % 4000)); }
 # c10d warns of every address without a name, as those between nodes often are.
 export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
+some='[1-9][0-9]{0,6}'
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
+    must_be '0|[1-9][0-9]{0,9}' 'a whole number' SLURM_JOB_ID SLURM_RESTART_COUNT SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID
+    must_be "$some" 'a whole number from 1 to 9999999' RANKS_PER_NODE SLURM_JOB_NUM_NODES SLURM_NTASKS \
+        SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK
+    group="$some(\\(x$some\\))?"
+    must_be "$group(,$group)*" 'numbers of cores such as 64(x2),48' \
+        SLURM_JOB_CPUS_PER_NODE SLURM_CPUS_ON_NODE
     NODES=${SLURM_JOB_NUM_NODES:-1}
     RANKS_PER_NODE=${RANKS_PER_NODE:-${SLURM_NTASKS_PER_NODE:-$((${SLURM_NTASKS:-$NODES} / NODES))}}
     RANKS_PER_NODE=$((RANKS_PER_NODE > 0 ? RANKS_PER_NODE : 1))
@@ -34,6 +52,8 @@ if [[ -n ${SLURM_JOB_ID:-} ]]; then
     HOSTS=${HOSTS:1}
     PORT=$(meeting_port "$SLURM_JOB_ID" "${SLURM_RESTART_COUNT:-0}")
 else
+    must_be "$some" 'a whole number from 1 to 9999999' RANKS RANKS_PER_NODE NODES
+    must_be '[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]' 'a port, 1 to 65535' PORT
     HOSTS=${HOSTS:-}
     commas=${HOSTS//[^,]/}
     NODES=${NODES:-$((${#commas} + 1))}

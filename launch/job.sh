@@ -29,7 +29,7 @@ choose_launcher() {
         fi
     fi
     # shellcheck disable=SC2153
-    if ! [[ -x $LAUNCH/$LAUNCHER.sh ]]; then
+    if ! [[ $LAUNCHER =~ ^(srun|mpirun|torchrun|horovodrun|horovodrun_mpi|elastic|local)$ ]]; then
         echo "LAUNCHER=$LAUNCHER: choose auto, srun, mpirun, torchrun, horovodrun, horovodrun_mpi or elastic" >&2
         exit 2
     fi
@@ -70,15 +70,15 @@ stage_data() {
     mapfile -d '' files < <(python -m dist_calo.data.staging "$1")
     if [[ ${#files[@]} == 0 ]]; then return; fi
     # shellcheck disable=SC2016
-    if each_node --kill-on-bad-exit=1 bash -c 'mkdir -p "$1" && cp --preserve=timestamps "${@:2}" "$1/"' \
+    if each_node --kill-on-bad-exit=1 bash -c 'mkdir -p -- "$1" && cp --preserve=timestamps -- "${@:2}" "$1/"' \
         stage "$folder" "${files[@]}"; then
         STAGED="$folder/${1##*/}"
         # Checkpoints name the files that are there tomorrow.
-        DIST_CALO_STAGED_FROM=$(realpath "$(dirname "${files[0]}")")
+        DIST_CALO_STAGED_FROM=$(realpath -- "$(dirname -- "${files[0]}")")
         export DIST_CALO_STAGED_FROM
         echo "data: $1 copied to $folder on each node"
     else
-        each_node rm -rf "$folder" || true
+        each_node rm -rf -- "$folder" || true
         echo "data: STAGE=$STAGE cannot be written, or is full: read from where they are" >&2
     fi
 }
@@ -98,7 +98,8 @@ pass_on() {
 # What has been achieved so far below a folder: names and times of checkpoints and of measured points.
 progress() {
     if [[ -n $1 ]]; then
-        find "$1" \( -name 'step-*.pt' -o -name 'repeat-*.json' \) -printf '%P %T@\n' 2>/dev/null | sort | cksum
+        # A name that begins with a dash would be an order to find.
+        find "$(realpath -m -- "$1")" \( -name 'step-*.pt' -o -name 'repeat-*.json' \) -printf '%P %T@\n' 2>/dev/null | sort | cksum
     fi
 }
 
@@ -155,14 +156,14 @@ run_job() {
     read_loss
     # The first rank that failed tells why; the launcher's code is often that of a rank ended because of it.
     { read -r told && read -r reason; } 2>/dev/null <"$DIST_CALO_FAILURE"
-    if [[ -n $told && $code != 0 && $code != 75 ]]; then code=$told; fi
+    if [[ $told =~ ^[1-9][0-9]{0,2}$ && $code != 0 && $code != 75 ]]; then code=$told; fi
     if [[ -z $LOST$told && $LAUNCHER != elastic && ! $code =~ ^(0|2|75)$ ]] && starts_process "$FIRST_HOST" &&
         ! LIMIT=30 each_node true &>/dev/null; then
         # A launcher that loses a node may end the other ranks before they can tell.
         LOST='a node of this job no longer answers'
         printf '\nerror: %s\n' "$LOST"
     fi
-    if [[ -n $STAGED && -z $LOST ]]; then LIMIT=15 each_node rm -rf "${STAGED%/*}" || true; fi
+    if [[ -n $STAGED && -z $LOST ]]; then LIMIT=15 each_node rm -rf -- "${STAGED%/*}" || true; fi
     if wants_requeue "$code" "$PROGRESS"; then
         echo "job $JOB (exit code $code) goes back into the queue and will continue"
         trap '' TERM USR1

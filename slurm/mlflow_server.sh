@@ -24,7 +24,7 @@ exec 9>"$folder/lock"
 again=''
 trap 'again=yes; kill "${server:-}" 2>/dev/null || true' USR1
 trap 'kill "${server:-}" 2>/dev/null || true' TERM
-if ! flock --wait $((${SLURM_RESTART_COUNT:-0} > 0 ? 300 : 30)) 9; then echo "another server runs on $folder already" >&2 && exit 2; fi
+if ! flock --wait "$([[ ${SLURM_RESTART_COUNT:-0} == 0 ]] && echo 30 || echo 300)" 9; then echo "another server runs on $folder already" >&2 && exit 2; fi
 found=$(getent ahostsv4 "$(hostname)" | awk '$1 !~ /^127/ {print $1; exit}' || true)
 address=${MLFLOW_ADDRESS:-${found:?no address of $(hostname) that other nodes could reach: set MLFLOW_ADDRESS}}
 port=${MLFLOW_PORT:-$(python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}

@@ -1,10 +1,18 @@
 """Launchers are recognised by the variables that they really set."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_calo.comm.environment import find_world, mpi_started, tasks_on_node
+from dist_calo.comm.environment import (
+    RanksNotStartedError,
+    find_world,
+    mpi_started,
+    tasks_on_node,
+    whole_number,
+)
 from dist_calo.comm.protocol import World
 from dist_calo.errors import LaunchError
 
@@ -76,7 +84,15 @@ SRUN = {
 }
 # Hydra starts its agents by srun, and the ranks inherit the agents' variables.
 ONE_AGENT_A_NODE = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
-FOURTH = {"rank": 3, "size": 4, "local_rank": 1, "local_size": 2}
+PTY_SHELL = {
+    **SRUN,
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_PTY_PORT": "40001",
+    "SLURM_TASK_PID": "7",
+}
+FOURTH: dict[str, Any] = {"rank": 3, "size": 4, "local_rank": 1, "local_size": 2}
 
 
 @pytest.mark.parametrize(
@@ -172,6 +188,114 @@ def test_ranks_that_were_asked_for_but_not_started(environ: dict[str, str]) -> N
     assert find_world({**environ, "DIST_CALO_LAUNCHER": "none"}).size == 1
 
 
+@pytest.mark.parametrize(
+    "inherited",
+    [
+        {},
+        {"PMIX_RANK": "0"},
+        {"PMI_RANK": "0", "PMI_SIZE": "4"},
+        {"WORLD_SIZE": "1", "RANK": "0"},
+        {"MASTER_PORT": "1"},
+    ],
+)
+def test_the_shell_of_srun_pty_is_one_rank_and_says_so(inherited: dict[str, str]) -> None:
+    world = find_world({**PTY_SHELL, **inherited}, process=8)
+    assert (world.rank, world.size, world.local_size) == (0, 1, 1)
+    assert ("task 0 of 4" in world.remark) == ("RANK" not in inherited)
+
+
+@pytest.mark.parametrize("started", [MPIRUN, TORCHRUN, HOROVODRUN, HYDRA, LOCAL])
+def test_ranks_started_within_the_shell_of_srun_pty_are_found(started: dict[str, str]) -> None:
+    first = {name: "0" if name.endswith(("RANK", "RANKID")) else value for name, value in started.items()}
+    assert [find_world({**PTY_SHELL, **its}, process=8).rank for its in (first, started)] == [0, 3]
+
+
+def test_a_trainer_that_srun_pty_starts_without_a_shell_is_a_rank() -> None:
+    assert find_world(PTY_SHELL, process=7).size == 4
+    fourth = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NODEID": "1"}
+    assert find_world({**PTY_SHELL, **fourth}, process=7).rank == 3
+    one = {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_TASKS_PER_NODE": "1"}
+    assert find_world({**PTY_SHELL, **one}, process=8).launcher == "srun"
+
+
+@pytest.mark.parametrize("step", ["batch", "extern", "interactive", "4294967291", "4294967290"])
+def test_steps_that_are_not_of_srun_start_no_ranks(step: str) -> None:
+    environ = {**BATCH_SCRIPT, "SLURM_STEP_ID": step}
+    with pytest.raises(RanksNotStartedError):
+        find_world(environ)
+    assert find_world({**environ, **MPIRUN}).size == 4
+
+
+# Digits of other scripts, a second reading of leading zeros, and a number that no counter holds.
+NO_NUMBERS = [
+    "",
+    " ",
+    "four",
+    "-1",
+    "+4",
+    "4.0",
+    "4e2",
+    "4_0",
+    "0x4",
+    "08",
+    "\u0664",
+    "\uff14",
+    "\u00b2",
+    "4(x2)",
+    "9" * 11,
+    "9" * 5000,
+]
+
+
+@pytest.mark.parametrize("text", NO_NUMBERS)
+def test_what_is_no_number_is_named_and_shown(text: str) -> None:
+    with pytest.raises(LaunchError) as raised:
+        whole_number({"N": text}, "N")
+    assert f"N={text[:80]!r}: must be a whole number" in str(raised.value)
+    assert len(str(raised.value)) < 400
+    with pytest.raises(LaunchError, match="WORLD_SIZE="):
+        find_world({**TORCHRUN, "WORLD_SIZE": text})
+
+
+@given(st.integers(0, 9_999_999_999))
+def test_numbers_are_read(number: int) -> None:
+    assert whole_number({"N": f" {number} "}, "N") == number
+    assert whole_number({"N": ""}, "N", 3) == whole_number({}, "N", 3) == 3
+
+
+# Following its advice by word removes the fault; what it proposes to start is played by what that would set.
+ADVICE = [
+    (ALLOCATION, r"put srun before", SRUN, ()),
+    (ALLOCATION, r"--launch N", LOCAL, ()),
+    (ALLOCATION, r"set DIST_CALO_LAUNCHER=none", {"DIST_CALO_LAUNCHER": "none"}, ()),
+    ({"RANK": "1"}, r"unset RANK$", {}, ("RANK",)),
+    ({"RANK": "1"}, r"start the ranks with torchrun", TORCHRUN, ()),
+    ({**SRUN, "WORLD_SIZE": "8"}, r"unset RANK and WORLD_SIZE", {}, ("RANK", "WORLD_SIZE")),
+    ({"PMIX_RANK": "0"}, r"start the ranks with mpirun", MPIRUN, ()),
+    ({"PALS_RANKID": "1"}, r"start the ranks with .*srun", SRUN, ()),
+    ({"FLUX_TASK_RANK": "1"}, r"set DIST_CALO_LAUNCHER=none", {"DIST_CALO_LAUNCHER": "none"}, ()),
+    ({"PMI_RANK": "0", "PMI_SIZE": "2"}, r"start the ranks with mpirun", HYDRA, ()),
+    ({**TORCHRUN, "RANK": "x"}, r"unset RANK and start the ranks with a launcher", TORCHRUN, ("RANK",)),
+    ({**PTY_SHELL, "SLURM_PROCID": "1"}, r"unset SLURM_PTY_PORT", SRUN, ("SLURM_PTY_PORT",)),
+    ({**MPIRUN, "OMPI_COMM_WORLD_RANK": "4"}, r"start the ranks with mpirun", MPIRUN, ()),
+    ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "x"}, r"start the ranks with srun", SRUN, ()),
+    ({**SRUN, "SLURM_NODEID": "9"}, r"start the ranks with srun", SRUN, ()),
+    ({"DIST_CALO_LAUNCHER": "yes"}, r"must be none", {"DIST_CALO_LAUNCHER": "none"}, ()),
+    ({"TORCHELASTIC_RUN_ID": "1"}, r"start the ranks with torchrun", TORCHRUN, ()),
+    ({**SRUN, **TORCHRUN, "GROUP_WORLD_SIZE": "1", "WORLD_SIZE": "5"}, r"--nnodes=4", TORCHRUN, ()),
+]
+
+
+@pytest.mark.parametrize(("environ", "advice", "added", "taken"), ADVICE)
+def test_the_advice_of_each_message_helps(
+    environ: dict[str, str], advice: str, added: dict[str, str], taken: tuple[str, ...]
+) -> None:
+    with pytest.raises(LaunchError, match=advice):
+        find_world(environ, process=8)
+    kept = {name: value for name, value in environ.items() if name not in taken}
+    assert find_world({**kept, **added}, process=8).size in (1, 4)
+
+
 def test_a_batch_script_of_one_task_is_a_process_of_its_own() -> None:
     assert find_world({**BATCH_SCRIPT, "SLURM_NTASKS": "1"}).launcher == "none"
     assert find_world({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0"}).launcher == "none"
@@ -190,10 +314,17 @@ def test_a_batch_script_of_one_task_is_a_process_of_its_own() -> None:
         ({"HOROVOD_RANK": "0", "HOROVOD_SIZE": "2"}, ["HOROVOD_LOCAL_RANK=(not set)"]),
         ({"PMI_RANK": "0", "PMI_SIZE": "2"}, ["MPI_LOCALRANKID=(not set)"]),
         ({"PMIX_RANK": "0"}, ["PMIX_RANK=0"]),
+        ({"PALS_RANKID": "0", "PALS_NODEID": "0"}, ["PALS_RANKID=0"]),
+        ({"FLUX_TASK_RANK": "0", "FLUX_JOB_SIZE": "2"}, ["FLUX_TASK_RANK=0"]),
+        (
+            {**PTY_SHELL, "SLURM_PROCID": "1", "SLURM_LOCALID": "1"},
+            ["SLURM_PTY_PORT=40001", "SLURM_PROCID=1"],
+        ),
+        ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "1(x99999999999999)"}, ["1(x99999999999999)"]),
         ({**SRUN, "SLURM_PROCID": "x"}, ["SLURM_PROCID='x'"]),
         ({**MPIRUN, "OMPI_COMM_WORLD_RANK": "4"}, ["OMPI_COMM_WORLD_RANK=4", "OMPI_COMM_WORLD_SIZE=4"]),
         ({**MPIRUN, "OMPI_COMM_WORLD_LOCAL_RANK": "2"}, ["OMPI_COMM_WORLD_LOCAL_RANK=2"]),
-        ({**TORCHRUN, "RANK": "-1"}, ["RANK=-1"]),
+        ({**TORCHRUN, "RANK": "-1"}, ["RANK='-1'"]),
         ({**TORCHRUN, "WORLD_SIZE": "four"}, ["WORLD_SIZE='four'"]),
         ({**SRUN, "SLURM_NODEID": "2"}, ["SLURM_NODEID=2", "2(x2)"]),
         ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "two"}, ["two"]),

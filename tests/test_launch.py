@@ -258,6 +258,47 @@ def test_an_allocation_decides_where_the_ranks_go(script: str, words: list[str],
     assert shown.endswith("-m dist_calo.scale --a=1\n")
 
 
+NUMBERS = ("RANKS", "RANKS_PER_NODE", "NODES", "PORT")
+OF_A_JOB = (
+    "SLURM_JOB_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_ARRAY_TASK_ID",
+    "RANKS_PER_NODE",
+    "SLURM_JOB_NUM_NODES",
+    "SLURM_NTASKS",
+    "SLURM_NTASKS_PER_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_CPUS_ON_NODE",
+    "SLURM_JOB_CPUS_PER_NODE",
+)
+
+
+@pytest.mark.parametrize(
+    "text", ["BASH_VERSINFO[$(touch ran)]", "4.0", " 4", "-1", "08", "4x", "\u0664", "9" * 30]
+)
+def test_numbers_of_the_environment_are_checked_before_they_are_computed_with(
+    text: str, fakes: str, tmp_path: Path
+) -> None:
+    source = (
+        f'for name in {" ".join(NUMBERS)}; do (export $name="$1"; bash {LAUNCH}/mpirun.sh; echo $?); done\n'
+    )
+    source += "export SLURM_JOB_ID=7 SLURM_JOB_NUM_NODES=2\n"
+    source += (
+        f'for name in {" ".join(OF_A_JOB)}; do (export $name="$1"; bash {LAUNCH}/mpirun.sh; echo $?); done\n'
+    )
+    done = subprocess.run(
+        ["bash", "-c", source, "bash", text],
+        env={"PATH": f"{fakes}:/usr/bin:/bin"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["2"] * len(NUMBERS + OF_A_JOB)
+    named = [line.split("=")[0] for line in done.stderr.splitlines() if ": must be " in line]
+    assert named == [*NUMBERS, *OF_A_JOB]
+    assert not any(tmp_path.iterdir())
+
+
 def test_ranks_get_the_cores_of_the_smallest_node(fakes: str) -> None:
     shown = where("srun", fakes=fakes, MPI="none", **ALLOCATION, SLURM_JOB_CPUS_PER_NODE="128(x3),48,64(x2)")
     assert "--cpus-per-task=12" in shown

@@ -7,6 +7,7 @@ Variables that contradict each other or are half set are an error that names the
 ``DIST_CALO_LAUNCHER=none`` makes a process of its own out of any environment.
 """
 
+import os
 import re
 import socket
 from collections.abc import Mapping
@@ -17,16 +18,30 @@ from dist_calo.errors import LaunchError
 
 # SLURM numbers the steps that are not srun's from the top: batch script, external, interactive (slurm.h).
 _FIRST_SPECIAL_STEP = 0xFFFFFF00
+_SPECIAL_STEPS = ("batch", "extern", "interactive")
+# Variables of ranks whose number nothing here can read, with the one that counts them, where there is one.
+_FOREIGN_RANKS = {
+    "PMIX_RANK": "",
+    "PALS_RANKID": "",
+    "FLUX_TASK_RANK": "FLUX_JOB_SIZE",
+    "JSM_NAMESPACE_RANK": "JSM_NAMESPACE_SIZE",
+}
+_NUMBER = re.compile(r"\s*(0|[1-9][0-9]{0,9})\s*", re.ASCII)
 # What `horovodrun --mpi` and the command lines of Horovod's documentation hand to Open MPI's mpirun.
 _HOROVOD_MPI_FLAGS = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "^openib"}
 
 
-def find_world(environ: Mapping[str, str], node: str | None = None) -> World:
+class RanksNotStartedError(LaunchError):
+    """Ranks were asked for in a batch job, and nothing has started them yet: ``--launch`` may."""
+
+
+def find_world(environ: Mapping[str, str], node: str | None = None, process: int | None = None) -> World:
     """Find this process among the ranks of its job.
 
     Args:
         environ: the environment's variables.
         node: name of this host where the launcher does not tell; the operating system's by default.
+        process: number of this process; the operating system's by default.
 
     Raises:
         LaunchError: if variables contradict each other, are half set, or are not numbers; also in a SLURM job of
@@ -41,7 +56,7 @@ def find_world(environ: Mapping[str, str], node: str | None = None) -> World:
             f"DIST_CALO_LAUNCHER={chosen}: must be none, or local or elastic (set by what starts the ranks)"
         )
     # What started the agents of an elastic run counts the nodes of its beginning.
-    outer = None if chosen == "elastic" else _outer(environ)
+    outer = None if chosen == "elastic" else _outer(environ, process or os.getpid())
     if chosen in ("local", "elastic") or "TORCHELASTIC_RUN_ID" in environ:
         world = _torchrun(environ, outer)
     else:
@@ -52,13 +67,15 @@ def find_world(environ: Mapping[str, str], node: str | None = None) -> World:
     return world if world.node else replace(world, node=node)
 
 
-def _outer(environ: Mapping[str, str]) -> World | None:
-    return _horovodrun(environ) or _mpirun(environ) or _srun_or_pmi(environ)
+def _outer(environ: Mapping[str, str], process: int) -> World | None:
+    return _horovodrun(environ) or _mpirun(environ) or _srun_or_pmi(environ, process)
 
 
 def most_ranks(world: World, environ: Mapping[str, str]) -> int:
     """The number of ranks that this job may grow to: an elastic run may take in further nodes."""
-    return max(world.size, _number(environ, "DIST_CALO_MOST_RANKS") if world.launcher == "elastic" else 0)
+    return max(
+        world.size, whole_number(environ, "DIST_CALO_MOST_RANKS") if world.launcher == "elastic" else 0
+    )
 
 
 def mpi_started(environ: Mapping[str, str]) -> bool:
@@ -72,33 +89,49 @@ def tasks_on_node(tasks_per_node: str, node_index: int) -> int:
     Raises:
         LaunchError: if the text is not of this form or has no such node.
     """
-    counts: list[int] = []
+    nodes = 0
     for part in tasks_per_node.split(","):
-        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
+        match = re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part.strip(), re.ASCII)
         if match is None:
-            raise LaunchError(f"SLURM_TASKS_PER_NODE={tasks_per_node}: must read like 2(x3),1")
-        counts += [int(match[1])] * int(match[2] or 1)
-    if node_index >= len(counts):
-        raise LaunchError(
-            f"SLURM_NODEID={node_index} with SLURM_TASKS_PER_NODE={tasks_per_node}: there are only {len(counts)} nodes"
-        )
-    return counts[node_index]
+            raise LaunchError(
+                f"SLURM_TASKS_PER_NODE={tasks_per_node[:80]!r}: must read like 2(x3),1; start the ranks with srun, "
+                "which sets it"
+            )
+        nodes += int(match[2] or 1)
+        if node_index < nodes:
+            return int(match[1])
+    raise LaunchError(
+        f"SLURM_NODEID={node_index} with SLURM_TASKS_PER_NODE={tasks_per_node}: there are only {nodes} nodes; start "
+        "the ranks with srun, which sets both"
+    )
 
 
 def _shown(environ: Mapping[str, str], *names: str) -> str:
     return ", ".join(f"{name}={environ.get(name, '(not set)')}" for name in names)
 
 
-def _number(environ: Mapping[str, str], name: str) -> int:
-    try:
-        value = int(environ[name])
-    except ValueError:
+def whole_number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """The number that a variable holds.
+
+    Args:
+        environ: the environment's variables.
+        name: of the variable.
+        default: what stands for a variable that is not set, or empty; it must be set if None.
+
+    Raises:
+        LaunchError: if the text is not a whole number of at most ten digits, as `int` would take signs, underscores and
+            the digits of any script.
+    """
+    text = environ.get(name, "")
+    if default is not None and not text.strip():
+        return default
+    match = _NUMBER.fullmatch(text)
+    if match is None:
         raise LaunchError(
-            f"{name}={environ[name]!r}: must be a whole number; start the ranks with a launcher"
-        ) from None
-    if value < 0:
-        raise LaunchError(f"{name}={value}: must not be negative; start the ranks with a launcher")
-    return value
+            f"{name}={text[:80]!r}: must be a whole number such as 4; correct it, or unset {name} and start the ranks "
+            "with a launcher, which sets it"
+        )
+    return int(match[1])
 
 
 def _world(
@@ -113,7 +146,7 @@ def _world(
             f"{launcher}'s variables are half set: {_shown(environ, *names)}; start the ranks with {launcher}, "
             f"or unset {' and '.join(given)}"
         )
-    rank, size, local_rank, local_size = (_number(environ, name) for name in names)
+    rank, size, local_rank, local_size = (whole_number(environ, name) for name in names)
     return _checked(environ, names, rank, size, local_rank, local_size, launcher, node)
 
 
@@ -176,7 +209,9 @@ def _step_id(environ: Mapping[str, str]) -> int | None:
     name = "SLURM_STEP_ID" if "SLURM_STEP_ID" in environ else "SLURM_STEPID"
     if name not in environ or "SLURM_PROCID" not in environ:
         return None
-    step = _number(environ, name)
+    if environ[name] in _SPECIAL_STEPS:
+        return None
+    step = whole_number(environ, name)
     return step if step < _FIRST_SPECIAL_STEP else None
 
 
@@ -188,13 +223,15 @@ def _srun(environ: Mapping[str, str]) -> World | None:
     if missing:
         shown = _shown(environ, "SLURM_STEP_ID", "SLURM_PROCID", tasks, "SLURM_LOCALID")
         raise LaunchError(f"srun's variables are half set: {shown}; start the ranks with srun")
-    rank, size, local_rank = (_number(environ, name) for name in ("SLURM_PROCID", tasks, "SLURM_LOCALID"))
+    rank, size, local_rank = (
+        whole_number(environ, name) for name in ("SLURM_PROCID", tasks, "SLURM_LOCALID")
+    )
     per_node = next((n for n in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE") if n in environ), None)
     if per_node is not None:
-        node_index = _number(environ, "SLURM_NODEID") if "SLURM_NODEID" in environ else 0
+        node_index = whole_number(environ, "SLURM_NODEID") if "SLURM_NODEID" in environ else 0
         local_size = tasks_on_node(environ[per_node], node_index)
     elif "SLURM_NTASKS_PER_NODE" in environ:
-        local_size = min(_number(environ, "SLURM_NTASKS_PER_NODE"), size)
+        local_size = min(whole_number(environ, "SLURM_NTASKS_PER_NODE"), size)
     else:
         local_size = size
     names = ("SLURM_PROCID", tasks, "SLURM_LOCALID", per_node or "SLURM_NTASKS_PER_NODE")
@@ -203,17 +240,38 @@ def _srun(environ: Mapping[str, str]) -> World | None:
     )
 
 
-def _srun_or_pmi(environ: Mapping[str, str]) -> World | None:
+def _srun_or_pmi(environ: Mapping[str, str], process: int) -> World | None:
     """A task of srun, or a process of Hydra's mpirun, which in a SLURM job starts one agent a node by srun."""
     task = _srun(environ)
     if task is None:
         return _pmi(environ)
     # srun sets PMI's variables itself as well (--mpi=pmi2), to its own numbers.
     if {"PMI_RANK", "PMI_SIZE"} <= environ.keys():
-        inner = _number(environ, "PMI_RANK"), _number(environ, "PMI_SIZE")
-        if inner != (task.rank, task.size):
+        inner = whole_number(environ, "PMI_RANK"), whole_number(environ, "PMI_SIZE")
+        if inner != (task.rank, task.size) or "MPI_LOCALRANKID" in environ:
             return _pmi(environ)
-    return task
+    return _in_terminal(environ, task, process)
+
+
+def _in_terminal(environ: Mapping[str, str], task: World, process: int) -> World:
+    """A process of its own where task 0 of several is the shell that ``srun --pty`` opened: the others have ended.
+
+    The task itself, such as a trainer that ``srun --pty`` started without a shell, is a rank like any other, and so are
+    those of an srun within that shell, which inherit its variables.
+    """
+    of_task = environ.get("SLURM_TASK_PID") == str(process)
+    if task.size == 1 or of_task or not environ.get("SLURM_PTY_PORT"):
+        return task
+    if task.rank > 0:
+        raise LaunchError(
+            f"{_shown(environ, 'SLURM_PTY_PORT', 'SLURM_PROCID')}: task 0 would take itself for a shell of srun --pty "
+            "and train alone; start the ranks without --pty, within such a shell after: unset SLURM_PTY_PORT"
+        )
+    remark = (
+        f"one rank: this is the shell of srun --pty, task 0 of {task.size}, and the other tasks have ended; "
+        "--launch N starts N ranks on this node"
+    )
+    return World(node=task.node, remark=remark)
 
 
 def _torchrun(environ: Mapping[str, str], outer: World | None) -> World | None:
@@ -241,9 +299,9 @@ def _with_plain_variables(environ: Mapping[str, str], outer: World | None) -> Wo
     """The launcher's world, after comparing it with RANK and WORLD_SIZE that job scripts often export besides."""
     if "RANK" not in environ and "WORLD_SIZE" not in environ:
         return outer
-    if outer is not None:
+    if outer is not None and outer.launcher != "none":
         for name, value in (("RANK", outer.rank), ("WORLD_SIZE", outer.size)):
-            if name in environ and _number(environ, name) != value:
+            if name in environ and whole_number(environ, name) != value:
                 shown = _shown(environ, "RANK", "WORLD_SIZE")
                 raise LaunchError(
                     f"{shown} contradicts {outer.launcher}, by which this is rank {outer.rank} of {outer.size}: "
@@ -251,7 +309,7 @@ def _with_plain_variables(environ: Mapping[str, str], outer: World | None) -> Wo
                 )
         return outer
     local = ("LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    if any(name in environ for name in local):
+    if any(name in environ for name in local) or not {"RANK", "WORLD_SIZE"} <= environ.keys():
         return _world(environ, "torchrun", ("RANK", "WORLD_SIZE", *local))
     # One process a node, as Kubernetes operators start them.
     alone = {**environ, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
@@ -260,14 +318,15 @@ def _with_plain_variables(environ: Mapping[str, str], outer: World | None) -> Wo
 
 def _refuse_leftovers(environ: Mapping[str, str]) -> None:
     """Ranks that were asked for but not started would otherwise be one process that trains alone."""
-    if "PMIX_RANK" in environ:
-        raise LaunchError(
-            f"{_shown(environ, 'PMIX_RANK')} without the number of ranks: start the ranks with mpirun or srun, "
-            "or set DIST_CALO_LAUNCHER=none for a process of its own"
-        )
-    tasks = environ.get("SLURM_NTASKS", "1")
-    if "SLURM_JOB_ID" in environ and tasks.isdecimal() and int(tasks) > 1:
-        raise LaunchError(
+    for name, count in _FOREIGN_RANKS.items():
+        if name in environ and environ.get(count) != "1":
+            raise LaunchError(
+                f"{_shown(environ, name)} without the variables that tell the number of ranks: start the ranks with "
+                "mpirun, srun or torchrun, or set DIST_CALO_LAUNCHER=none for a process of its own"
+            )
+    tasks = whole_number(environ, "SLURM_NTASKS", 1) if "SLURM_JOB_ID" in environ else 1
+    if tasks > 1:
+        raise RanksNotStartedError(
             f"SLURM_NTASKS={tasks} in job {environ['SLURM_JOB_ID']}, but this process was not started by srun, mpirun, "
             "horovodrun or torchrun: put srun before the command, add --launch N, or set DIST_CALO_LAUNCHER=none "
             "for a process of its own"

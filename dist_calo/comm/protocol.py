@@ -21,6 +21,8 @@ class World:
     node: str = "localhost"
     launcher: str = "none"
     """What started the ranks: none, local, torchrun, horovodrun, mpirun, srun."""
+    remark: str = ""
+    """What the log has to say first of how this process was found, if anything."""
 
 
 class Work(Protocol):

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import TCPStore
 
+from dist_calo.comm.environment import whole_number
 from dist_calo.comm.failure import ECHO_DELAY_S, leave, lose_node
 from dist_calo.comm.protocol import World
 from dist_calo.errors import EXIT_FAILURE, LaunchError
@@ -41,10 +42,12 @@ def meeting_point(world: World, environ: Mapping[str, str]) -> tuple[str, int]:
             "rank 0: set MASTER_ADDR (and MASTER_PORT) on all ranks, or choose comm.backend=mpi or horovod"
         )
     if "MASTER_PORT" in environ:
-        try:
-            return address, int(environ["MASTER_PORT"])
-        except ValueError:
-            raise LaunchError(f"MASTER_PORT={environ['MASTER_PORT']!r}: must be a port number") from None
+        port = whole_number(environ, "MASTER_PORT")
+        if not 1 <= port <= 65535:
+            raise LaunchError(
+                f"MASTER_PORT={port}: must be a port, from 1 to 65535; set it to a free one on all ranks"
+            )
+        return address, port
     job = [
         environ.get(name, "")
         for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri")

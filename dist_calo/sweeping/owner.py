@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from dist_calo.comm.environment import whole_number
 from dist_calo.files import write_whole
 from dist_calo.training.run_lock import flock
 
@@ -104,8 +105,8 @@ def batch_job(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """Name of the batch job and how often it was started anew; an empty name outside of one."""
     if JOB_VARIABLE in environ:
         job, _, start = environ[JOB_VARIABLE].rpartition(":")
-        return job, int(start)
-    return environ.get("SLURM_JOB_ID", ""), int(environ.get("SLURM_RESTART_COUNT", "0"))
+        return job, whole_number({JOB_VARIABLE: start}, JOB_VARIABLE)
+    return environ.get("SLURM_JOB_ID", ""), whole_number(environ, "SLURM_RESTART_COUNT", 0)
 
 
 class Beat:

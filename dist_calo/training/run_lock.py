@@ -16,6 +16,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from dist_calo.comm.environment import whole_number
+
 log = logging.getLogger("dist_calo.tracking")
 
 BEAT_EVERY_S = 5.0
@@ -213,7 +215,7 @@ def batch_job() -> str:
 def restarted() -> bool:
     """Whether this job was started before: requeued by SLURM, or its ranks anew by an elastic launcher."""
     starters = ("SLURM", "TORCHELASTIC", "DIST_CALO")
-    return any(int(os.environ.get(f"{by}_RESTART_COUNT") or 0) for by in starters)
+    return any(whole_number(os.environ, f"{by}_RESTART_COUNT", 0) for by in starters)
 
 
 def _holder(handle: int) -> tuple[str, str]:

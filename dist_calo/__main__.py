@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from dist_calo import __version__
+from dist_calo import __version__, early
 from dist_calo.command_line import run_command
 from dist_calo.errors import EXIT_USER
 
@@ -34,6 +34,7 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    early.guard_output()
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given in (["--help"], ["-h"]):
         print(usage())

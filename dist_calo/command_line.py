@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dist_calo import early
 from dist_calo.config import RunConfig
-from dist_calo.errors import EXIT_USER, ConfigError, UserError
+from dist_calo.errors import EXIT_INTERRUPTED, EXIT_USER, ConfigError, UserError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -132,9 +133,13 @@ def parse_range(option: str, text: str) -> tuple[float, float]:
 
 
 def run_command(program: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command; a `UserError` becomes one line on standard error and exit code 2."""
+    """Run a command whatever becomes of its output; a `UserError` is one line on standard error and exit code 2."""
+    early.guard_output()
     try:
         return command(arguments)
     except UserError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED

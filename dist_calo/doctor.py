@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dist_calo.command_line import build_config, config_parser
+from dist_calo.command_line import build_config, config_parser, run_command
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_FAILURE, CheckpointError, ConfigError, UserError
 from dist_calo.on_ranks import Job, add_launch_option, on_ranks
@@ -363,4 +363,4 @@ PROBES_OF_DATA: dict[str, Callable[[RunConfig, "Manifest"], Iterator[Check]]] = 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("dist_calo.doctor", main, sys.argv[1:]))

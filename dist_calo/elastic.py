@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dist_calo import early
 from dist_calo.command_line import one_line_parser, run_command
 from dist_calo.errors import LaunchError
 
@@ -19,6 +20,7 @@ DESCRIPTION = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run this node's ranks until the run has ended and return the exit code."""
+    early.guard_output(of_run=True)
     given = sys.argv[1:] if arguments is None else list(arguments)
     return run_command("dist_calo.elastic", _run, given)
 

@@ -9,6 +9,8 @@ EXIT_USER = 2
 """The user can mend it: one line is printed."""
 EXIT_PREEMPTED = 75
 """Stopped by a signal after a checkpoint (``EX_TEMPFAIL``): start the same command again to continue."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C where nothing could be saved: one line is printed."""
 
 
 class UserError(Exception):

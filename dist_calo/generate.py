@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from dist_calo.command_line import add_model_options, one_line_parser
+from dist_calo.command_line import add_model_options, one_line_parser, run_command
 from dist_calo.data.formats.schema import SchemaName
 from dist_calo.on_ranks import Job, add_launch_option, on_ranks
 from dist_calo.training.beam import parse_spread
@@ -101,4 +101,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("dist_calo.generate", main, sys.argv[1:]))

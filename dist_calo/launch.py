@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from dist_calo import early
+from dist_calo.command_line import run_command
 from dist_calo.errors import EXIT_PREEMPTED, LaunchError
 
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Signals that are passed on to the ranks, which stop in order."""
 GRACE_S = 8.0
 """Time that the other ranks have to leave after one has failed, in seconds; then they are killed."""
 
@@ -97,6 +97,7 @@ def run_local(command: Sequence[str], n: int) -> int:
     Raises:
         LaunchError: if n is below 1, this process is one of several ranks, or the program does not exist.
     """
+    early.guard_output(of_run=True)
     if n < 1:
         raise LaunchError(f"{n} ranks: must be at least 1")
     _refuse_nesting()
@@ -191,7 +192,7 @@ def _forwarding(ranks: list["subprocess.Popen[bytes]"]) -> Iterator[None]:
     def forward(number: int, _frame: FrameType | None) -> None:
         _tell(ranks, number)
 
-    previous: dict[int, Any] = {number: signal.signal(number, forward) for number in FORWARDED}
+    previous: dict[int, Any] = {number: signal.signal(number, forward) for number in early.stop_signals()}
     try:
         yield
     finally:
@@ -206,4 +207,4 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("dist_calo.launch", main, sys.argv[1:]))

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from dist_calo import early
 from dist_calo.config import CommConfig
 from dist_calo.errors import ConfigError, LaunchError, UserError
 
@@ -57,6 +58,7 @@ def on_ranks(
         read: from the command line to a job.
         run: the command itself, on every rank; what it returns is the exit code.
     """
+    early.guard_output(of_run=True)
     from dist_calo.comm import World, connect, find_world, leave_in_order, report_failure
 
     world, communicator = World(), None

@@ -8,7 +8,7 @@ import pytest
 from dist_calo import early
 from dist_calo.comm.protocol import World
 from dist_calo.comm.single import SingleCommunicator
-from dist_calo.training.preemption import SIGNALS, StopRequest
+from dist_calo.training.preemption import StopRequest
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_without_a_signal_nothing_stops(stop):
     assert stop.agreed() is None
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", early.STOP_SIGNALS)
 def test_a_signal_before_the_step_stops_at_its_end(stop, number):
     os.kill(os.getpid(), number)
     stop.ask()
@@ -46,10 +46,22 @@ def test_one_interrupt_delivered_twice_is_one_and_a_later_one_interrupts(stop, m
 
 
 def test_the_handlers_of_before_are_put_back():
-    before = [signal.getsignal(number) for number in SIGNALS]
+    before = [signal.getsignal(number) for number in early.STOP_SIGNALS]
     with StopRequest(SingleCommunicator(World())):
         assert signal.getsignal(signal.SIGTERM) is not before[0]
-    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert [signal.getsignal(number) for number in early.STOP_SIGNALS] == before
+
+
+def test_a_run_under_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest(SingleCommunicator(World())) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.ask()
+            assert stop.agreed() is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_that_came_early_stops_after_the_first_step():

@@ -33,10 +33,9 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from dist_calo import early
 from dist_calo.errors import EXIT_FAILURE, EXIT_PREEMPTED, EXIT_USER, LaunchError
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Passed on to the ranks, which save their work."""
 KEEP_ALIVE_S, KEEP_ALIVE_MISSED = 5, 3
 """An agent says so often that it lives, and is lost after so many silent intervals."""
 LAST_CALL_S = 10
@@ -121,7 +120,7 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
         0 when training is done; EXIT_PREEMPTED when it was asked to stop or too few nodes are left; else what a rank
         failed with.
     """
-    for number in SIGNALS:
+    for number in early.stop_signals():
         signal.signal(number, _once)
     # What torch says about ranks that end is said here in other words.
     logging.disable(logging.ERROR)
@@ -162,7 +161,7 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
         if agent is not None:
             agent.close(alone=leaves_alone)
     if not joins:
-        for number in SIGNALS:
+        for number in early.stop_signals():
             signal.signal(number, signal.SIG_DFL)
         time.sleep(TAKE_OVER_S * place_in_line(os.environ, agent.nodes() if agent else []))
         requeue_without_script(os.environ)
@@ -348,7 +347,7 @@ def _own_name() -> str | None:
 
 def _once(number: int, _frame: FrameType | None) -> None:
     """The first signal ends the agent in order, further ones must not disturb that."""
-    for other in SIGNALS:
+    for other in early.STOP_SIGNALS:
         signal.signal(other, signal.SIG_IGN)
     name = signal.Signals(number)
     raise SignalException(f"received {name.name}", sigval=name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dist_calo.comm.protocol import Communicator, World
-from dist_calo.errors import EXIT_FAILURE, EXIT_USER, UserError
+from dist_calo.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER, UserError
 
 ECHO_DELAY_S = 2.0
 """Head start of a failing rank over those that fail because of it, or in the same way, in seconds."""
@@ -117,6 +117,8 @@ def report_failure(error: BaseException, world: World, communicator: Communicato
         The exit code, in a world of one rank.
     """
     code = EXIT_USER if isinstance(error, UserError) else EXIT_FAILURE
+    if isinstance(error, KeyboardInterrupt):
+        code = EXIT_INTERRUPTED
     message = _message(error)
     if world.size == 1:
         print(message, file=sys.stderr, flush=True)
@@ -148,4 +150,6 @@ def _let_others_speak_first(code: int, seconds: float) -> None:
 def _message(error: BaseException) -> str:
     if isinstance(error, UserError | CommunicationError):
         return f"error: {' '.join(str(error).split())}"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     return "".join(traceback.format_exception(error)).rstrip()

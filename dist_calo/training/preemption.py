@@ -14,8 +14,6 @@ import torch
 from dist_calo import early
 from dist_calo.comm.protocol import Communicator, Work
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
 
 class StopRequest:
     """Whether some rank has been asked to stop.
@@ -34,7 +32,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in SIGNALS:
+        for number in early.stop_signals():
             self._previous[number] = signal.signal(number, self._receive)
         waiting = early.take()
         if waiting is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from dist_calo.command_line import one_line_parser
 from dist_calo.config import CheckpointConfig
 from dist_calo.errors import CheckpointError
+from dist_calo.files import is_sound
 from dist_calo.training.run_lock import RunLock
 
 DESCRIPTION = """Where the run of a checkpoint folder stands: steps, checkpoints, MLflow run, and how to go on.
@@ -88,8 +89,15 @@ def describe(folder: Path, job: str | None = None) -> Iterator[tuple[str, str]]:
             )
         yield "checkpoint", "none yet"
         return
-    facts = json.loads(newest.read_text())
-    config = facts["config"]
+    try:
+        facts = json.loads(newest.read_text())
+        config = facts["config"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        damage = (
+            f"{newest} cannot be read ({type(error).__name__}: {error}): remove it, training does not need it"
+        )
+        yield "checkpoint", " ".join(damage.split())
+        return
     step, steps = facts["step"], config["train"]["max_steps"]
     yield "run", f"{config['model']['name']} with {config['objective']['name']} on {config['data']['path']}"
     batch = config["train"]["global_batch_size"]
@@ -97,13 +105,23 @@ def describe(folder: Path, job: str | None = None) -> Iterator[tuple[str, str]]:
     if facts["best_score"] is not None:
         yield "best", f"step {facts['best_step']}, score {facts['best_score']:.4g}"
     saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(newest.stat().st_mtime))
-    yield "checkpoint", f"{newest.with_suffix('.pt')} of {saved}, written by {facts['ranks']} rank(s)"
+    file = newest.with_suffix(".pt")
+    yield "checkpoint", f"{file} of {saved}, written by {facts['ranks']} rank(s){_unsound(file)}"
     yield "MLflow", _tracking(facts, config["tracking"])
     if step >= steps:
         yield "finished", f"dist-calo generate --checkpoint {folder} --out FILE makes showers with it"
     elif not goes_on:
         settings = f"--checkpoint.dir={folder} --checkpoint.resume=auto"
         yield "unfinished", f"if it runs nowhere: the command that started it goes on with {settings}"
+
+
+def _unsound(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint file, to be read after its name; empty if nothing is."""
+    try:
+        sound = is_sound(checkpoint.read_bytes())
+    except OSError as error:
+        return f", which cannot be read ({error.strerror}): checkpoint.resume=auto takes the one before it"
+    return ", which is DAMAGED: checkpoint.resume=auto takes the one before it" if sound is False else ""
 
 
 def queued(names: Sequence[str]) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 import itertools
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,20 @@ def same_bits(one: Any, other: Any) -> bool:
     return first.keys() == second.keys() and all(
         first[name].numpy().tobytes() == second[name].numpy().tobytes() for name in first
     )
+
+
+@contextmanager
+def small_disk(room: int = 0) -> Iterator[None]:
+    """Have the kernel refuse to make any file longer than this many bytes, whoever writes it: EFBIG.
+
+    Use with ``capsys``: what pytest itself writes to is a file as well.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def stop_at(step: int, command: list[str], number: int) -> int:

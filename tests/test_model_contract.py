@@ -12,6 +12,7 @@ from dist_calo.data.transforms import Transform
 from dist_calo.models import MODELS, build_model
 from dist_calo.objectives import build_objective
 from dist_calo.randomness import Draws
+from dist_calo.training.checkpoint import not_finite
 from tests.geometries import geometry_of, rough_showers
 
 ROWS = 64
@@ -71,6 +72,10 @@ def test_it_generates_showers_of_its_read_out(fitted, name):
     assert showers.shape == (3, *geometry_of(name).shape)
     assert torch.isfinite(showers).all()
     assert set(model.generating) <= set(model.networks)
+
+
+def test_what_it_is_calibrated_with_can_be_saved(fitted):
+    assert not_finite({"model": fitted[0].state_dict()}) is None
 
 
 def test_every_weight_belongs_to_one_network(fitted):

@@ -9,6 +9,7 @@ import pytest
 
 from dist_calo.config import RunConfig
 from dist_calo.errors import CheckpointError
+from dist_calo.files import sealed
 from dist_calo.status import describe, main, queued
 from dist_calo.training.checkpoint import CheckpointFolder
 
@@ -49,6 +50,22 @@ def test_the_newest_checkpoint_is_described(folder):
     assert "4 rank(s)" in shown["checkpoint"]
     assert shown["MLflow"] == "run abc in sqlite:///mlflow.db"
     assert f"--checkpoint.dir={folder}" in shown["unfinished"]
+
+
+def test_what_is_damaged_is_said(folder):
+    assert "cannot be read (No such file" in dict(describe(folder))["checkpoint"]
+    file = folder / "step-00000040.pt"
+    content = sealed(b"a checkpoint")
+    for spoilt, word in (
+        (content, "rank(s)"),
+        (content[1:], "DAMAGED"),
+        (content[:5], "DAMAGED"),
+        (b"", "DAMAGED"),
+    ):
+        file.write_bytes(spoilt)
+        assert word in dict(describe(folder))["checkpoint"].split(": ")[0][-20:]
+    file.with_suffix(".json").write_bytes(b"\0" * 99)
+    assert "step-00000040.json cannot be read" in dict(describe(folder))["checkpoint"]
 
 
 def test_a_run_that_its_store_has_not_named_is_not_called_sent(folder, tmp_path, monkeypatch):

@@ -1,33 +1,40 @@
 """Checkpoints that survive a kill at any instant.
 
-A checkpoint is one file ``step-00000500.pt``: a plain nested dict of tensors, numbers and strings. It is written under
-a temporary name in the same folder, flushed to disk and renamed, so a file under its final name is complete. A JSON
-file of the same name says in words what is inside. Loading never runs code (``weights_only=True``).
+A checkpoint is one file ``step-00000500.pt``: a plain nested dict of tensors, numbers and strings, sealed with a
+checksum (`dist_calo.files.sealed`; outsiders' ``torch.load`` passes over it). It is written under a temporary name in
+the same folder, read back, flushed to disk and renamed, so a file under its final name is complete. A JSON file of the
+same name says in words what is inside. Loading never runs code (``weights_only=True``). What is not finite is neither
+saved nor loaded.
 
 No state of random generators is stored: every draw is a function of the position in the run (`dist_calo.randomness`).
 """
 
+import errno
+import io
 import itertools
 import json
+import math
 import os
 import pickle
 import re
-import shutil
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from dist_calo.errors import CheckpointError
-from dist_calo.files import read_json, write_whole
+from dist_calo.files import is_sound, open_ordinary, read_json, sealed, write_whole
 from dist_calo.training.run_lock import BEAT_EVERY_S, RunLock
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written; version 1 had no checksum and is still read."""
+LEARNED = ("model", "optimizers", "average", "objective")
+"""Parts of a checkpoint that training changes: numbers that must be finite."""
 BEST = "best.pt"
 ABANDONED = "abandoned"
 """Subfolder of what a run has left behind that went back to an earlier step."""
@@ -125,43 +132,54 @@ class CheckpointFolder:
             best: whether this is the best checkpoint so far, kept as ``best.pt``.
 
         Raises:
-            CheckpointError: if the file system refuses.
+            CheckpointError: if the file system refuses, or a number is not finite.
         """
         path = self.path(state["step"])
-        content = {"format": FORMAT_VERSION, **state}
         text = json.dumps({"step": state["step"], **summary}, indent=2, sort_keys=True).encode()
+        content = checkpoint_bytes(state)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._put(path.with_suffix(".json"), lambda file: file.write(text), best)
-            self._put(path, lambda file: torch.save(content, file), best)
-            self._forget_old(state["step"])
-        except (OSError, RuntimeError) as error:
+            self._put(path.with_suffix(".json"), text, best)
+            self._put(path, content, best)
+        except OSError as error:
+            with suppress(OSError):
+                if not path.exists():
+                    path.with_suffix(".json").unlink(missing_ok=True)
             raise CheckpointError(
                 f"checkpoint {path} cannot be written ({error}); the older ones are untouched: free some space or set "
                 "checkpoint.dir to another file system, then continue with checkpoint.resume=auto"
             ) from error
+        self._forget_old(state["step"])
         return path
 
-    def _put(self, path: Path, write: Callable[[BinaryIO], object], best: bool) -> None:
+    def _put(self, path: Path, content: bytes, best: bool) -> None:
         with write_whole(path) as temporary:
-            with open(temporary, "wb") as file:
-                write(file)
+            _write(temporary, content)
             if best:
                 # First the best, then the step: a kill between the two leaves a best one that the resumed run makes
                 # again.
                 with write_whole((self.folder / BEST).with_suffix(path.suffix)) as copy:
-                    shutil.copyfile(temporary, copy)
+                    _write(copy, content)
 
     def _forget_old(self, current: int) -> None:
+        """Remove what is no longer kept, now that the current one is known to be good."""
         for step in [step for step in self.steps() if step != current][: -self._keep + 1 or None]:
-            self.path(step).unlink(missing_ok=True)
-            self.path(step).with_suffix(".json").unlink(missing_ok=True)
+            try:
+                self.path(step).unlink(missing_ok=True)
+                self.path(step).with_suffix(".json").unlink(missing_ok=True)
+            except OSError as error:
+                print(
+                    f"dist_calo: {self.path(step)} is kept: it cannot be removed ({error})", file=sys.stderr
+                )
 
-    @property
-    def best(self) -> Path:
-        """The best checkpoint if there is one, else the newest."""
+    def best(self) -> tuple[Path, dict[str, Any]] | None:
+        """File and content of the best checkpoint that can be read, else of the newest; None if there is none.
+
+        Raises:
+            CheckpointError: if there are checkpoints but none can be read.
+        """
         best = self.folder / BEST
-        return best if best.exists() else self.path(self.steps()[-1])
+        return self._first_sound([*([best] if best.exists() else []), *self._newest_first()])
 
     def set_aside_after(self, step: int) -> None:
         """Move the checkpoints of later steps into ``abandoned/``: the run goes on from this step without them.
@@ -170,7 +188,11 @@ class CheckpointFolder:
         """
         later = [self.path(number) for number in self.steps() if number > step]
         best = self.folder / BEST
-        if best.exists() and load_checkpoint(best)["step"] > step:
+        try:
+            if best.exists() and load_checkpoint(best)["step"] > step:
+                later.append(best)
+        except CheckpointError as error:
+            print(f"dist_calo: {error}; it is moved to {self.folder / ABANDONED}", file=sys.stderr)
             later.append(best)
         for path in [*later, *(path.with_suffix(".json") for path in later)]:
             if path.exists():
@@ -218,46 +240,124 @@ class CheckpointFolder:
         Raises:
             CheckpointError: if there are checkpoints but none can be read.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        found = self._first_sound(self._newest_first())
+        return found[1] if found else None
+
+    def _newest_first(self) -> list[Path]:
+        return [self.path(step) for step in reversed(self.steps())]
+
+    def _first_sound(self, paths: list[Path]) -> tuple[Path, dict[str, Any]] | None:
+        for path in paths:
             try:
-                return load_checkpoint(self.path(step))
+                return path, load_checkpoint(path)
             except CheckpointError as error:
                 print(f"dist_calo: {error}; trying the one before it", file=sys.stderr)
-        if steps:
+        if paths:
             raise CheckpointError(
-                f"{self.folder}: none of its {len(steps)} checkpoints can be read; restore one or start elsewhere"
+                f"{self.folder}: none of its {len(paths)} checkpoints can be read; restore one or start elsewhere"
             )
         return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file and see that it reads back, before anything older is given up for it."""
+    path.write_bytes(content)
+    if path.read_bytes() != content:
+        raise OSError(errno.EIO, "it reads back otherwise than it was written")
+
+
+def checkpoint_bytes(state: Mapping[str, Any]) -> bytes:
+    """A checkpoint file's content.
+
+    Raises:
+        CheckpointError: if a number is not finite.
+    """
+    require_finite(state, "not saved")
+    content = io.BytesIO()
+    torch.save({**state, "format": FORMAT_VERSION}, content)
+    return sealed(content.getvalue())
+
+
+def not_finite(state: Mapping[str, Any]) -> str | None:
+    """Dotted name of the first number that training has made and that is not finite; None if all are."""
+    return next(_not_finite({name: state[name] for name in LEARNED if name in state}), None)
+
+
+def _not_finite(value: Any, name: str = "") -> Iterator[str]:
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and not value.isfinite().all():
+            yield name
+    elif isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield name
+    for key, part in parts:
+        yield from _not_finite(part, f"{name}.{key}".lstrip("."))
+
+
+def require_finite(state: Mapping[str, Any], what: str) -> None:
+    """Check all that training has made; NaN would not show in the cells: what is not above 0 has no energy.
+
+    Raises:
+        CheckpointError: if a number is not finite; it begins with `what`.
+    """
+    if (name := not_finite(state)) is not None:
+        raise CheckpointError(
+            f"{what}: the checkpoint of step {state['step']} has weights that are not finite ({name}); training has "
+            "diverged: take an earlier one"
+        )
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint file onto the CPU.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, or of another format version.
+        CheckpointError: if the file is missing, damaged, of another format version or another step than its name says,
+            or a number is not finite.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with open_ordinary(path) as file:
+            content = file.read()
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path}: there is no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+    sound = is_sound(content)
+    if sound is False:
+        reason = "it is empty" if not content else "its content is not what was written"
+        raise CheckpointError(f"checkpoint {path} is damaged ({reason}), or no checkpoint of dist_calo")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"checkpoint {path}: the file is damaged, or no checkpoint of dist_calo"
-        ) from None
+        raise CheckpointError(f"checkpoint {path}: no checkpoint of dist_calo, which hold no code") from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {path} cannot be read ({reason})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT_VERSION:
+    if not isinstance(state, dict) or state.get("format") not in range(1, FORMAT_VERSION + 1):
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(
-            f"checkpoint {path} has format {found}; this version of dist_calo reads format {FORMAT_VERSION}"
+            f"checkpoint {path} has format {found}; this version of dist_calo reads formats 1 to {FORMAT_VERSION}"
+        )
+    named = _NAME.fullmatch(Path(path).name)
+    if named and int(named[1]) != state["step"]:
+        raise CheckpointError(
+            f"checkpoint {path} holds step {state['step']}: give it back its own name, or take another one"
+        )
+    require_finite(state, str(path))
+    if sound is None:
+        print(
+            f"dist_calo: checkpoint {path} has no checksum (an earlier version wrote it, or another program): small "
+            "damage may go unnoticed",
+            file=sys.stderr,
         )
     return state
 
 
 def find_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint file, or of a folder the best one if there is one, else the newest.
+    """Read a checkpoint file, or of a folder the best one if there is one, else the newest that can be read.
 
     Raises:
         CheckpointError: if there is nothing to read.
@@ -265,11 +365,9 @@ def find_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if path.is_file() or not path.exists():
         return load_checkpoint(path)
-    if (path / BEST).exists():
-        return load_checkpoint(path / BEST)
-    state = CheckpointFolder(path).newest()
-    if state is None:
+    found = CheckpointFolder(path).best()
+    if found is None:
         raise CheckpointError(
             f"checkpoint folder {path} holds no checkpoint (files like step-00000500.pt); train first or name another"
         )
-    return state
+    return found[1]

@@ -166,7 +166,6 @@ def _joined(folder: PartFolder, cut: Cut, tally: "Tally", rank: int) -> int:
 def _plan(request: Request, folder: PartFolder) -> Plan:
     """Read what is needed and open the folder; on rank 0."""
     from dist_calo.geometry import geometry_from_dict
-    from dist_calo.training.restore import require_finite
     from dist_calo.training.sources import state_of
 
     if request.out.is_dir():
@@ -174,7 +173,6 @@ def _plan(request: Request, folder: PartFolder) -> Plan:
     if request.out.exists() and not request.force:
         raise ConfigError(f"--out {request.out}: the file exists; name another or add --force to replace it")
     state = state_of(request.checkpoint, request.tracking_uri)
-    require_finite(state)
     geometry = geometry_from_dict(state["geometry"])
     particle = state["manifest"]["particle"]
     try:

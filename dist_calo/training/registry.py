@@ -10,11 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from dist_calo import __version__
 from dist_calo.errors import ConfigError, TrackingError
 from dist_calo.geometry import Geometry, geometry_from_dict
+from dist_calo.training.checkpoint import checkpoint_bytes
 from dist_calo.training.provenance import describe_run
 from dist_calo.training.restore import restore_generator
 from dist_calo.training.server import address_of
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from mlflow.models.signature import ModelSignature
 
 KEPT = (
-    "format",
     "step",
     "run_id",
     "config",
@@ -203,7 +201,7 @@ def save(state: Mapping[str, Any], folder: Path, record: Any = None) -> None:
     example["energy_GeV"] = [round(low + 0.25 * (high - low), 3), round(low + 0.75 * (high - low), 3)]
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / f"step-{state['step']:08d}.pt"
-        torch.save({"format": 1} | {key: state[key] for key in KEPT if key in state}, checkpoint)
+        checkpoint.write_bytes(checkpoint_bytes({key: state[key] for key in KEPT if key in state}))
         pyfunc.save_model(
             path=str(folder),
             mlflow_model=record,

@@ -54,7 +54,10 @@ class TrainedGenerator:
         """
         showers = self.generate(conditions, draws)
         if not bool(torch.isfinite(showers).all()):
-            raise _diverged(self.step, "generates cells that are not finite")
+            raise CheckpointError(
+                f"the checkpoint of step {self.step} generates cells that are not finite; training has diverged: take "
+                "an earlier one"
+            )
         return showers
 
 
@@ -77,23 +80,6 @@ def generating_device(name: str, world: World) -> str:
     return device
 
 
-def require_finite(state: Mapping[str, Any]) -> None:
-    """Check the weights that generate; NaN would not show in the cells: what is not above 0 has no energy.
-
-    Raises:
-        CheckpointError: if a weight is not a number.
-    """
-    for weights in state["average"].values():
-        if any(found.is_floating_point() and not found.isfinite().all() for found in weights.values()):
-            raise _diverged(state["step"], "has weights that are not finite")
-
-
-def _diverged(step: int, what: str) -> CheckpointError:
-    return CheckpointError(
-        f"the checkpoint of step {step} {what}; training has diverged: take an earlier one"
-    )
-
-
 def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedGenerator:
     """Build the generator of a checkpoint, with the moving average of its weights.
 
@@ -102,9 +88,8 @@ def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedG
         device: where the networks live.
 
     Raises:
-        CheckpointError: if the checkpoint's networks do not fit the model of this version, or have diverged.
+        CheckpointError: if the checkpoint's networks do not fit the model of this version.
     """
-    require_finite(state)
     geometry = geometry_from_dict(state["geometry"])
     config = ModelConfig(**{f.name: state["config"]["model"][f.name] for f in fields(ModelConfig)})
     model = build_model(config, geometry)

@@ -1,5 +1,6 @@
 """The training loop: fetch, learn, log, validate, checkpoint, until done or asked to stop."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from dist_calo.config import RunConfig
 from dist_calo.data.ledger import Ledger
 from dist_calo.data.loader import Batch, Loader
 from dist_calo.errors import TrainingError
-from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+from dist_calo.training.checkpoint import CheckpointFolder, not_finite
 from dist_calo.training.learner import Learner
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.progress import Progress, StepTimes
@@ -154,7 +155,7 @@ class Trainer:
                 self._tracker.figure(draw, name, self.state.step)
         self._progress.validation(self.state.step, result.headlines)
         self._times.restart()
-        improved = self.state.best_score is None or result.score < self.state.best_score
+        improved = result.score < (math.inf if self.state.best_score is None else self.state.best_score)
         if improved:
             self.state.best_score, self.state.best_step = result.score, self.state.step
         if self.after_validation is not None:
@@ -172,7 +173,7 @@ class Trainer:
             self._ledger.secure()
         self._share_statistics()
         # All ranks come here before rank 0 saves.
-        self._require_equal_ranks()
+        self._require_sound_ranks()
         if self._communicator.world.rank == 0:
             self._tracker.secure()
             state = self._state_dict()
@@ -184,9 +185,10 @@ class Trainer:
 
     def _record_model(self) -> None:
         if self._communicator.world.rank == 0:
-            best = self._folder.best
+            best = self._folder.best()
+            assert best is not None  # the last step's is there at least
             facts = {name: self._description[name] for name in ("geometry", "transform")}
-            self._tracker.model(best, {**facts, "step": load_checkpoint(best)["step"]})
+            self._tracker.model(best[0], {**facts, "step": best[1]["step"]})
 
     def _state_dict(self) -> dict[str, Any]:
         return {
@@ -217,16 +219,31 @@ class Trainer:
                 self._communicator.all_reduce(buffer)
                 buffer.div_(self._communicator.world.size)
 
-    def _require_equal_ranks(self) -> None:
-        digest = torch.tensor([self._learner.digest()], dtype=torch.int64)
-        low, high = digest.clone(), digest.clone()
+    def _require_sound_ranks(self) -> None:
+        """Agree that all ranks have the same weights, and nothing that is not finite.
+
+        Raises:
+            TrainingError: on all ranks if not.
+        """
+        bad = not_finite(self._learner.state_dict())
+        mine = torch.tensor([self._learner.digest(), bad is not None], dtype=torch.int64)
+        low, high = mine.clone(), mine.clone()
         self._communicator.all_reduce(low, "min")
         self._communicator.all_reduce(high, "max")
-        if int(low) != int(high):
-            digests = self._communicator.all_gather_object(int(digest))
+        if int(low[0]) != int(high[0]):
+            digests = self._communicator.all_gather_object(int(mine[0]))
             common = max(set(digests), key=digests.count)
             odd = [rank for rank, value in enumerate(digests) if value != common]
             raise TrainingError(
                 f"step {self.state.step}: the weights of ranks {odd[:8]} differ from the others', which averaging "
                 "rules out on sound hardware; nothing was saved: continue from the last checkpoint without their nodes"
+            )
+        if int(high[1]):
+            found = self._communicator.all_gather_object(bad)
+            where = [rank for rank, name in enumerate(found) if name]
+            steps = self._folder.steps()
+            kept = f"continue from {self._folder.path(steps[-1])}" if steps else "begin anew"
+            raise TrainingError(
+                f"step {self.state.step}: {found[where[0]]} is not finite on {len(where)} of {len(found)} ranks; "
+                f"nothing was saved: {kept} with a lower optimizer.learning_rate, or with optimizer.clip_norm"
             )

@@ -1,15 +1,16 @@
 """Reading a configuration from ``--config FILE`` and dotted overrides, and ending a command with one clear line."""
 
 import argparse
-import difflib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
 
 from dist_calo import early
-from dist_calo.config import RunConfig
+from dist_calo.config import SECTIONS, RunConfig, kind_of, setting_names
+from dist_calo.documents import Word, errors_of, load_yaml, parse_yaml, section_of, shown, unknown, value_of
 from dist_calo.errors import EXIT_INTERRUPTED, EXIT_USER, ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -19,43 +20,111 @@ MODEL_SOURCES = (
     "checkpoint file, or folder (its best one), or of MLflow models:/NAME/VERSION or runs:/ID/model"
 )
 
-
-def _valid_keys() -> list[str]:
-    return [
-        f"{section.name}.{setting.name}"
-        for section in fields(RunConfig)
-        for setting in fields(section.default_factory)  # type: ignore[arg-type]
-    ]
+_ACTIONS = ("help", "config", "print_config")
+"""Options of the parser that no file of settings can hold."""
 
 
-def _with_nearest(message: str) -> str:
-    """One line of the parser's message, with the nearest valid name for an unknown setting."""
-    line = " ".join(message.split())
-    line = re.sub(r'Parser key "([\w.]+)": ', r"\1: ", line)
-    in_file = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", line)
-    on_line = re.search(r"unrecognized arguments: -*([\w.]+)", line)
-    if in_file:
-        key = ".".join(in_file.groups())
-    elif on_line:
-        key = on_line.group(1)
-    else:
-        return line
-    nearest = difflib.get_close_matches(key, _valid_keys(), n=1, cutoff=0.0)[0]
-    return f"{key}: there is no such setting; the nearest is {nearest} (--help shows all)"
+class _Given:
+    """Settings as they are given, later ones over earlier ones; ``rest`` is what is none of them."""
 
+    def __init__(self, actions: Iterable[argparse.Action]) -> None:
+        self.values: dict[str, Any] = {}
+        self.rest: list[str] = []
+        self._options = {
+            action.dest: action
+            for action in actions
+            if action.option_strings and "." not in action.dest and action.dest not in (*SECTIONS, *_ACTIONS)
+        }
 
-def _files_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with all ``--config FILE`` in front: an option overrides a file wherever it stands."""
-    files: list[str] = []
-    others: list[str] = []
-    waiting = list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
-        if argument == "--config" and waiting:
-            files += [argument, waiting.pop(0)]
+    def read(self, file: str, section: str = "") -> None:
+        """Take all that a file says, of everything or of one section."""
+        found = load_yaml(file)
+        with errors_of(file):
+            self.take(section, found)
+
+    def take_word(self, name: str, text: str) -> None:
+        """Take ``--NAME=TEXT``; a section may also be named by a file."""
+        kind = kind_of(name)
+        value: Any = Word(text)
+        is_list = text[:1] + text[-1:] == "[]" and any(get_origin(each) is list for each in get_args(kind))
+        if is_list or kind in (dict, Any) or get_origin(kind) is dict:
+            try:
+                value = parse_yaml(text)
+            except ConfigError as error:
+                if not is_list:
+                    raise ConfigError(f"{name}={shown(text)}: {error}") from None
+                # [*.h5]: a star has a meaning in YAML.
+                value = [Word(part.strip()) for part in text[1:-1].split(",")]
+        if kind is dict and isinstance(value, Word):
+            self.read(text, name)
         else:
-            (files if argument.startswith("--config=") else others).append(argument)
-    return files + others
+            self.take(name, value)
+
+    def take(self, name: str, value: Any) -> None:
+        """Take the value of a setting, of all of a section, or of everything.
+
+        Raises:
+            ConfigError: if there is no such setting, or its value has no clear meaning.
+        """
+        kind = kind_of(name) if name else dict
+        if kind is dict:
+            for key, entry in section_of(value, name or "settings").items():
+                # A word, which knows its line.
+                key = Word(f"{name}.{key}", line=getattr(key, "line", None)) if name else key
+                self.take(key, entry)
+        elif kind is not None:
+            found = value_of(kind, value, name)
+            section, setting, *entry = name.split(".", 2)
+            key = f"{section}.{setting}"
+            self.values[key] = {**self.values.get(key, {}), entry[0]: found} if entry else found
+        elif (action := self._options.get(name)) is None:
+            raise unknown("setting", name, [*setting_names(), *self._options])
+        elif action.nargs != 0:
+            self.rest.append(f"{action.option_strings[-1]}={value_of(str, value, name)}")
+        elif value_of(bool, value, name):
+            self.rest.append(action.option_strings[-1])
+
+
+def _read_given(arguments: Sequence[str], actions: Iterable[argparse.Action]) -> _Given:
+    """Settings of files, then those of the command line: an option overrides a file wherever it stands.
+
+    Raises:
+        ConfigError: if a file cannot be read, there is no such setting, or its value has no clear meaning.
+    """
+    given = _Given(actions)
+    options: list[tuple[str, str]] = []
+    others: list[str] = []
+    waiting = deque(arguments)
+    while waiting:
+        word = waiting.popleft()
+        name, equals, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or (name != "config" and name.partition(".")[0] not in SECTIONS):
+            others.append(word)
+            continue
+        if not equals:
+            if not waiting or waiting[0].startswith("--"):
+                raise ConfigError(f"--{name}: a value is missing: write --{name}=VALUE")
+            text = waiting.popleft()
+        if name == "config":
+            given.read(text)
+        else:
+            options.append((name, text))
+    for name, text in options:
+        given.take_word(name, text)
+    given.rest += others
+    return given
+
+
+def _with_nearest(message: str, known: Iterable[str]) -> str:
+    """One line of the parser's own message; a word that it does not know gets advice."""
+    line = re.sub(r'Parser key "([\w.]+)": ', r"\1: ", " ".join(message.split()))
+    found = re.search(r"unrecognized arguments: (-*)([^\s=]+)", line)
+    if not found:
+        return line
+    dashes, name = found.groups()
+    if not dashes:
+        return f"{shown(name)}: belongs to no option; several files are written --data.path='[FILE, FILE]'"
+    return f"{unknown('option', name, known)} (--help shows all)"
 
 
 def config_parser(program: str, description: str) -> "ArgumentParser":
@@ -64,21 +133,25 @@ def config_parser(program: str, description: str) -> "ArgumentParser":
 
     class Parser(jsonargparse.ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise ConfigError(_with_nearest(message))
+            known = (text.lstrip("-") for action in self._actions for text in action.option_strings)
+            raise ConfigError(_with_nearest(message, known))
 
         def parse_args(  # type: ignore[override]
             self, args: Sequence[str] | None = None, *rest: Any, **options: Any
         ) -> Any:
-            given = sys.argv[1:] if args is None else args
-            return super().parse_args(_files_first(given), *rest, **options)
+            given = _read_given(sys.argv[1:] if args is None else args, self._actions)
+            settings = jsonargparse.Namespace()
+            for name, value in given.values.items():
+                settings[name] = value
+            return super().parse_args(given.rest, settings, *rest, **options)
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = Parser(prog=program, description=description, exit_on_error=True, allow_abbrev=False)
     parser.add_argument(
         "--config", action="config", help="YAML file of settings; the options below override it."
     )
-    for section in fields(RunConfig):
-        parser.add_class_arguments(section.default_factory, section.name)
+    for name, section in SECTIONS.items():
+        parser.add_class_arguments(section, name)
     return parser
 
 
@@ -88,11 +161,10 @@ def build_config(parser: "ArgumentParser", values: Any) -> RunConfig:
     Raises:
         ConfigError: if a value breaks a rule.
     """
-    sections: dict[str, Any] = {section.name: section.default_factory for section in fields(RunConfig)}
     return RunConfig.from_dict(
         {
             name: {setting.name: values[name][setting.name] for setting in fields(section)}
-            for name, section in sections.items()
+            for name, section in SECTIONS.items()
         }
     )
 

@@ -6,7 +6,7 @@ and stored in every checkpoint.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dist_calo.errors import ConfigError
 
@@ -33,8 +33,8 @@ def _fraction(section: str, values: dict[str, float], below: float = 1.0) -> Non
 class DataConfig:
     """Which showers are read and how they are ordered."""
 
-    path: str = "data/sample/*.h5"
-    """Shower file or glob; the files are taken in sorted order."""
+    path: str | list[str] = "data/sample/*.h5"
+    """Shower file or glob, or a list of them; the files are taken in sorted order."""
     format: str = "auto"
     """Schema of the files; ``auto`` recognises it from the data sets."""
     cell_unit: Literal["auto", "GeV", "MeV", "keV"] = "auto"
@@ -74,6 +74,18 @@ class DataConfig:
                 "their sum must be below 1, so that something is left to train on"
             )
         _positive("data", {"shuffle_window": self.shuffle_window, "prefetch_batches": self.prefetch_batches})
+        if not self.patterns:
+            raise ConfigError("data.path=[]: must name at least one file or glob")
+
+    @property
+    def patterns(self) -> list[str]:
+        """All that ``path`` names."""
+        return [self.path] if isinstance(self.path, str) else list(self.path)
+
+    @property
+    def described(self) -> str:
+        """``path`` in words."""
+        return ", ".join(self.patterns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,12 +349,33 @@ class RunConfig:
             ConfigError: if a value breaks a rule.
             TypeError: if there is no such setting.
         """
-        sections: dict[str, Any] = {section.name: section.default_factory for section in fields(cls)}
-        return cls(**{name: build(**values.get(name, {})) for name, build in sections.items()})
+        return cls(**{name: build(**values.get(name, {})) for name, build in SECTIONS.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as printed, logged and stored in checkpoints."""
         return asdict(self)
+
+
+SECTIONS: dict[str, Any] = {section.name: section.default_factory for section in fields(RunConfig)}
+"""The class of each section."""
+
+
+def kind_of(name: str) -> Any:
+    """The declared type of a dotted setting; None where there is none of this name, dict for a whole section."""
+    section, _, rest = name.partition(".")
+    if section not in SECTIONS:
+        return None
+    if not rest:
+        return dict
+    setting, _, entry = rest.partition(".")
+    kind = get_type_hints(SECTIONS[section]).get(setting)
+    # The entry of a table, such as optimizer.network_factors.generator.
+    return kind if not entry else get_args(kind)[1] if get_origin(kind) is dict else None
+
+
+def setting_names() -> list[str]:
+    """All settings, dotted."""
+    return [f"{name}.{setting.name}" for name, section in SECTIONS.items() for setting in fields(section)]
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -6,9 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from dist_calo.command_line import run_command
+from dist_calo.documents import load_yaml
 from dist_calo.errors import CheckpointError, TrainingError
 
 RANKS = 2
@@ -20,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     out = Path("demo") / time.strftime("%Y%m%d-%H%M%S")
     checkpoints = out / "checkpoints"
-    store = yaml.safe_load(CONFIG.read_text()).get("tracking", {}).get("uri", "sqlite:///mlflow.db")
+    store = load_yaml(CONFIG).get("tracking", {}).get("uri", "sqlite:///mlflow.db")
     say(f"Training with {RANKS} ranks; settings in {CONFIG}")
     training = [sys.executable, "-m", "dist_calo.train", "--config", str(CONFIG), "--launch", str(RANKS)]
     where = [f"--checkpoint.dir={checkpoints}", f"--data.ledger={out / 'ledger'}"]

@@ -243,7 +243,7 @@ def _data(config: RunConfig) -> Iterator[Check]:
         "ok",
         "data",
         f"{manifest.rows} showers of {manifest.geometry.described} in {len(manifest.files)} files, "
-        f"{config.data.path}",
+        f"{config.data.described}",
     )
     for name, probe in PROBES_OF_DATA.items():
         yield from _tried(name, lambda probe=probe: probe(config, manifest))  # type: ignore[misc]

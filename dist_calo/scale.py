@@ -99,7 +99,7 @@ def _found_from_anywhere(config: "RunConfig") -> "RunConfig":
     uri = config.tracking.uri
     return replace(
         config,
-        data=replace(config.data, path=str(Path(config.data.path).absolute())),
+        data=replace(config.data, path=[str(Path(path).absolute()) for path in config.data.patterns]),
         tracking=replace(config.tracking, uri=uri if uri == "none" else checked_uri(uri)),
     )
 

@@ -19,7 +19,8 @@ import numpy as np
 from dist_calo.config import DataConfig
 from dist_calo.data.formats import Format, Problem, ReadOptions, format_named, open_file, recognise
 from dist_calo.data.formats.protocol import AS_FILES_SAY
-from dist_calo.errors import DataError
+from dist_calo.documents import load_json
+from dist_calo.errors import ConfigError, DataError
 from dist_calo.geometry import Geometry, geometry_from_dict
 
 _VERSION = 1
@@ -106,13 +107,13 @@ class Manifest:
                 options=ReadOptions(**values.get("options", {})),
             )
             version, checksum = values["version"], values["checksum"]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"not a manifest ({error}): make it with dist-calo data validate --manifest"
             ) from error
         if version != _VERSION or checksum != manifest.checksum:
             raise DataError(
-                f"a manifest of version {version} with checksum {checksum[:12]}, must be version {_VERSION} "
+                f"a manifest of version {version} with checksum {str(checksum)[:12]}, must be version {_VERSION} "
                 f"with {manifest.checksum[:12]}: make it anew with dist-calo data validate --manifest"
             )
         return manifest
@@ -150,7 +151,7 @@ def build_manifest(config: DataConfig) -> Manifest:
         ConfigError: if the format is not known.
     """
     try:
-        files = matching_files(config.path)
+        files = matching_files(*config.patterns)
     except DataError as error:
         raise DataError(f"data.path={error}") from error
     options = ReadOptions(cell_unit=config.cell_unit, energy_unit=config.energy_unit, binning=config.binning)
@@ -173,9 +174,9 @@ def read_manifest(path: str | Path) -> Manifest:
         DataError: if the file cannot be read or is no manifest.
     """
     try:
-        return Manifest.from_json(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the manifest cannot be read ({error})") from error
+        return Manifest.from_dict(load_json(path))
+    except ConfigError as error:
+        raise DataError(f"the manifest cannot be read: {error}") from error
 
 
 def matching_files(*patterns: str) -> list[str]:

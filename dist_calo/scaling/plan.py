@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dist_calo.config import RunConfig
+from dist_calo.documents import errors_of, load_yaml, section_of, value_of
 from dist_calo.errors import ConfigError
 from dist_calo.files import write_whole
 
@@ -224,32 +225,27 @@ def read_plan(folder: Path) -> Plan:
     Raises:
         ConfigError: if there is none, or it is not one of this version.
     """
-    import yaml
-
     file = folder / PLAN_FILE
-    try:
-        values = yaml.safe_load(file.read_text())
-    except OSError as error:
+    if not file.exists():
         raise ConfigError(
-            f"{file}: {error.strerror}; make the plan first: dist-calo scale plan {folder}"
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: is not YAML ({' '.join(str(error).split())})") from error
-    try:
-        if values["format"] != FORMAT:
-            raise ConfigError(
-                f"{file}: has format {values['format']}, this version reads {FORMAT}; plan again"
-            )
-        points = [{k: v for k, v in point.items() if k != "point"} for point in values["points"]]
-        return Plan(
-            points=tuple(Point(**point) for point in points),
-            config=RunConfig.from_dict(values["settings"]),
-            measurement=Measurement(**values["measurement"]),
-            left_out=tuple(values["left_out"]),
-            parent_run=values["parent_run"],
+            f"{file}: there is no such file; make the plan first: dist-calo scale plan {folder}"
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{file}: is not a plan of this version ({error}); plan again") from error
+    values = load_yaml(file)
+    with errors_of(file):
+        found = section_of(values, "plan")
+        if value_of(int, found.get("format"), "format") != FORMAT:
+            raise ConfigError(f"has format {found['format']}, this version reads {FORMAT}; plan again")
+        try:
+            points = [{k: v for k, v in point.items() if k != "point"} for point in found["points"]]
+            return Plan(
+                points=value_of(tuple[Point, ...], points, "points"),
+                config=value_of(RunConfig, found["settings"], "settings"),
+                measurement=value_of(Measurement, found["measurement"], "measurement"),
+                left_out=value_of(tuple[str, ...], found["left_out"], "left_out"),
+                parent_run=value_of(str | None, found["parent_run"], "parent_run"),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"is not a plan of this version ({error}); plan again") from error
 
 
 def _changed(config: RunConfig) -> dict[str, Any]:

@@ -1,17 +1,15 @@
 """A sweep file: what is varied, what counts as good, and how many trials are made."""
 
-import difflib
 import hashlib
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
-import yaml
-
-from dist_calo.config import RunConfig
+from dist_calo.config import RunConfig, kind_of
+from dist_calo.documents import errors_of, load_yaml, section_of, unknown, value_of
 from dist_calo.errors import ConfigError
 from dist_calo.sweeping.space import Parameter, Space, Value
 
@@ -63,9 +61,6 @@ class Sweep:
     """Silence after which a worker counts as dead and another one takes its trial over, in seconds."""
 
     def __post_init__(self) -> None:
-        for name, values in _choices().items():
-            if getattr(self, name) not in values:
-                raise ConfigError(f"{name}={getattr(self, name)}: choose from {', '.join(values)}")
         for name in ("steps", "trials", "abandoned_after_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -190,75 +185,47 @@ def read_sweep(path: str | Path, *, trials: int | None = None, overrides: Sequen
     Raises:
         ConfigError: if the file is missing, no YAML, or an entry is unknown or breaks a rule.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror}; name a sweep file, such as those in configs/sweeps/"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is no YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold entries such as parameters and trials")
+    values = section_of(load_yaml(path), str(path))
     for override in overrides:
         if not override.startswith("--") or "=" not in override:
             raise ConfigError(f"{override}: settings of the trainer after -- read --NAME=VALUE")
-    try:
-        sweep = read_definition({**values, "overrides": [*values.get("overrides", ()), *overrides]})
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    with errors_of(path):
+        given = value_of(list[str], values.get("overrides", []), "overrides")
+        sweep = read_definition({**values, "overrides": [*given, *overrides]})
     return sweep if trials is None else replace(sweep, trials=trials)
 
 
 def read_definition(values: Mapping[str, Any]) -> Sweep:
-    """The sweep of plain values.
+    """The sweep of what a YAML file or a study's folder holds.
 
     Raises:
         ConfigError: if an entry is unknown or breaks a rule.
     """
-    known = {each.name: each for each in fields(Sweep)}
-    for name in values:
-        if name not in known:
-            nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)[0]
-            raise ConfigError(f"{name}: there is no such entry; the nearest is {nearest}")
-    for name, kinds in _KINDS.items():
-        value = values.get(name)
-        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-            raise ConfigError(f"{name}={value!r}: must be {_WORDS[kinds]}")
-    given = {
-        name: value for name, value in values.items() if value is not None or name in ("trials", "steps")
-    }
-    parameters = given.pop("parameters", {})
-    if not isinstance(parameters, dict):
-        raise ConfigError(f"parameters={parameters!r}: must name settings and their ranges or choices")
+    parameters = section_of(values.get("parameters"), "parameters")
     space = Space(tuple(Parameter.from_yaml(name, entry) for name, entry in parameters.items()))
-    given["overrides"] = tuple(given.get("overrides", ()))
+    kinds = get_type_hints(Sweep) | {"settings": dict[str, Any]}
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in kinds:
+            raise unknown("entry", name, kinds)
+        if name == "settings":
+            given[name] = _settings(section_of(value, name))
+        elif name != "parameters" and (value is not None or name in ("trials", "steps")):
+            given[str(name)] = value_of(kinds[name], value, name)
     return Sweep(parameters=space, **given)
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "config": (str,),
-    "objective": (str,),
-    "settings": (dict,),
-    "steps": (int,),
-    "trials": (int,),
-    "seed": (int,),
-    "abandoned_after_s": (int, float),
-}
-_WORDS: dict[tuple[type, ...], str] = {
-    (str,): "a text",
-    (dict,): "settings and their values",
-    (int,): "a whole number",
-    (int, float): "a number",
-}
-
-
-def _choices() -> dict[str, tuple[str, ...]]:
-    return {
-        each.name: each.type.__args__  # type: ignore[union-attr]
-        for each in fields(Sweep)
-        if getattr(each.type, "__origin__", None) is Literal
-    }
+def _settings(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Dotted settings of the trainer, each of its declared type."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{section}{key}"
+        kind = kind_of(name)
+        if kind is dict:
+            found |= _settings(section_of(value, name), f"{name}.")
+        else:
+            found[name] = value_of(Any if kind is None else kind, value, name)
+    return found
 
 
 def _name(override: str) -> str:

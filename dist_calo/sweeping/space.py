@@ -4,8 +4,10 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
+from dist_calo.config import kind_of
+from dist_calo.documents import section_of, value_of
 from dist_calo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Parameter:
         Raises:
             ConfigError: if the entry is not understood.
         """
+        kind = str if name == "config" else kind_of(name)
         entry = {"choices": values} if isinstance(values, list) else values
         known = [each.name for each in fields(cls) if each.name != "name"]
         if not isinstance(entry, dict):
@@ -74,18 +77,16 @@ class Parameter:
                 )
         given = dict(entry)
         if "choices" in given:
-            given["choices"] = _plain(f"parameters.{name}.choices", given["choices"])
-        when = given.get("when", {})
-        if not isinstance(when, dict):
-            raise ConfigError(f"parameters.{name}.when={when!r}: name an earlier parameter and its values")
+            given["choices"] = _plain(f"parameters.{name}.choices", given["choices"], kind)
         given["when"] = {
-            key: _plain(f"parameters.{name}.when.{key}", value if isinstance(value, list) else [value])
-            for key, value in when.items()
+            str(key): _plain(
+                f"parameters.{name}.when.{key}", value if isinstance(value, list) else [value], kind_of(key)
+            )
+            for key, value in section_of(given.get("when"), f"parameters.{name}.when").items()
         }
         for key in ("low", "high", "step"):
-            given[key] = _number(f"parameters.{name}.{key}", given.get(key))
-        if not isinstance(given.get("log", False), bool):
-            raise ConfigError(f"parameters.{name}.log={given['log']!r}: must be true or false")
+            given[key] = _number(f"parameters.{name}.{key}", given.get(key), kind)
+        given["log"] = value_of(bool, given.get("log", False), f"parameters.{name}.log")
         return cls(name=name, **given)
 
     @property
@@ -196,19 +197,15 @@ class Space:
         return chosen
 
 
-def _plain(where: str, values: Any) -> tuple[Value, ...]:
-    if not isinstance(values, list):
-        raise ConfigError(f"{where}={values!r}: must be a list")
-    for value in values:
+def _plain(where: str, values: Any, kind: Any) -> tuple[Value, ...]:
+    each: Any = Any if kind is None else kind
+    found = value_of(list[each], values, where)
+    for value in found:
         if not isinstance(value, KINDS):
             raise ConfigError(f"{where}: {value!r} must be a number, a text, true, false or null")
-    return tuple(values)
+    return tuple(found)
 
 
-def _number(where: str, value: Any) -> float | None:
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return value
-    try:
-        return float(value)  # YAML takes 1e-4, without a point, for a text
-    except (TypeError, ValueError):
-        raise ConfigError(f"{where}={value!r}: must be a number") from None
+def _number(where: str, value: Any, kind: Any) -> float | None:
+    whole = int in (kind, *get_args(kind)) or isinstance(value_of(Any, value, where), int)
+    return value_of((int if whole else float) | None, value, where)

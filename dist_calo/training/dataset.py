@@ -46,7 +46,8 @@ def as_kept(config: DataConfig, manifest: Manifest) -> tuple[DataConfig, Manifes
         return os.path.join(folder, os.path.basename(path))
 
     files = tuple(replace(entry, path=original(entry.path)) for entry in manifest.files)
-    return replace(config, path=original(config.path)), replace(manifest, files=files)
+    path = [original(pattern) for pattern in config.patterns]
+    return replace(config, path=path if len(path) > 1 else path[0]), replace(manifest, files=files)
 
 
 def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.ndarray]:
@@ -87,7 +88,7 @@ def identity(manifest: Manifest, config: DataConfig) -> Mapping[str, Mapping[str
         "training": {
             "name": manifest.files[0].name if len(files) == 1 else f"{len(manifest.files)} files",
             "digest": manifest.checksum[:32],
-            "source": config.path,
+            "source": config.described,
             "rows": manifest.rows,
             "particle": manifest.particle,
             "files": files,

@@ -144,7 +144,7 @@ class FilesOf:
     @property
     def described(self) -> str:
         """See `FakeShowers`."""
-        return f"of {self.files.config.path}"
+        return f"of {self.files.config.described}"
 
     def count(self, reference: Files) -> int:
         """See `FakeShowers`."""

@@ -293,7 +293,7 @@ def _facts(
     split = "" if reference.split == "all" else f", {reference.split} split"
     real, generated = question.names
     facts["Evaluation"] = {
-        real: f"{samples.real.count:,} showers of {reference.config.path}{split}",
+        real: f"{samples.real.count:,} showers of {reference.config.described}{split}",
         generated: f"{samples.fake.count:,} showers {fake.described}",
         "read-out": reference.manifest.geometry.described,
         "ranks": str(communicator.world.size),

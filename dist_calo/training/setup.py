@@ -105,7 +105,7 @@ def build_run(
         stack.callback(progress.close)
         started = f"launcher {world.launcher}, backend {communicator.backend}"
         progress.say(f"{world.size} rank(s), {started}, {reason}, {device}")
-        progress.say(f"{manifest.rows} showers in {len(manifest.files)} file(s), {config.data.path}")
+        progress.say(f"{manifest.rows} showers in {len(manifest.files)} file(s), {config.data.described}")
         if resumed:
             progress.say(f"continuing after step {state.step} of {config.checkpoint.dir}")
         if config.tracking.uri != "none" and (name := tracker.named_run_id()):

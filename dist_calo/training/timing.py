@@ -142,7 +142,7 @@ class Scorer:
                 raise DataError(f"{path}: the file does not exist")
         samples = split_blocks(self._manifest, self._split, self._config.data).samples
         self.described = (
-            f"{min(showers, samples)} showers of {real or self._config.data.path} ({self._split})"
+            f"{min(showers, samples)} showers of {real or self._config.data.described} ({self._split})"
         )
         """What is compared with, in words."""
 

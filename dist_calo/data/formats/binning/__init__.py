@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from dist_calo.documents import read_text
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.geometry import CylindricalLayers
 
@@ -41,6 +42,10 @@ def parse_binning(text: str, source: str) -> list[Binning]:
     Raises:
         DataError: if the text is no XML, holds no ``<Bin>``, or a layer lacks something.
     """
+    if "<!DOCTYPE" in text:  # entities of entities would fill the memory
+        raise DataError(
+            f"{source}: has a document type, which a binning file does not need; leave <!DOCTYPE ...> out"
+        )
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
@@ -54,9 +59,9 @@ def parse_binning(text: str, source: str) -> list[Binning]:
 def read_binning(path: str | Path) -> list[Binning]:
     """The binnings in a file; raises as `parse_binning` does, and where it cannot be read."""
     try:
-        text = Path(path).expanduser().read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the binning file cannot be read ({error})") from error
+        text = read_text(Path(path).expanduser())
+    except ConfigError as error:
+        raise DataError(f"the binning file cannot be read: {error}") from error
     return parse_binning(text, str(path))
 
 

@@ -1,0 +1,383 @@
+"""YAML, JSON and other texts that a user names: read within bounds, one clear line for what is wrong in them.
+
+What a plain word of YAML means depends on what it is for: ``no`` is a text for ``checkpoint.resume`` and false for
+``train.channels_last``. So words stay texts (`Word`) until `value_of` is told the declared type.
+"""
+
+import difflib
+import json
+import math
+import os
+import re
+import select
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dist_calo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from yaml import Event
+
+LARGEST_TEXT = 2**20
+"""Most bytes of a text that is written by hand."""
+LARGEST_RECORD = 2**28
+"""Most bytes of a text that the package writes and a user names, such as a manifest of a million files."""
+PIPE_WITHIN_S = 5.0
+"""Time for which a pipe may say nothing, in seconds."""
+MOST_ENTRIES, DEEPEST = 100_000, 30
+"""Bounds of a YAML document, counted with all that its aliases repeat."""
+LARGEST_NUMBER = 2**64
+TRUE, FALSE, NULL = ("true", "yes", "on"), ("false", "no", "off"), ("", "~", "null")
+TAGS = ("!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")))
+
+
+class Word(str):
+    """A scalar of YAML, or a value of the command line, as it was written."""
+
+    plain: bool
+    """Whether it stands without quotes, so that it may be a number, true, false or null."""
+    line: int | None
+    """Its line in the file, counted from 1; None on the command line."""
+
+    def __new__(cls, text: str, plain: bool = True, line: int | None = None) -> "Word":
+        """The text, with where and how it was written."""
+        word = super().__new__(cls, text)
+        word.plain, word.line = plain, line
+        return word
+
+
+def read_text(path: str | Path, *, largest: int = LARGEST_TEXT) -> str:
+    """The UTF-8 text of a file or pipe.
+
+    Raises:
+        ConfigError: if it cannot be read, is no such text, or is larger than so many bytes.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(handle, "rb", buffering=0) as file:
+            kind, size = os.fstat(handle).st_mode, os.fstat(handle).st_size
+            if stat.S_ISDIR(kind):
+                raise ConfigError(f"{path}: is a folder; name a file in it")
+            if not stat.S_ISREG(kind) and not stat.S_ISFIFO(kind):
+                raise ConfigError(f"{path}: is a device; name a file")
+            data = bytearray()
+            while max(size, len(data)) <= largest:
+                if stat.S_ISFIFO(kind) and not select.select([file], [], [], PIPE_WITHIN_S)[0]:
+                    raise ConfigError(f"{path}: nobody writes to this pipe; name a file")
+                if not (part := file.read(min(largest + 1, 2**20))):
+                    break
+                data += part
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ConfigError(f"{str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+    if max(size, len(data)) > largest:
+        raise ConfigError(f"{path}: has more than {largest / 2**20:g} MiB, too much for what it should be")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ConfigError(f"{path}: is UTF-16; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path}, line {line}: the byte {data[error.start]:#04x} is no UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def load_json(path: str | Path) -> Any:
+    """The values in a JSON file.
+
+    Raises:
+        ConfigError: if the file cannot be read or holds no JSON.
+    """
+    try:
+        return json.loads(read_text(path, largest=LARGEST_RECORD))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}, line {error.lineno}: is no JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets without end
+        raise ConfigError(f"{path}: is no JSON that can be read ({error})") from None
+
+
+def load_yaml(path: str | Path) -> Any:
+    """Dicts, lists and `Word` of a YAML file; None where there is nothing in it.
+
+    Raises:
+        ConfigError: if the file cannot be read, is no YAML, or more than a person would write.
+    """
+    text = read_text(path)
+    with errors_of(path):
+        return parse_yaml(text)
+
+
+@contextmanager
+def errors_of(path: str | Path) -> Iterator[None]:
+    """Name the file in every `ConfigError` about what is in it, and the line where that is known."""
+    try:
+        yield
+    except ConfigError as error:
+        line = f", line {error.line}" if isinstance(error, _Fault) else ""
+        raise ConfigError(f"{path}{line}: {error}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """What `load_yaml` returns, of a text.
+
+    Raises:
+        ConfigError: if it is no YAML, or more than a person would write.
+    """
+    import yaml
+
+    # The parser of libyaml is ten times as fast; not every build of PyYAML has it.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return _Document(iter(yaml.parse(text, Loader=loader))).whole()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        said = " ".join(filter(None, (error.context, error.problem)))
+        raise _Fault(f"is no YAML ({said})", mark.line + 1 if mark else 1) from None
+    except yaml.reader.ReaderError as error:
+        raise _Fault(f"is no YAML ({error.reason})", text.count("\n", 0, error.position) + 1) from None
+
+
+class _Fault(ConfigError):
+    """Something wrong at a line of a text, counted from 1."""
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclass
+class _Document:
+    """Builds values of a parser's events, and counts them."""
+
+    events: "Iterator[Event]"
+    anchors: dict[str, tuple[Any, int] | None] = field(default_factory=dict)
+    """For each anchor its value and how many entries that has; None while it is being read."""
+    entries: int = 0
+
+    def whole(self) -> Any:
+        """The values of the only document."""
+        import yaml
+
+        found: list[Any] = []
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if found:
+                    raise _Fault("begins a second document (---); one file holds one", _line(event))
+                found.append(self._value(next(self.events), 0))
+        return found[0] if found else None
+
+    def _value(self, event: "Event", depth: int) -> Any:
+        import yaml
+
+        line = _line(event)
+        if isinstance(event, yaml.AliasEvent):
+            known = self.anchors.get(str(event.anchor))
+            if known is None:
+                why = "lies in itself" if event.anchor in self.anchors else "is defined nowhere above"
+                raise _Fault(
+                    f"*{shown(event.anchor)} {why}; a text that begins with * stands in quotes", line
+                )
+            self._count(known[1], line)
+            return known[0]
+        assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
+        if event.tag is not None and event.tag not in TAGS:
+            raise _Fault(f"the tag {shown(event.tag)} is not known here; leave it out", line)
+        if depth > DEEPEST:
+            raise _Fault(f"is nested more than {DEEPEST} deep", line)
+        before = self.entries
+        self._count(1, line)
+        if event.anchor:
+            self.anchors[event.anchor] = None
+        value: Any
+        if isinstance(event, yaml.ScalarEvent):
+            value = Word(event.value, event.implicit[0], line)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = [self._value(each, depth + 1) for each in self._until(yaml.SequenceEndEvent)]
+        else:
+            value = self._mapping(depth + 1)
+        if event.anchor:
+            self.anchors[event.anchor] = value, self.entries - before
+        return value
+
+    def _until(self, end: type) -> "Iterator[Event]":
+        while not isinstance(event := next(self.events), end):
+            yield event
+
+    def _mapping(self, depth: int) -> dict[str, Any]:
+        import yaml
+
+        own: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for event in self._until(yaml.MappingEndEvent):
+            line = _line(event)
+            key = self._value(event, depth)
+            value = self._value(next(self.events), depth)
+            if not isinstance(key, Word):
+                raise _Fault("a name must be a word, not a list or a section", line)
+            if key == "<<" and key.plain:
+                parts = value if isinstance(value, list) else [value]
+                if not all(isinstance(part, dict) for part in parts):
+                    raise _Fault("<< takes the entries of a section (*NAME) or of a list of sections", line)
+                for part in parts:
+                    merged = {**part, **merged}
+            elif key in own:
+                raise _Fault(f"{shown(key)} stands here a second time; leave one", line)
+            else:
+                own[key] = value
+        return {**merged, **own}
+
+    def _count(self, entries: int, line: int) -> None:
+        self.entries += entries
+        if self.entries > MOST_ENTRIES:
+            raise _Fault(f"with all that aliases repeat it has more than {MOST_ENTRIES:,} entries", line)
+
+
+def _line(event: "Event") -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: on one line, and cut where it is long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def value_of(kind: Any, value: Any, name: str) -> Any:
+    """A value of the declared type of a setting.
+
+    Args:
+        kind: str, int, float, bool, Any, a Literal of texts, list[...], dict[str, ...], a dataclass of these, or a
+            union of them and None.
+        value: what `load_yaml` returns, or an ordinary value.
+        name: what a message calls it.
+
+    Raises:
+        ConfigError: if the value has no clear meaning for this type: with file and line, if it knows them.
+    """
+    options, origin = get_args(kind), get_origin(kind)
+    is_null = _is_null(value)
+    if kind is Any:
+        return _resolved(value, name)
+    if origin in (UnionType, Union):
+        if NoneType in options and is_null:
+            return None
+        kinds = [option for option in options if option is not NoneType]
+        fitting = [option for option in kinds if isinstance(value, get_origin(option) or str)]
+        return value_of((fitting or kinds)[0], value, name)
+    if origin in (list, tuple):
+        if not isinstance(value, list | tuple):
+            raise _wrong(name, value, "must be a list")
+        return origin(value_of(options[0], each, name) for each in value)
+    if is_dataclass(kind):
+        return _built(kind, section_of(value, name), name)
+    if origin is dict:
+        entries = section_of(value, name)
+        return {str(key): value_of(options[1], each, f"{name}.{key}") for key, each in entries.items()}
+    if isinstance(value, dict | list | tuple) or is_null:
+        what = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
+        advice = "; a text may stand in quotes" if is_null and kind is str else ""
+        raise _wrong(name, value, f"must be {what}{advice}")
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if origin is Literal:
+        if text not in options:
+            raise _wrong(name, value, f"choose from {', '.join(options)}")
+        return text
+    if kind is bool:
+        if text.lower() not in TRUE + FALSE:
+            raise _wrong(name, value, "must be true or false")
+        return text.lower() in TRUE
+    return text if kind is str else _number(kind, text, name, value)
+
+
+def _built(kind: Any, values: Mapping[str, Any], name: str) -> Any:
+    hints = get_type_hints(kind)
+    known = {each.name: each for each in fields(kind)}
+    for key in values:
+        if key not in known:
+            raise unknown("entry", key, known)
+    for key, each in known.items():
+        if key not in values and each.default is MISSING and each.default_factory is MISSING:
+            raise ConfigError(f"{name}: {key} is missing")
+    return kind(**{str(key): value_of(hints[key], value, f"{name}.{key}") for key, value in values.items()})
+
+
+def section_of(value: Any, name: str) -> dict[str, Any]:
+    """The names and values of a section; none where nothing stands below its name.
+
+    Raises:
+        ConfigError: if it is a list or a single value.
+    """
+    if _is_null(value):
+        return {}
+    if not isinstance(value, dict):
+        raise _wrong(name, value, "must hold names and values, such as {NAME: VALUE}")
+    return value
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, Word) and value.plain and value.lower() in NULL)
+
+
+def _number(kind: type, text: str, name: str, value: Any) -> float:
+    wanted = "a whole number, such as 1000" if kind is int else "a number, such as 0.001"
+    text = text.strip()
+    if re.fullmatch(r"[-+]?0[\d_]+", text):
+        raise _wrong(name, value, "a number does not begin with 0: leave that out (octal: 0o17)")
+    try:
+        if kind is int and re.fullmatch(r"0[xob][\da-fA-F_]+", text):
+            return int(text, 0)
+        exact = Decimal(text)
+    except (InvalidOperation, ValueError):
+        raise _wrong(name, value, f"must be {wanted}") from None
+    if not exact.is_finite() or not math.isfinite(float(exact)):
+        raise _wrong(name, value, "must be finite: the largest number is about 1.8e308")
+    if kind is float:
+        return float(exact)
+    if abs(exact) >= LARGEST_NUMBER:
+        raise _wrong(name, value, "is too large: must be below 2**64")
+    if exact != exact.to_integral_value():
+        raise _wrong(name, value, f"must be {wanted}")
+    return int(exact)
+
+
+def _resolved(value: Any, name: str) -> Any:
+    """A value for which no type is declared: words without quotes may be numbers, true, false or null."""
+    if isinstance(value, dict):
+        return {str(key): _resolved(each, f"{name}.{key}") for key, each in value.items()}
+    if isinstance(value, list):
+        return [_resolved(each, name) for each in value]
+    if not isinstance(value, Word):
+        return value
+    if not value.plain:
+        return str(value)
+    text = value.lower()
+    if _is_null(value):
+        return None
+    if text in TRUE + FALSE:
+        return text in TRUE
+    if re.fullmatch(r"[-+]?\d[\d_]*|0[xo][\da-f_]+", text):
+        return _number(int, text, name, value)
+    if re.fullmatch(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?\.(inf|nan)", text):
+        return _number(float, text, name, value)
+    return str(value)
+
+
+def _wrong(name: str, value: Any, rule: str) -> ConfigError:
+    message, line = f"{name}={shown(value)}: {rule}", getattr(value, "line", None)
+    return ConfigError(message) if line is None else _Fault(message, line)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error about a name that there is not, with the nearest that there is."""
+    nearest = difflib.get_close_matches(name[:80], list(known), n=1, cutoff=0.0)[0]
+    message, line = (
+        f"{shown(name)}: there is no such {kind}; the nearest is {nearest}",
+        getattr(name, "line", None),
+    )
+    return ConfigError(message) if line is None else _Fault(message, line)

@@ -8,14 +8,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dist_calo import early
 from dist_calo.command_line import run_command
 from dist_calo.errors import EXIT_PREEMPTED, LaunchError
+
+if TYPE_CHECKING:
+    from dist_calo.comm.signs import Page
 
 GRACE_S = 8.0
 """Time that the other ranks have to leave after one has failed, in seconds; then they are killed."""
@@ -92,7 +95,8 @@ def run_local(command: Sequence[str], n: int) -> int:
         n: number of ranks.
 
     Returns:
-        The exit code of the first rank that failed (128 + N for signal N), or 0.
+        The exit code of the first rank that failed (128 + N for signal N), or 0. It is named with its last step if it
+        did not say so itself.
 
     Raises:
         LaunchError: if n is below 1, this process is one of several ranks, or the program does not exist.
@@ -101,13 +105,16 @@ def run_local(command: Sequence[str], n: int) -> int:
     if n < 1:
         raise LaunchError(f"{n} ranks: must be at least 1")
     _refuse_nesting()
+    from dist_calo.comm.signs import WHERE, open_page
+
     ranks: list[subprocess.Popen[bytes]] = []
-    port = _free_port()
-    with _forwarding(ranks):
+    page = open_page(n)
+    meeting = {"MASTER_PORT": str(_free_port())} | ({WHERE: page.path} if page else {})
+    with _forwarding(ranks) as passed_on:
         try:
             for rank in range(n):
-                ranks.append(_start(command, rank, n, port))
-            return _wait(ranks)
+                ranks.append(_start(command, rank, n, meeting))
+            return _wait(ranks, page, passed_on)
         except OSError as error:
             raise LaunchError(f"{command[0]} cannot be started: {error.strerror}; check the name") from error
         finally:
@@ -131,7 +138,9 @@ def _refuse_nesting() -> None:
         )
 
 
-def _start(command: Sequence[str], rank: int, n: int, port: int) -> "subprocess.Popen[bytes]":
+def _start(
+    command: Sequence[str], rank: int, n: int, meeting: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER_PREFIXES)}
     tuning = {name: value for name, value in os.environ.items() if name == "SLURM_CPUS_PER_TASK"}
     own = {
@@ -141,7 +150,7 @@ def _start(command: Sequence[str], rank: int, n: int, port: int) -> "subprocess.
         "LOCAL_RANK": str(rank),
         "LOCAL_WORLD_SIZE": str(n),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        **meeting,
     }
     # A group of its own: Ctrl-C reaches the ranks once, through this process, and not a second time from the terminal.
     return subprocess.Popen(
@@ -163,22 +172,41 @@ def _end_with(parent: int) -> Callable[[], None] | None:
     return ask
 
 
-def _wait(ranks: Sequence["subprocess.Popen[bytes]"]) -> int:
+def _wait(ranks: Sequence["subprocess.Popen[bytes]"], page: "Page | None", passed_on: Sequence[int]) -> int:
+    from dist_calo.comm.signs import process_state
+
     code = 0
     deadline: float | None = None
     while True:
         codes = [process.poll() for process in ranks]
-        failed = next((c for c in codes if c not in (None, 0, EXIT_PREEMPTED)), None)
-        if failed is not None and deadline is None:
-            code, deadline = failed, time.monotonic() + GRACE_S
+        failed = {rank: c for rank, c in enumerate(codes) if c not in (None, 0, EXIT_PREEMPTED)}
+        if failed and deadline is None:
+            code, deadline = _name_first(failed, len(ranks), page, passed_on), time.monotonic() + GRACE_S
             _tell(ranks, signal.SIGTERM)
         if None not in codes:
             break
-        if deadline is not None and time.monotonic() > deadline:
-            _tell(ranks, signal.SIGKILL)
+        if deadline is not None:
+            # A stopped rank cannot leave.
+            over = time.monotonic() > deadline
+            _tell([r for r in ranks if over or process_state(r.pid) == "T"], signal.SIGKILL)
         time.sleep(_POLL_S)
-    code = code or max(process.returncode for process in ranks)
-    return 128 - code if code < 0 else code
+    return code or max(process.returncode for process in ranks)
+
+
+def _name_first(codes: Mapping[int, int], n: int, page: "Page | None", passed_on: Sequence[int]) -> int:
+    """Exit code of the rank that failed first, which is named unless it has said so itself."""
+    from dist_calo.comm.failure import ended, first_to_blame, tell_job
+
+    found = first_to_blame(codes, page)
+    rank = found[0] if found else min(codes)
+    code = 128 - codes[rank] if codes[rank] < 0 else codes[rank]
+    if found and code - 128 not in passed_on:
+        name = f"rank {rank} of {n} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()}"
+        text = f"error: {ended(name, code, found[1].place)}"
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
+        tell_job(name, text, code)
+    return code
 
 
 def _tell(ranks: Sequence["subprocess.Popen[bytes]"], number: int) -> None:
@@ -188,13 +216,17 @@ def _tell(ranks: Sequence["subprocess.Popen[bytes]"], number: int) -> None:
 
 
 @contextmanager
-def _forwarding(ranks: list["subprocess.Popen[bytes]"]) -> Iterator[None]:
+def _forwarding(ranks: list["subprocess.Popen[bytes]"]) -> Iterator[list[int]]:
+    """Pass signals on to the ranks; gives those that came."""
+    passed_on: list[int] = []
+
     def forward(number: int, _frame: FrameType | None) -> None:
+        passed_on.append(number)
         _tell(ranks, number)
 
     previous: dict[int, Any] = {number: signal.signal(number, forward) for number in early.stop_signals()}
     try:
-        yield
+        yield passed_on
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -36,9 +36,11 @@ def _read(arguments: Sequence[str]) -> Job[RunConfig]:
 
 
 def _run(config: RunConfig, communicator: "Communicator") -> int:
+    from dist_calo.comm.signs import SIGNS
     from dist_calo.training.checkpoint import CheckpointFolder
     from dist_calo.training.setup import build_run
 
+    SIGNS.begin("in set-up", unit="step")
     with ExitStack() as stack:
         if communicator.world.rank == 0:
             stack.enter_context(CheckpointFolder(config.checkpoint.dir).written_alone())

@@ -165,7 +165,9 @@ def watches(monkeypatch: pytest.MonkeyPatch) -> list[NodeWatch]:
     monkeypatch.setattr(failure, "_farewells", [])
     return [
         NodeWatch(
-            World(rank=r, size=4, local_rank=r % 2, local_size=2, node=f"node{r // 2}"), 30.0, "127.0.0.1"
+            World(rank=r, size=4, local_rank=r % 2, local_size=2, node=f"node{r // 2}"),
+            30.0,
+            toward="127.0.0.1",
         )
         for r in range(4)
     ]
@@ -202,7 +204,7 @@ def close(watch: NodeWatch, before: Callable[[], None] = lambda: None) -> None:
         time.sleep(0.01)
     before()
     for connection in watch._watchers:
-        connection.close()
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def wait_for_watch_of(rank: int) -> None:

@@ -13,7 +13,13 @@ from contextlib import suppress
 
 from dist_calo.comm.device import local_device
 from dist_calo.comm.environment import find_world, mpi_started
-from dist_calo.comm.failure import CommunicationError, leave_in_order, rank_name, report_failure
+from dist_calo.comm.failure import (
+    CommunicationError,
+    leave_in_order,
+    leave_when_asked,
+    rank_name,
+    report_failure,
+)
 from dist_calo.comm.protocol import Communicator, Reduction, Work, World
 from dist_calo.errors import ConfigError, LaunchError, MissingComponentError
 
@@ -157,6 +163,7 @@ def connect(
     """
     backend = choose_backend(backend, world)
     if world.size > 1:
+        leave_when_asked()
         _allow_files(_MOST_FILES)
     try:
         communicator = BACKENDS[backend](world, timeout_s, local_device(device, world), silence_s)

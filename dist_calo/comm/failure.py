@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dist_calo.comm.protocol import Communicator, World
+from dist_calo.comm.signs import SIGNS, Page, Sign
 from dist_calo.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER, UserError
 
 ECHO_DELAY_S = 2.0
@@ -19,6 +20,12 @@ LOSS_DELAY_S = ECHO_DELAY_S + 2
 """Wait before a process that ended without a word is said to be lost: if it was ended because another rank has failed,
 this one is about to end as well. In seconds."""
 
+_CRASH = ": a crash in compiled code; see the Python stack that it printed"
+_REASONS = {
+    signal.SIGKILL: ": perhaps out of memory (look at dmesg, or start fewer ranks a node)",
+    signal.SIGBUS: ": a mapped file was cut short or its disk is full, or a crash in compiled code",
+    **dict.fromkeys((signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE), _CRASH),
+}
 _farewells: list[Callable[[], None]] = []
 
 
@@ -45,23 +52,70 @@ def leave(world: World, message: str, code: int, stop: Callable[[int], object] =
         code: exit code.
         stop: how to leave.
     """
+    say(world, message)
+    SIGNS.leave(told=True)
+    leave_silently(code, stop)
+
+
+def say(world: World, message: str) -> None:
+    """Print a message with this rank's name on each line of it, whether anybody reads it or not."""
     name = rank_name(world)
     # One write, so that the lines of several ranks do not mix.
     text = "".join(f"[{name}] {line}\n" for line in message.splitlines())
-    # Whoever read them may be gone already; the rank must leave all the same.
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     with suppress(OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()
-    _leave_silently(code, stop)
 
 
-def _leave_silently(code: int, stop: Callable[[int], object] = os._exit) -> None:
+def leave_silently(code: int, stop: Callable[[int], object] = os._exit) -> None:
+    """Leave the process as `leave` does, without a message."""
     for farewell in _farewells:
         with suppress(OSError):
             farewell()
+    SIGNS.leave()
     stop(code)
+
+
+def leave_when_asked() -> None:
+    """Have SIGTERM end this rank as an error of another one does, unless somebody has a use for the signal already.
+
+    Launchers send it when another rank has died; who leaves at once cannot say which.
+    """
+    with suppress(ValueError):  # signals belong to the main thread
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, lambda number, _: leave_silently(128 + number))
+
+
+def first_to_blame(codes: Mapping[int, int], page: Page | None) -> tuple[int, Sign] | None:
+    """Which of some ranks that have failed at the same time said nothing, with its last sign: a killed one, if any.
+
+    Args:
+        codes: exit code of each, by its number on the node, or a signal's number, negative.
+        page: where they left signs.
+    """
+    signs = {number: page.read(number) if page else Sign() for number in codes}
+    silent = [number for number in codes if signs[number].left < 2]
+    number = min(silent, key=lambda number: (codes[number] > 0, number), default=None)
+    return None if number is None else (number, signs[number])
+
+
+def ended(name: str, code: int | None, place: str) -> str:
+    """What has become of a rank that said nothing.
+
+    Args:
+        name: of the rank, as `rank_name` gives it.
+        code: its exit code, or a signal's number, negative or as shells give it; None if nobody knows.
+        place: how far it had come, as `Sign.place` gives it.
+    """
+    if code is None:
+        return f"{name} has ended without a message{place}: it crashed, was killed or ran out of memory"
+    try:
+        number = signal.Signals(-code if code < 0 else code - 128)
+    except ValueError:
+        return f"{name} has ended without a message{place}: exit code {code}"
+    return f"{name} was killed by {number.name}{place}{_REASONS.get(number, '')}"
 
 
 def lose_node(text: str, suspect: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
@@ -99,6 +153,7 @@ def leave_in_order(code: int) -> NoReturn:
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
+    SIGNS.leave()
     os._exit(code)
 
 
@@ -143,7 +198,7 @@ def report_failure(error: BaseException, world: World, communicator: Communicato
 def _let_others_speak_first(code: int, seconds: float) -> None:
     """Wait, ready to leave at once when the launcher asks: this rank has nothing left to save."""
     with suppress(ValueError):  # signals belong to the main thread
-        signal.signal(signal.SIGTERM, lambda *_: _leave_silently(code))
+        signal.signal(signal.SIGTERM, lambda *_: leave_silently(code))
     time.sleep(seconds)
 
 

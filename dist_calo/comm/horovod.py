@@ -90,7 +90,7 @@ class HorovodCommunicator(Meter):
         with self.blocked("starting Horovod"):
             hvd.init()
         self.rank_and_size = hvd.rank(), hvd.size()
-        self._nodes = watch_nodes(self, silence_s)
+        self._nodes = watch_nodes(self, silence_s, timeout_s)
 
     def all_reduce(self, tensor: torch.Tensor, reduction: Reduction = "sum") -> None:
         """Reduce a contiguous tensor over all ranks, in place."""
@@ -137,6 +137,7 @@ class HorovodCommunicator(Meter):
         """Leave Horovod once all ranks are done with it."""
         self._nodes.switch_off()
         self.barrier()
+        self._nodes.leave()
         self._hvd.shutdown()
 
     def synchronize(self, handle: int, name: str) -> None:

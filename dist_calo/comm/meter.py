@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dist_calo.comm.failure import CommunicationError
+from dist_calo.comm.signs import SIGNS
 
 if TYPE_CHECKING:
     import torch
@@ -42,12 +43,13 @@ class Meter:
 
     @contextmanager
     def blocked(self, what: str) -> Iterator[None]:
-        """Count the time of the block as waiting.
+        """Count the time of the block as waiting, and say so to the other ranks of this node.
 
         Raises:
             CommunicationError: in place of the backend's own error.
         """
         start = time.perf_counter()
+        SIGNS.wait(True)
         try:
             yield
         except RuntimeError as error:
@@ -55,6 +57,7 @@ class Meter:
                 f"{what} failed: another rank has ended or does not answer; see that rank's message ({_reason(error)})"
             ) from error
         finally:
+            SIGNS.wait(False)
             self.wait_s += time.perf_counter() - start
 
 

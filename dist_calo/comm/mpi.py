@@ -101,7 +101,7 @@ class MpiCommunicator(Meter):
         self._operations = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         self._own_operations: dict[tuple[torch.dtype, str], MPI.Op] = {}
         self._under_way: list[MPI.Request] = []
-        self._nodes = watch_nodes(self, silence_s)
+        self._nodes = watch_nodes(self, silence_s, timeout_s)
 
     def all_reduce(self, tensor: torch.Tensor, reduction: Reduction = "sum") -> None:
         """Reduce a contiguous tensor over all ranks, in place."""
@@ -157,6 +157,7 @@ class MpiCommunicator(Meter):
         """Leave MPI once all ranks are done with it."""
         self._nodes.switch_off()
         self.barrier()
+        self._nodes.leave()
         for operation in self._own_operations.values():
             operation.Free()
         self._own_operations.clear()

@@ -119,6 +119,7 @@ class Alarm:
         self._poll_s = poll_interval(world.size, silence_s)
         self._unanswered = 0
         self._cause: str | None = None
+        self._has_said = False
         self._threads = [
             threading.Thread(target=work, name="alarm", daemon=True) for work in (self._watch, self._guard)
         ]
@@ -133,12 +134,13 @@ class Alarm:
         return self._cause
 
     def ring_for_node(self, cause: str, suspect: str | None) -> None:
-        """Tell the other ranks, and the job script, that a node is lost, or that its first rank has ended.
+        """Tell the other ranks, and the job script, that a node or rank is lost, which this rank has printed.
 
         Where a rank has said before that it fails, those that end are no further news.
         """
         if suspect is not None and self._heard() is not None:
             return
+        self._has_said = True
         lose_node(cause, suspect)
         self.ring(cause)
 
@@ -169,7 +171,7 @@ class Alarm:
             self._unanswered = 0
             # Time for this rank's own message, should it fail too, and for all to hear before rank 0 leaves.
             if heard is not None and not self._off.wait(ECHO_DELAY_S + self._poll_s):
-                leave(self._world, f"error: {heard}", EXIT_FAILURE)
+                leave(self._world, "" if self._has_said else f"error: {heard}", EXIT_FAILURE)
 
     def _listen(self) -> str | None:
         heard = self._heard()
@@ -187,7 +189,8 @@ class Alarm:
         """Counts seconds in which this rank was awake: a job that is suspended and woken up has lost nobody."""
         while not self._off.wait(1.0):
             self._unanswered += 1
-            if self._unanswered > self._silence_s:
+            # Ranks of the same node know more, and speak first.
+            if self._unanswered > self._silence_s + _TELL_S:
                 silence = f"nothing has been heard from it for {self._silence_s:g} s"
                 self._cause = f"{self._keeper} no longer answers: {silence}"
                 lose_node(self._cause)

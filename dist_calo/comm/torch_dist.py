@@ -81,12 +81,14 @@ class TorchCommunicator(Meter):
                 dist.new_group(backend="gloo", timeout=limit) if backend == "gloo" else dist.group.WORLD
             )
             if world.size > 1:
-                self._alarm = self._watch_others(address, port, silence_s, environ)
+                self._alarm = self._watch_others(address, port, silence_s, timeout_s, environ)
         self.rank_and_size = dist.get_rank(), dist.get_world_size()
 
-    def _watch_others(self, address: str, port: int, silence_s: float, environ: Mapping[str, str]) -> Alarm:
-        """Hear of ranks that fail and of nodes that vanish."""
-        self._nodes = NodeWatch(self.world, silence_s, address)
+    def _watch_others(
+        self, address: str, port: int, silence_s: float, timeout_s: float, environ: Mapping[str, str]
+    ) -> Alarm:
+        """Hear of ranks that fail or stop and of nodes that vanish."""
+        self._nodes = NodeWatch(self.world, silence_s, timeout_s, address)
         cards: list[Any] = [None] * self.world.size
         dist.all_gather_object(cards, (self._nodes.card, secrets.token_hex(8)))
         keeper = f"rank 0 on {cards[0][0].node}"
@@ -152,4 +154,6 @@ class TorchCommunicator(Meter):
             self._nodes.switch_off()
             self._alarm.switch_off()
         self.barrier()
+        if self._alarm is not None:
+            self._nodes.leave()
         dist.destroy_process_group()

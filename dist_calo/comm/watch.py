@@ -1,26 +1,39 @@
-"""Each node is watched by another one, so that a node that vanishes is named soon, whatever the ranks are doing.
+"""Who watches whom: the first ranks of a node its other ranks, and each node another one, whatever the ranks are doing.
+
+On a node the signs of life tell which rank keeps the others waiting, and the operating system which one has died.
 
 The first rank of a node keeps an idle connection to the first rank of the next node, and the last node's to the first:
 a ring, so that a node has two connections however many there are, and nothing passes through rank 0. The kernels at
 its ends keep a connection alive (TCP keep-alive). So a rank that computes, waits for a file system or has been
 suspended is not taken for dead: its kernel answers. A node that has crashed, or that the network has lost, does not.
+Only while ranks of a node wait for others does it ask the next one each second, with one byte, whether that waits too:
+so a rank that is alone on its node and has been stopped, or computes without end, is found as well.
 """
 
+import os
 import secrets
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
-from dist_calo.comm.failure import LOSS_DELAY_S, before_leaving, leave, lose_node
+from dist_calo.comm.failure import LOSS_DELAY_S, before_leaving, leave_silently, lose_node, say
+from dist_calo.comm.local_watch import LocalWatch
 from dist_calo.comm.protocol import Communicator, World
+from dist_calo.comm.signs import SIGNS, Judge, Page, open_page
 from dist_calo.errors import EXIT_FAILURE
 
 # A connection is probed first when it was idle for two of these parts of the time allowed.
 _PROBES = 6
 _CONNECT_S = 5.0
-_FAREWELL = b"."
+_TICK_S = 1.0
+# Ranks wait for each other all the time, but rarely so long.
+_ASK_AFTER_S = 3.0
+_FAREWELL, _QUESTION, _ANSWER = b".", b"?", b"!"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,30 +41,45 @@ class Card:
     """Where a rank can be watched. Only the first rank of a node has a port."""
 
     node: str
+    space: int = 0
+    """Processes of a node know each other by number if this is the same: containers may have numbers of their own."""
     port: int = 0
     addresses: tuple[str, ...] = ()
     token: bytes = b""
     """What the rank says to whom connects, which tells it from any other service at this address."""
+    signs: str = ""
+    """Memory for the signs of life of this node's ranks."""
 
 
 class NodeWatch:
-    """Watches the next node of the ring, on the first rank of each node; other ranks have nothing to do.
+    """Watches the ranks of this node and, on its first rank, the next node of the ring.
 
     Args:
         world: this process among the ranks.
-        silence_s: time for which nothing is heard from a node before it is lost, in seconds.
+        silence_s: time for which nothing is heard from a node, or a rank does not get on, in seconds.
+        timeout_s: time after which a collective fails, in seconds.
         toward: host that the other nodes reach; tells which of this node's addresses they will reach in turn.
     """
 
-    def __init__(self, world: World, silence_s: float, toward: str | None = None) -> None:
+    def __init__(
+        self, world: World, silence_s: float, timeout_s: float = 600.0, toward: str | None = None
+    ) -> None:
         self._world, self._silence_s = world, silence_s
+        self._judge = Judge(silence_s, timeout_s)
         self._off = threading.Event()
         self._watchers: list[socket.socket] = []
-        self.card = Card(node=world.node)
+        self._ranks: LocalWatch | None = None
+        self._asked_at = -inf
+        self._page = SIGNS.page or (
+            open_page(world.local_size) if world.local_rank == 0 < world.size - 1 else None
+        )
+        self.card = Card(node=world.node, signs=self._page.path if self._page else "")
+        with suppress(OSError):
+            self.card = replace(self.card, space=os.stat("/proc/self/ns/pid").st_ino)
         if world.local_rank == 0 and world.local_size < world.size:
             listener = socket.create_server(("", 0), backlog=8)
-            self.card = Card(
-                node=world.node,
+            self.card = replace(
+                self.card,
                 port=listener.getsockname()[1],
                 addresses=_addresses(world.node, toward),
                 token=secrets.token_bytes(8),
@@ -64,28 +92,53 @@ class NodeWatch:
 
         Args:
             cards: those of all ranks, in their order.
-            on_loss: called on a thread of its own once the node is lost, with a text that names it. If no more is
-                known than that its first rank has ended, the node's name comes second, otherwise None.
+            on_loss: called on a thread of its own once a node or rank is lost, with a text that names it, which has
+                been printed. If all that is known is that a rank has ended, its node comes second, otherwise None.
         """
+        self._watch_ranks(cards, on_loss)
         first = first_ranks(cards)
         if len(first) < 2 or self._world.rank not in first:
             return
         watched = first[(first.index(self._world.rank) + 1) % len(first)]
-        name = name_node(cards, watched)
-        work = (cards[watched], name, watched, on_loss)
+        work = (cards[watched], name_node(cards, watched), watched, on_loss)
         threading.Thread(
             target=self._watch, args=work, name=f"node-watch of rank {watched}", daemon=True
         ).start()
 
     def switch_off(self) -> None:
-        """Take the end of other ranks for granted from now on. Connections stay open until the process ends."""
+        """Take the end of other nodes for granted from now on. Connections stay open until the process ends."""
         self._off.set()
+
+    def leave(self) -> None:
+        """Take the end of all other ranks for granted, once all have met for the last time."""
+        if self._ranks is not None:
+            self._ranks.switch_off()
+        SIGNS.leave()
 
     def say_farewell(self) -> None:
         """Tell who watches this rank that it leaves with a message of its own."""
         for connection in self._watchers:
             with suppress(OSError):
                 connection.send(_FAREWELL, socket.MSG_DONTWAIT)
+
+    def _watch_ranks(self, cards: Sequence[Card], on_loss: Callable[[str, str | None], None]) -> None:
+        here = (self.card.node, self.card.space)
+        ranks = [rank for rank, card in enumerate(cards) if (card.node, card.space) == here]
+        path = cards[ranks[0]].signs
+        # Where memory cannot be shared nobody is watched, as on systems that are not Linux.
+        with suppress(OSError, ValueError):
+            page = self._page if self._page and self._page.path == path else Page(path)
+            if page.size >= len(ranks):
+                SIGNS.use(page, ranks.index(self._world.rank))
+                self._ranks = LocalWatch(
+                    self._world,
+                    page,
+                    ranks,
+                    self._judge,
+                    names_dead=not SIGNS.launcher_looks,
+                    is_asked=lambda: time.monotonic() - self._asked_at < _ASK_AFTER_S,
+                    on_loss=on_loss,
+                )
 
     def _answer(self, listener: socket.socket) -> None:
         with suppress(OSError):
@@ -95,49 +148,83 @@ class NodeWatch:
                 with suppress(OSError):
                     connection.sendall(self.card.token)
                 self._watchers.append(connection)
+                threading.Thread(target=self._reply, args=(connection,), daemon=True).start()
+
+    def _reply(self, connection: socket.socket) -> None:
+        with suppress(OSError):
+            while connection.recv(1) == _QUESTION:
+                self._asked_at = time.monotonic()
+                connection.send(_ANSWER, socket.MSG_DONTWAIT)
 
     def _watch(self, card: Card, name: str, rank: int, on_loss: Callable[[str, str | None], None]) -> None:
         connection = _connect(card, self._silence_s)
         if connection is None:
-            print(
-                f"[rank {self._world.rank} on {self._world.node}] warning: no connection to {name} "
-                f"({', '.join(card.addresses)}, port {card.port}): if that node is lost, it may not be named",
-                flush=True,
+            say(
+                self._world,
+                f"warning: no connection to {name} ({', '.join(card.addresses)}, port {card.port}): if that node is "
+                "lost, it may not be named",
             )
             return
         with connection:
             try:
-                ended, told = True, connection.recv(1)
+                ended, told = True, self._listen(connection)
             except ConnectionResetError:
                 ended, told = True, b""
             except OSError:
                 ended, told = False, b""
-        if told or self._off.wait(LOSS_DELAY_S if ended else 0.0):
+        if told == _FAREWELL or self._off.wait(LOSS_DELAY_S if ended else 0.0):
             return
-        if ended:
-            on_loss(
-                f"rank {rank} has ended without a message: it or its {name} crashed, was killed or ran out of memory",
-                card.node,
+        suspect, place = None, SIGNS.sign.place
+        if told:
+            text = (
+                f"rank {rank} of {self._world.size} on {card.node} has not answered for {self._silence_s:g} s"
+                f"{place}, though its node does: it is stopped, or computes without end"
+            )
+        elif ended:
+            suspect = card.node
+            text = (
+                f"rank {rank} has ended without a message{place}: it or its {name} crashed, was killed or ran out of "
+                "memory"
             )
         else:
-            on_loss(
-                f"{name} no longer answers: nothing has been heard from it for {self._silence_s:g} s", None
-            )
+            text = f"{name} no longer answers: nothing has been heard from it for {self._silence_s:g} s"
+        say(self._world, f"error: {text}")
+        on_loss(text, suspect)
+
+    def _listen(self, connection: socket.socket) -> bytes:
+        """Last word of the next node's first rank, empty if it ends without one; a question if it does not answer."""
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        unanswered_s, looked = 0.0, time.monotonic()
+        while True:
+            if poll.poll(1e3 * _TICK_S):
+                if (word := connection.recv(1)) != _ANSWER:
+                    return word
+                unanswered_s = 0.0
+            now = time.monotonic()
+            awake_s, looked = min(now - looked, 2 * _TICK_S), now
+            if self._ranks is None or not self._ranks.waits_for_long(_ASK_AFTER_S):
+                unanswered_s = 0.0
+                continue
+            if unanswered_s >= self._judge.limit(SIGNS.sign.usual_s):
+                return _QUESTION
+            unanswered_s += awake_s
+            with suppress(BlockingIOError):
+                connection.send(_QUESTION, socket.MSG_DONTWAIT)
 
 
-def watch_nodes(communicator: Communicator, silence_s: float) -> NodeWatch:
-    """Watch the nodes for a backend that has no way to tell all ranks; collective.
+def watch_nodes(communicator: Communicator, silence_s: float, timeout_s: float) -> NodeWatch:
+    """Watch nodes and ranks for a backend that has no way to tell all ranks; collective.
 
-    The rank that has lost its neighbour says so and leaves, and then the launcher ends the others.
+    The rank that has found another one lost says so and leaves, and then the launcher ends the others.
     """
-    world = communicator.world
-    watch = NodeWatch(world, silence_s)
+    watch = NodeWatch(communicator.world, silence_s, timeout_s)
 
     def lose(text: str, suspect: str | None) -> None:
         lose_node(text, suspect)
-        leave(world, f"error: {text}", EXIT_FAILURE)
+        leave_silently(EXIT_FAILURE)
 
-    if world.local_size < world.size:
+    if communicator.world.size > 1:
         watch.start(communicator.all_gather_object(watch.card), lose)
     return watch
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dist_calo.comm.protocol import Communicator, Work
+from dist_calo.comm.signs import SIGNS
 
 EXCHANGE_S = 1.0
 """Shortest time between two exchanges of a rank that works, in seconds."""
@@ -43,13 +44,15 @@ class Tally:
         self._communicator = communicator
         self._show = show
         self._asked_to_stop = asked_to_stop
-        self._mine = 0
+        self._mine = self._pieces = 0
         self._last = time.monotonic()
         self._under_way: tuple[torch.Tensor, Work] | None = None
 
     def add(self, count: int) -> None:
         """Count what this rank has done since the last call; call it after each piece of work."""
         self._mine += count
+        self._pieces += 1
+        SIGNS.reached(self._pieces)
         if time.monotonic() - self._last >= EXCHANGE_S:
             self._exchange(finished=False)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dist_calo.comm.protocol import Communicator
+from dist_calo.comm.signs import SIGNS
 from dist_calo.config import RunConfig
 from dist_calo.data.ledger import Ledger
 from dist_calo.data.loader import Batch, Loader
@@ -88,6 +89,7 @@ class Trainer:
             TrainingError: if the gradients stay non-finite or the ranks' weights differ.
             CheckpointError: if a checkpoint cannot be written.
         """
+        SIGNS.reached(self.state.step)
         with StopRequest(self._communicator) as stop:
             while self.state.step < self._config.train.max_steps and not self.stopped_by:
                 stop.ask()
@@ -98,6 +100,7 @@ class Trainer:
                 self._log(batch)
                 improved = self._validate()
                 self._checkpoint(now=improved or self.stopped_by is not None)
+        SIGNS.begin("at the end of the run")
         if self.stopped_by:
             self._progress.say(
                 f"{self.stopped_by}: stopped after step {self.state.step}, checkpoint in {self._folder.folder}; "
@@ -113,6 +116,7 @@ class Trainer:
 
     def _advance(self, batch: Batch) -> None:
         self.state.step += 1
+        SIGNS.reached(self.state.step)
         self.state.epoch, self.state.samples_seen = batch.end.epoch, batch.end.samples_seen
         if self._ledger:
             self._ledger.write(batch.epoch, self.state.step, batch.ids)
@@ -146,13 +150,14 @@ class Trainer:
         """Look at generated showers if it is time to; True if they are the best so far."""
         if self._validator is None or not self._due(self._config.train.validate_every_steps):
             return False
-        self._share_statistics()
-        with self._learner.average.applied():
-            result = self._validator.run()
-        self._tracker.metrics(result.metrics, self.state.step)
-        if self._config.tracking.log_pictures:
-            for name, draw in result.pictures().items():
-                self._tracker.figure(draw, name, self.state.step)
+        with SIGNS.phase("in validation"):
+            self._share_statistics()
+            with self._learner.average.applied():
+                result = self._validator.run()
+            self._tracker.metrics(result.metrics, self.state.step)
+            if self._config.tracking.log_pictures:
+                for name, draw in result.pictures().items():
+                    self._tracker.figure(draw, name, self.state.step)
         self._progress.validation(self.state.step, result.headlines)
         self._times.restart()
         improved = result.score < (math.inf if self.state.best_score is None else self.state.best_score)
@@ -169,18 +174,19 @@ class Trainer:
         if self.before_checkpoint is not None and (reason := self.before_checkpoint()) is not None:
             self.stopped_by = self.stopped_by or reason
             return
-        if self._ledger:
-            self._ledger.secure()
-        self._share_statistics()
-        # All ranks come here before rank 0 saves.
-        self._require_sound_ranks()
-        if self._communicator.world.rank == 0:
-            self._tracker.secure()
-            state = self._state_dict()
-            best = self.state.best_step == self.state.step
-            path = self._folder.save(state, self._summary(), best=best)
-            self._tracker.checkpoint(path)
-        self._communicator.barrier()
+        with SIGNS.phase("in a checkpoint"):
+            if self._ledger:
+                self._ledger.secure()
+            self._share_statistics()
+            # All ranks come here before rank 0 saves.
+            self._require_sound_ranks()
+            if self._communicator.world.rank == 0:
+                self._tracker.secure()
+                state = self._state_dict()
+                best = self.state.best_step == self.state.step
+                path = self._folder.save(state, self._summary(), best=best)
+                self._tracker.checkpoint(path)
+            self._communicator.barrier()
         self._times.restart()
 
     def _record_model(self) -> None:

@@ -36,6 +36,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _validate(options: argparse.Namespace) -> int:
     from dist_calo.data.shards import manifest_of, matching_files
+    from dist_calo.data.summary import energy_sources
 
     paths = matching_files(*options.path)
     problems = [problem for path in paths for problem in _file_problems(path, options)]
@@ -48,6 +49,7 @@ def _validate(options: argparse.Namespace) -> int:
     if problems:
         print("\n".join([*problems, f"{len(problems)} problem(s) found"]))
         return EXIT_USER
+    print(f"incident energy: data set {', '.join(energy_sources(manifest))}")
     print(f"{manifest.rows} showers in {len(manifest.files)} file(s), no problem found")
     return 0
 

@@ -12,8 +12,64 @@ from typing import Any, ClassVar
 
 from dist_calo.errors import ConfigError
 
-CONDITION_UNITS = {"energy": "GeV", "theta": "rad"}
-"""Unit of each quantity that a shower can be conditioned on."""
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A quantity that a shower can be conditioned on, and the values that it can have."""
+
+    name: str
+    """In words."""
+    unit: str
+    highest: float
+    least: float = 0.0
+    """Itself no value of energies, which are above 0."""
+    least_is_allowed: bool = False
+    mistaken: tuple[str, float]
+    """The unit that values may have by mistake, and its size in the unit that they should have."""
+
+    def allows(self, values: Any) -> Any:
+        """Which values, numbers or arrays of them, are possible: neither NaN nor infinity is."""
+        above = values >= self.least if self.least_is_allowed else values > self.least
+        return above & (values <= self.highest)
+
+    @property
+    def rule(self) -> str:
+        """What a value must be, in words."""
+        low = (
+            f"{self.least:g} to" if self.least_is_allowed else f"above {self.least:g} {self.unit} and at most"
+        )
+        return f"{low} {self.highest:g} {self.unit}"
+
+    def require(self, option: str, low: float, high: float) -> None:
+        """Check the bounds of what a user asks for.
+
+        Args:
+            option: what was given and its text, for the message.
+            low: lowest value.
+            high: highest value.
+
+        Raises:
+            ConfigError: if one is impossible.
+        """
+        if not (self.allows(low) and self.allows(high)):
+            other, size = self.mistaken
+            raise ConfigError(
+                f"{option}: the {self.name} must be {self.rule}; 1 {other} is {size:.4g} {self.unit}"
+            )
+
+
+CONDITIONS = {
+    "energy": Condition(name="incident energy", unit="GeV", highest=1e6, mistaken=("MeV", 1e-3)),
+    "theta": Condition(
+        name="polar angle",
+        unit="rad",
+        highest=3.1416,
+        least_is_allowed=True,
+        mistaken=("degree", math.pi / 180),
+    ),
+}
+"""What a shower can be conditioned on."""
+CONDITION_UNITS = {name: condition.unit for name, condition in CONDITIONS.items()}
 _LAYERS_IN_WORDS = 6
 """Layers that a description lists one by one."""
 

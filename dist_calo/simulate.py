@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dist_calo.command_line import one_line_parser, parse_range, run_command
 from dist_calo.errors import ConfigError
+from dist_calo.geometry import CONDITIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--{name} {getattr(options, name)}: must be at least 1")
     energy = parse_range("--energy", options.energy) if options.energy else None
     theta = parse_range("--theta", options.theta) if options.theta else None
+    for name, bounds in (("energy", energy), ("theta", theta)):
+        if bounds:
+            CONDITIONS[name].require(f"--{name} {getattr(options, name)}", *bounds)
     if theta and not LEAST_ANGLE <= theta[0] <= theta[1] <= LARGEST_ANGLE:
         raise ConfigError(
             f"--theta {options.theta}: angles lie between {LEAST_ANGLE} and {LARGEST_ANGLE} rad; normal is 1.5708"

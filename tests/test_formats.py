@@ -86,7 +86,7 @@ def test_particle_by_attribute_or_prefix(tmp_path, name, attribute, particle):
         ({"ECAL": np.ones((0, 25, 25, 25)), "energy": energies(0)}, "ECAL has no rows"),
         ({"energy": energies(3)}, "energy has 3 rows and ECAL has 4"),
         ({"energy": np.ones((4, 2))}, r"energy has shape \(4, 2\), must be \(N, 1\)"),
-        ({"energy": None, "target": np.ones((4, 1))}, r"target has shape \(4, 1\), must be \(N, 2\)"),
+        ({"energy": None, "target": np.ones((4, 2, 5))}, r"target has shape \(4, 2, 5\), must be \(N,\), "),
         ({"theta": np.ones(5)}, "theta has 5 rows"),
         ({"energy": np.array([b"a"] * 4)}, r"energy holds \|S1, must hold numbers"),
         ({"energy": 3.0}, r"energy has shape \(\)"),
@@ -115,7 +115,7 @@ def test_files_that_cannot_be_opened(tmp_path):
     with pytest.raises(DataError, match=r"a.h5: not a complete HDF5 file .*truncated"):
         open_file(path)
     (tmp_path / "b.h5").write_text("no HDF5")
-    with pytest.raises(DataError, match="of another kind"):
+    with pytest.raises(DataError, match=r"not an HDF5 file, it begins with b'no HDF5'"):
         open_file(tmp_path / "b.h5")
 
 
@@ -174,9 +174,7 @@ def test_a_negative_zero_is_a_zero(tmp_path):
 def test_the_quick_check_agrees_with_the_rules(cells, energy):
     row = np.array([cells], dtype=np.float32)
     row[row == 0] = 0.0
-    rules = (
-        np.isfinite(row).all() and (row >= 0).all() and (row > 0).any() and np.isfinite(energy) and energy > 0
-    )
+    rules = np.isfinite(row).all() and (row >= 0).all() and (row > 0).any() and 0 < energy <= 1e6
     assert rows_are_good(row, np.array([[energy]], dtype=np.float32)) == rules
 
 
@@ -231,7 +229,7 @@ def test_a_damaged_chunk_is_told_with_its_rows(tmp_path):
     with open_file(path) as file:
         rows = FORMATS["lcd"].rows(file)
         rows.read(0, 32)
-        with pytest.raises(DataError, match=r"a.h5: rows 32 to 63 cannot be read \(gzip.*damaged"):
+        with pytest.raises(DataError, match=r"a.h5: rows 32 to 63 cannot be read: gzip.*damaged"):
             rows.read(32, 64)
 
 

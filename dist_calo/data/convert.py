@@ -10,7 +10,7 @@ import numpy as np
 from dist_calo.config import DataConfig
 from dist_calo.data.blocks import Blocks, Split, split_blocks
 from dist_calo.data.extras import Extras, extras_of
-from dist_calo.data.formats import ShowerWriter, format_named, open_file
+from dist_calo.data.formats import ShowerWriter, format_named
 from dist_calo.data.formats.protocol import EMPTY_SHOWER
 from dist_calo.data.formats.schema import OWN_ATTRIBUTES
 from dist_calo.data.formats.writer import Compression
@@ -95,7 +95,7 @@ def _attributes(manifest: Manifest, files: Sequence[FileEntry]) -> dict[str, Any
     """What all of these files say of where their showers come from, and their names."""
     shared: dict[str, Any] = {}
     for number, entry in enumerate(files):
-        with open_file(entry.path) as file:
+        with entry.open() as file:
             found = dict(file.attrs)
         if number == 0:
             shared = found
@@ -146,7 +146,7 @@ def _rewritten(
     for number, entry in enumerate(manifest.files):
         mine = files == number
         starts = (blocks.first_ids[mine] - manifest.first_ids[number]).tolist()
-        with open_file(entry.path) as file:
+        with entry.open() as file:
             rows = format_named(manifest.format).rows(file, manifest.options)
             for start, count in zip(starts, blocks.rows[mine].tolist(), strict=True):
                 showers, conditions = rows.read(start, start + count)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dist_calo.data.formats import format_named, open_file
+from dist_calo.data.formats import format_named
 from dist_calo.data.formats.schema import StoredArray, schema_of
+from dist_calo.data.formats.stored import require_stored
+from dist_calo.data.formats.whole_files import why_unreadable
 from dist_calo.data.shards import FileEntry, Manifest
 from dist_calo.errors import DataError
 
@@ -52,8 +54,8 @@ class Extras:
                 values = file[array.name][start:stop]
             except OSError as error:
                 raise DataError(
-                    f"{file.filename}: rows {start} to {stop - 1} of {array.name} cannot be read ({error}): the file "
-                    "is damaged, make or copy it again"
+                    f"{file.filename}: rows {start} to {stop - 1} of {array.name} cannot be read: "
+                    f"{why_unreadable(error)}"
                 ) from error
             if array.name in self.in_cell_unit and cells_factor != 1:
                 values = values * np.float32(cells_factor)
@@ -77,8 +79,8 @@ def extras_of(manifest: Manifest, files: Sequence[FileEntry]) -> Extras:
     shared: dict[str, _Found] = {}
     seen: dict[str, None] = {}
     for number, entry in enumerate(files):
-        with open_file(entry.path) as file:
-            read = own | set(format_.rows(file, manifest.options).data_sets)
+        with entry.open() as file:
+            read = own.union(*format_.rows(file, manifest.options).data_sets)
             seen |= dict.fromkeys(name for name in file if name not in read)
             found = {
                 name: told for name in file if name not in read and (told := _alike(file, name, entry.rows))
@@ -105,6 +107,7 @@ def _alike(file: "h5py.File", name: str, rows: int) -> _Found | None:
     found = file.get(name)
     if not isinstance(found, h5py.Dataset) or found.shape[:1] != (rows,) or found.dtype.kind not in _KINDS:
         return None
+    require_stored(found, may_be_filled=True)
     return _Found(shape=found.shape[1:], dtype=found.dtype, attributes=dict(found.attrs))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from dist_calo.config import DataConfig
 from dist_calo.data.blocks import Blocks, Split, split_blocks
+from dist_calo.data.identity import what_changed
 from dist_calo.data.order import Order, Position, Share
 from dist_calo.data.reader import Reader
 from dist_calo.data.shards import Manifest
@@ -110,6 +111,14 @@ class Loader:
             window.reverse()
             while window:
                 yield window.pop()
+
+    def what_changed(self) -> str | None:
+        """A file of the run that has changed, looked at by its name; each rank looks at its share of all files."""
+        return what_changed(
+            file
+            for entry in self._manifest.files[self._rank :: self._size]
+            for file in (entry, *entry.sources)
+        )
 
     def close(self) -> None:
         """End the reading thread; batches that were handed out stay valid."""

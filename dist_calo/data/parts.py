@@ -164,7 +164,7 @@ class PartFolder:
         import h5py
 
         temporary = self.folder / ".whole.tmp"
-        whole = h5py.File(temporary, "w")
+        whole = h5py.File(temporary, "w", locking=False)
         try:
             for number in range(cut.count):
                 with open_file(self.path(number)) as part:

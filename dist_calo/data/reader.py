@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dist_calo.data.blocks import block_rows
-from dist_calo.data.formats import ShowerRows, format_named, open_file
+from dist_calo.data.formats import ShowerRows, format_named
 from dist_calo.data.formats.protocol import rows_are_good
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError
@@ -60,7 +60,7 @@ class Reader:
                 return showers, conditions
             opened = self._opened(int(files[first]))
             opened.place(rows[first:last], showers, conditions, places[first:last])
-        if not rows_are_good(showers, conditions, geometry.signed):
+        if not rows_are_good(showers, conditions, geometry.signed, geometry.conditions):
             self._raise_first(files, rows, showers[places], conditions[places])
         return showers, conditions
 
@@ -79,7 +79,7 @@ class Reader:
             entry = self._manifest.files[number]
             if len(self._open) == _OPEN_FILES:
                 self._open.popitem(last=False)[1][0].close()
-            file = open_file(entry.path)
+            file = entry.open()
             options = self._manifest.options
             geometry = self._manifest.geometry
             try:

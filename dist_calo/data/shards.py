@@ -10,37 +10,53 @@ import json
 import os
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dist_calo.config import DataConfig
-from dist_calo.data.formats import Format, Problem, ReadOptions, format_named, open_file, recognise
+from dist_calo.data.formats import Format, Problem, ReadOptions, examine, format_named, open_file, recognise
 from dist_calo.data.formats.protocol import AS_FILES_SAY
+from dist_calo.data.formats.whole_files import require_not_being_written
+from dist_calo.data.identity import FileIdentity, identity_of, require_unchanged
 from dist_calo.documents import load_json
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.geometry import Geometry, geometry_from_dict
 
+if TYPE_CHECKING:
+    import h5py
+
 _VERSION = 1
-_END_BYTES = 1 << 20
 _SCAN_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileEntry:
+class FileEntry(FileIdentity):
     """One shower file."""
 
     name: str
     """Name below the folder that all files share."""
-    path: str
     rows: int
-    bytes: int
     chunk_rows: int | None
     """Showers of an HDF5 chunk; None where the file is not chunked."""
-    fingerprint: str
-    """SHA-256 of the size and of the first and last MiB."""
+    sources: tuple[FileIdentity, ...] = ()
+    """Other files that hold some of its data: sources of virtual data sets, and raw files."""
+
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """All that must be the same wherever the file lies."""
+        return self.rows, self.bytes, self.chunk_rows, self.fingerprint
+
+    def open(self) -> "h5py.File":
+        """The file, opened for reading.
+
+        Raises:
+            DataError: if it has changed since it was first read, or cannot be read.
+        """
+        require_unchanged(self, *self.sources)
+        return open_file(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +87,7 @@ class Manifest:
         What the user says of the files goes in too; a binning as the geometry that it tells, not as a path.
         """
         lines = [f"{entry.name}\t{entry.rows}\t{entry.bytes}\t{entry.fingerprint}\n" for entry in self.files]
+        lines += [f"source\t{part.fingerprint}\n" for entry in self.files for part in entry.sources]
         for name in ("cell_unit", "energy_unit"):
             if (unit := getattr(self.options, name)) != getattr(AS_FILES_SAY, name):
                 lines.append(f"{name}\t{unit}\n")
@@ -103,7 +120,7 @@ class Manifest:
                 format=values["format"],
                 geometry=geometry_from_dict(values["geometry"]),
                 particle=values["particle"],
-                files=tuple(FileEntry(**entry) for entry in values["files"]),
+                files=tuple(_entry(**entry) for entry in values["files"]),
                 options=ReadOptions(**values.get("options", {})),
             )
             version, checksum = values["version"], values["checksum"]
@@ -192,15 +209,40 @@ def matching_files(*patterns: str) -> list[str]:
             raise DataError(
                 f"{pattern} is a folder: name the files in it, such as {pattern.rstrip('/')}/*.h5"
             )
-        matches = [expanded] if os.path.isfile(expanded) else glob.glob(expanded, recursive=True)
-        files = [path for path in matches if os.path.isfile(path)]
+        matches = glob.glob(_literal_where_it_exists(expanded), recursive=True)
+        files = [path for path in matches if not os.path.isdir(path)]
         if not files:
-            raise DataError(
-                f"{pattern}: no such file and no file matches, looked from {os.getcwd()}; "
-                "give the path of a shower file or a glob in quotes"
-            )
+            raise DataError(f"{pattern}: {_why_no_match(expanded, matches)}")
         found.update(files)
     return sorted(found)
+
+
+def _literal_where_it_exists(pattern: str) -> str:
+    """A glob in which the first names that exist as they stand, brackets and all, mean themselves."""
+    done, left = "/" * pattern.startswith("/"), [part for part in pattern.split("/") if part]
+    escaped = done
+    while left and os.path.lexists(os.path.join(done, left[0])):
+        done = os.path.join(done, left[0])
+        escaped = os.path.join(escaped, glob.escape(left.pop(0)))
+    return os.path.join(escaped, *left)
+
+
+def _why_no_match(pattern: str, matches: Sequence[str]) -> str:
+    if matches:
+        return f"only folders match, such as {matches[0]}: name the files in them, such as {pattern.rstrip('/')}/*.h5"
+    folder = os.path.dirname(pattern)
+    while folder and glob.has_magic(folder) and not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    try:
+        os.listdir(folder or ".")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return f"the folder {folder} cannot be read ({error.strerror})"
+    return (
+        f"no such file and no file matches, looked from {os.getcwd()}; give the path of a shower file or a glob in "
+        "quotes"
+    )
 
 
 def manifest_of(
@@ -216,11 +258,11 @@ def manifest_of(
     known: dict[str, Geometry] = {}
     for path in ordered:
         with open_file(path) as file:
+            require_not_being_written(file)
             format_ = required or recognise(file)
             # What lies beside the files of a folder is looked for once.
-            layout = format_.describe(file, options, known=known.get(os.path.dirname(path)))
+            layout, sources = examine(file, format_, options, known.get(os.path.dirname(path)))
             known.setdefault(os.path.dirname(path), layout.geometry)
-            format_.check(file, options)
         kinds = {"format": format_.name, "geometry": layout.geometry, "particle": layout.particle}
         for kind, value in kinds.items():
             if kind == "particle" and value is None:
@@ -231,15 +273,13 @@ def manifest_of(
                     f"{path}: its {kind} is {value} and that of {where} is {first}: "
                     "all files must have the same, train on one kind at a time"
                 )
-        size = os.path.getsize(path)
         entries.append(
             FileEntry(
                 name=Path(os.path.relpath(os.path.abspath(path), folder)).as_posix(),
-                path=path,
                 rows=layout.rows,
-                bytes=size,
                 chunk_rows=layout.chunk_rows,
-                fingerprint=_fingerprint(path, size),
+                sources=tuple(map(identity_of, sources)),
+                **vars(identity_of(path)),
             )
         )
     return Manifest(
@@ -271,7 +311,9 @@ def require_same_files(before: Manifest, now: Manifest) -> None:
             raise DataError(f"{name} is in the manifest and does not match data.path")
         if name not in old:
             raise DataError(f"{new[name].path} matches data.path and is not in the manifest")
-        if replace(old[name], path="") != replace(new[name], path=""):
+        parts = [[part.fingerprint for part in entry.sources] for entry in (old[name], new[name])]
+        # Manifests of earlier versions name no sources.
+        if old[name].content != new[name].content or (parts[0] and parts[0] != parts[1]):
             raise DataError(f"{new[name].path} has changed since the manifest was made")
     was_read, is_read = _reading(before), _reading(now)
     for name in sorted(was_read.keys() | is_read.keys()):
@@ -280,6 +322,10 @@ def require_same_files(before: Manifest, now: Manifest) -> None:
                 f"{name} is {reprlib.repr(is_read.get(name))}, and in the manifest {reprlib.repr(was_read.get(name))}: "
                 "the same files must be read alike, set data.format and data.binning as they were"
             )
+
+
+def _entry(sources: Sequence[Mapping[str, Any]] = (), **values: Any) -> FileEntry:
+    return FileEntry(sources=tuple(FileIdentity(**source) for source in sources), **values)
 
 
 def _reading(manifest: Manifest) -> dict[str, Any]:
@@ -319,7 +365,7 @@ def _file_problems(
     format_: Format, options: ReadOptions, entry: FileEntry, start: int, stop: int, piece: int
 ) -> Iterator[Problem]:
     told: set[tuple[str, str]] = set()
-    with open_file(entry.path) as file:
+    with entry.open() as file:
         rows = format_.rows(file, options)
         for first in range(start, stop, piece):
             showers, conditions = rows.read(first, min(first + piece, stop))
@@ -327,13 +373,3 @@ def _file_problems(
                 if (problem.data_set, problem.rule) not in told:
                     told.add((problem.data_set, problem.rule))
                     yield problem
-
-
-def _fingerprint(path: str, size: int) -> str:
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        digest.update(file.read(_END_BYTES))
-        if size > _END_BYTES:
-            file.seek(max(_END_BYTES, size - _END_BYTES))
-            digest.update(file.read())
-    return digest.hexdigest()

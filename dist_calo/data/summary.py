@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from dist_calo.data.formats import format_named, open_file
+from dist_calo.data.formats import format_named
 from dist_calo.data.shards import FileEntry, Manifest
 
 _PIECES, _PIECE_ROWS = 8, 32
@@ -27,12 +27,22 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "rows": manifest.rows,
         "bytes": sum(entry.bytes for entry in manifest.files),
         "checksum": manifest.checksum,
+        "energy_source": ", ".join(energy_sources(manifest)),
         "energy_min": min(file["energy_min"] for file in files),
         "energy_max": max(file["energy_max"] for file in files),
         "sampling_fraction": _mean(files, "sampling_fraction"),
         "empty_cells": _mean(files, "empty_cells"),
         "files": files,
     }
+
+
+def energy_sources(manifest: Manifest) -> list[str]:
+    """What the files' incident energies are, each way once."""
+    found: dict[str, None] = {}
+    for entry in manifest.files:
+        with entry.open() as file:
+            found[format_named(manifest.format).rows(file, manifest.options).energy_source] = None
+    return list(found)
 
 
 def _mean(files: list[dict[str, Any]], name: str) -> float | None:
@@ -43,7 +53,7 @@ def _mean(files: list[dict[str, Any]], name: str) -> float | None:
 
 
 def _summarise_file(manifest: Manifest, entry: FileEntry) -> dict[str, Any]:
-    with open_file(entry.path) as file:
+    with entry.open() as file:
         starts = sorted({entry.rows * piece // _PIECES for piece in range(_PIECES)})
         after = [*starts[1:], entry.rows]
         stops = [min(start + _PIECE_ROWS, end) for start, end in zip(starts, after, strict=True)]
@@ -76,6 +86,7 @@ def table(summary: dict[str, Any]) -> str:
         f"{summary['rows']} showers of {summary['cells']} in {len(summary['files'])} file(s), "
         f"{_megabytes(summary['bytes'])}; schema {summary['format']}, "
         f"particle {summary['particle'] or 'not told'}, conditions {', '.join(summary['conditions'])}",
+        f"incident energy: data set {summary['energy_source']}",
         f"checksum {summary['checksum']}",
         "",
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dist_calo.errors import ConfigError, DataError
-from dist_calo.geometry import CONDITION_UNITS
+from dist_calo.geometry import CONDITIONS
 
 if TYPE_CHECKING:
     from dist_calo.geometry import Geometry
@@ -144,7 +144,8 @@ def beam_of(
                 )
         rows = np.ascontiguousarray(rows[:, [names.index(name) for name in geometry.conditions]])
         for number, name in enumerate(geometry.conditions):
-            _tell_extrapolation(name, float(rows[:, number].min()), float(rows[:, number].max()), seen)
+            low, high = float(rows[:, number].min()), float(rows[:, number].max())
+            _tell_extrapolation(f"--conditions {conditions}: {name}", name, low, high, seen)
         return ListedBeam(rows=rows)
     for name, spread in asked.items():
         if name not in geometry.conditions:
@@ -152,21 +153,33 @@ def beam_of(
                 f"--{name} {spread.text}: this model knows no {name}, only {', '.join(geometry.conditions)}; "
                 "leave it out or take another checkpoint"
             )
-        _tell_extrapolation(name, spread.low, spread.high, seen)
+        _tell_extrapolation(f"--{name} {spread.text}", name, spread.low, spread.high, seen)
     ranges = DEFAULT_RANGES | seen
     default = {name: Spread(low=ranges[name][0], high=ranges[name][1]) for name in geometry.conditions}
     return SpreadBeam(spreads=tuple((default | dict(asked)).items()))
 
 
-def _tell_extrapolation(name: str, low: float, high: float, seen: Mapping[str, tuple[float, float]]) -> None:
+def _tell_extrapolation(
+    told: str, name: str, low: float, high: float, seen: Mapping[str, tuple[float, float]]
+) -> None:
+    """Say on standard error that training saw other values.
+
+    Raises:
+        ConfigError: if they are far from those and would be among them in another unit.
+    """
     if name not in seen:
         return
     first, last = seen[name]
+    unit, (other, size) = CONDITIONS[name].unit, CONDITIONS[name].mistaken
     # A sample of the training showers tells the range: its ends are not sharp.
     margin = 0.01 * (last - first)
+    if first - margin <= low * size <= high * size <= last + margin and low > 10 * last:
+        raise ConfigError(
+            f"{told}: training saw {first:.4g} to {last:.4g} {unit}, and these are in {unit}: if they were meant in "
+            f"{other}, give {low * size:.4g}:{high * size:.4g}"
+        )
     if low < first - margin or high > last + margin:
         print(
-            f"--{name}: training saw {first:.4g} to {last:.4g} {CONDITION_UNITS[name]}; "
-            "showers beyond are extrapolated",
+            f"--{name}: training saw {first:.4g} to {last:.4g} {unit}; showers beyond are extrapolated",
             file=sys.stderr,
         )

@@ -26,6 +26,7 @@ from dist_calo.data.formats.schema import SchemaName, schema_of
 from dist_calo.data.formats.whole_files import is_no_space
 from dist_calo.data.parts import CHUNK_ROWS, Cut, PartFolder, part_rows
 from dist_calo.errors import EXIT_PREEMPTED, ConfigError, DataError
+from dist_calo.geometry import CONDITIONS
 from dist_calo.randomness import Draws
 from dist_calo.training.beam import Beam, ListedBeam, Spread, beam_of
 
@@ -67,11 +68,8 @@ class Request:
         for name, value in (("n", self.n), ("batch-size", self.batch_size)):
             if value is not None and value < 1:
                 raise ConfigError(f"--{name} {value}: must be at least 1")
-        if (
-            "energy" in self.spreads
-            and min(self.spreads["energy"].listed or [self.spreads["energy"].low]) <= 0
-        ):
-            raise ConfigError(f"--energy {self.spreads['energy'].text}: incident energies are above 0 GeV")
+        for name, spread in self.spreads.items():
+            CONDITIONS[name].require(f"--{name} {spread.text}", spread.low, spread.high)
         if self.conditions is not None and self.spreads:
             name, spread = next(iter(self.spreads.items()))
             raise ConfigError(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dist_calo.errors import DataError
-from dist_calo.geometry import CONDITION_UNITS, Geometry, Waveforms
+from dist_calo.geometry import CONDITION_UNITS, CONDITIONS, Geometry, Waveforms
 from dist_calo.randomness import Draws
 from dist_calo.training.checkpoint import load_checkpoint
 from dist_calo.training.restore import TrainedGenerator, restore_generator
@@ -97,14 +97,15 @@ class ShowerModel:
         if missing:
             raise DataError(f"columns {list(table)}: {', '.join(missing)} must be among them")
         values = np.stack([np.asarray(table[name], dtype=np.float32) for name in self.columns], axis=1)
-        allowed = np.isfinite(values)
-        allowed[:, 0] &= values[:, 0] > 0
+        known = [CONDITIONS[name] for name in self.generator.geometry.conditions]
+        allowed = np.stack(
+            [condition.allows(values[:, place]) for place, condition in enumerate(known)], axis=1
+        )
         if not allowed.all():
             row, column = (int(found[0]) for found in np.nonzero(~allowed))
-            rule = "above 0 and finite" if column == 0 else "finite"
             raise DataError(
-                f"row {row}: {self.columns[column]}={values[row, column]:g} must be {rule}; correct it or leave the "
-                "row out"
+                f"row {row}: {self.columns[column]}={values[row, column]:g} must be {known[column].rule}; correct it "
+                "or leave the row out"
             )
         return values
 

@@ -12,7 +12,7 @@ from dist_calo.comm.signs import SIGNS
 from dist_calo.config import RunConfig
 from dist_calo.data.ledger import Ledger
 from dist_calo.data.loader import Batch, Loader
-from dist_calo.errors import TrainingError
+from dist_calo.errors import DataError, TrainingError
 from dist_calo.training.checkpoint import CheckpointFolder, not_finite
 from dist_calo.training.learner import Learner
 from dist_calo.training.preemption import StopRequest
@@ -87,6 +87,7 @@ class Trainer:
 
         Raises:
             TrainingError: if the gradients stay non-finite or the ranks' weights differ.
+            DataError: on all ranks, if a file of the run has changed.
             CheckpointError: if a checkpoint cannot be written.
         """
         SIGNS.reached(self.state.step)
@@ -226,16 +227,24 @@ class Trainer:
                 buffer.div_(self._communicator.world.size)
 
     def _require_sound_ranks(self) -> None:
-        """Agree that all ranks have the same weights, and nothing that is not finite.
+        """Agree that all ranks have the same weights, nothing that is not finite, and the files that the run began with.
 
         Raises:
-            TrainingError: on all ranks if not.
+            TrainingError: on all ranks if the weights are not so.
+            DataError: on all ranks if a file has changed.
         """
+        change = self._loader.what_changed()
         bad = not_finite(self._learner.state_dict())
-        mine = torch.tensor([self._learner.digest(), bad is not None], dtype=torch.int64)
+        mine = torch.tensor([self._learner.digest(), bad is not None, change is not None], dtype=torch.int64)
         low, high = mine.clone(), mine.clone()
         self._communicator.all_reduce(low, "min")
         self._communicator.all_reduce(high, "max")
+        if int(high[2]):
+            changes = [found for found in self._communicator.all_gather_object(change) if found]
+            raise DataError(
+                f"{changes[0]}; nothing is saved of the steps up to {self.state.step}: put the file back and continue "
+                "from the checkpoint before with --checkpoint.resume=auto, or start a new run in another folder"
+            )
         if int(low[0]) != int(high[0]):
             digests = self._communicator.all_gather_object(int(mine[0]))
             common = max(set(digests), key=digests.count)

@@ -1,15 +1,17 @@
 """One reader per file schema, found by the data sets that a file holds."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_calo.data.formats.calochallenge import CaloChallengeFormat
 from dist_calo.data.formats.layers import LayersFormat
 from dist_calo.data.formats.lcd import LcdFormat
-from dist_calo.data.formats.protocol import Format, Layout, Problem, ReadOptions, ShowerRows
+from dist_calo.data.formats.protocol import AS_FILES_SAY, Format, Layout, Problem, ReadOptions, ShowerRows
 from dist_calo.data.formats.signals import SignalsFormat, read_deposits
+from dist_calo.data.formats.stored import require_stored
+from dist_calo.data.formats.whole_files import open_file, why_unreadable
 from dist_calo.data.formats.writer import ShowerWriter
 from dist_calo.errors import ConfigError, DataError
+from dist_calo.geometry import Geometry
 
 if TYPE_CHECKING:
     import h5py
@@ -22,6 +24,7 @@ __all__ = [
     "ReadOptions",
     "ShowerRows",
     "ShowerWriter",
+    "examine",
     "format_named",
     "open_file",
     "read_deposits",
@@ -48,27 +51,6 @@ def format_named(name: str) -> Format:
     return FORMATS[name]
 
 
-def open_file(path: str | Path) -> "h5py.File":
-    """Open a shower file for reading.
-
-    Raises:
-        DataError: if it does not exist, may not be read, or is no complete HDF5 file.
-    """
-    import h5py
-
-    try:
-        return h5py.File(path, "r")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: the file does not exist") from error
-    except PermissionError as error:
-        raise DataError(f"{path}: the file may not be read by this user") from error
-    except OSError as error:
-        raise DataError(
-            f"{path}: not a complete HDF5 file ({error}): it is truncated or of another kind, "
-            "make or copy it again"
-        ) from error
-
-
 def recognise(file: "h5py.File") -> Format:
     """The schema of an open file.
 
@@ -82,3 +64,27 @@ def recognise(file: "h5py.File") -> Format:
     raise DataError(
         f"{file.filename}: its data sets ({', '.join(sorted(file)) or 'none'}) fit no known schema: {schemas}"
     )
+
+
+def examine(
+    file: "h5py.File", format_: Format, options: ReadOptions = AS_FILES_SAY, known: Geometry | None = None
+) -> tuple[Layout, list[str]]:
+    """What an open file holds, and the other files that hold some of it, once it has been looked at on all sides.
+
+    Raises:
+        DataError: if it breaks a rule of `Format.describe` or `Format.check`, if some rows were never written or lie in
+            files that are missing, or if HDF5 cannot make sense of it.
+    """
+    try:
+        layout = format_.describe(file, options, known=known)
+        cells, conditions = format_.rows(file, options).data_sets
+        sources = [
+            source
+            for names, may_be_filled in ((cells, False), (conditions, True))
+            for name in names
+            for source in require_stored(file[name], may_be_filled=may_be_filled)
+        ]
+        format_.check(file, options)
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{file.filename}: cannot be read: {why_unreadable(error)}") from error
+    return layout, list(dict.fromkeys(sources))

@@ -89,7 +89,7 @@ class CaloChallengeFormat:
             shape=showers.shape[1:],
             columns=_conditions(file),
             cells_factor=units.cells_factor,
-            energy_factor=units.energy_factor,
+            energy_unit=units.energy,
         )
 
     def _units(self, file: "h5py.File", options: ReadOptions) -> Units:

@@ -74,7 +74,7 @@ class LayersFormat:
             shape=(sum(math.prod(layer.shape[1:]) for layer in layers),),
             columns=_conditions(file),
             cells_factor=units.cells_factor,
-            energy_factor=units.energy_factor,
+            energy_unit=units.energy,
         )
 
     def _units(self, file: "h5py.File", options: ReadOptions) -> Units:

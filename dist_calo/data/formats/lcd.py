@@ -3,13 +3,14 @@
 Data sets, N rows each:
 
 * ``ECAL`` (N, 25, 25, 25) or (N, 51, 51, 25): energies of cells in GeV, ordered x, y, layer.
-* ``energy`` (N, 1) or (N,): incident energy in GeV; or, in older files, ``target`` (N, >= 2) with it in
-  column 1.
+* ``energy`` (N, 1) or (N,): incident energy in GeV; or, in older files, ``target``: (N, k) or (N, 1, k) with it in
+  column 1, or (N,) or (N, 1), which is nothing else.
 * ``theta`` (N, 1) or (N,), optional: polar angle of the incident particle in rad.
 
 The particle is the attribute ``particle`` or the prefix of the file's name.
 """
 
+import math
 from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -98,7 +99,7 @@ class LcdFormat:
             shape=cells.shape[1:],
             columns=_condition_columns(file),
             cells_factor=units.cells_factor,
-            energy_factor=units.energy_factor,
+            energy_unit=units.energy,
         )
 
     def _units(self, file: "h5py.File", options: ReadOptions) -> Units:
@@ -126,5 +127,10 @@ def _cell_size(file: "h5py.File") -> tuple[float, float, float]:
 def _column(file: "h5py.File", name: str) -> "h5py.Dataset":
     """The values of a condition."""
     if name == "target":
-        return numbers(file, name, "(N, 2) or wider", lambda shape: len(shape) == 2 and shape[1] >= 2)
+        return numbers(
+            file,
+            name,
+            "(N,), (N, k) or (N, 1, k)",
+            lambda shape: math.prod(shape[1:-1]) == 1 and shape[-1] > 0,
+        )
     return column(file, name, missing="energy (or target)" if name == "energy" else "")

@@ -3,13 +3,13 @@
 Readers give showers in GeV as float32 whatever the file holds. Nothing else in the package knows a schema.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from dist_calo.geometry import Geometry
+from dist_calo.geometry import CONDITIONS, Geometry
 
 if TYPE_CHECKING:
     import h5py
@@ -21,6 +21,8 @@ _INFINITY_BITS = 0x7F800000
 
 Unit = Literal["auto", "GeV", "MeV", "keV"]
 """Unit of energies in a file; ``auto`` goes by the file's attributes, else by its schema."""
+UNITS = {"GeV": 1.0, "MeV": 1e-3, "keV": 1e-6}
+"""Energy units, in GeV."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +68,12 @@ class Problem:
 class ShowerRows(Protocol):
     """The rows of one open file."""
 
-    data_sets: tuple[str, ...]
-    """The data sets that are read."""
+    data_sets: tuple[tuple[str, ...], tuple[str, ...]]
+    """The data sets that are read: those of the cells and those of the conditions."""
     cells_factor: float
     """Factor on the cells of the file."""
+    energy_source: str
+    """What of the file is the incident energy, such as ``target[:, 0, 1] in GeV``."""
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read contiguous rows.
@@ -101,7 +105,7 @@ class ShowerRows(Protocol):
         """The conditions of contiguous rows, as `read` gives them, without reading showers.
 
         Raises:
-            OSError: if the file is damaged.
+            DataError: if the file is damaged.
         """
 
     def problems(self, showers: np.ndarray, conditions: np.ndarray, first_row: int) -> list[Problem]:
@@ -146,7 +150,12 @@ class Format(Protocol):
         """The rows of a file that `describe` accepts; valid as long as the file is open."""
 
 
-def rows_are_good(showers: np.ndarray, conditions: np.ndarray, signed: bool = False) -> bool:
+def rows_are_good(
+    showers: np.ndarray,
+    conditions: np.ndarray,
+    signed: bool = False,
+    names: Sequence[str] = tuple(CONDITIONS),
+) -> bool:
     """Whether all rows keep the rules of `broken_rules`, in one quick pass over the cells.
 
     Read as integers, the bits of float32 numbers that are not negative are ordered like the numbers
@@ -161,7 +170,12 @@ def rows_are_good(showers: np.ndarray, conditions: np.ndarray, signed: bool = Fa
     else:
         bits = showers.reshape(len(showers), -1).view(np.uint32).max(axis=1)
         good = bits.min() > 0 and bits.max() < _INFINITY_BITS
-    return bool(good and np.isfinite(conditions).all() and (conditions[:, 0] > 0).all())
+    return bool(
+        good
+        and all(
+            CONDITIONS[name].allows(found).all() for name, found in zip(names, conditions.T, strict=False)
+        )
+    )
 
 
 def broken_rules(
@@ -193,8 +207,11 @@ def broken_rules(
     if not signed:
         rules.append((" and ".join(cells), ~cell_rows.any(axis=1), EMPTY_SHOWER))
     for column, name in enumerate(columns):
-        rules.append((name, ~np.isfinite(conditions[:, column]), "the value is NaN or infinite"))
-    rules.append((columns[0], conditions[:, 0] <= 0, "the incident energy is not above 0"))
+        known, found = CONDITIONS[name if column else "energy"], conditions[:, column]
+        rules.append((name, ~np.isfinite(found), "the value is NaN or infinite"))
+        rules.append(
+            (name, np.isfinite(found) & ~known.allows(found), f"the {known.name} is not {known.rule}")
+        )
     return [
         Problem(data_set=data_set, row=first_row + int(np.argmax(bad)), rule=rule)
         for data_set, bad, rule in rules

@@ -25,10 +25,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows, text_attribute
+from dist_calo.data.formats.data_sets import (
+    FileRows,
+    column,
+    named_object,
+    numbers,
+    require_equal_rows,
+    text_attribute,
+)
 from dist_calo.data.formats.lcd import particle_of
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
 from dist_calo.data.formats.rows import RowReader
+from dist_calo.data.formats.stored import require_stored
 from dist_calo.data.formats.units import (
     HIGHEST_RESPONSE,
     LOWEST_RESPONSE,
@@ -36,6 +44,7 @@ from dist_calo.data.formats.units import (
     require_plausible,
     units_of,
 )
+from dist_calo.data.formats.whole_files import why_unreadable
 from dist_calo.errors import DataError
 from dist_calo.geometry import Geometry, Waveforms
 
@@ -44,6 +53,9 @@ if TYPE_CHECKING:
 
 ENERGIES = (0.05, 1e3)
 """Incident energies that a data set may have in the median, in GeV: without deposits nothing else tells the unit."""
+
+SAMPLE_NS = (1e-3, 1e3)
+"""Times between two samples that a digitiser may have, in ns: less are seconds, more are picoseconds or Hz."""
 
 
 class SignalsFormat:
@@ -73,7 +85,7 @@ class SignalsFormat:
                 rows=rows,
                 columns=columns,
                 samples=signals.shape[2],
-                sample_ns=_required(signals, "sample_ns", "the time between two samples in ns"),
+                sample_ns=_required(signals, "sample_ns", "the time between two samples in ns", SAMPLE_NS),
                 noise=_required(signals, "noise", "the standard deviation of a sample's noise"),
                 unit=text_attribute(signals, "units") or "ADC counts",
             ),
@@ -92,7 +104,7 @@ class SignalsFormat:
                 [deposits],
                 shape=deposits.shape[1:],
                 columns=("energy",),
-                energy_factor=units.energy_factor,
+                energy_unit=units.energy,
             )
         require_plausible(
             file.filename,
@@ -112,7 +124,7 @@ class SignalsFormat:
             [signals],
             shape=signals.shape[1:],
             columns=("energy",),
-            energy_factor=self._units(file, options).energy_factor,
+            energy_unit=self._units(file, options).energy,
             offset=_baseline(signals),
             signed=True,
         )
@@ -141,12 +153,13 @@ def read_deposits(path: str | Path, start: int, stop: int) -> np.ndarray:
         found = numbers(file, "edep", "(N, layers, rows, columns)", lambda shape: len(shape) == 4)
         if "signals" in file:
             require_equal_rows(_signals(file), found)
+        require_stored(found)
         deposits = np.empty((stop - start, *found.shape[1:]), dtype=np.float32)
         try:
             RowReader(found).read(np.arange(start, stop), deposits, np.arange(stop - start))
         except OSError as error:
             raise DataError(
-                f"{path}: the deposits of rows {start} to {stop - 1} cannot be read ({error})"
+                f"{path}: the deposits of rows {start} to {stop - 1} cannot be read: {why_unreadable(error)}"
             ) from error
     return deposits
 
@@ -161,9 +174,12 @@ def _deposits(file: "h5py.File", count: int) -> "h5py.Dataset | None":
     """The energies deposited behind the signals, None where there are none that go with them."""
     import h5py
 
-    found = file.get("edep")
+    found = named_object(file, "edep") if "edep" in file else None
     fits = isinstance(found, h5py.Dataset) and found.ndim == 4 and len(found) == count
-    return found if fits and found.dtype.kind in "fiu" else None
+    if found is None or not fits or found.dtype.kind not in "fiu":
+        return None
+    require_stored(found)
+    return found
 
 
 def _array(signals: "h5py.Dataset") -> tuple[int, int]:
@@ -201,15 +217,19 @@ def _number(signals: "h5py.Dataset", name: str) -> float | None:
     return float(found.reshape(-1)[0])
 
 
-def _required(signals: "h5py.Dataset", name: str, meaning: str) -> float:
-    """A positive number among the attributes, under its name or that name with ``_counts``."""
+def _required(
+    signals: "h5py.Dataset", name: str, meaning: str, bounds: tuple[float, float] = (0.0, math.inf)
+) -> float:
+    """A number within bounds among the attributes, under its name or that name with ``_counts``."""
     found = _number(signals, name)
     if found is None:
         found = _number(signals, f"{name}_counts")
-    if found is None or found <= 0:
+    low, high = bounds
+    if found is None or not low < found <= high:
+        rule = f"above {low:g}" + ("" if math.isinf(high) else f" and at most {high:g}")
         raise DataError(
             f"{signals.file.filename}: attribute {name} of data set signals, {meaning}, is "
-            f"{'missing' if found is None else f'{found:g}'}, must be a number above 0: set it, as by "
+            f"{'missing' if found is None else f'{found:g}'}, must be a number {rule}: set it, as by "
             f'h5py.File("{Path(signals.file.filename).name}", "a")["signals"].attrs["{name}"] = 1.0'
         )
     return found

@@ -8,19 +8,19 @@ few thousandths of it.
 import itertools
 import re
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dist_calo.data.formats.data_sets import text_attribute
-from dist_calo.data.formats.protocol import ReadOptions, ShowerRows
+from dist_calo.data.formats.protocol import UNITS, ReadOptions, ShowerRows
 from dist_calo.errors import DataError
+from dist_calo.geometry import CONDITIONS
 
 if TYPE_CHECKING:
     import h5py
 
-UNITS = {"GeV": 1.0, "MeV": 1e-3, "keV": 1e-6}
-"""Energy units, in GeV."""
 USUAL = ("GeV", "MeV")
 """Units that files are in."""
 LOWEST_RESPONSE = 1.5e-3
@@ -119,7 +119,9 @@ def require_plausible(
     Raises:
         DataError: if not; the message says which units would do.
     """
-    response, energy, sampled = _sampled(rows, count, positive=responses is not None)
+    sums, conditions = _sampled(rows, count)
+    _require_angles(file_name, rows.data_sets[1], conditions)
+    response, energy, sampled = _medians(sums, conditions[:, 0], positive=responses is not None)
     if not sampled:
         return
     lowest, highest = responses or (-np.inf, np.inf)
@@ -155,15 +157,17 @@ def require_plausible(
     )
 
 
-def _sampled(rows: ShowerRows, count: int, positive: bool) -> tuple[float, float, int]:
-    """Median response, median incident energy in GeV, and of how many showers; bad rows are left to the scan."""
+def _sampled(rows: ShowerRows, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the cells (n,) and conditions (n, C) of a few showers spread over the file, float64."""
     starts = sorted({count * piece // _PIECES for piece in range(_PIECES)})
     after = [*starts[1:], count]
     read = [rows.read(start, min(start + _PIECE_ROWS, end)) for start, end in zip(starts, after, strict=True)]
-    sums = np.concatenate(
-        [showers.reshape(len(showers), -1).sum(axis=1, dtype=np.float64) for showers, _ in read]
-    )
-    energy = np.concatenate([conditions[:, 0] for _, conditions in read]).astype(np.float64)
+    sums = [showers.reshape(len(showers), -1).sum(axis=1, dtype=np.float64) for showers, _ in read]
+    return np.concatenate(sums), np.concatenate([conditions for _, conditions in read]).astype(np.float64)
+
+
+def _medians(sums: np.ndarray, energy: np.ndarray, positive: bool) -> tuple[float, float, int]:
+    """Median response, median incident energy in GeV, and of how many showers; bad rows are left to the scan."""
     good = np.isfinite(energy) & (energy > 0)
     if positive:
         good &= np.isfinite(sums) & (sums > 0)
@@ -174,6 +178,18 @@ def _sampled(rows: ShowerRows, count: int, positive: bool) -> tuple[float, float
         float(np.median(energy[good])),
         int(np.count_nonzero(good)),
     )
+
+
+def _require_angles(file_name: str, columns: tuple[str, ...], conditions: np.ndarray) -> None:
+    """Check conditions other than the energy (n, C): those of most showers are possible."""
+    for name, found in zip(columns[1:], conditions.T[1:], strict=True):
+        known, values = CONDITIONS[name], found[np.isfinite(found)]
+        if len(values) and not known.allows(median := float(np.median(values))):
+            raise DataError(
+                f"{file_name}: data set {name}, the {known.name}, has median {median:.4g}, must be {known.rule}: if "
+                f'it is in degrees, tell so by h5py.File("{PurePath(file_name).name}", "a")["{name}"].attrs["units"] = '
+                '"deg"'
+            )
 
 
 def _advice(units: Units, other: Units) -> list[str]:

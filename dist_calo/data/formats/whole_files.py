@@ -1,23 +1,116 @@
-"""HDF5 files on a disk that is full."""
+"""Opening and closing HDF5 files: what the system answers, in words, and what to do on a disk that is full."""
 
 import errno
+import fcntl
 import os
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dist_calo.errors import DataError
 
 if TYPE_CHECKING:
     import h5py
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The disk is full, the user's quota is used up, the file has reached the process's limit."""
+_NO_ERRNO = 524
+"""Answer of a file system without locks, ENOTSUPP, for which C has no name."""
+
+
+def open_file(path: str | Path) -> "h5py.File":
+    """Open an HDF5 file for reading, without a lock: thousands of ranks would ask the file server for one.
+
+    Raises:
+        DataError: if it does not exist, may not be read, is no complete HDF5 file, or is being written.
+    """
+    import h5py
+
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise DataError(f"{path}: {_why_not_opened(str(path), error)}") from error
+
+
+def require_not_being_written(file: "h5py.File") -> None:
+    """Check that no process has a file open for writing, where the file system's locks tell.
+
+    HDF5 locks a file that it writes to. What is read of it then may be half of something.
+
+    Raises:
+        DataError: if one has.
+    """
+    with open(file.filename, "rb") as handle, suppress(OSError):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{file.filename}: another process has the file open for writing: wait until it has closed it"
+            ) from None
+
+
+def _why_not_opened(path: str, error: OSError) -> str:
+    """What keeps HDF5 from opening a file, and what to do."""
+    number, text = error_number(error), str(error)
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"is a link to {os.readlink(path)}, which does not exist: correct the link"
+    if number == errno.ENOENT:
+        return "the file does not exist"
+    if number in (errno.EACCES, errno.EPERM):
+        return (
+            "the file may not be read by this user: have its owner allow it (chmod a+r, and x on the folders)"
+        )
+    if number == errno.EISDIR:
+        return "is a folder: name the files in it"
+    if "unable to lock file" in text:
+        return (
+            f"the file system answers a lock with {meaning(error)}: leave HDF5_USE_FILE_LOCKING unset, reading needs "
+            "no lock"
+        )
+    if number is not None:
+        return f"cannot be read: {meaning(error)}"
+    if "already open for write" in text:
+        return (
+            "another process has the file open for writing: wait until it has closed it; if that process has died, "
+            f"h5clear -s {path} marks the file as closed"
+        )
+    if "truncated" in text:
+        return f"not a complete HDF5 file ({text}): it is truncated, make or copy it again"
+    with suppress(OSError), open(path, "rb") as file:
+        first = file.read(40)
+        if "signature not found" in text and not first.startswith(b"\x89HDF"):
+            seen = f"begins with {first[:16]!r}" if first else "is empty"
+            remedy = "git lfs pull" if b"git-lfs" in first else "make or copy it again"
+            return f"not an HDF5 file, it {seen}: {remedy}"
+    return f"not a complete HDF5 file ({text}): it is damaged, make or copy it again"
+
+
+def error_number(error: BaseException) -> int | None:
+    """The system's number of an error; HDF5 tells it in words alone at times."""
+    told = re.search(r"errno = (\d+)", str(error))
+    number = getattr(error, "errno", None)
+    return number or (int(told[1]) if told else None)
+
+
+def meaning(error: BaseException) -> str:
+    """What an error of the system says, in words; HDF5's own where the system has none."""
+    number = error_number(error)
+    if number is None:
+        return str(error)
+    return "operation not supported (524)" if number == _NO_ERRNO else f"{os.strerror(number)} ({number})"
+
+
+def why_unreadable(error: BaseException) -> str:
+    """What keeps HDF5 from reading some of a file, and what to do."""
+    if error_number(error) is not None:
+        return meaning(error)
+    return f"{' '.join(map(str, error.args))}: the file is damaged, make or copy it again"
 
 
 def is_no_space(error: BaseException) -> bool:
-    """Whether a file could not be written for want of space; HDF5 tells the reason in words alone at times."""
-    told = re.search(r"errno = (\d+)", str(error))
-    number = error.errno if isinstance(error, OSError) and error.errno else int(told[1]) if told else None
-    return number in _NO_SPACE
+    """Whether a file could not be written for want of space."""
+    return error_number(error) in _NO_SPACE
 
 
 def abandon(file: "h5py.File") -> None:

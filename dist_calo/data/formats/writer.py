@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dist_calo.data.formats.schema import SchemaName, StoredArray, schema_of
-from dist_calo.data.formats.whole_files import abandon
+from dist_calo.data.formats.whole_files import abandon, is_no_space, meaning
 from dist_calo.errors import DataError
 from dist_calo.files import publish
 from dist_calo.geometry import Geometry
@@ -65,11 +65,15 @@ class ShowerWriter:
         self._chunk_rows = chunk_rows
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
-            self._file = h5py.File(self._temporary, "w")
+            # Nobody else knows the temporary name: it needs no lock, which some file systems refuse.
+            self._file = h5py.File(self._temporary, "w", locking=False)
         except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot be written ({error}): name a file in a folder that exists"
-            ) from error
+            remedy = (
+                "free some space"
+                if is_no_space(error)
+                else "name a file in a folder that exists and is yours"
+            )
+            raise DataError(f"{self.path}: cannot be written ({meaning(error)}): {remedy}") from error
         self.tell(told | stored.attributes)
         filters: dict[str, Any] = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}}.get(
             compression, {"compression": "gzip", "compression_opts": level, "shuffle": True}

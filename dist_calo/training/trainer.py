@@ -227,7 +227,7 @@ class Trainer:
                 buffer.div_(self._communicator.world.size)
 
     def _require_sound_ranks(self) -> None:
-        """Agree that all ranks have the same weights, nothing that is not finite, and the files that the run began with.
+        """Agree that all ranks have the same weights, nothing that is not finite, and the files of the start.
 
         Raises:
             TrainingError: on all ranks if the weights are not so.

@@ -51,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
 def _list(root: Path) -> int:
     from dist_calo.training.spool import Spool
 
-    spools = Spool.all(root.absolute())
+    damaged: list[str] = []
+    spools = Spool.all(root.absolute(), damaged.append)
     for spool in spools:
         try:
             records = [record for record, _ in spool.unsent()]
@@ -63,13 +64,27 @@ def _list(root: Path) -> int:
         except PermissionError:
             print(f"{_name(spool)}  another user's")
             continue
+        except TrackingError as error:
+            damaged.append(str(error))
+            continue
         points = sum(len(record.get("values", ())) for record in records)
         files = sum(record["kind"] == "artifact" for record in records)
         waiting = f"{points} points and {files} files wait{refused}, {size_mb:.1f} MB"
         print(f"{_name(spool)}  {state}: {waiting}, for {spool.uri}")
+    _end(root, spools, damaged)
+    return 0
+
+
+def _end(root: Path, spools: "list[Spool]", damaged: list[str]) -> None:
+    """Say it if there was nothing to do.
+
+    Raises:
+        TrackingError: if spools are damaged.
+    """
+    if damaged:
+        raise TrackingError("; ".join(damaged))
     if not spools:
         print(f"nothing to send in {root}")
-    return 0
 
 
 def _sync(root: Path, uri: str | None) -> int:
@@ -77,9 +92,8 @@ def _sync(root: Path, uri: str | None) -> int:
     from dist_calo.training.store_uri import checked_uri
 
     store = None if uri is None else checked_uri(uri)
-    spools = Spool.all(root.absolute())
-    if not spools:
-        print(f"nothing to send in {root}")
+    damaged: list[str] = []
+    spools = Spool.all(root.absolute(), damaged.append)
     complete = True
     for spool in spools:
         try:
@@ -91,6 +105,10 @@ def _sync(root: Path, uri: str | None) -> int:
         except PermissionError as error:
             print(f"run {_name(spool)}: {error.strerror}: {error.filename}; its user must send it")
             complete = False
+        except TrackingError as error:
+            spool.unlock()
+            damaged.append(str(error))
+    _end(root, spools, damaged)
     return 0 if complete else EXIT_FAILURE
 
 
@@ -123,6 +141,8 @@ def _sync_run(spool: "Spool", store: str | None) -> bool:
             sender = Sender(spool)
             while sender.send():
                 pass
+        except TrackingError:
+            raise
         except Exception as error:
             print(f"run {_name(spool)}: {spool.backlog()} records wait: {spool.uri} {complaint(error)}{note}")
             return False

@@ -1,25 +1,37 @@
 """Where a run stands, from the files beside its checkpoints: ``dist-calo status checkpoints``."""
 
-import json
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dist_calo.command_line import one_line_parser
-from dist_calo.config import CheckpointConfig
+from dist_calo.config import CheckpointConfig, RunConfig, TrackingConfig
 from dist_calo.errors import CheckpointError
-from dist_calo.files import is_sound
+from dist_calo.files import is_sound, read_json
 from dist_calo.training.run_lock import RunLock
 
 DESCRIPTION = """Where the run of a checkpoint folder stands: steps, checkpoints, MLflow run, and how to go on.
 
 Reads the small JSON files that lie beside the checkpoints, and who holds their lock; may be used while the run goes on.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the JSON file beside a checkpoint says."""
+
+    step: int
+    epoch: int
+    ranks: int
+    best_score: float | None
+    best_step: int
+    run_id: str | None
+    config: RunConfig
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -90,24 +102,20 @@ def describe(folder: Path, job: str | None = None) -> Iterator[tuple[str, str]]:
         yield "checkpoint", "none yet"
         return
     try:
-        facts = json.loads(newest.read_text())
-        config = facts["config"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        damage = (
-            f"{newest} cannot be read ({type(error).__name__}: {error}): remove it, training does not need it"
-        )
-        yield "checkpoint", " ".join(damage.split())
+        facts = read_json(newest, Facts, CheckpointError, "remove it, training does not need it")
+    except CheckpointError as error:
+        yield "checkpoint", str(error)
         return
-    step, steps = facts["step"], config["train"]["max_steps"]
-    yield "run", f"{config['model']['name']} with {config['objective']['name']} on {config['data']['path']}"
-    batch = config["train"]["global_batch_size"]
-    yield "steps", f"{step} of {steps} at the last checkpoint, epoch {facts['epoch']}, global batch {batch}"
-    if facts["best_score"] is not None:
-        yield "best", f"step {facts['best_step']}, score {facts['best_score']:.4g}"
+    config, step, steps = facts.config, facts.step, facts.config.train.max_steps
+    yield "run", f"{config.model.name} with {config.objective.name} on {config.data.described}"
+    batch = config.train.global_batch_size
+    yield "steps", f"{step} of {steps} at the last checkpoint, epoch {facts.epoch}, global batch {batch}"
+    if facts.best_score is not None:
+        yield "best", f"step {facts.best_step}, score {facts.best_score:.4g}"
     saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(newest.stat().st_mtime))
     file = newest.with_suffix(".pt")
-    yield "checkpoint", f"{file} of {saved}, written by {facts['ranks']} rank(s){_unsound(file)}"
-    yield "MLflow", _tracking(facts, config["tracking"])
+    yield "checkpoint", f"{file} of {saved}, written by {facts.ranks} rank(s){_unsound(file)}"
+    yield "MLflow", _tracking(facts.run_id, config.tracking)
     if step >= steps:
         yield "finished", f"dist-calo generate --checkpoint {folder} --out FILE makes showers with it"
     elif not goes_on:
@@ -146,14 +154,16 @@ def _writer(folder: Path) -> str | None:
     return None
 
 
-def _tracking(facts: dict[str, Any], tracking: dict[str, Any]) -> str:
-    if tracking["uri"] == "none":
+def _tracking(run_id: str | None, tracking: TrackingConfig) -> str:
+    if tracking.uri == "none":
         return "switched off"
     from dist_calo.training.spool import SPOOL_PREFIX
 
-    run_id, spool = facts["run_id"], Path(tracking["spool"])
+    spool = Path(tracking.spool)
     if run_id is None or run_id.startswith(SPOOL_PREFIX):
         if run_id is None or not spool.is_dir() or (spool / run_id).is_dir():
-            return f"not sent to {tracking['uri']} yet: dist-calo runs sync --spool {spool}"
-        return f"sent to {tracking['uri']} after this checkpoint: the run with the tag dist_calo.spool_id={run_id}"
-    return f"run {run_id} in {tracking['uri']}"
+            return f"not sent to {tracking.uri} yet: dist-calo runs sync --spool {spool}"
+        return (
+            f"sent to {tracking.uri} after this checkpoint: the run with the tag dist_calo.spool_id={run_id}"
+        )
+    return f"run {run_id} in {tracking.uri}"

@@ -11,7 +11,7 @@ from dist_calo.config import CommConfig, RunConfig, TrainConfig
 from dist_calo.errors import ConfigError
 from dist_calo.scaling.plan import Axes, Measurement, make_plan, read_plan, write_plan
 from dist_calo.scaling.results import forget, missing, read_results, write_result
-from tests.scaling_results import point
+from tests.scaling_results import point, result
 
 CROSSED = Axes(
     nodes=[1, 2],
@@ -79,7 +79,7 @@ def test_results_are_never_planned_over(tmp_path):
 
 def test_a_killed_task_has_only_its_missing_repeats_left(tmp_path):
     for repeat in (0, 2):
-        write_result(tmp_path, 7, repeat, {"repeat": repeat})
+        write_result(tmp_path, 7, repeat, result(point(), 0.1) | {"repeat": repeat})
     (tmp_path / "points" / "0007" / ".repeat-1.json.123.tmp").write_text("{")
     assert missing(tmp_path, 7, 4) == [1, 3]
     assert [result["repeat"] for result in read_results(tmp_path, 7)] == [0, 2]

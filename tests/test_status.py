@@ -65,7 +65,7 @@ def test_what_is_damaged_is_said(folder):
         file.write_bytes(spoilt)
         assert word in dict(describe(folder))["checkpoint"].split(": ")[0][-20:]
     file.with_suffix(".json").write_bytes(b"\0" * 99)
-    assert "step-00000040.json cannot be read" in dict(describe(folder))["checkpoint"]
+    assert "step-00000040.json: is damaged, line 1 is no JSON" in dict(describe(folder))["checkpoint"]
 
 
 def test_a_run_that_its_store_has_not_named_is_not_called_sent(folder, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from dist_calo.data.formats import open_file
 from dist_calo.data.formats.whole_files import abandon
 from dist_calo.errors import ConfigError, DataError
-from dist_calo.files import publish, write_whole
+from dist_calo.files import publish, read_json, write_whole
 
 if TYPE_CHECKING:
     import h5py
@@ -121,12 +121,13 @@ class PartFolder:
             ) from error
 
     def _require_same(self, wanted: dict[str, Any]) -> None:
-        remedy = "give the same options to continue, --force to start anew, or another --out"
+        anew = "--force to start anew, or another --out"
+        remedy = f"give the same options to continue, {anew}"
         try:
-            begun = json.loads(self._what.read_text())
-        except (OSError, ValueError) as error:
+            begun = read_json(self._what, dict[str, Any], ConfigError, f"give {anew}")
+        except (ConfigError, FileNotFoundError) as error:
             if self.complete():
-                raise ConfigError(f"{self._what}: cannot be read ({error}): {remedy}") from None
+                raise ConfigError(str(error)) from None
             return
         for name in wanted | begun:
             if begun.get(name) != wanted.get(name):

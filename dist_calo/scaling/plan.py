@@ -5,7 +5,9 @@ points/0003/repeat-0.json        a measurement, whole once it has its name
 spool/                           what MLflow has not taken yet
 """
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -149,6 +151,12 @@ class Plan:
             ),
             checkpoint=replace(config.checkpoint, dir=str(scratch), resume="no"),
         )
+
+    def digest(self, number: int) -> str:
+        """What tells measurements of a point from those of another point, or of other networks."""
+        measured = {**asdict(self.measurement), "repeats": None}
+        of = (asdict(self.points[number]), measured, asdict(self.config.model), self.config.objective.name)
+        return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def make_plan(axes: Axes, config: RunConfig, measurement: Measurement, rows: int) -> Plan:

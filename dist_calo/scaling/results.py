@@ -1,16 +1,52 @@
 """Results on disk: one whole file for each point and repeat, so that a killed task repeats only what it was at."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dist_calo.errors import DataError
-from dist_calo.files import write_whole
+from dist_calo.files import from_json, read_json, write_whole
 
 _NAME = re.compile(r"repeat-(\d+)\.json")
+_REMEDY = "remove it and run the point again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Needed:
+    """What the report needs of a measurement; results of earlier versions lack what has a default."""
+
+    step_s: float
+    cpu_s: float
+    startup_s: float
+    build_s: float
+    wait_data_s: float
+    bytes_per_step: float
+    collectives_per_step: float
+    threads: float
+    threads_per_core: float
+    compute_s: float | None
+    wait_comm_s: float | None
+    peak_memory_bytes: float | None
+    energy_j: float | None
+    energy_j_per_shower: float | None
+    core_share_least: float | None = None
+    thread_quota: float | None = None
+    validation_s: float | None = None
+    checkpoint_s: float | None = None
+    run_id: str | None = None
+    job: str = ""
+    plan: str = ""
+
+    def __post_init__(self) -> None:
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
+        for name, value in numbers.items():
+            if not 0 <= value < math.inf or (name in ("step_s", "threads_per_core") and value == 0):
+                raise ValueError(f"{name}={value}: must be a finite number above 0")
 
 
 def point_folder(results: Path, number: int) -> Path:
@@ -39,10 +75,10 @@ def forget(results: Path, number: int, spared_job: str = "") -> None:
             file.unlink(missing_ok=True)
 
 
-def _job_of(file: Path) -> str | None:
+def _job_of(file: Path) -> Any:
     try:
-        return json.loads(file.read_text()).get("job")
-    except (OSError, ValueError):
+        return read_json(file, dict[str, Any], DataError, _REMEDY).get("job")
+    except (DataError, OSError):
         return None
 
 
@@ -55,17 +91,31 @@ def write_result(results: Path, number: int, repeat: int, values: Mapping[str, A
     return file
 
 
-def read_results(results: Path, number: int) -> list[dict[str, Any]]:
+def read_results(results: Path, number: int, plan: str = "") -> list[dict[str, Any]]:
     """The measurements of a point, in order of their repeats.
 
+    Args:
+        results: the folder.
+        number: of the point.
+        plan: what the plan says of the point, as `Plan.digest` has it; empty to take whatever lies there.
+
     Raises:
-        DataError: if a file cannot be read.
+        DataError: if a file cannot be read, or belongs to another plan.
     """
     found = []
     for repeat in measured(results, number):
         file = point_folder(results, number) / f"repeat-{repeat}.json"
-        try:
-            found.append(json.loads(file.read_text()))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: cannot be read ({error}); remove it and run the point again") from error
+        values = _read(file)
+        if plan and values.get("plan", plan) != plan:
+            raise DataError(f"{file}: was measured for another plan than the one that lies here; {_REMEDY}")
+        found.append(values)
     return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    values = read_json(file, dict[str, Any], DataError, _REMEDY)
+    try:
+        from_json(json.dumps(values), _Needed)
+    except ValueError as error:
+        raise DataError(f"{file}: {error}; {_REMEDY}") from None
+    return values

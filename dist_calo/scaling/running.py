@@ -43,8 +43,8 @@ def run_point(results: Path, number: int, again: bool, communicator: "Communicat
     if not todo:
         _say(communicator, f"point {number} is done already; --again measures it anew")
         return 0
-    earlier = read_results(results, number) if world.rank == 0 else []
-    run_id = earlier[-1]["run_id"] if earlier else None
+    earlier = read_results(results, number, plan.digest(number)) if world.rank == 0 else []
+    run_id = earlier[-1].get("run_id") if earlier else None
     record = PointRecord(plan, number, results, run_id, rank=world.rank)
     config = plan.run_config(number, point_folder(results, number) / "scratch")
     _say(communicator, f"point {number}: {point.described()}")
@@ -55,6 +55,7 @@ def run_point(results: Path, number: int, again: bool, communicator: "Communicat
             record.repeat(repeat, values)
             if world.rank == 0:
                 values |= {"point": number, "repeat": repeat, "run_id": record.run_id(), "job": job}
+                values["plan"] = plan.digest(number)
                 write_result(results, number, repeat, values)
             step, data, ranks = 1e3 * values["step_s"], 1e3 * values["wait_data_s"], values["wait_comm_s"]
             waiting = "" if ranks is None else f"for ranks {1e3 * ranks:.1f} ms, "

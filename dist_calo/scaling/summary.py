@@ -142,7 +142,7 @@ def summarise(results: Path, plan: Plan) -> Summary:
     """
     rows, missing = [], []
     for number, point in enumerate(plan.points):
-        found = read_results(results, number)
+        found = read_results(results, number, plan.digest(number))
         if found:
             rows.append(_row(number, point, found))
         else:
@@ -161,7 +161,9 @@ def base_of(rows: Sequence[Row]) -> Row:
 
 
 def _row(number: int, point: Point, found: Sequence[dict[str, Any]]) -> Row:
-    names = [name for name, value in found[0].items() if isinstance(value, int | float) or value is None]
+    names = [
+        name for name in found[0] if all(isinstance(result.get(name), int | float | None) for result in found)
+    ]
     steps = [float(result["step_s"]) for result in found]
     error = MEDIAN_ERROR * statistics.stdev(steps) / math.sqrt(len(steps)) if len(steps) > 1 else math.nan
     return Row(

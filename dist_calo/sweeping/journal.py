@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from dist_calo.errors import MissingComponentError
+from dist_calo.errors import ConfigError, MissingComponentError
 from dist_calo.sweeping.lock import Lock
+
+_OF_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What Optuna raises of records that it cannot use."""
 
 
 def load_optuna() -> Any:
@@ -40,7 +43,7 @@ class Journal:
         load_optuna()
         from optuna.storages.journal import JournalFileBackend
 
-        name = path.absolute()
+        self._path = name = path.absolute()
         lock: Any = _RepairingLock(name)
         self._file = JournalFileBackend(str(name), lock_obj=lock)
         self._kept: list[dict[str, Any]] | None = None
@@ -49,11 +52,40 @@ class Journal:
         """Optuna's storage on this journal."""
         from optuna.storages import JournalStorage
 
-        return JournalStorage(cast(Any, self))
+        journal = self
+
+        class Storage(JournalStorage):
+            def _sync_with_backend(self) -> None:
+                try:
+                    super()._sync_with_backend()
+                except _OF_DAMAGE as error:
+                    raise journal._damaged(self._replay_result.log_number_read, repr(error)) from None
+
+        return Storage(cast(Any, self))
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
-        """All that was written, from a line on."""
-        return self._file.read_logs(log_number_from)
+        """All that was written, from a line on.
+
+        Raises:
+            ConfigError: if a line is damaged, or the file cannot be read.
+        """
+        line = log_number_from + 1
+        try:
+            for log in self._file.read_logs(log_number_from):
+                if not isinstance(log, dict):
+                    raise ValueError("no record")
+                yield log
+                line += 1
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(line, str(error)) from None
+        except OSError as error:
+            raise ConfigError(f"{self._path}: {error.strerror}; name another folder with --study") from error
+
+    def _damaged(self, line: int, reason: str) -> ConfigError:
+        return ConfigError(
+            f"{self._path}, line {line}: is damaged ({reason[:80]}); remove that line, of which the trials then know "
+            "nothing, or name another folder with --study"
+        )
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write lines, or keep them for the end of `together`."""

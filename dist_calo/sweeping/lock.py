@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from dist_calo.files import from_json, read_bytes
 from dist_calo.sweeping.owner import Owner
 
 log = logging.getLogger("dist_calo.sweep")
@@ -136,14 +137,13 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return read_bytes(path, 1 << 16).decode(errors="replace")
     except OSError:
         return ""
 
 
 def _is_dead(text: str, here: Owner) -> bool:
     try:
-        _, holder = json.loads(text)
-        return Owner(**holder).is_known_dead(here)
-    except (ValueError, TypeError):  # not written yet
+        return from_json(text, tuple[str, Owner])[1].is_known_dead(here)
+    except ValueError:  # not written yet, or damaged: then it counts as abandoned after a while
         return False

@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 
 from dist_calo.comm.environment import whole_number
-from dist_calo.files import write_whole
+from dist_calo.errors import ConfigError, UserError
+from dist_calo.files import read_json, write_whole
 from dist_calo.training.run_lock import flock
 
 BEATS = 12
@@ -68,11 +69,16 @@ class Owner:
 
     @classmethod
     def of(cls, folder: Path) -> "Owner | None":
-        """The owner of the trial in this folder; None if it was never begun."""
-        try:
-            return cls(**json.loads((folder / "owner.json").read_text()))
-        except FileNotFoundError:
-            return None
+        """The owner of the trial in this folder; None if it was never begun.
+
+        Raises:
+            ConfigError: if the file cannot be read.
+        """
+        with suppress(FileNotFoundError):
+            return read_json(
+                folder / "owner.json", cls, ConfigError, "remove it: another worker then takes the trial"
+            )
+        return None
 
     def write(self, folder: Path) -> None:
         """Make this the owner of the trial in this folder."""
@@ -97,7 +103,7 @@ class Owner:
             return False
         try:
             return psutil.Process(self.pid).create_time() != self.created
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, OverflowError, ValueError):  # or no number that a process can have
             return True
 
 
@@ -146,7 +152,7 @@ class Beat:
 
     def _run(self) -> None:
         while not self._end.wait(self._every_s):
-            with suppress(OSError):  # a file system that hiccups is no reason to stop
+            with suppress(OSError, UserError):  # a file system that hiccups is no reason to stop
                 if self.is_lost():
                     return
                 self._path.touch()

@@ -14,7 +14,8 @@ from dist_calo.config import RunConfig, TrackingConfig, flattened
 from dist_calo.sweeping.lock import locked
 from dist_calo.sweeping.study import Study, Task
 from dist_calo.training.provenance import describe_run
-from dist_calo.training.spool import SPOOL_PREFIX, Record, Spool
+from dist_calo.training.records import Record
+from dist_calo.training.spool import SPOOL_PREFIX, Spool
 from dist_calo.training.store import Sender, one_line
 from dist_calo.training.store_uri import checked_uri
 
@@ -151,7 +152,7 @@ class SweepRecord:
                 )
             if is_parent:
                 self.parent = spool.run_id
-            sent = spool.is_sent and not spool.refused
+            sent = spool.is_complete
             if sent and (end or not is_parent):
                 spool.remove()
             else:

@@ -4,9 +4,10 @@ import json
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dist_calo.errors import ConfigError
-from dist_calo.files import write_whole
+from dist_calo.files import read_json, write_whole
 from dist_calo.sweeping.definition import Sweep, read_definition
 from dist_calo.sweeping.lock import locked
 
@@ -51,14 +52,20 @@ def stored_sweep(folder: Path) -> tuple[Sweep, str]:
     Raises:
         ConfigError: if there is none.
     """
+    file, anew = folder / "sweep.json", "dist-calo sweep run SWEEP.yaml --study FOLDER makes one"
+    remedy = f"name another folder: {anew}"
     try:
-        values = json.loads((folder / "sweep.json").read_text())
+        values = read_json(file, dict[str, Any], ConfigError, remedy)
+        uid = values.pop("uid", None)
+        if not isinstance(uid, str):
+            raise ConfigError(f"uid is {uid!r}: must be a text")
+        return read_definition(values), uid
     except FileNotFoundError:
-        raise ConfigError(
-            f"{folder}: holds no study; dist-calo sweep run SWEEP.yaml --study FOLDER makes one"
+        raise ConfigError(f"{folder}: holds no study; {anew}") from None
+    except ConfigError as error:
+        raise (
+            error if str(error).startswith(str(file)) else ConfigError(f"{file}: {error}; {remedy}")
         ) from None
-    uid = values.pop("uid")
-    return read_definition(values), uid
 
 
 def _check_same(folder: Path, known: Sweep, sweep: Sweep) -> None:

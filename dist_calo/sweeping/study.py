@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dist_calo.config import TrainConfig
 from dist_calo.errors import ConfigError
+from dist_calo.files import read_bytes
 from dist_calo.sweeping.definition import Sweep
 from dist_calo.sweeping.journal import Journal, load_optuna
 from dist_calo.sweeping.lock import locked
@@ -67,9 +68,11 @@ class Study:
         self._storage = self._journal.storage()
         if train is not None:
             self._make(optuna)
-        self.optuna = optuna.load_study(
-            study_name=NAME, storage=self._storage, pruner=self._pruner(train) if train else None
-        )
+        pruner = self._pruner(train) if train else None
+        try:
+            self.optuna = optuna.load_study(study_name=NAME, storage=self._storage, pruner=pruner)
+        except KeyError:
+            raise ConfigError(f"{folder}/journal.log: holds no study; name another folder") from None
         self._id = self._storage.get_study_id_from_name(NAME)
         self._here = Owner.here()
         self._beats: dict[int, float] = {}
@@ -348,14 +351,16 @@ def note_failure(folder: Path, reason: str) -> None:
 def noted_failure(folder: Path) -> str | None:
     """What `note_failure` left."""
     try:
-        return (folder / "failure").read_text() or "unknown"
+        return read_bytes(folder / "failure").decode(errors="replace").strip("\0") or "unknown"
     except FileNotFoundError:
         return None
+    except OSError as error:
+        return f"unknown ({error.strerror}: {folder}/failure)"
 
 
-def claims(folder: Path) -> dict[Path, str]:
+def claims(folder: Path) -> dict[Path, bytes]:
     """Who has begun or taken over which trial last: changes whenever a worker gets to work."""
-    return {path: path.read_text() for path in folder.glob("trials/*/owner.json")}
+    return {path: read_bytes(path) for path in folder.glob("trials/*/owner.json") if path.is_file()}
 
 
 def _newest_step(folder: Path) -> int:

@@ -4,8 +4,9 @@ import os
 import shlex
 import socket
 import urllib.request
-from pathlib import Path
 from urllib.parse import urlsplit
+
+from dist_calo.files import read_bytes
 
 CONNECT_WITHIN_S = 5.0
 """Time that a server has to take a connection, in seconds."""
@@ -26,12 +27,18 @@ def address_of(uri: str) -> str:
     if not is_server_file(uri):
         return uri
     try:
-        words = shlex.split(Path(uri).read_text(), comments=True)
+        words = shlex.split(read_bytes(uri, 1 << 16).decode(), comments=True)
+        found = dict(
+            word.split("=", 1) for word in words if word.partition("=")[0] in SETTINGS and "=" in word
+        )
+        address = found.pop("MLFLOW_TRACKING_URI", "")
+        host, _ = urlsplit(address).hostname, urlsplit(address).port  # which is tried as well
+        if "\0" in "".join(found.values()):
+            raise ValueError("a NUL byte")
     except FileNotFoundError:
         raise ConnectionError(f"there is no file {uri}: start slurm/mlflow_server.sh") from None
-    found = dict(word.split("=", 1) for word in words if word.partition("=")[0] in SETTINGS)
-    address = found.pop("MLFLOW_TRACKING_URI", "")
-    host = urlsplit(address).hostname
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"{uri} is damaged ({error}): start slurm/mlflow_server.sh again") from None
     if not host:
         raise ConnectionError(f"no server runs: {uri} names none; start slurm/mlflow_server.sh")
     os.environ.update(found)

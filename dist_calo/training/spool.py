@@ -15,26 +15,30 @@ the store took it and the answer was lost; it then carries the same time, step a
 """
 
 import json
+import logging
 import os
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dist_calo.errors import TrackingError
-from dist_calo.files import write_whole
+from dist_calo.files import read_bytes, read_json, write_whole
+from dist_calo.training.records import Identity, Record, line_at, read_refused, record_of
 from dist_calo.training.run_lock import SILENT_AFTER_S, RunLock, flock, restarted
-
-Record = dict[str, Any]
 
 SPOOL_PREFIX = "spool-"
 """How the name of a run begins that its tracking store has not named yet."""
 COMPACT_ABOVE = 4 * 2**20
 """Size of a wholly sent journal, in bytes, above which it starts anew."""
+
+
+log = logging.getLogger("dist_calo.tracking")
 
 
 class HeldError(TrackingError):
@@ -46,7 +50,8 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._identity: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        remedy = "put it back, or remove the folder"
+        self._identity = asdict(read_json(folder / "run.json", Identity, TrackingError, remedy))
         self._journal = folder / "journal.jsonl"
         self._guard = threading.Lock()
         self._lock = RunLock(folder / "lock")
@@ -109,13 +114,18 @@ class Spool:
                 )
 
     @classmethod
-    def all(cls, root: Path) -> "list[Spool]":
-        """The spools of a folder, oldest first."""
+    def all(cls, root: Path, tell: Callable[[str], object] = log.warning) -> "list[Spool]":
+        """The spools of a folder, oldest first; of one that is damaged is told why it is left out."""
         found = []
         for path in root.glob("*/run.json"):
-            # Another job has just ended and removed its spool; another user's is nobody else's business.
-            with suppress(FileNotFoundError, PermissionError):
+            try:
                 found.append((path.stat().st_mtime, cls(path.parent)))
+            except TrackingError as error:
+                # Another user's is nobody else's business.
+                if not isinstance(error.__cause__, PermissionError):
+                    tell(str(error))
+            except (FileNotFoundError, PermissionError):  # another job has just ended and removed its spool
+                continue
         return [spool for _, spool in sorted(found, key=lambda pair: (pair[0], pair[1].spool_id))]
 
     @property
@@ -237,15 +247,22 @@ class Spool:
                 if not line.endswith(b"\n"):
                     return
                 position += len(line)
-                yield json.loads(line), position
+                try:
+                    yield record_of(line), position
+                except ValueError as error:
+                    where = f"{self._journal}, line {line_at(self._journal, position - len(line))}"
+                    raise TrackingError(
+                        f"{where}: {error}; remove that line, then dist-calo runs sync"
+                    ) from None
 
     @property
     def sent(self) -> int:
         """Position in the journal up to which the store has everything."""
-        try:
-            return int((self.folder / "sent").read_text())
-        except FileNotFoundError:
-            return 0
+        text = ""
+        with suppress(FileNotFoundError):
+            text = read_bytes(self.folder / "sent", 4096).decode(errors="replace")
+        # What is not known to be sent is sent again, which adds nothing.
+        return min(int(text), self._size()) if text.isdecimal() and len(text) < 20 else 0
 
     def confirm(self, position: int) -> None:
         """The store has everything up to this position."""
@@ -263,13 +280,24 @@ class Spool:
         return next(self.unsent(), None) is None
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the store has all that was written so far, and has refused nothing; False if it cannot be read."""
+        with suppress(TrackingError):
+            return self.is_sent and not self.refused
+        return False
+
+    @property
     def written_ms(self) -> int:
         """When the journal was last written, in ms since 1970."""
         return self._journal.stat().st_mtime_ns // 1_000_000 if self._size() else self.started_ms
 
     def backlog(self) -> int:
-        """How many records wait to be sent."""
-        return sum(1 for _ in self.unsent())
+        """How many records wait to be sent, up to a damaged one."""
+        count = 0
+        with suppress(TrackingError):
+            for _ in self.unsent():
+                count += 1
+        return count
 
     def refuse(self, record: Record, reason: str) -> None:
         """Keep a record that the store will never take."""
@@ -279,10 +307,7 @@ class Spool:
     @property
     def refused(self) -> list[Record]:
         """What the store has not taken, as ``{"reason": ..., "record": ...}``."""
-        try:
-            return [json.loads(line) for line in (self.folder / "refused.jsonl").read_text().splitlines()]
-        except FileNotFoundError:
-            return []
+        return read_refused(self.folder / "refused.jsonl")
 
     def offer_again(self) -> None:
         """Put refused artifacts back into the journal: their place may be there again."""
@@ -290,7 +315,10 @@ class Spool:
         again = [entry["record"] for entry in refused if entry["record"]["kind"] == "artifact"]
         if again:
             # The end of the run stays the last thing that is said.
-            self.append([*again, json.loads(self._last_line())] if self.has_ended else again)
+            try:
+                self.append([*again, record_of(self._last_line())] if self.has_ended else again)
+            except ValueError as error:
+                raise TrackingError(f"{self._journal}, the last line: {error}; remove it") from None
             rest = [entry for entry in refused if entry["record"]["kind"] != "artifact"]
             _replace(self.folder / "refused.jsonl", "".join(json.dumps(entry) + "\n" for entry in rest))
 

@@ -11,9 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dist_calo.errors import TrackingError
 from dist_calo.training.provenance import OF_ONE_START
+from dist_calo.training.records import Record
 from dist_calo.training.server import address_of, denial, require_listening
-from dist_calo.training.spool import SPOOL_PREFIX, Record, Spool
+from dist_calo.training.spool import SPOOL_PREFIX, Spool
 from dist_calo.training.store_uri import checked_uri, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
@@ -100,6 +102,8 @@ def one_line(error: BaseException) -> str:
 
 def complaint(error: BaseException) -> str:
     """What a store does that raises this error, to be read after its name."""
+    if isinstance(error, TrackingError):
+        return f"does not get all: {error}"
     return denial(error) or f"does not answer ({one_line(error)})"
 
 
@@ -144,14 +148,18 @@ class Sender:
         """Consecutive records of points, or one of another kind, and the position behind them."""
         taken: list[Record] = []
         points, end = 0, 0
-        for record, position in self._spool.unsent():
-            points += len(record.get("values", ()))
-            if taken and (not _is_points(record) or points > POINTS_PER_CALL):
-                break
-            taken.append(record)
-            end = position
-            if not _is_points(record):
-                break
+        try:
+            for record, position in self._spool.unsent():
+                points += len(record.get("values", ()))
+                if taken and (not _is_points(record) or points > POINTS_PER_CALL):
+                    break
+                taken.append(record)
+                end = position
+                if not _is_points(record):
+                    break
+        except TrackingError:  # a damaged record: first what comes before it
+            if not taken:
+                raise
         return taken, end
 
     def _deliver(self, client: "MlflowClient", records: list[Record]) -> None:

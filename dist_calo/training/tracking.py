@@ -19,8 +19,9 @@ from typing import Any, Literal, TypeAlias
 
 from dist_calo.config import TrackingConfig
 from dist_calo.training.pictures import Artist, Drawable
+from dist_calo.training.records import Record
 from dist_calo.training.run_lock import batch_job
-from dist_calo.training.spool import Record, Spool
+from dist_calo.training.spool import Spool
 from dist_calo.training.store import Sender, complaint, now_ms, one_line
 from dist_calo.training.store_uri import checked_uri
 from dist_calo.training.system_load import SystemLoad
@@ -216,7 +217,7 @@ class Tracker:
             log.warning("the end of run %s is not recorded yet; %s", self.run_id, self._later())
             self._spool.unlock()
             return False
-        if self._spool.is_sent and not self._spool.refused:
+        if self._spool.is_complete:
             self._spool.remove()
             return True
         log.warning("run %s is not complete in %s; %s", self.run_id, self._spool.uri, self._later())

@@ -103,6 +103,8 @@ def _tell(evaluation: "Evaluation") -> None:
 
     known = [item for item in evaluation.numbers.items() if not math.isnan(away(*item))]
     numbers = sorted(known, key=lambda item: -away(*item))
+    if evaluation.bad_in_words:
+        print(evaluation.bad_in_words)
     print(
         f"score {evaluation.score:.4g} (mean Wasserstein-1 distance of the observables / {evaluation.names[0]}'s sigma)"
     )

@@ -1,4 +1,6 @@
-"""Evaluations of arrays of showers, without files or ranks."""
+"""Evaluations of arrays of showers, without files or ranks, and what the command wrote of one."""
+
+import json
 
 import numpy as np
 
@@ -37,3 +39,12 @@ def sample_of(observer, binning, geometry, showers, conditions, share=0.0, ids=N
         part = slice(first, first + BATCH)
         sample.add(ids[part], showers[part], conditions[part])
     return sample
+
+
+def metrics_of(folder):
+    """What ``metrics.json`` in a folder holds, read strictly: NaN and infinity are no JSON."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads((folder / "metrics.json").read_text(), parse_constant=refuse)

@@ -10,10 +10,14 @@ from dist_calo.physics.sample import Sample
 
 GRID = VoxelGrid(shape=(1, 1, 3))
 EDGES = (10.0, 55.0, 100.0)
+MISSING = np.float32(-1e9)
+"""A cell that is no observable; a cell that is no number would be a bad shower."""
 
 
 class CellsObserver:
-    """Three observables, the cells: ``response`` and the pair ``layer/0`` and ``layer/1``; NaN is a missing one."""
+    """Three observables, the cells: ``response`` and the pair ``layer/0`` and ``layer/1``; some may be `MISSING`."""
+
+    geometry = GRID
 
     def __init__(self):
         self.features = (
@@ -31,11 +35,12 @@ class CellsObserver:
 
     def observe(self, showers, conditions):
         cells = showers.reshape(len(showers), 3).astype(np.float64)
+        cells[cells == MISSING] = np.nan
         return Observed(cells, {"longitudinal": np.nan_to_num(cells)})
 
 
 def sampled(cells, binning=None, ids=None, share=1.0, energies=None, batch=997):
-    """A sample of showers with these cells (n, 3)."""
+    """A sample of showers with these cells (n, 3), NaN where one is missing."""
     cells = np.asarray(cells, dtype=np.float32)
     energies = np.linspace(10, 100, len(cells), dtype=np.float32) if energies is None else energies
     binning = binning or Binning.of(cells.astype(np.float64), energies, EDGES)
@@ -43,7 +48,8 @@ def sampled(cells, binning=None, ids=None, share=1.0, energies=None, batch=997):
     ids = np.arange(len(cells)) if ids is None else ids
     for first in range(0, len(cells), batch):
         part = slice(first, first + batch)
-        sample.add(ids[part], cells[part].reshape(-1, 1, 1, 3), energies[part, None])
+        showers = np.nan_to_num(cells[part], nan=MISSING).reshape(-1, 1, 1, 3)
+        sample.add(ids[part], showers, energies[part, None])
     return sample
 
 

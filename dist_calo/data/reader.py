@@ -60,7 +60,9 @@ class Reader:
                 return showers, conditions
             opened = self._opened(int(files[first]))
             opened.place(rows[first:last], showers, conditions, places[first:last])
-        if not rows_are_good(showers, conditions, geometry.signed, geometry.conditions):
+        if not self._manifest.options.as_found and not rows_are_good(
+            showers, conditions, geometry.signed, geometry.conditions
+        ):
             self._raise_first(files, rows, showers[places], conditions[places])
         return showers, conditions
 

@@ -155,11 +155,11 @@ class Manifest:
         return cls.from_dict(values)
 
 
-def build_manifest(config: DataConfig) -> Manifest:
+def build_manifest(config: DataConfig, as_found: bool = False) -> Manifest:
     """The manifest of the files that ``config.path`` names.
 
-    Opens every file and reads a few of its showers, to check their units. Where ``config.manifest`` names a
-    manifest, the files must be those in it.
+    Opens every file and reads a few of its showers, to check their units, unless showers are taken as they are found.
+    Where ``config.manifest`` names a manifest, the files must be those in it.
 
     Raises:
         DataError: if no file matches; if a file is truncated, lacks a data set or has one of the wrong shape;
@@ -171,7 +171,12 @@ def build_manifest(config: DataConfig) -> Manifest:
         files = matching_files(*config.patterns)
     except DataError as error:
         raise DataError(f"data.path={error}") from error
-    options = ReadOptions(cell_unit=config.cell_unit, energy_unit=config.energy_unit, binning=config.binning)
+    options = ReadOptions(
+        cell_unit=config.cell_unit,
+        energy_unit=config.energy_unit,
+        binning=config.binning,
+        as_found=as_found,
+    )
     manifest = manifest_of(files, config.format, options)
     if config.manifest is not None:
         try:

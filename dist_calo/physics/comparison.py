@@ -54,7 +54,7 @@ def _profiles(fake: Part, real: Part, slot: int) -> dict[str, float]:
 
 def response_of(part: Part, slot: int) -> tuple[float, float, float, float]:
     """Mean response and resolution (standard deviation over mean) of a slot, each followed by its statistical error."""
-    column = _response_column(part)
+    column = part.sample.response_column
     mean, deviation = float(part.mean(slot)[column]), float(part.deviation(slot)[column])
     count = float(part.in_slot("seen", slot)[column])
     if count < LEAST_SHOWERS or not mean:
@@ -63,11 +63,6 @@ def response_of(part: Part, slot: int) -> tuple[float, float, float, float]:
     # Variances of the standard deviation, for a normal distribution, and of the mean, added.
     error = resolution * math.sqrt(0.5 / (count - 1) + resolution**2 / count)
     return mean, deviation / math.sqrt(count), resolution, error
-
-
-def _response_column(part: Part) -> int:
-    names = [feature.group for feature in part.sample.observer.features]
-    return names.index("response")
 
 
 def _response(fake: Part, real: Part, slot: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ from dist_calo.physics.comparison import compared_in_slot, compared_whole, score
 from dist_calo.physics.halves import GROUPS, Design, Measured, MeasuredArray, measured_arrays
 from dist_calo.physics.kinds import kind_of
 from dist_calo.physics.observable_comparison import compared_observables, named
-from dist_calo.physics.observers import Observer
+from dist_calo.physics.observers import FAULTS, Observer
 from dist_calo.physics.sample import Part, Sample
 from dist_calo.physics.views import Examples
 
@@ -79,13 +79,40 @@ class Evaluation:
         values = ((name, number.value) for name, number in self.numbers.items())
         return score_of(values, {feature.group for feature in self.observer.features})
 
+    @property
+    def bad_share(self) -> float:
+        """Share of the generated showers that have a fault."""
+        return sum(self.fake.faults.values()) / max(self.fake.count + self.fake.left_out, 1)
+
+    @property
+    def bad_in_words(self) -> str:
+        """What generated showers are bad, such as ``3 of 100 generated showers (3 %) are bad: ...``; "" without any."""
+        faults, left_out, name = self.fake.faults, self.fake.left_out, self.names[1]
+        if not faults:
+            return ""
+        total = self.fake.count + left_out
+        each = "; ".join(f"{FAULTS[fault]} ({count:,})" for fault, count in faults.items())
+        words = f"{sum(faults.values()):,} of {total:,} {name} showers ({100 * self.bad_share:.3g} %) are bad: {each}."
+        return words + (
+            f" {left_out:,} of them are left out of all numbers, which would be NaN." if left_out else ""
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the samples, as plain values for ``metrics.json``; what is not a number is null."""
         bins = zip(self.binning.labels[:-1], self.slots[:-1], strict=True)
         return {
             "score": _plain(self.score),
             "score_meaning": "mean over groups of observables of Wasserstein-1 distance / Geant4 standard deviation",
-            "showers": {"real": self.real.count, "fake": self.fake.count},
+            "showers": {
+                name: sample.count + sample.left_out
+                for name, sample in (("real", self.real), ("fake", self.fake))
+            },
+            "bad_showers": {
+                "share": self.bad_share,
+                "left_out": self.fake.left_out,
+                "outside_of_energy_bins": self.fake.outside,
+                **{fault: self.fake.faults.get(fault, 0) for fault in FAULTS},
+            },
             "notes": list(self.notes),
             "metrics": _as_dicts(self.numbers),
             "bins": {label: _as_dicts(numbers) for label, numbers in bins},

@@ -22,6 +22,21 @@ OBSERVERS: dict[str, str] = {
 """Module and class of the observer of each kind of read-out: ``Observer(geometry)``."""
 
 
+FAULTS: dict[str, str] = {
+    "energy": "an incident energy or angle that is no such number",
+    "not_finite": "a cell that is NaN, infinite or absurdly large",
+    "empty": "no energy in any cell",
+    "negative": "a cell below 0",
+    "response": "a response under half or over twice that of all Geant4 showers",
+}
+"""What single showers may have that no shower has, in words; the first counts."""
+LEFT_OUT = 2
+"""So many of these faults, the first, would make every sum NaN: such showers are counted and then left out."""
+SOUND = len(FAULTS)
+LARGEST_CELL = 1e15
+"""The square of a larger cell does not fit into float32 sums."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """A mean over showers that is a function of something: position, cell energy, threshold, time.
@@ -65,6 +80,10 @@ class Observer(Protocol):
     """All that is measured of the showers of one read-out."""
 
     @property
+    def geometry(self) -> Geometry:
+        """The read-out."""
+
+    @property
     def features(self) -> tuple[Feature, ...]:
         """The columns."""
 
@@ -105,6 +124,22 @@ def observer_of(geometry: Geometry) -> Observer:
     module, name = OBSERVERS[geometry.kind].split(":")
     observer: Observer = getattr(importlib.import_module(module), name)(geometry)
     return observer
+
+
+def faults_of(geometry: Geometry, showers: np.ndarray, conditions: np.ndarray) -> np.ndarray:
+    """The place in `FAULTS` of what each shower has, as far as cells and conditions tell, shape (n,), else `SOUND`."""
+    cells = showers.reshape(len(showers), -1)
+    low, high = cells.min(axis=1), cells.max(axis=1)
+    no_numbers = ~((low >= -LARGEST_CELL) & (high <= LARGEST_CELL))
+    found = {
+        "energy": ~(np.isfinite(conditions).all(axis=1) & (conditions[:, 0] > 0)),
+        "not_finite": no_numbers,
+        "empty": (low == 0) & (high == 0) & (not geometry.signed),
+        "negative": (low < 0) & (not geometry.signed),
+    }
+    return np.asarray(
+        np.select(list(found.values()), [list(FAULTS).index(name) for name in found], default=SOUND)
+    )
 
 
 def cell_profiles(edges: np.ndarray) -> dict[str, Profile]:

@@ -13,7 +13,7 @@ from dist_calo.physics.accumulate import SumState
 from dist_calo.physics.binning import COARSE_BINS, FINE, MARGIN_BINS, Binning
 from dist_calo.physics.features import PAIR_SUMS, columns_by_group, correlations, pair_sums
 from dist_calo.physics.halves import GROUPS, groups_of, share_of
-from dist_calo.physics.observers import Observer
+from dist_calo.physics.observers import FAULTS, LEFT_OUT, SOUND, Observer, faults_of
 
 BINS = COARSE_BINS + 2 * MARGIN_BINS
 FARTHEST = 1e3
@@ -94,6 +94,7 @@ class Sample(SumState):
     ) -> None:
         self.observer, self.binning, self.shape = observer, binning, shape
         self.sets = correlation_sets(observer)
+        self.response_column = [feature.group for feature in observer.features].index("response")
         self._share, self._with_showers = share, with_showers
         self._rows: list[Rows] = []
         width, bins = len(observer.features), binning.slots - 1
@@ -103,6 +104,7 @@ class Sample(SumState):
             {
                 "count": slots,
                 "wild": (GROUPS,),
+                "faults": (GROUPS, len(FAULTS)),
                 "energy": slots,
                 **dict.fromkeys(("seen", "sum", "square"), (*slots, width)),
                 "fine": (GROUPS, width, BINS * FINE),
@@ -123,7 +125,7 @@ class Sample(SumState):
         )
 
     def add(self, ids: np.ndarray, showers: np.ndarray, conditions: np.ndarray) -> None:
-        """Add showers.
+        """Add showers; those whose faults would make every sum NaN are counted only.
 
         Args:
             ids: their numbers in the sample, each once over all ranks, shape (n,).
@@ -132,7 +134,16 @@ class Sample(SumState):
         """
         if not len(ids):
             return
+        faults = faults_of(self.observer.geometry, showers, conditions)
+        kept = faults >= LEFT_OUT
+        self._count_faults(ids[~kept], faults[~kept])
+        if not kept.all():
+            ids, showers, conditions, faults = ids[kept], showers[kept], conditions[kept], faults[kept]
+        if not len(ids):
+            return
         observed = self.observer.observe(showers, conditions)
+        far = self._far_off(observed.columns[:, self.response_column])
+        self._count_faults(ids, np.where((faults == SOUND) & far, list(FAULTS).index("response"), faults))
         groups, slots = groups_of(ids), self.binning.slot_of(conditions[:, 0])
         scaled, seen = self._scaled(observed.columns)
         self._add_moments(groups, slots, scaled, seen, conditions, observed.profiles)
@@ -143,6 +154,17 @@ class Sample(SumState):
         if kept.any():
             cells = showers[kept].astype(np.float32) if self._with_showers else None
             self._rows.append(Rows(observed.columns[kept], conditions[kept], groups[kept], ids[kept], cells))
+
+    def _far_off(self, response: np.ndarray) -> np.ndarray:
+        """Whether responses (n,) are under half or over twice those of all Geant4 showers."""
+        low, high = (float(ends[-1, self.response_column]) for ends in (self.binning.low, self.binning.high))
+        return (
+            (response < low / 2) | (response > 2 * high) if low > 0 else np.zeros(len(response), dtype=bool)
+        )
+
+    def _count_faults(self, ids: np.ndarray, faults: np.ndarray) -> None:
+        bad = faults < SOUND
+        np.add.at(self.sums["faults"], (groups_of(ids[bad]), faults[bad]), 1.0)
 
     def _scaled(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Observables in units of the Geant4 showers' standard deviation, 0 where there is none, and where there is.
@@ -219,8 +241,19 @@ class Sample(SumState):
 
     @property
     def count(self) -> int:
-        """Showers seen."""
+        """Showers that were measured."""
         return int(self.sums["count"].sum())
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Showers with each of `FAULTS`, by name; those that have none are left out."""
+        counts = self.sums["faults"].sum(axis=0).astype(int).tolist()
+        return {name: count for name, count in zip(FAULTS, counts, strict=True) if count}
+
+    @property
+    def left_out(self) -> int:
+        """Showers that were counted and then left out; `count` is without them."""
+        return int(self.sums["faults"][:, :LEFT_OUT].sum())
 
     @property
     def wild(self) -> int:

@@ -18,14 +18,16 @@ _STATISTICS_NUMBERS = 2**24
 _STATISTICS_SHOWERS = 8192
 
 
-def shared_manifest(config: DataConfig, communicator: Communicator) -> Manifest:
+def shared_manifest(config: DataConfig, communicator: Communicator, as_found: bool = False) -> Manifest:
     """The manifest, the same on all ranks: rank 0 alone opens every file. The rows are checked by all, each its share.
+
+    Showers taken as they are found may break every rule but the files' own.
 
     Raises:
         DataError: on the rank that finds what is wrong with the files.
         ConfigError: if the format is not known.
     """
-    built = build_manifest(config).to_dict() if communicator.world.rank == 0 else None
+    built = build_manifest(config, as_found).to_dict() if communicator.world.rank == 0 else None
     manifest = Manifest.from_dict(communicator.broadcast_object(built))
     if config.validate == "full" and config.manifest is None:
         scan_rows(manifest, communicator.world.rank, communicator.world.size)

@@ -160,7 +160,8 @@ class FilesOf:
     def beside(self, ids: np.ndarray, conditions: np.ndarray, communicator: Communicator) -> np.ndarray:
         """See `FakeShowers`."""
         _, candidates, theirs = _first(self.files, 32 * EXAMPLES, communicator)
-        nearest = np.abs(theirs[:, 0] - conditions[:, :1]).argmin(axis=1)
+        distance = np.abs(theirs[:, 0] - conditions[:, :1])
+        nearest = np.where(np.isfinite(distance), distance, np.inf).argmin(axis=1)
         return np.asarray(candidates[nearest])
 
 
@@ -205,7 +206,7 @@ class GeneratedFor:
 
     def _showers_for(self, ids: np.ndarray, conditions: np.ndarray) -> np.ndarray:
         draws = Draws(self.seed, 0, ids, "evaluate")
-        return np.asarray(self.generator.generate_finite(torch.from_numpy(conditions), draws).numpy())
+        return np.asarray(self.generator.generate(torch.from_numpy(conditions), draws).numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +274,8 @@ def collect(
     speeds = communicator.all_gather_object((speed.showers, speed.seconds))
     total = Speed(showers=sum(s for s, _ in speeds), seconds=sum(t for _, t in speeds))
     ids, showers, conditions = _first(reference, EXAMPLES, communicator)
-    beside = fake.beside(ids, conditions, communicator)
+    # Pictures show what is no number as nothing.
+    beside = np.nan_to_num(fake.beside(ids, conditions, communicator), posinf=0.0, neginf=0.0)
     examples = Examples(real=showers, fake=beside, energies=conditions[:, 0])
     return Samples(real=real_sample, fake=fake_sample, examples=examples, speed=total)
 

@@ -138,8 +138,8 @@ class EvaluationRecord:
 
 
 def logged_numbers(evaluation: Evaluation) -> dict[str, float]:
-    """The score and the numbers of whole groups of observables, as metrics; not those of single layers or channels."""
-    values: dict[str, float] = {"score": evaluation.score}
+    """The score, the share of bad showers and the numbers of all but single layers or channels, as metrics."""
+    values: dict[str, float] = {"score": evaluation.score, "bad_showers": evaluation.bad_share}
     for name, number in evaluation.numbers.items():
         if name.count("/") == 1:
             values[name] = number.value

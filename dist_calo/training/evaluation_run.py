@@ -189,10 +189,10 @@ def _reference(question: Question, state: Mapping[str, Any] | None, communicator
     return Files(manifest=manifest, config=data, split="test", most=question.showers)
 
 
-def _files(question: Question, path: str, communicator: Communicator) -> Files:
+def _files(question: Question, path: str, communicator: Communicator, as_found: bool = False) -> Files:
     config = replace(question.reading, path=path)
     try:
-        manifest = shared_manifest(config, communicator)
+        manifest = shared_manifest(config, communicator, as_found)
     except UserError as error:
         # There is no data.path on this command line.
         raise type(error)(str(error).replace("data.path=", "")) from None
@@ -204,7 +204,8 @@ def _fake(
 ) -> FakeShowers:
     readout = reference.manifest.geometry
     if question.fake is not None:
-        files = _files(question, question.fake, communicator)
+        # What a generator does wrong is what is asked for: only the reference must be sound.
+        files = _files(question, question.fake, communicator, as_found=True)
         require_same_readout(readout, files.manifest.geometry)
         return FilesOf(files=files)
     assert state is not None, "the command line demands files or a checkpoint"
@@ -264,6 +265,11 @@ def _notes(question: Question, samples: Samples) -> list[str]:
             notes.append(
                 f"{sample.outside:,} of {sample.count:,} {name} showers lie outside of the bins of incident energy."
             )
+    if question.fake is not None and fake.faults.get("response", 0) > fake.count / 2:
+        notes.append(
+            f"The response of most {question.names[1]} showers is far off. If their cells or incident energies are in "
+            "another unit, tell it in the attributes cell_units and energy_units of their files."
+        )
     energies = [np.asarray(sample.rows.conditions[:, 0], dtype=np.float64) for sample in (real, fake)]
     if all(len(values) for values in energies) and ks_2samp(*energies).pvalue < ENERGIES_DIFFER:
         means = [f"{values.mean():.4g}" for values in energies]

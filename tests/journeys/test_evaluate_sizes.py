@@ -1,12 +1,11 @@
 """``dist-calo evaluate`` of samples of any two sizes: always numbers, or a word on why there are none."""
 
-import json
-
 import h5py
 import numpy as np
 import pytest
 
 from dist_calo.evaluate import main as evaluate
+from tests.evaluations import metrics_of
 from tests.small_runs import SAMPLE
 
 SIZES = (1, 2, 3, 63, 65, 199, 200, 201, 900)
@@ -34,11 +33,7 @@ def evaluated(folder, sample, real, fake, *more):
     }
     given = ["--real", paths["real"], "--fake", paths["fake"], "--out", str(folder / "out"), *more]
     assert evaluate([*given, "--tracking-uri", "none"]) == 0
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    return json.loads((folder / "out" / "metrics.json").read_text(), parse_constant=refuse)
+    return metrics_of(folder / "out")
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ def examine(
             for name in names
             for source in require_stored(file[name], may_be_filled=may_be_filled)
         ]
-        format_.check(file, options)
+        if not options.as_found:
+            format_.check(file, options)
     except (KeyError, OSError, RuntimeError, ValueError) as error:
         raise DataError(f"{file.filename}: cannot be read: {why_unreadable(error)}") from error
     return layout, list(dict.fromkeys(sources))

@@ -33,6 +33,8 @@ class ReadOptions:
     energy_unit: Unit = "auto"
     binning: str | None = None
     """File that tells the cells of cylindrical layers."""
+    as_found: bool = False
+    """Whether showers may break the rules below and have any energies: whoever reads them judges them."""
 
 
 AS_FILES_SAY = ReadOptions()

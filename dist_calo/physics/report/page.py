@@ -86,6 +86,7 @@ def report_html(evaluation: Evaluation, drawings: Drawings | None = None) -> str
         names=evaluation.names,
         described=evaluation.geometry.described,
         counts=figures.counts_in_words(evaluation, -1),
+        bad=evaluation.bad_in_words,
         verdict=tables.verdict_of(evaluation),
         at_floor=tables.AT_FLOOR,
         levels=LEVELS,

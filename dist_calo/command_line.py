@@ -12,6 +12,7 @@ from dist_calo import early
 from dist_calo.config import SECTIONS, RunConfig, kind_of, setting_names
 from dist_calo.documents import Word, errors_of, load_yaml, parse_yaml, section_of, shown, unknown, value_of
 from dist_calo.errors import EXIT_INTERRUPTED, EXIT_USER, ConfigError, UserError
+from dist_calo.masking import hidden
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -184,6 +185,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help=MODEL_SOURCES)
     parser.add_argument(
         "--tracking-uri",
+        type=hidden,
         metavar="URI",
         help="MLflow's store for models:/ and runs:/ (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)",
     )

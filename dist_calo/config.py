@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dist_calo.errors import ConfigError
+from dist_calo.masking import hidden
 
 
 def _positive(section: str, values: dict[str, float | None]) -> None:
@@ -325,6 +326,9 @@ class TrackingConfig:
     """Upload checkpoints as artifacts."""
     log_pictures: bool = True
     """Draw and upload generated beside held-out showers at each validation."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", hidden(self.uri))
 
 
 @dataclass(frozen=True, kw_only=True)

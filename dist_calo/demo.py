@@ -9,6 +9,7 @@ from pathlib import Path
 from dist_calo.command_line import run_command
 from dist_calo.documents import load_yaml
 from dist_calo.errors import CheckpointError, TrainingError
+from dist_calo.masking import hidden
 
 RANKS = 2
 CONFIG = Path("configs/demo.yaml")
@@ -19,11 +20,11 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     out = Path("demo") / time.strftime("%Y%m%d-%H%M%S")
     checkpoints = out / "checkpoints"
-    store = load_yaml(CONFIG).get("tracking", {}).get("uri", "sqlite:///mlflow.db")
+    store = hidden(load_yaml(CONFIG).get("tracking", {}).get("uri", "sqlite:///mlflow.db"))
     say(f"Training with {RANKS} ranks; settings in {CONFIG}")
     training = [sys.executable, "-m", "dist_calo.train", "--config", str(CONFIG), "--launch", str(RANKS)]
     where = [f"--checkpoint.dir={checkpoints}", f"--data.ledger={out / 'ledger'}"]
-    code = subprocess.run([*training, *where, *arguments], check=False).returncode
+    code = subprocess.run([*training, *where, *map(hidden, arguments)], check=False).returncode
     if code:
         raise TrainingError(f"training ended with exit code {code}; its last lines above say why")
 

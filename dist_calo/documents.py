@@ -20,6 +20,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dist_calo.errors import ConfigError
+from dist_calo.masking import hidden
 
 if TYPE_CHECKING:
     from yaml import Event
@@ -257,6 +258,8 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
         value: what `load_yaml` returns, or an ordinary value.
         name: what a message calls it.
 
+    Passwords in a text are masked (`dist_calo.masking`).
+
     Raises:
         ConfigError: if the value has no clear meaning for this type: with file and line, if it knows them.
     """
@@ -292,7 +295,7 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
         if text.lower() not in TRUE + FALSE:
             raise _wrong(name, value, "must be true or false")
         return text.lower() in TRUE
-    return text if kind is str else _number(kind, text, name, value)
+    return hidden(text) if kind is str else _number(kind, text, name, value)
 
 
 def _built(kind: Any, values: Mapping[str, Any], name: str) -> Any:

@@ -16,6 +16,8 @@ import sys
 from types import FrameType
 from typing import Any
 
+from dist_calo.masking import mask
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 """What asks a run to leave in order."""
 PATIENCE_S = 10.0
@@ -75,13 +77,22 @@ def _guarded(stream: Any, number: int) -> io.TextIOWrapper:
         stream.flush()
     raw = _Output(number)
     unbuffered = getattr(stream, "write_through", False)
-    return io.TextIOWrapper(
+    return _Masked(
         raw if unbuffered else io.BufferedWriter(raw),
         encoding=getattr(stream, "encoding", "utf-8"),
         errors="backslashreplace",
         line_buffering=getattr(stream, "line_buffering", True),
         write_through=unbuffered,
     )
+
+
+class _Masked(io.TextIOWrapper):
+    """Text on its way out, without passwords and tokens."""
+
+    def write(self, text: str) -> int:
+        """Write the text as `mask` leaves it; the number of characters given."""
+        super().write(mask(text))
+        return len(text)
 
 
 class _Output(io.FileIO):

@@ -3,6 +3,8 @@
 Every message states the value seen, the rule that it breaks, and what to change.
 """
 
+from dist_calo.masking import mask
+
 EXIT_FAILURE = 1
 """An unexpected error: a traceback is printed."""
 EXIT_USER = 2
@@ -14,7 +16,10 @@ EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):
-    """Bad input, shown as one line with exit code 2."""
+    """Bad input, shown as one line with exit code 2, without any secret that its text may hold."""
+
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(mask(each) if isinstance(each, str) else each for each in told))
 
 
 class ConfigError(UserError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dist_calo.command_line import MODEL_SOURCES, one_line_parser, run_command
 from dist_calo.config import DataConfig
 from dist_calo.errors import ConfigError
+from dist_calo.masking import hidden
 from dist_calo.on_ranks import Job, add_launch_option, on_ranks
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _parser() -> "argparse.ArgumentParser":
     add("--rows", type=int, default=5000, help=rows)
     add("--seed", type=int, default=0, help="of the generated showers (default 0)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to generate (default cpu)")
-    add("--tracking-uri", help="MLflow store, or none (default: that of the training)")
+    add("--tracking-uri", type=hidden, help="MLflow store, or none (default: that of the training)")
     add("--real-name", default="Geant4", help="what the report calls the reference (default Geant4)")
     add("--fake-name", default="generated", help="what it calls the other sample (default generated)")
     add("--format", default="auto", help="schema of the files (default: recognised)")

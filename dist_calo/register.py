@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from dist_calo.command_line import one_line_parser, run_command
+from dist_calo.masking import MASK, hidden
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{uri}{named}: the generator of step {state['step']}{scored}, in {options.tracking_uri}")
     print(f"load: mlflow.pyfunc.load_model({uri!r})")
     serve = shlex.join(["mlflow", "models", "serve", "-m", uri, "--env-manager", "local"])
-    print(f"serve: MLFLOW_TRACKING_URI={shlex.quote(options.tracking_uri)} {serve}")
+    note = f" (with its password for {MASK})" if MASK in options.tracking_uri else ""
+    print(f"serve: MLFLOW_TRACKING_URI={shlex.quote(options.tracking_uri)} {serve}{note}")
     return 0
 
 
@@ -39,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", required=True, help="registered model; a new version of it if there is one")
     parser.add_argument(
         "--tracking-uri",
+        type=hidden,
         default="sqlite:///mlflow.db",
         help="MLflow store or server (default sqlite:///mlflow.db)",
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dist_calo.config import TrackingConfig
 from dist_calo.errors import EXIT_FAILURE, TrackingError
+from dist_calo.masking import hidden
 
 if TYPE_CHECKING:
     from dist_calo.training.spool import Spool
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     sync = commands.add_parser("sync", help="send what a tracking store that was away has missed")
-    sync.add_argument("--tracking.uri", dest="uri", help="another store than the one the run was meant for")
+    sync.add_argument(
+        "--tracking.uri", dest="uri", type=hidden, help="another store than the one the run was meant for"
+    )
     listing = commands.add_parser("list", help="show what waits to be sent")
     for command in (sync, listing):
         command.add_argument(

@@ -6,6 +6,11 @@
 set +u
 # shellcheck source=/dev/null
 if [[ -f slurm/site.env ]]; then source slurm/site.env; fi
+# Everybody on a node can read its command lines: the ranks find a password of the address in their environment.
+if [[ ${TRACKING_URI:-} =~ ://[^/?#]*@ ]]; then
+    export MLFLOW_TRACKING_URI=$TRACKING_URI
+    TRACKING_URI=${TRACKING_URI/"${BASH_REMATCH[0]}"/://***@}
+fi
 # shellcheck source=/dev/null
 if [[ -f ${VENV:=.venv}/bin/activate ]]; then source "$VENV/bin/activate"; fi
 set -uo pipefail

@@ -13,6 +13,7 @@ from typing import NoReturn
 from dist_calo.comm.protocol import Communicator, World
 from dist_calo.comm.signs import SIGNS, Page, Sign
 from dist_calo.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER, UserError
+from dist_calo.masking import mask
 
 ECHO_DELAY_S = 2.0
 """Head start of a failing rank over those that fail because of it, or in the same way, in seconds."""
@@ -174,7 +175,7 @@ def report_failure(error: BaseException, world: World, communicator: Communicato
     code = EXIT_USER if isinstance(error, UserError) else EXIT_FAILURE
     if isinstance(error, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
-    message = _message(error)
+    message = mask(_message(error))
     if world.size == 1:
         print(message, file=sys.stderr, flush=True)
         tell_job(rank_name(world), message, code)

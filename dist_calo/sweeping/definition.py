@@ -11,6 +11,7 @@ from typing import Any, Literal, get_type_hints
 from dist_calo.config import RunConfig, kind_of
 from dist_calo.documents import errors_of, load_yaml, section_of, unknown, value_of
 from dist_calo.errors import ConfigError
+from dist_calo.masking import hidden
 from dist_calo.sweeping.space import Parameter, Space, Value
 
 Configure = Callable[[Sequence[str]], RunConfig]
@@ -191,7 +192,7 @@ def read_sweep(path: str | Path, *, trials: int | None = None, overrides: Sequen
             raise ConfigError(f"{override}: settings of the trainer after -- read --NAME=VALUE")
     with errors_of(path):
         given = value_of(list[str], values.get("overrides", []), "overrides")
-        sweep = read_definition({**values, "overrides": [*given, *overrides]})
+        sweep = read_definition({**values, "overrides": [*given, *map(hidden, overrides)]})
     return sweep if trials is None else replace(sweep, trials=trials)
 
 

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dist_calo import __version__
+from dist_calo.masking import mask
 
 JOB_VARIABLES = (
     "SLURM_JOB_ID",
@@ -49,7 +50,8 @@ def describe_run(environ: Mapping[str, str] = os.environ, command: list[str] | N
     }
     tags |= {name: found for name in PACKAGES if (found := _version(name))}
     tags |= {name.lower(): environ[name] for name in JOB_VARIABLES if environ.get(name)}
-    return tags | _git(Path(__file__).resolve().parents[2])
+    tags |= _git(Path(__file__).resolve().parents[2])
+    return {name: mask(value) for name, value in tags.items()}
 
 
 def _git(folder: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ import urllib.request
 from urllib.parse import urlsplit
 
 from dist_calo.files import read_bytes
+from dist_calo.masking import hidden, revealed
 
 CONNECT_WITHIN_S = 5.0
 """Time that a server has to take a connection, in seconds."""
@@ -22,17 +23,18 @@ def address_of(uri: str) -> str:
     """The address of a store at this moment; the password of a server's file goes into this process's environment.
 
     Raises:
-        ConnectionError: if the server's file names none, as it does while the server is away.
+        ConnectionError: if the server's file names none, as it does while the server is away, or the address was stored
+            without its password, which nothing tells now.
     """
     if not is_server_file(uri):
-        return uri
+        return revealed(uri)
     try:
         words = shlex.split(read_bytes(uri, 1 << 16).decode(), comments=True)
         found = dict(
             word.split("=", 1) for word in words if word.partition("=")[0] in SETTINGS and "=" in word
         )
         address = found.pop("MLFLOW_TRACKING_URI", "")
-        host, _ = urlsplit(address).hostname, urlsplit(address).port  # which is tried as well
+        host, _ = urlsplit(address).hostname, _port(address)
         if "\0" in "".join(found.values()):
             raise ValueError("a NUL byte")
     except FileNotFoundError:
@@ -41,6 +43,7 @@ def address_of(uri: str) -> str:
         raise ConnectionError(f"{uri} is damaged ({error}): start slurm/mlflow_server.sh again") from None
     if not host:
         raise ConnectionError(f"no server runs: {uri} names none; start slurm/mlflow_server.sh")
+    hidden(address)  # so that it is known as a secret, if it holds one
     os.environ.update(found)
     # The server is on the cluster's own network, for which a proxy to the outside is no help.
     for name in ("no_proxy", "NO_PROXY"):
@@ -62,8 +65,17 @@ def require_listening(address: str) -> None:
         return
     if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
         return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    port = _port(address) or (443 if parts.scheme == "https" else 80)
     socket.create_connection((parts.hostname, port), CONNECT_WITHIN_S).close()
+
+
+def _port(address: str) -> int | None:
+    try:
+        return urlsplit(address).port
+    except ValueError:  # whose text would be a part of the password
+        raise ConnectionError(
+            "its address has no valid port; a password's / ? # are written %2F %3F %23"
+        ) from None
 
 
 def denial(error: BaseException) -> str | None:

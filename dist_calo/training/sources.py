@@ -9,6 +9,7 @@ from typing import Any
 
 from dist_calo.config import TrackingConfig
 from dist_calo.errors import CheckpointError
+from dist_calo.masking import hidden
 from dist_calo.training.checkpoint import find_checkpoint, load_checkpoint
 from dist_calo.training.server import address_of
 from dist_calo.training.store import one_line, quiet_mlflow
@@ -84,7 +85,7 @@ def _store(uri: str) -> Iterator[None]:
 
 def _existing_store(source: str, tracking_uri: str | None) -> str:
     """The URI of the store; MLflow would make an SQLite database that does not exist."""
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or TrackingConfig().uri
+    uri = hidden(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or TrackingConfig().uri)
     if uri.startswith("sqlite:///") and not sqlite_file(uri).is_file():
         raise CheckpointError(
             f"checkpoint {source}: there is no tracking store {uri} here; name the one that training recorded to in "

@@ -29,6 +29,7 @@ from typing import Any
 
 from dist_calo.errors import TrackingError
 from dist_calo.files import read_bytes, read_json, write_whole
+from dist_calo.masking import hidden
 from dist_calo.training.records import Identity, Record, line_at, read_refused, record_of
 from dist_calo.training.run_lock import SILENT_AFTER_S, RunLock, flock, restarted
 
@@ -52,6 +53,7 @@ class Spool:
         self.folder = folder
         remedy = "put it back, or remove the folder"
         self._identity = asdict(read_json(folder / "run.json", Identity, TrackingError, remedy))
+        self._identity["uri"] = hidden(self._identity["uri"])
         self._journal = folder / "journal.jsonl"
         self._guard = threading.Lock()
         self._lock = RunLock(folder / "lock")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_calo.errors import TrackingError
+from dist_calo.masking import mask
 from dist_calo.training.provenance import OF_ONE_START
 from dist_calo.training.records import Record
 from dist_calo.training.server import address_of, denial, require_listening
@@ -97,7 +98,7 @@ def why_unreachable(uri: str) -> str | None:
 
 def one_line(error: BaseException) -> str:
     """The first words of an error that may be pages long."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    return mask(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
 
 
 def complaint(error: BaseException) -> str:

@@ -5,9 +5,12 @@ from typing import TypeVar
 from torch import Tensor
 
 from dist_calo.errors import ConfigError
-from dist_calo.geometry import GEOMETRIES, Geometry, Readout, VoxelGrid
+from dist_calo.geometry import GEOMETRIES, Geometry, LayeredReadout, Readout, VoxelGrid, Waveforms
 
 Kind = TypeVar("Kind", bound=Readout)
+
+_SIMULATED = {(25, 25, 25): "lcd25", (51, 51, 25): "lcd51", LayeredReadout: "layers", Waveforms: "signals"}
+"""Detectors of ``dist-calo simulate`` by what models ask for."""
 
 
 def require_kind(model: str, geometry: Geometry, kind: type[Kind]) -> Kind:
@@ -19,8 +22,8 @@ def require_kind(model: str, geometry: Geometry, kind: type[Kind]) -> Kind:
     if not isinstance(geometry, kind):
         wanted = " or ".join(name for name, known in GEOMETRIES.items() if issubclass(known, kind))
         raise ConfigError(
-            f"model.name={model}: the data are of kind {geometry.kind}, this model is for {wanted}; "
-            "choose another model or other data"
+            f"model.name={model}: the data are of kind {geometry.kind}, this model is for {wanted}; choose another "
+            f"model or other data{_how_to_make(kind)}"
         )
     return geometry
 
@@ -37,7 +40,7 @@ def require_grid(
     if grid.shape != shape:
         raise ConfigError(
             f"model.name={model}: the data have {_cells(grid.shape)} cells, this model is for {_cells(shape)}; "
-            "choose another model or other data"
+            f"choose another model or other data{_how_to_make(shape, conditions)}"
         )
     require_conditions(model, geometry, conditions)
 
@@ -48,11 +51,12 @@ def require_conditions(model: str, geometry: Geometry, conditions: tuple[str, ..
     Raises:
         ConfigError: if a condition is missing, or the data have one that the model does not use.
     """
+    made_for = geometry.shape if isinstance(geometry, VoxelGrid) else type(geometry)
     missing = [name for name in conditions if name not in geometry.conditions]
     if missing:
         raise ConfigError(
             f"model.name={model}: the data have no {', '.join(missing)} (only {', '.join(geometry.conditions)}), which "
-            "this model is conditioned on; choose another model or other data"
+            f"this model is conditioned on; choose another model or other data{_how_to_make(made_for, conditions)}"
         )
     unused = [name for name in geometry.conditions if name not in conditions]
     if unused:
@@ -88,3 +92,16 @@ def column(conditions: Tensor, geometry: Readout, name: str) -> Tensor:
 
 def _cells(shape: tuple[int, ...]) -> str:
     return "x".join(str(n) for n in shape)
+
+
+def _how_to_make(made_for: object, conditions: tuple[str, ...] = ("energy",)) -> str:
+    """The command that makes such data, where there is one."""
+    detector = _SIMULATED.get(made_for)
+    if detector is None:
+        return ""
+    out = f"{detector}{'_angles' if 'theta' in conditions else ''}.h5"
+    angles = " --theta 1.05:2.09" if "theta" in conditions else ""
+    return (
+        f", such as those that dist-calo simulate --detector {detector}{angles} --n 5000 --out {out} makes for "
+        f"--data.path={out}"
+    )

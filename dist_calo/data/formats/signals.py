@@ -212,7 +212,7 @@ def _number(signals: "h5py.Dataset", name: str) -> float | None:
     if found.size != 1 or found.dtype.kind not in "fiu" or not np.isfinite(found).all():
         raise DataError(
             f"{signals.file.filename}: attribute {name} of data set signals is {found.tolist()}, must be a finite "
-            "number; correct it"
+            "number; correct or remove it"
         )
     return float(found.reshape(-1)[0])
 

@@ -62,7 +62,7 @@ def told_unit(file: "h5py.File", attribute: str) -> str | None:
     if len(found) > 1:
         raise DataError(
             f"{file.filename}: attribute {attribute} is {text!r}, names {' and '.join(found)}: set the attribute "
-            "cell_units to the unit of the cells"
+            f"{'cell_units' if attribute == 'units' else attribute} to {' or '.join(found)}, which it is"
         )
     return found[0] if found else None
 

@@ -4,9 +4,16 @@ The faults are all those of files of showers and of recipes whose messages name 
 line of Python. What a message tells people to do with their own hands, such as copying a file, is not among them.
 """
 
+import ast
+import io
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +26,12 @@ from dist_calo.__main__ import main as dist_calo
 from dist_calo.config import DataConfig, RunConfig
 from dist_calo.data.formats.binning import binning_text
 from dist_calo.data.shards import build_manifest
-from dist_calo.errors import ConfigError
+from dist_calo.errors import EXIT_USER, ConfigError
 from dist_calo.geometry import CylindricalLayers
 from dist_calo.models import build_model
 from tests.calochallenge_files import layers, write, write_calochallenge
 from tests.ranks import ROOT
-from tests.shower_files import energies, showers, write_lcd
+from tests.shower_files import SHAPE, energies, showers, write_lcd
 
 CALOGAN = {
     name: values * np.float32(1000) if name != "energy" else values for name, values in layers(40).items()
@@ -67,8 +74,8 @@ FAULTS: dict[str, tuple[Made, list[str]]] = {
         [],
     ),
     "energy in MeV": (lambda path: lcd(path, energy=1e3 * energies(40), ECAL=50 * showers(40)), []),
-    "layers in GeV": (lambda path: write(path, **layers(40)), []),
-    "unit asked for wrongly": (lambda path: write(path, **CALOGAN), ["--cells-unit", "GeV"]),
+    "layers in GeV": (lambda path: write(path, None, **layers(40)), []),
+    "unit asked for wrongly": (lambda path: write(path, None, **CALOGAN), ["--cells-unit", "GeV"]),
     "challenge in GeV": (lambda path: write_calochallenge(path, 368, unit=1.0), []),
     "two units of cells": (lambda path: lcd(path, {"units": "GeV, MeV"}), []),
     "two units of cells, in the attribute": (lambda path: lcd(path, {"cell_units": "GeV, MeV"}), []),
@@ -145,6 +152,62 @@ def validate(path: Path, options: list[str]) -> int:
     """Exit code of the command, whose problems are printed."""
     files = [] if options and not options[0].startswith("--") else [str(path)]
     return dist_calo(["data", "validate", *files, *options])
+
+
+def test_a_message_names_settings_options_and_commands_that_there_are() -> None:
+    """Over all texts of the modules that read data."""
+    with redirect_stdout(io.StringIO()) as shown, suppress(SystemExit):
+        dist_calo(["data", "convert", "--help"])
+    helps = shown.getvalue()
+    for command in ("validate", "split", "inspect"):
+        with redirect_stdout(io.StringIO()) as shown, suppress(SystemExit):
+            dist_calo(["data", command, "--help"])
+        helps += shown.getvalue()
+    sections = {section.name: section.default_factory for section in fields(RunConfig)}
+    settings = {f"{name}.{setting.name}" for name, kind in sections.items() for setting in fields(kind)}  # type: ignore[arg-type]
+    seen = 0
+    for path in [*(ROOT / "dist_calo" / "data").rglob("*.py"), ROOT / "dist_calo" / "data_tools.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                continue
+            for option in re.findall(r"(?<![\w-])--([a-z][\w.-]*\w)", node.value):
+                assert f"--{option}" in helps or option in settings | {"conditions"}, (
+                    f"{path.name}: --{option}"
+                )
+                seen += 1
+            for setting in re.findall(
+                r"(?<![\w.])(?:data|train|checkpoint)\.[a-z_]+\b(?=[=:, ])", node.value
+            ):
+                assert setting in settings, f"{path.name}: {setting}"
+                seen += 1
+            for command in re.findall(r"dist-calo data (\w+)", node.value):
+                assert command in ("inspect", "validate", "convert", "split"), f"{path.name}: {command}"
+                seen += 1
+    assert seen > 30
+
+
+@pytest.mark.parametrize("variable", ["HDF5_VDS_PREFIX", "HDF5_EXTFILE_PREFIX"])
+def test_sources_are_found_in_the_folder_that_a_variable_names(variable: str, tmp_path: Path) -> None:
+    away = tmp_path / "away"
+    away.mkdir()
+    path = lcd(tmp_path / "a.h5", ECAL=None)
+    with h5py.File(path, "a") as file:
+        if variable == "HDF5_VDS_PREFIX":
+            lcd(away / "part.h5")
+            layout = h5py.VirtualLayout(shape=(40, *SHAPE), dtype="f4")
+            layout[:] = h5py.VirtualSource("part.h5", "ECAL", shape=(40, *SHAPE))
+            file.create_virtual_dataset("ECAL", layout)
+        else:
+            showers(40).tofile(away / "raw.bin")
+            raw = [("raw.bin", 0, h5py.h5f.UNLIMITED)]
+            file.create_dataset("ECAL", (40, *SHAPE), "f4", external=raw)
+    command = [sys.executable, "-m", "dist_calo", "data", "validate", str(path)]
+    lost = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert lost.returncode == EXIT_USER
+    assert f"name its folder in {variable}" in lost.stdout
+    environment = os.environ | {variable: str(away)}
+    found = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert "no problem found" in found.stdout, found.stdout
 
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))

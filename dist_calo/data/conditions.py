@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dist_calo.data.formats import examine, open_file, recognise
+from dist_calo.data.formats import examine, open_file
 from dist_calo.data.shards import matching_files
 from dist_calo.errors import DataError
 from dist_calo.geometry import CONDITIONS
@@ -22,8 +22,7 @@ def read_conditions(pattern: str) -> tuple[tuple[str, ...], np.ndarray]:
     parts: list[np.ndarray] = []
     for path in matching_files(pattern):
         with open_file(path) as file:
-            schema = recognise(file)
-            layout, _ = examine(file, schema)
+            schema, layout, _ = examine(file)
             found = schema.rows(file).conditions(0, layout.rows)
         names = names or layout.geometry.conditions
         if layout.geometry.conditions != names:

@@ -13,6 +13,7 @@ from dist_calo.data.extras import Extras, extras_of
 from dist_calo.data.formats import ShowerWriter, format_named
 from dist_calo.data.formats.protocol import EMPTY_SHOWER
 from dist_calo.data.formats.schema import OWN_ATTRIBUTES
+from dist_calo.data.formats.whole_files import made_sense_of
 from dist_calo.data.formats.writer import Compression
 from dist_calo.data.shards import FileEntry, Manifest
 from dist_calo.errors import ConfigError, DataError
@@ -95,7 +96,7 @@ def _attributes(manifest: Manifest, files: Sequence[FileEntry]) -> dict[str, Any
     """What all of these files say of where their showers come from, and their names."""
     shared: dict[str, Any] = {}
     for number, entry in enumerate(files):
-        with entry.open() as file:
+        with entry.open() as file, made_sense_of(file):
             found = dict(file.attrs)
         if number == 0:
             shared = found

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dist_calo.data.formats import format_named
+from dist_calo.data.formats.data_sets import named_object
 from dist_calo.data.formats.schema import StoredArray, schema_of
 from dist_calo.data.formats.stored import require_stored
-from dist_calo.data.formats.whole_files import why_unreadable
+from dist_calo.data.formats.whole_files import made_sense_of, why_unreadable
 from dist_calo.data.shards import FileEntry, Manifest
 from dist_calo.errors import DataError
 
@@ -79,7 +80,7 @@ def extras_of(manifest: Manifest, files: Sequence[FileEntry]) -> Extras:
     shared: dict[str, _Found] = {}
     seen: dict[str, None] = {}
     for number, entry in enumerate(files):
-        with entry.open() as file:
+        with entry.open() as file, made_sense_of(file):
             read = own.union(*format_.rows(file, manifest.options).data_sets)
             seen |= dict.fromkeys(name for name in file if name not in read)
             found = {
@@ -104,8 +105,13 @@ def _alike(file: "h5py.File", name: str, rows: int) -> _Found | None:
     """A data set with a row for each shower, None if it is another thing."""
     import h5py
 
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset) or found.shape[:1] != (rows,) or found.dtype.kind not in _KINDS:
+    try:
+        found = named_object(file, name)
+    except DataError:
+        return None
+    if not isinstance(found, h5py.Dataset) or not found.size or found.dtype.kind not in _KINDS:
+        return None
+    if found.shape[:1] != (rows,):
         return None
     require_stored(found, may_be_filled=True)
     return _Found(shape=found.shape[1:], dtype=found.dtype, attributes=dict(found.attrs))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dist_calo.config import DataConfig
-from dist_calo.data.formats import Format, Problem, ReadOptions, examine, format_named, open_file, recognise
+from dist_calo.data.formats import Format, Problem, ReadOptions, examine, format_named, open_file
 from dist_calo.data.formats.protocol import AS_FILES_SAY
 from dist_calo.data.formats.whole_files import require_not_being_written
 from dist_calo.data.identity import FileIdentity, identity_of, require_unchanged
@@ -264,9 +264,8 @@ def manifest_of(
     for path in ordered:
         with open_file(path) as file:
             require_not_being_written(file)
-            format_ = required or recognise(file)
             # What lies beside the files of a folder is looked for once.
-            layout, sources = examine(file, format_, options, known.get(os.path.dirname(path)))
+            format_, layout, sources = examine(file, required, options, known.get(os.path.dirname(path)))
             known.setdefault(os.path.dirname(path), layout.geometry)
         kinds = {"format": format_.name, "geometry": layout.geometry, "particle": layout.particle}
         for kind, value in kinds.items():

@@ -8,7 +8,7 @@ from dist_calo.data.formats.lcd import LcdFormat
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Format, Layout, Problem, ReadOptions, ShowerRows
 from dist_calo.data.formats.signals import SignalsFormat, read_deposits
 from dist_calo.data.formats.stored import require_stored
-from dist_calo.data.formats.whole_files import open_file, why_unreadable
+from dist_calo.data.formats.whole_files import made_sense_of, open_file
 from dist_calo.data.formats.writer import ShowerWriter
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.geometry import Geometry
@@ -67,15 +67,25 @@ def recognise(file: "h5py.File") -> Format:
 
 
 def examine(
-    file: "h5py.File", format_: Format, options: ReadOptions = AS_FILES_SAY, known: Geometry | None = None
-) -> tuple[Layout, list[str]]:
+    file: "h5py.File",
+    required: Format | None = None,
+    options: ReadOptions = AS_FILES_SAY,
+    known: Geometry | None = None,
+) -> tuple[Format, Layout, list[str]]:
     """What an open file holds, and the other files that hold some of it, once it has been looked at on all sides.
 
+    Args:
+        file: an open file.
+        required: the schema that it must have; None for any.
+        options: what it may leave unsaid.
+        known: the geometry found before, as `Format.describe` has it.
+
     Raises:
-        DataError: if it breaks a rule of `Format.describe` or `Format.check`, if some rows were never written or lie in
-            files that are missing, or if HDF5 cannot make sense of it.
+        DataError: if it has no such schema or breaks a rule of it, if some rows were never written or lie in files that
+            are missing, or if HDF5 cannot make sense of it.
     """
-    try:
+    with made_sense_of(file):
+        format_ = required or recognise(file)
         layout = format_.describe(file, options, known=known)
         cells, conditions = format_.rows(file, options).data_sets
         sources = [
@@ -86,6 +96,4 @@ def examine(
         ]
         if not options.as_found:
             format_.check(file, options)
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{file.filename}: cannot be read: {why_unreadable(error)}") from error
-    return layout, list(dict.fromkeys(sources))
+    return format_, layout, list(dict.fromkeys(sources))

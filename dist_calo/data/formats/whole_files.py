@@ -4,7 +4,8 @@ import errno
 import fcntl
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,19 @@ def why_unreadable(error: BaseException) -> str:
     if error_number(error) is not None:
         return meaning(error)
     return f"{' '.join(map(str, error.args))}: the file is damaged, make or copy it again"
+
+
+@contextmanager
+def made_sense_of(file: "h5py.File") -> Iterator[None]:
+    """Say in one line what HDF5 cannot make sense of in a file: its errors are of many kinds.
+
+    Raises:
+        DataError: instead of HDF5's error.
+    """
+    try:
+        yield
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{file.filename}: cannot be read: {why_unreadable(error)}") from error
 
 
 def is_no_space(error: BaseException) -> bool:

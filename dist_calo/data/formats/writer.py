@@ -97,7 +97,10 @@ class ShowerWriter:
 
     def tell(self, attributes: Mapping[str, Any]) -> None:
         """Add attributes to the file."""
-        self._file.attrs.update(attributes)
+        for name, value in attributes.items():
+            # What was read from a file may be no Unicode.
+            text = value.encode(errors="replace").decode() if isinstance(value, str) else value
+            self._file.attrs[name] = text
 
     def append(
         self, showers: np.ndarray, conditions: np.ndarray, extras: Mapping[str, np.ndarray] | None = None

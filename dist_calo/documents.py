@@ -1,16 +1,15 @@
-"""YAML, JSON and other texts that a user names: read within bounds, one clear line for what is wrong in them.
+"""YAML and other texts that a user writes: read within bounds, one clear line for what is wrong in them.
 
 What a plain word of YAML means depends on what it is for: ``no`` is a text for ``checkpoint.resume`` and false for
 ``train.channels_last``. So words stay texts (`Word`) until `value_of` is told the declared type.
 """
 
 import difflib
-import json
+import errno
 import math
 import os
 import re
 import select
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -20,6 +19,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dist_calo.errors import ConfigError
+from dist_calo.files import read_bytes
 from dist_calo.masking import hidden
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 LARGEST_TEXT = 2**20
 """Most bytes of a text that is written by hand."""
-LARGEST_RECORD = 2**28
-"""Most bytes of a text that the package writes and a user names, such as a manifest of a million files."""
 PIPE_WITHIN_S = 5.0
 """Time for which a pipe may say nothing, in seconds."""
 MOST_ENTRIES, DEEPEST = 100_000, 30
@@ -53,31 +51,16 @@ class Word(str):
         return word
 
 
-def read_text(path: str | Path, *, largest: int = LARGEST_TEXT) -> str:
+def read_text(path: str | Path) -> str:
     """The UTF-8 text of a file or pipe.
 
     Raises:
-        ConfigError: if it cannot be read, is no such text, or is larger than so many bytes.
+        ConfigError: if it cannot be read, is no such text, or is larger than a person would write.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with open(handle, "rb", buffering=0) as file:
-            kind, size = os.fstat(handle).st_mode, os.fstat(handle).st_size
-            if stat.S_ISDIR(kind):
-                raise ConfigError(f"{path}: is a folder; name a file in it")
-            if not stat.S_ISREG(kind) and not stat.S_ISFIFO(kind):
-                raise ConfigError(f"{path}: is a device; name a file")
-            data = bytearray()
-            while max(size, len(data)) <= largest:
-                if stat.S_ISFIFO(kind) and not select.select([file], [], [], PIPE_WITHIN_S)[0]:
-                    raise ConfigError(f"{path}: nobody writes to this pipe; name a file")
-                if not (part := file.read(min(largest + 1, 2**20))):
-                    break
-                data += part
+        data = _piped(path) if Path(path).is_fifo() else read_bytes(path, LARGEST_TEXT)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ConfigError(f"{str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
-    if max(size, len(data)) > largest:
-        raise ConfigError(f"{path}: has more than {largest / 2**20:g} MiB, too much for what it should be")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError(f"{path}: is UTF-16; save it as UTF-8")
     try:
@@ -89,18 +72,18 @@ def read_text(path: str | Path, *, largest: int = LARGEST_TEXT) -> str:
         ) from None
 
 
-def load_json(path: str | Path) -> Any:
-    """The values in a JSON file.
-
-    Raises:
-        ConfigError: if the file cannot be read or holds no JSON.
-    """
-    try:
-        return json.loads(read_text(path, largest=LARGEST_RECORD))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}, line {error.lineno}: is no JSON ({error.msg})") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets without end
-        raise ConfigError(f"{path}: is no JSON that can be read ({error})") from None
+def _piped(path: str | Path) -> bytes:
+    """What is written to a pipe until its end, such as that of ``--config <(program)``."""
+    data = b""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], PIPE_WITHIN_S)[0]:
+            part = pipe.read(LARGEST_TEXT)
+            if not part:
+                return data
+            data += part
+            if len(data) > LARGEST_TEXT:
+                raise OSError(errno.EFBIG, f"is larger than {LARGEST_TEXT} bytes")
+    raise OSError(errno.ETIMEDOUT, "nobody writes to this pipe; name a file")
 
 
 def load_yaml(path: str | Path) -> Any:

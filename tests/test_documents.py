@@ -12,7 +12,7 @@ from dist_calo.command_line import build_config, config_parser
 from dist_calo.config import RunConfig, kind_of, setting_names
 from dist_calo.data.formats.binning import read_binning
 from dist_calo.data.shards import read_manifest
-from dist_calo.documents import Word, load_json, load_yaml, read_text, value_of
+from dist_calo.documents import Word, load_yaml, read_text, value_of
 from dist_calo.errors import ConfigError, UserError
 from dist_calo.scaling.plan import read_plan
 from dist_calo.sweeping.definition import read_sweep
@@ -232,13 +232,6 @@ def test_the_defaults_are_values_of_their_types():
         if not isinstance(value, dict):
             text = "null" if value is None else str(value)
             assert value_of(kind_of(name), Word(text), name) == value
-
-
-def test_json_names_the_line(tmp_path):
-    path = tmp_path / "x.json"
-    path.write_text('{"a": 1,\n "b": }')
-    with pytest.raises(ConfigError, match=r"x.json, line 2: is no JSON"):
-        load_json(path)
 
 
 WORDS = (

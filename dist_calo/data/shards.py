@@ -21,8 +21,8 @@ from dist_calo.data.formats import Format, Problem, ReadOptions, examine, format
 from dist_calo.data.formats.protocol import AS_FILES_SAY
 from dist_calo.data.formats.whole_files import require_not_being_written
 from dist_calo.data.identity import FileIdentity, identity_of, require_unchanged
-from dist_calo.documents import load_json
-from dist_calo.errors import ConfigError, DataError
+from dist_calo.errors import DataError
+from dist_calo.files import read_json
 from dist_calo.geometry import Geometry, geometry_from_dict
 
 if TYPE_CHECKING:
@@ -195,10 +195,11 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises:
         DataError: if the file cannot be read or is no manifest.
     """
+    remedy = "make it with dist-calo data validate --manifest FILE"
     try:
-        return Manifest.from_dict(load_json(path))
-    except ConfigError as error:
-        raise DataError(f"the manifest cannot be read: {error}") from error
+        return Manifest.from_dict(read_json(path, dict[str, Any], DataError, remedy))
+    except FileNotFoundError:
+        raise DataError(f"the manifest {path} cannot be read: there is no such file; {remedy}") from None
 
 
 def matching_files(*patterns: str) -> list[str]:

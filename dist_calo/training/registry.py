@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_calo import __version__
-from dist_calo.documents import load_json
 from dist_calo.errors import ConfigError, TrackingError
+from dist_calo.files import from_json, read_bytes
 from dist_calo.geometry import Geometry, geometry_from_dict
 from dist_calo.training.checkpoint import checkpoint_bytes
 from dist_calo.training.provenance import describe_run
@@ -67,7 +67,7 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
         ConfigError: if the file is not one of those.
     """
     try:
-        found = load_json(path)
+        found = from_json(read_bytes(path), dict[str, Any])
         score, metrics = float(found["score"]), dict(found["metrics"])
         numbers = {
             str(name): {
@@ -77,8 +77,10 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
             }
             for name, entry in metrics.items()
         }
-    except ConfigError as error:
-        raise ConfigError(f"--metrics {error}; name the metrics.json of dist-calo evaluate") from None
+    except OSError as error:
+        raise ConfigError(
+            f"--metrics {path}: {error.strerror}; name the metrics.json of dist-calo evaluate"
+        ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"--metrics {path}: not the metrics.json of dist-calo evaluate ({type(error).__name__}: {error})"

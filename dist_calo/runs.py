@@ -1,6 +1,7 @@
 """``dist-calo runs``: what training could not send to the tracking store: list it, send it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ def _list(root: Path) -> int:
             records = [record for record, _ in spool.unsent()]
             state = "ended" if spool.has_ended else "running" if spool.is_busy(SILENT_AFTER_S) else "killed"
             refused = f", {len(spool.refused)} refused" if spool.refused else ""
-            size_mb = spool.size() / 1e6
+            size_mb = _size(spool.folder) / 1e6
         except FileNotFoundError:  # its job has just sent the last of it
             continue
         except PermissionError:
@@ -160,6 +161,15 @@ def _sync_run(spool: "Spool", store: str | None) -> bool:
         else:
             spool.unlock()
     return not refused
+
+
+def _size(folder: Path) -> int:
+    """Bytes on disk, artifacts included."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # sent meanwhile
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _name(spool: "Spool") -> str:

@@ -8,6 +8,7 @@ that is away has not taken stays in the study's ``spool/`` for the next worker, 
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_calo.config import RunConfig, TrackingConfig, flattened
@@ -18,6 +19,7 @@ from dist_calo.training.records import Record
 from dist_calo.training.spool import SPOOL_PREFIX, Spool
 from dist_calo.training.store import Sender, one_line
 from dist_calo.training.store_uri import checked_uri
+from dist_calo.training.unkept import Unkept, keep_file
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -128,41 +130,51 @@ class SweepRecord:
             "experiment": self.tracking.experiment,
             "run_name": name,
         }
-        is_parent = run_id == self.run_id(None)
-        with locked(self.study.folder, "record"):
-            spool = Spool.open(self.study.folder.absolute() / "spool", run_id, identity)
-            if not spool.lock():
-                return False
-            if spool.uri != identity["uri"]:
-                spool.identify(uri=identity["uri"])
-            if picture:
-                records = [*records, *self._picture(spool)]
-            if end:
-                records = [*records, {"kind": "end", "status": "FINISHED"}]
-            now_ms = time.time_ns() // 1_000_000
-            spool.append({"time_ms": now_ms, **record} for record in records)
-            sender = Sender(spool)
-            try:
-                while sender.send():
-                    pass
-            except Exception as error:
-                reason = one_line(error)
-                log.warning(
-                    "%s does not answer (%s); the record waits in %s", spool.uri, reason, spool.folder
-                )
-            if is_parent:
-                self.parent = spool.run_id
-            sent = spool.is_complete
-            if sent and (end or not is_parent):
-                spool.remove()
-            else:
-                spool.unlock()
+        try:
+            is_parent = run_id == self.run_id(None)
+            with locked(self.study.folder, "record"):
+                spool = Spool.open(self.study.folder.absolute() / "spool", run_id, identity)
+                if not spool.lock():
+                    return False
+                if spool.uri != identity["uri"]:
+                    spool.identify(uri=identity["uri"])
+                if picture:
+                    records = [*records, *self._picture(spool)]
+                if end:
+                    records = [*records, {"kind": "end", "status": "FINISHED"}]
+                now_ms = time.time_ns() // 1_000_000
+                unkept = Unkept(spool)
+                unkept.records += [{"time_ms": now_ms, **record} for record in records]
+                unkept.keep()
+                sender = Sender(spool, unkept)
+                try:
+                    while sender.send():
+                        pass
+                except Exception as error:
+                    reason = one_line(error)
+                    log.warning(
+                        "%s does not answer (%s); the record waits in %s", spool.uri, reason, spool.folder
+                    )
+                if is_parent:
+                    self.parent = spool.run_id
+                sent = spool.is_complete and not unkept.records
+                if sent and (end or not is_parent):
+                    spool.remove()
+                else:
+                    spool.unlock()
+        except OSError as error:  # the trials go on without their record
+            log.warning("the record of %s is not written: %s", self.study.folder, one_line(error))
+            return False
         return sent
 
     def _picture(self, spool: Spool) -> list[Record]:
         from dist_calo.sweeping.picture import draw
 
-        file = spool.new_file("sweep.png")
-        if not draw(self.study, file):
-            return []
-        return [{"kind": "artifact", "file": file.relative_to(spool.folder).as_posix(), "folder": None}]
+        drawn = False
+
+        def write(path: Path) -> None:
+            nonlocal drawn
+            drawn = draw(self.study, path)
+
+        file = keep_file(spool, "sweep.png", write)
+        return [{"kind": "artifact", "file": file, "folder": None}] if drawn else []

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,13 +22,17 @@ class Artist:
     """Draws pictures one after the other.
 
     Args:
-        new_file: gives the path at which to draw the picture of a name.
-        keep: takes the path and the name of a picture that was drawn; called at most until ``close`` returns.
+        keep: has the file of a name written, and tells where.
+        record: takes the path and the name of a picture that was drawn; called at most until ``close`` returns.
     """
 
-    def __init__(self, new_file: Callable[[str], Path], keep: Callable[[Path, str], None]) -> None:
-        self._new_file = new_file
+    def __init__(
+        self,
+        keep: Callable[[str, Callable[[Path], object]], str],
+        record: Callable[[str, str], None],
+    ) -> None:
         self._keep = keep
+        self._record = record
         self._waiting: deque[tuple[str, Drawable]] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -67,9 +72,8 @@ class Artist:
                 name, drawing = self._waiting[0]
             path, failure = None, None
             try:
-                path = self._new_file(Path(name).name)
                 figure = drawing() if callable(drawing) else drawing
-                figure.savefig(path, dpi=120)
+                path = self._keep(Path(name).name, partial(figure.savefig, dpi=120))
             except Exception as error:
                 # A run does not end for a picture that cannot be drawn.
                 failure = one_line(error)
@@ -80,5 +84,5 @@ class Artist:
                 if failure is not None:
                     log.warning("the picture %s is not recorded: %s", name, failure)
                 elif path is not None:
-                    self._keep(path, name)
+                    self._record(path, name)
                 self._changed.notify_all()

@@ -1,6 +1,7 @@
 """What the files of a spool hold, and proof that they do."""
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
@@ -68,6 +69,34 @@ def read_refused(file: Path) -> list[Record]:
     return found
 
 
+def first_batch(waiting: Iterable[tuple[Record, int]], most_points: int) -> tuple[list[Record], int]:
+    """The first records that are sent together, and the position behind them: of points, or one of another kind.
+
+    Args:
+        waiting: records, each with the position behind it.
+        most_points: in one batch.
+
+    Raises:
+        TrackingError: if the first is damaged.
+    """
+    taken: list[Record] = []
+    points, end = 0, 0
+    try:
+        for record, position in waiting:
+            is_points = record["kind"] in ("metrics", "system")
+            points += len(record.get("values", ()))
+            if taken and (not is_points or points > most_points):
+                break
+            taken.append(record)
+            end = position
+            if not is_points:
+                break
+    except TrackingError:  # first what comes before it
+        if not taken:
+            raise
+    return taken, end
+
+
 def record_of(line: bytes) -> Record:
     """The record of a line of the journal.
 
@@ -80,6 +109,8 @@ def record_of(line: bytes) -> Record:
         raise ValueError(f"kind is {kind!r}: must be one of {', '.join(_FORMS)}")
     from_json(line, _FORMS[kind])
     # What was sent is deleted with its folder.
-    if kind == "artifact" and not re.fullmatch(r"files/\w+/[^/]+", record["file"]):
+    if kind == "artifact" and not re.fullmatch(
+        r"(files/\w+|/.+/dist_calo-[0-9a-f]{32})/[^/]+", record["file"]
+    ):
         raise ValueError(f"file is {record['file']!r}: must be a file in a folder of files/")
     return record

@@ -14,10 +14,12 @@ A process that is killed leaves at most half a line, which is cut off at the nex
 the store took it and the answer was lost; it then carries the same time, step and value, and counts once.
 """
 
+import errno
 import json
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 import uuid
@@ -33,13 +35,14 @@ from dist_calo.masking import hidden
 from dist_calo.training.records import Identity, Record, line_at, read_refused, record_of
 from dist_calo.training.run_lock import SILENT_AFTER_S, RunLock, flock, restarted
 
+log = logging.getLogger("dist_calo.tracking")
+
 SPOOL_PREFIX = "spool-"
 """How the name of a run begins that its tracking store has not named yet."""
 COMPACT_ABOVE = 4 * 2**20
 """Size of a wholly sent journal, in bytes, above which it starts anew."""
-
-
-log = logging.getLogger("dist_calo.tracking")
+DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+"""What becomes of a disk without anybody's mistake."""
 
 
 class HeldError(TrackingError):
@@ -56,6 +59,10 @@ class Spool:
         self._identity["uri"] = hidden(self._identity["uri"])
         self._journal = folder / "journal.jsonl"
         self._guard = threading.Lock()
+        self._confirmed = 0
+        """Like ``sent``, while the disk takes no note of it."""
+        self.lost = 0
+        """Records that the store refused and the disk did not take."""
         self._lock = RunLock(folder / "lock")
 
     @classmethod
@@ -69,7 +76,7 @@ class Spool:
                 name of the job's attempts at one training, of which the later ones continue the run of the first.
 
         Raises:
-            TrackingError: if the folder cannot be written.
+            OSError: if the folder cannot be written.
         """
         job = identity.get("job")
         for spool in cls.all(root):
@@ -87,29 +94,36 @@ class Spool:
             "started_ms": now_ms,
         }
         folder = root / spool_id
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / "run.json", json.dumps(values))
-        except OSError as error:
-            raise TrackingError(
-                f"tracking.spool={root}: {error.strerror}; it must be a folder that this job can write to, "
-                "as everything is written there before it is sent; or switch tracking off with tracking.uri=none"
-            ) from error
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / "run.json", json.dumps(values))
         return cls(folder)
 
     @classmethod
     def open_locked(cls, root: Path, run_id: str | None, identity: Mapping[str, Any]) -> "Spool":
-        """``open``, with everybody else kept out.
+        """``open``, with everybody else kept out; where the disk is full or fails, in a folder of this machine.
 
         Raises:
             TrackingError: if the folder cannot be written.
             HeldError: if another process writes this run.
         """
         while True:
-            spool = cls.open(root, run_id, identity)
-            with suppress(FileNotFoundError):  # `dist-calo runs sync` had just sent all of it; it begins anew
-                if spool.wait_for_lock():
+            try:
+                spool = cls.open(root, run_id, identity)
+                if spool._lock.wait():
                     return spool
+            except FileNotFoundError:  # `dist-calo runs sync` had just sent all of it; it begins anew
+                continue
+            except OSError as error:
+                if error.errno in DISK_FAILURES and not root.is_relative_to(tempfile.gettempdir()):
+                    temporary = Path(tempfile.mkdtemp(prefix="dist_calo-spool-"))
+                    log.error("tracking.spool=%s: %s; this job uses %s", root, error.strerror, temporary)
+                    root = temporary
+                    continue
+                raise TrackingError(
+                    f"tracking.spool={root}: {error.strerror}; it must be a folder that this job can write to, "
+                    "as everything is written there before it is sent; or switch tracking off with tracking.uri=none"
+                ) from error
+            else:
                 raise HeldError(
                     f"run {run_id}: another process is writing it ({spool.folder}/lock{spool._lock.held_by}); wait "
                     "until that job has ended"
@@ -168,7 +182,8 @@ class Spool:
     def identify(self, **values: str | None) -> None:
         """Change what is known of the run, such as ``run_id``."""
         self._identity |= values
-        _replace(self.folder / "run.json", json.dumps(self._identity))
+        with suppress(OSError):  # a full disk: a run is found by the name of its spool as well
+            _replace(self.folder / "run.json", json.dumps(self._identity))
 
     def lock(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
         """Keep other processes out; False if another one is at work, or has been until so many seconds ago.
@@ -177,10 +192,6 @@ class Spool:
             OSError: if the folder is gone or cannot be written.
         """
         return self._lock.acquire(silent_after_s)
-
-    def wait_for_lock(self) -> bool:
-        """``lock``, after a wait for a last job that may be dead."""
-        return self._lock.wait()
 
     def is_busy(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
         """Whether ``lock`` would fail now; only a look.
@@ -206,7 +217,11 @@ class Spool:
     @contextmanager
     def sending(self) -> Iterator[bool]:
         """Keep others from sending the run meanwhile; False if another process or thread sends it now."""
-        handle = os.open(self.folder / "sending", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            handle = os.open(self.folder / "sending", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:  # a full disk: a record that two send counts once
+            yield True
+            return
         try:
             yield flock(handle) is not False
         finally:
@@ -218,12 +233,13 @@ class Spool:
         Raises:
             OSError: if the disk does not take them; none of them is then in the journal.
         """
-        lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+        lines = "".join(json.dumps(record, default=str) + "\n" for record in records).encode()
         with self._guard, self._journal.open("ab") as journal:
             if self.sent >= self._size() > COMPACT_ABOVE:
                 with self.sending() as alone:
                     if alone and self.sent >= self._size():
                         _replace(self.folder / "sent", "0")
+                        self._confirmed = 0
                         journal.truncate(0)
             whole = self._whole_lines()
             journal.truncate(whole)
@@ -264,12 +280,18 @@ class Spool:
         with suppress(FileNotFoundError):
             text = read_bytes(self.folder / "sent", 4096).decode(errors="replace")
         # What is not known to be sent is sent again, which adds nothing.
-        return min(int(text), self._size()) if text.isdecimal() and len(text) < 20 else 0
+        known = int(text) if text.isdecimal() and len(text) < 20 else 0
+        return min(max(known, self._confirmed), self._size())
 
     def confirm(self, position: int) -> None:
         """The store has everything up to this position."""
         with self._guard:
-            _replace(self.folder / "sent", str(position))
+            self._confirmed = position
+            with suppress(
+                OSError
+            ):  # a full disk: whoever sends it next sends some of it again, which counts once
+                _replace(self.folder / "sent", str(position))
+                self._confirmed = 0
 
     @property
     def has_ended(self) -> bool:
@@ -303,8 +325,11 @@ class Spool:
 
     def refuse(self, record: Record, reason: str) -> None:
         """Keep a record that the store will never take."""
-        with (self.folder / "refused.jsonl").open("a") as file:
-            file.write(json.dumps({"reason": reason, "record": record}) + "\n")
+        try:
+            with (self.folder / "refused.jsonl").open("a") as file:
+                file.write(json.dumps({"reason": reason, "record": record}) + "\n")
+        except OSError:
+            self.lost += 1
 
     @property
     def refused(self) -> list[Record]:
@@ -324,24 +349,6 @@ class Spool:
             rest = [entry for entry in refused if entry["record"]["kind"] != "artifact"]
             _replace(self.folder / "refused.jsonl", "".join(json.dumps(entry) + "\n" for entry in rest))
 
-    def new_file(self, name: str) -> Path:
-        """Where to put an artifact with this file name before its record is appended."""
-        folder = self.folder / "files" / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder / name
-
-    def take(self, source: Path, name: str) -> Path:
-        """Keep a file as it is now under another name; a hard link where the file system has them.
-
-        The source may be replaced or deleted afterwards; it must not be written to in place.
-        """
-        kept = self.new_file(name)
-        try:
-            os.link(source, kept)
-        except OSError:
-            shutil.copy2(source, kept)
-        return kept
-
     def drop_file(self, path: Path) -> None:
         """Delete an artifact that was sent."""
         shutil.rmtree(path.parent, ignore_errors=True)
@@ -354,14 +361,6 @@ class Spool:
         self.unlock()
         # NFS keeps a file that was deleted while open, and the folder with it, until it is closed.
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def size(self) -> int:
-        """Bytes on disk, artifacts included."""
-        total = 0
-        for path in self.folder.rglob("*"):
-            with suppress(FileNotFoundError):  # sent meanwhile
-                total += path.stat().st_size if path.is_file() else 0
-        return total
 
     def _size(self) -> int:
         try:

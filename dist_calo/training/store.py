@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from dist_calo.errors import TrackingError
 from dist_calo.masking import mask
 from dist_calo.training.provenance import OF_ONE_START
-from dist_calo.training.records import Record
+from dist_calo.training.records import Record, first_batch
 from dist_calo.training.server import address_of, denial, require_listening
 from dist_calo.training.spool import SPOOL_PREFIX, Spool
 from dist_calo.training.store_uri import checked_uri, sqlite_file, sqlite_uri
+from dist_calo.training.unkept import Unkept
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -109,15 +110,16 @@ def complaint(error: BaseException) -> str:
 
 
 class Sender:
-    """Sends the records of a spool to its store, in order, each once.
+    """Sends the records of a spool to its store, in order, each once, and those that its disk does not take.
 
     Any error but a refusal means that the store is away: ``send`` raises it, nothing is lost, and the next call
     connects anew. Points at or below the last step that an earlier attempt of the run has recorded are left out, as
     a run resumed from a checkpoint repeats the steps between the checkpoint and its end.
     """
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, unkept: Unkept | None = None) -> None:
         self._spool = spool
+        self._unkept = unkept or Unkept(spool)
         self._client: MlflowClient | None = None
         self._run_id = ""
         self._started_ms = 0
@@ -129,7 +131,13 @@ class Sender:
 
     def send(self) -> bool:
         """Send what waits, up to 1,000 points or one other record; False if nothing waited."""
-        records, position = self._next_records()
+        if self._send_first(self._spool.unsent(), self._spool.confirm):
+            return True
+        with self._unkept.offered() as records:
+            return self._send_first(records, self._unkept.confirm)
+
+    def _send_first(self, waiting: Iterable[tuple[Record, int]], confirm: Callable[[int], None]) -> bool:
+        records, position = first_batch(waiting, POINTS_PER_CALL)
         if not records:
             return False
         try:
@@ -139,29 +147,11 @@ class Sender:
         except Exception:
             self._client = None
             raise
-        self._spool.confirm(position)
+        confirm(position)
         if self._sent_file is not None:
             self._spool.drop_file(self._sent_file)
             self._sent_file = None
         return True
-
-    def _next_records(self) -> tuple[list[Record], int]:
-        """Consecutive records of points, or one of another kind, and the position behind them."""
-        taken: list[Record] = []
-        points, end = 0, 0
-        try:
-            for record, position in self._spool.unsent():
-                points += len(record.get("values", ()))
-                if taken and (not _is_points(record) or points > POINTS_PER_CALL):
-                    break
-                taken.append(record)
-                end = position
-                if not _is_points(record):
-                    break
-        except TrackingError:  # a damaged record: first what comes before it
-            if not taken:
-                raise
-        return taken, end
 
     def _deliver(self, client: "MlflowClient", records: list[Record]) -> None:
         record = records[0]
@@ -260,6 +250,8 @@ class Sender:
         client = open_store(address)
         run = self._existing_run(client) or self._new_run(client)
         self._run_id = run.info.run_id
+        if not self._run_id:  # something answers that is no tracking server
+            raise ConnectionError("its answer names no run")
         self._started_ms = run.info.start_time
         self._parameters = dict(run.data.params)
         self._tags = dict(run.data.tags)
@@ -299,10 +291,6 @@ def _overwritten(before: Mapping[str, str], tags: Mapping[str, str]) -> dict[str
             earlier = [word for word in before.get(EARLIER + name, "").split(" | ") if word not in ("", old)]
             kept[EARLIER + name] = " | ".join([*earlier, *filter(None, [old])])[-LONGEST_TAG:]
     return kept
-
-
-def _is_points(record: Record) -> bool:
-    return record["kind"] in ("metrics", "system")
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -4,7 +4,8 @@ The training thread puts what it has to say into a queue. One thread writes the 
 (`dist_calo.training.spool`), another sends the spool to the tracking store (`dist_calo.training.store`), a third draws
 pictures (`dist_calo.training.pictures`), for which nothing else waits. A store that is away costs neither a step nor
 a point: the spool is sent when the store answers again, by this job, by the job that resumes it, or by
-``dist-calo runs sync``. A job killed at any instant loses what it said in about its last second.
+``dist-calo runs sync``. A job killed at any instant loses what it said in about its last second. What the spool's disk
+does not take waits in memory (`dist_calo.training.unkept`) and is sent directly. A run never ends for its record.
 """
 
 import json
@@ -12,8 +13,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -25,6 +27,7 @@ from dist_calo.training.spool import Spool
 from dist_calo.training.store import Sender, complaint, now_ms, one_line
 from dist_calo.training.store_uri import checked_uri
 from dist_calo.training.system_load import SystemLoad
+from dist_calo.training.unkept import Unkept, keep_copy, keep_file
 
 log = logging.getLogger("dist_calo.tracking")
 
@@ -69,11 +72,11 @@ class Tracker:
         self._complete = threading.Event()
         self._written = threading.Event()
         self._stopped = threading.Event()
-        self._writer = threading.Thread(target=self._write, name="tracking-writer", daemon=True)
-        self._sender = threading.Thread(target=self._send, name="tracking-sender", daemon=True)
-        self._unwritten: list[Record] = []
+        self._writer = self._thread("writer", self._write)
+        self._sender = self._thread("sender", self._send)
+        self._unkept = Unkept(self._spool)
         self._end: Record | None = None
-        self._artist = Artist(self._spool.new_file, self._put_file)
+        self._artist = Artist(partial(keep_file, self._spool), self._put_file)
         self._wake = threading.Event()
         self._away = False
 
@@ -130,7 +133,7 @@ class Tracker:
         if not Path(name).suffix:
             name += ".png" if step is None else f"_step{step:06d}.png"
         if isinstance(drawing, str | Path):
-            self._keep(Path(drawing), name)
+            self._record(name, lambda kept: keep_copy(self._spool, Path(drawing), kept))
         else:
             self._artist.add(drawing, name)
 
@@ -141,7 +144,9 @@ class Tracker:
         files = [path] if path.is_file() else sorted(found for found in path.rglob("*") if found.is_file())
         for file in files:
             inside = file.relative_to(path).parent if path.is_dir() else Path()
-            self._keep(file, (Path(folder) / inside / file.name).as_posix())
+            self._record(
+                (Path(folder) / inside / file.name).as_posix(), partial(keep_copy, self._spool, file)
+            )
 
     def checkpoint(self, path: Path | str) -> None:
         """Record a checkpoint, and the readable file beside it, if the configuration asks for it."""
@@ -152,13 +157,9 @@ class Tracker:
 
     def text(self, text: str, name: str) -> None:
         """Record a text under this path of the run."""
-        try:
-            path = self._spool.new_file(Path(name).name)
-            path.write_text(text)
-        except OSError as error:
-            log.warning("%s is not recorded: %s", name, one_line(error))
-        else:
-            self._put_file(path, name)
+        self._record(
+            name, lambda file: keep_file(self._spool, file, lambda path: path.write_text(text, "utf-8"))
+        )
 
     def json(self, values: Mapping[str, Any], name: str) -> None:
         """Record plain values as JSON under this path of the run."""
@@ -209,15 +210,31 @@ class Tracker:
                 self.run_id,
             )
             return False
-        if self._dropped:
+        self._take()  # what a writer left that has ended, or the disk took not then
+        lost = self._dropped + self._queue.qsize() + len(self._unkept.records) + self._spool.lost
+        if lost:
             log.error(
-                "%d records were lost: the spool %s took none in time", self._dropped, self._spool.folder
+                "%d records of run %s were lost: neither the spool %s nor %s took them in time",
+                lost,
+                self.run_id,
+                self._spool.folder,
+                self._spool.uri,
             )
+        try:
+            return self._close(lost) and not lost
+        except OSError as error:
+            log.error("the spool %s cannot be closed: %s", self._spool.folder, one_line(error))
+            return False
+
+    def _close(self, lost: int) -> bool:
+        """Let others have the spool, or remove it if the store has everything; whether it has."""
         if self._sender.is_alive():
             log.warning("the end of run %s is not recorded yet; %s", self.run_id, self._later())
             self._spool.unlock()
             return False
         if self._spool.is_complete:
+            if self._unkept.has_failed and not lost:
+                log.warning("the spool %s took nothing for a time; nothing was lost", self._spool.folder)
             self._spool.remove()
             return True
         log.warning("run %s is not complete in %s; %s", self.run_id, self._spool.uri, self._later())
@@ -234,30 +251,41 @@ class Tracker:
         except queue.Full:
             self._dropped += 1
 
-    def _keep(self, file: Path, name: str) -> None:
+    def _record(self, name: str, keep: Callable[[str], str]) -> None:
         try:
-            kept = self._spool.take(file, Path(name).name)
+            kept = keep(Path(name).name)
         except OSError as error:
-            log.warning("%s is not recorded: %s", file, one_line(error))
+            log.warning("%s is not recorded: %s", name, one_line(error))
         else:
             self._put_file(kept, name)
 
-    def _put_file(self, path: Path, name: str) -> None:
-        inside = path.relative_to(self._spool.folder).as_posix()
+    def _put_file(self, file: str, name: str) -> None:
         folder = Path(name).parent.as_posix()
-        self._put({"kind": "artifact", "file": inside, "folder": None if folder == "." else folder})
+        self._put({"kind": "artifact", "file": file, "folder": None if folder == "." else folder})
+
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        """A thread of the tracker, whose end is not passed over in silence if it is an error."""
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                log.error("the %s of the record of run %s has ended: %s", name, self.run_id, one_line(error))
+                if name == "writer":
+                    self._written.set()
+
+        return threading.Thread(target=run, name=f"tracking-{name}", daemon=True)
 
     def _write(self) -> None:
         """The writer's thread: from the queue to the disk."""
         while True:
             self._wake.wait(WRITE_EVERY_S)
             self._wake.clear()
-            with suppress(OSError):
+            with suppress(Exception):
                 self._spool.beat()
             last = self._complete.is_set()
             self._take()
             if last:
-                self._dropped += len(self._unwritten)
                 self._written.set()
                 return
 
@@ -265,35 +293,28 @@ class Tracker:
         """Bring everything that was said to the disk."""
         asked: list[threading.Event] = []
         with suppress(queue.Empty):
-            while True:
+            while len(self._unkept.records) < QUEUE_LENGTH:
                 entry = self._queue.get_nowait()
                 if isinstance(entry, threading.Event):
                     asked.append(entry)
                     continue
-                self._unwritten.append(entry)
+                self._unkept.records.append(entry)
                 if entry["kind"] == "end":
                     self._end = entry
-        if self._end and self._unwritten and self._unwritten[-1] is not self._end:
+        records = self._unkept.records
+        if self._end and records[-1:] not in ([], [self._end]):
             # The end is on disk before the last pictures are drawn, and stays the last thing that is said.
-            self._unwritten.append(self._end)
-        self._flush()
+            records.append(self._end)
+        self._unkept.keep()
         for event in asked:
             event.set()
 
-    def _flush(self) -> None:
-        if not self._unwritten:
-            return
-        try:
-            self._spool.append(self._unwritten)
-        except OSError as error:
-            log.warning("the spool %s cannot be written now: %s", self._spool.folder, one_line(error))
-        else:
-            self._unwritten = []
-
     def _send(self) -> None:
         """The sender's thread: from the disk to the store, and the machine's load into the queue."""
-        sender = Sender(self._spool)
-        load = SystemLoad() if self._config.system_metrics else None
+        sender = Sender(self._spool, self._unkept)
+        load = None
+        with suppress(Exception):  # no record is worth less than that of the machine's load
+            load = SystemLoad() if self._config.system_metrics else None
         wait_s, next_try = 0.0, 0.0
         last = False
         while not last:
@@ -304,7 +325,8 @@ class Tracker:
                 continue
             try:
                 if last and self._spool.refused and not self._stopped.is_set():
-                    self._spool.offer_again()
+                    with suppress(OSError):  # a full disk
+                        self._spool.offer_again()
                 with self._spool.sending() as alone:  # or `dist-calo runs sync` sends it just now
                     while alone and not self._stopped.is_set() and sender.send():
                         pass
@@ -324,7 +346,7 @@ class Tracker:
                 "%s %s; training goes on, the record is kept in %s",
                 self._spool.uri,
                 failure,
-                self._spool.folder,
+                self._spool.folder if self._unkept.failure is None else "memory alone",
             )
         if self._away and not failure:
             log.warning("%s answers again; it has the whole record", self._spool.uri)
@@ -336,44 +358,13 @@ class NullTracker:
 
     run_id: str | None = None
 
-    def named_run_id(self, timeout_s: float = 15.0) -> None:
-        """There is none."""
-
-    def start(
-        self,
-        parameters: Mapping[str, Any],
-        tags: Mapping[str, Any] | None = None,
-        datasets: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> None:
-        """Do nothing."""
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Do nothing."""
-
-    def figure(self, drawing: Drawing, name: str, step: int | None = None) -> None:
-        """Do nothing."""
-
-    def artifact(self, path: Path | str, folder: str = "") -> None:
-        """Do nothing."""
-
-    def checkpoint(self, path: Path | str) -> None:
-        """Do nothing."""
-
-    def text(self, text: str, name: str) -> None:
-        """Do nothing."""
-
-    def json(self, values: Mapping[str, Any], name: str) -> None:
-        """Do nothing."""
-
-    def model(self, path: Path | str, description: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def secure(self, timeout_s: float = 10.0) -> None:
-        """Do nothing."""
-
     def finish(self, status: Status, timeout_s: float = 60.0) -> bool:
-        """Do nothing."""
+        """Say that nothing is left to send."""
         return True
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """Any other method of a `Tracker`: does nothing."""
+        return lambda *_, **__: None
 
 
 def make_tracker(

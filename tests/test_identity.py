@@ -126,13 +126,17 @@ def test_manifests_of_earlier_versions_are_read(tmp_path: Path) -> None:
         assert len(next(loader).showers) == 10
 
 
-def test_a_source_that_is_replaced_is_a_change(tmp_path: Path) -> None:
+@pytest.mark.parametrize("linked", [False, True], ids=["virtual", "external link"])
+def test_a_source_that_is_replaced_is_a_change(tmp_path: Path, linked: bool) -> None:
     write_lcd(tmp_path / "part.h5", 40)
     write_lcd(tmp_path / "whole.h5", 40, ECAL=None)
     with h5py.File(tmp_path / "part.h5") as part, h5py.File(tmp_path / "whole.h5", "a") as whole:
         layout = h5py.VirtualLayout(shape=part["ECAL"].shape, dtype="f4")
         layout[:] = h5py.VirtualSource("part.h5", "ECAL", shape=part["ECAL"].shape)
-        whole.create_virtual_dataset("ECAL", layout)
+        if linked:
+            whole["ECAL"] = h5py.ExternalLink("part.h5", "/ECAL")
+        else:
+            whole.create_virtual_dataset("ECAL", layout)
     (tmp_path / "m").mkdir()
     arguments = ["validate", f"{tmp_path}/whole.h5", "--manifest", f"{tmp_path}/m/manifest.json"]
     manifest = manifest_of([f"{tmp_path}/whole.h5"])

@@ -24,9 +24,10 @@ import yaml
 
 from dist_calo.__main__ import main as dist_calo
 from dist_calo.config import DataConfig, RunConfig
+from dist_calo.data.conditions import read_conditions
 from dist_calo.data.formats.binning import binning_text
 from dist_calo.data.shards import build_manifest
-from dist_calo.errors import EXIT_USER, ConfigError
+from dist_calo.errors import EXIT_USER, ConfigError, DataError
 from dist_calo.geometry import CylindricalLayers
 from dist_calo.models import build_model
 from tests.calochallenge_files import layers, write, write_calochallenge
@@ -146,6 +147,15 @@ def test_a_fault_of_a_file_is_gone_once_its_advice_is_followed(
         options = follow(message, options, tmp_path)
     assert code == 0, message
     assert _ > 0, f"{fault} was accepted"
+
+
+def test_units_are_told_by_attributes_where_no_option_does(tmp_path: Path) -> None:
+    path = lcd(tmp_path / "a.h5", ECAL=1000 * showers(40), energy=1000 * energies(40))
+    with pytest.raises(DataError, match="into the file's attributes cell_units and energy_units"):
+        read_conditions(str(path))
+    with h5py.File(path, "a") as file:
+        file.attrs.update({"cell_units": "MeV", "energy_units": "MeV"})
+    np.testing.assert_allclose(read_conditions(str(path))[1], energies(40), rtol=1e-6)
 
 
 def validate(path: Path, options: list[str]) -> int:

@@ -85,8 +85,12 @@ def split_blocks(manifest: Manifest, split: Split, config: DataConfig) -> Blocks
         remedy = (
             "use more showers"
             if fraction == 1.0
-            else f"raise data.{split}_fraction={fraction:g}, set it to 0, or merge the files "
-            "with dist-calo data convert"
+            else f"raise data.{split}_fraction={fraction:g} or set it to 0, or "
+            + (
+                "merge the files with dist-calo data convert"
+                if len(manifest.files) > 1
+                else "use more showers"
+            )
         )
         largest = max(entry.rows for entry in manifest.files)
         raise DataError(

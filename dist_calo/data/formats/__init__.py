@@ -88,12 +88,13 @@ def examine(
         format_ = required or recognise(file)
         layout = format_.describe(file, options, known=known)
         cells, conditions = format_.rows(file, options).data_sets
-        sources = [
-            source
-            for names, may_be_filled in ((cells, False), (conditions, True))
-            for name in names
-            for source in require_stored(file[name], may_be_filled=may_be_filled)
-        ]
+        sources: list[str] = []
+        for name in (*cells, *conditions):
+            # An external link leads to a data set of another file.
+            sources += [
+                file[name].file.filename,
+                *require_stored(file[name], may_be_filled=name in conditions),
+            ]
         if not options.as_found:
             format_.check(file, options)
-    return format_, layout, list(dict.fromkeys(sources))
+    return format_, layout, [path for path in dict.fromkeys(sources) if path != file.filename]

@@ -5,7 +5,8 @@ Data sets, N rows each:
 * ``incident_energies`` (N, 1) or (N,): incident energy in MeV.
 * ``showers`` (N, voxels): energies of the voxels in MeV, in each layer ring by ring, sector by sector: the ring is the
   fastest index, then the sector, then the layer.
-* ``theta`` (N, 1) or (N,), optional: polar angle of the incident particle in rad.
+* ``theta`` (N, 1) or (N,), optional: polar angle of the incident particle in rad, or in degrees where its attribute
+  ``units`` is ``deg``.
 
 Which voxels there are is told by a binning file (`dist_calo.data.formats.binning`): the option ``data.binning``; else
 the attribute ``binning``, which holds the file's text; else a file ``*.xml`` beside the data; else that of the

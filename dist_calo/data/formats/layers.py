@@ -4,7 +4,8 @@ Data sets, N rows each:
 
 * ``layer_0``, ``layer_1``, ... (N, eta, phi): energies of the cells of each layer, any number of layers.
 * ``energy`` (N, 1) or (N,): incident energy in GeV.
-* ``theta`` (N, 1) or (N,), optional: polar angle of the incident particle in rad.
+* ``theta`` (N, 1) or (N,), optional: polar angle of the incident particle in rad, or in degrees where its attribute
+  ``units`` is ``deg``.
 * others, such as ``overflow`` (N, layers), the energy beside the cells, are not read.
 
 The unit of the cells is in the attribute ``cell_units`` or ``units`` (such as ``GeV, mm``). CaloGAN's own files

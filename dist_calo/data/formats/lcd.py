@@ -5,7 +5,8 @@ Data sets, N rows each:
 * ``ECAL`` (N, 25, 25, 25) or (N, 51, 51, 25): energies of cells in GeV, ordered x, y, layer.
 * ``energy`` (N, 1) or (N,): incident energy in GeV; or, in older files, ``target``: (N, k) or (N, 1, k) with it in
   column 1, or (N,) or (N, 1), which is nothing else.
-* ``theta`` (N, 1) or (N,), optional: polar angle of the incident particle in rad.
+* ``theta`` (N, 1) or (N,), optional: polar angle of the incident particle in rad, or in degrees where its attribute
+  ``units`` is ``deg``.
 
 The particle is the attribute ``particle`` or the prefix of the file's name.
 """

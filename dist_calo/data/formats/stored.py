@@ -135,11 +135,11 @@ class _Check:
         with ExitStack() as stack:
             file = data_set.file
             if file_name != ".":
-                tried = _places(data_set, file_name)
-                path = next(filter(os.path.exists, tried), None)
+                path = _found(data_set, file_name)
                 if path is None:
+                    tried = ", ".join(_places(data_set, file_name))
                     raise DataError(
-                        f"{me} {file_name} is missing, looked for as {', '.join(tried)}: put it there, or name its "
+                        f"{me} {file_name} is missing, looked for as {tried}: put it there, or name its "
                         "folder in HDF5_VDS_PREFIX"
                     )
                 self.sources[path] = None
@@ -222,13 +222,22 @@ def _places(data_set: "h5py.Dataset", file_name: str) -> list[str]:
     return list(dict.fromkeys(([file_name] if os.path.isabs(file_name) else []) + places))
 
 
+def _found(data_set: "h5py.Dataset", file_name: str) -> str | None:
+    """Where a source file lies, None if nowhere."""
+    return next(filter(os.path.exists, _places(data_set, file_name)), None)
+
+
 def _require_no_gap(data_set: "h5py.Dataset", file_name: str, name: str, count: int) -> None:
     """Check that no numbered source lies behind the first one that is missing, where HDF5 ends the data set."""
     if _NUMBERED.search(file_name):
         folder, pattern = os.path.split(_places(data_set, file_name)[0])
         there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     else:
-        pattern, there = name.lstrip("/"), list(data_set.file) if file_name == "." else []
+        pattern, there = name.lstrip("/"), []
+        path = data_set.file.filename if file_name == "." else _found(data_set, file_name)
+        if path is not None:
+            with open_file(path) as file:
+                there = list(file)
     form = "".join(
         r"(\d+)" if _NUMBERED.fullmatch(piece) else re.escape(piece.replace("%%", "%"))
         for piece in re.split(r"(%\d*b)", pattern)

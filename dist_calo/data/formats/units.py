@@ -153,7 +153,12 @@ def require_plausible(
     advice = " or ".join(" and ".join(advice) for advice in fitting if len(advice) == fewest)
     raise DataError(
         f"{file_name}: {seen}, {rule}: read with cells in {units.cells} and incident energies in {units.energy}; "
-        + (f"set {advice}" if advice else "GeV and MeV do not help: correct the file")
+        + (
+            f"set {advice}; where a command has no such option, write the units into the file's attributes cell_units "
+            "and energy_units"
+            if advice
+            else "GeV and MeV do not help: correct the file"
+        )
     )
 
 

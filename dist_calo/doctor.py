@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,7 +73,7 @@ def _parser() -> Any:
 class _ClusterOptions:
     config: RunConfig
     json: Path | None
-    roll_call: object
+    roll_call: object = field(compare=False)
     """Kept open while the ranks connect."""
 
 

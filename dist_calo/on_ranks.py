@@ -1,20 +1,42 @@
 """Commands that run on one rank or many: read the command line, start or join the ranks, run, and leave in order."""
 
+import hashlib
 import os
+import platform
+import re
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from dist_calo import early
-from dist_calo.config import CommConfig
-from dist_calo.errors import ConfigError, LaunchError, UserError
+from dist_calo import __version__, early
+from dist_calo.comm.agreement import installed
+from dist_calo.config import CommConfig, flattened
+from dist_calo.errors import EXIT_USER, ConfigError, LaunchError, UserError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
-    from dist_calo.comm.protocol import Communicator
+    from dist_calo.comm.protocol import Communicator, World
+
+PER_RANK = ("comm.threads", "launch")
+"""Settings that may differ between ranks: nodes have other numbers of cores."""
+PACKAGES = ("torch", "numpy", "h5py")
+NUMERIC_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+"""Variables of the environment by which libraries compute other numbers."""
 
 Options = TypeVar("Options")
 
@@ -59,7 +81,15 @@ def on_ranks(
         run: the command itself, on every rank; what it returns is the exit code.
     """
     early.guard_output(of_run=True)
-    from dist_calo.comm import World, connect, find_world, leave_in_order, report_failure
+    from dist_calo.comm import (
+        World,
+        choose_backend,
+        connect,
+        find_world,
+        leave_in_order,
+        local_device,
+        report_failure,
+    )
 
     world, communicator = World(), None
     try:
@@ -67,19 +97,22 @@ def on_ranks(
         if job.ranks > 1:
             return _launch(module, arguments, job.ranks)
         world = find_world(os.environ)
+        backend, device = choose_backend(job.comm.backend, world), local_device(job.device, world)
     except UserError as error:
         with suppress(LaunchError):
             world = find_world(os.environ)
+        _tell_others(error, world)
         return report_failure(error, world)
     try:
         if world.remark:
             print(world.remark, flush=True)
         communicator = connect(
-            job.comm.backend,
+            backend,
             world,
             timeout_s=job.comm.timeout_s,
-            device=job.device,
+            device=device,
             silence_s=job.comm.silence_s,
+            facts=facts_of(job.options) if world.size > 1 else None,
         )
         code = run(job.options, communicator)
         communicator.close()
@@ -89,6 +122,59 @@ def on_ranks(
     if world.launcher != "none":
         leave_in_order(code)
     return code
+
+
+def facts_of(options: object) -> dict[str, str]:
+    """What has to be the same on all ranks: settings, code, versions, and variables that change numbers.
+
+    Args:
+        options: the checked settings of a command; fields of dataclasses that are not compared are left out.
+    """
+    own = tuple(f".{name}" for name in PER_RANK)
+    settings = {
+        name: str(value) for name, value in flattened(_plain(options)) if not f".{name}".endswith(own)
+    }
+    # A user and password are nobody's business, and rank 0 alone uses them.
+    facts = {name: re.sub(r"//[^/@\s]*@", "//", text) for name, text in settings.items()}
+    facts |= {"code of dist_calo": f"{__version__} {_code()}", "python": platform.python_version()}
+    facts |= {package: installed(package) for package in PACKAGES}
+    return facts | {name: os.environ.get(name, "") for name in NUMERIC_VARIABLES}
+
+
+def _plain(value: Any) -> Any:
+    """Nested dicts of what dataclasses, namespaces and lists of them hold."""
+    if isinstance(value, list | tuple) and any(map(is_dataclass, value)):
+        value = dict(enumerate(value))
+    elif is_dataclass(value):
+        value = {part.name: getattr(value, part.name) for part in fields(value) if part.compare}
+    elif isinstance(value, Namespace):
+        value = vars(value)
+    return {str(name): _plain(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def _code() -> str:
+    """A digest of the package's source, some milliseconds' work: a copy on another node may be an older one."""
+    digest, folder = hashlib.blake2b(digest_size=6), Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _tell_others(error: UserError, world: "World") -> None:
+    """Have the ranks hear of it that would wait for this one, where nothing but the ranks themselves would tell."""
+    from dist_calo.comm import choose_backend
+    from dist_calo.comm.agreement import leave_word
+    from dist_calo.comm.failure import before_leaving
+
+    with suppress(UserError):
+        if world.size == 1 or choose_backend("auto", world) != "torch":
+            return
+        tell = partial(leave_word, world, " ".join(str(error).split()), EXIT_USER)
+        # Rank 0 speaks first, and the others may have the same to say.
+        if world.rank == 0:
+            before_leaving(tell)
+        else:
+            tell()
 
 
 def _launch(module: str, arguments: Sequence[str], ranks: int) -> int:

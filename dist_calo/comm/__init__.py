@@ -11,6 +11,7 @@ import resource
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from dist_calo.comm.agreement import NUMBER, Door, installed, require_agreement
 from dist_calo.comm.device import local_device
 from dist_calo.comm.environment import find_world, mpi_started
 from dist_calo.comm.failure import (
@@ -20,6 +21,7 @@ from dist_calo.comm.failure import (
     rank_name,
     report_failure,
 )
+from dist_calo.comm.meter import Meter
 from dist_calo.comm.protocol import Communicator, Reduction, Work, World
 from dist_calo.errors import ConfigError, LaunchError, MissingComponentError
 
@@ -143,7 +145,12 @@ def _wheel_version() -> str | None:
 
 
 def connect(
-    backend: str, world: World, timeout_s: float = 600.0, device: str = "cpu", silence_s: float = 30.0
+    backend: str,
+    world: World,
+    timeout_s: float = 600.0,
+    device: str = "cpu",
+    silence_s: float = 30.0,
+    facts: Mapping[str, str] | None = None,
 ) -> Communicator:
     """Join the other ranks; every rank has to.
 
@@ -153,25 +160,42 @@ def connect(
         timeout_s: time after which a rank that does not answer is an error, in seconds.
         device: where tensors will live, as `local_device` takes it.
         silence_s: time for which nothing is heard from a node before it is lost, in seconds.
+        facts: what has to be the same on all ranks, besides backend, kind of device and number of ranks.
 
     Raises:
         ConfigError: if there is no such backend.
-        LaunchError: if backend and launcher contradict each other, or the backend counts other ranks than the
-            launcher started.
+        LaunchError: if backend and launcher contradict each other, the backend counts other ranks than the launcher
+            started, or the ranks do not agree on the facts.
         MissingComponentError: if the backend is not installed.
         CommunicationError: if the other ranks do not answer.
     """
     backend = choose_backend(backend, world)
+    device = local_device(device, world)
+    facts = {
+        **(facts or {}),
+        NUMBER: str(world.size),
+        "backend": backend,
+        "device": device.split(":")[0],
+    }
+    if backend in _MODULES:
+        facts[_MODULES[backend]] = installed(_MODULES[backend])
+    door = None
     if world.size > 1:
         leave_when_asked()
         _allow_files(_MOST_FILES)
+        if backend == "torch":
+            with Meter().blocked("meeting the other ranks"):
+                door = Door(world, timeout_s)
+                door.agree(facts)
     try:
-        communicator = BACKENDS[backend](world, timeout_s, local_device(device, world), silence_s)
+        communicator = BACKENDS[backend](world, timeout_s, device, silence_s)
     except ImportError as error:
         raise MissingComponentError(
             f"comm.backend={backend}: {_INSTALL.get(backend, '')} ({error})"
         ) from error
     _check_ranks(backend, communicator)
+    if world.size > 1 and door is None:
+        require_agreement(communicator, facts)
     return communicator
 
 

@@ -1,5 +1,6 @@
 """Ranks that differ in anything that matters are refused at the start, on all ranks, with both values."""
 
+import shutil
 import sys
 import threading
 import time
@@ -7,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +18,10 @@ from dist_calo.comm.agreement import NUMBER, Door, Party, difference, leave_word
 from dist_calo.comm.failure import CommunicationError
 from dist_calo.comm.protocol import World
 from dist_calo.config import CommConfig, DataConfig, RunConfig, TrackingConfig, TrainConfig
-from dist_calo.errors import EXIT_FAILURE, EXIT_USER, LaunchError
+from dist_calo.data.shards import build_manifest
+from dist_calo.errors import EXIT_FAILURE, EXIT_USER, DataError, LaunchError
 from dist_calo.on_ranks import facts_of
+from dist_calo.training.dataset import require_same_everywhere
 from tests.ranks import free_port, launcher_params, run_ranks
 from tests.small_runs import write_showers
 
@@ -44,7 +48,7 @@ def at_the_door(ranks: Sequence[tuple[World, Rank]]) -> list[str]:
 
 
 def world_of(rank: int, size: int) -> World:
-    return World(rank=rank, size=size, local_size=size, node=f"node{rank}", launcher="local")
+    return World(rank=rank, size=size, local_rank=rank, local_size=size, node=f"node{rank}", launcher="local")
 
 
 def comes(facts: Mapping[str, str], timeout_s: float = 20.0) -> Rank:
@@ -187,6 +191,47 @@ def test_what_differs_is_told_in_short() -> None:
     assert "x=1, rank 0 (a) (not set)" in (
         difference([Party([0], "a", {}), Party([1], "b", {"x": "1"})]) or ""
     )
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_other_files_of_the_same_name_on_another_node_are_refused_on_all_ranks(
+    many: bool, tmp_path: Path
+) -> None:
+    """Rank 1 gets rank 0's manifest, and finds a copy and another file in its places."""
+    views = [tmp_path / str(number) for number in range(2)]
+    rows = (9,) * (20 if many else 3)
+    for view in views:
+        write_showers(view, rows=rows)
+    manifest = build_manifest(DataConfig(path=f"{views[0]}/*.h5"))
+    there = replace(
+        manifest,
+        files=tuple(
+            replace(entry, path=entry.path.replace(f"{views[0]}/", f"{views[1]}/"))
+            for entry in manifest.files
+        ),
+    )
+
+    def check(gathering: Gathering, number: int) -> str:
+        try:
+            require_same_everywhere((manifest, there)[number], gathering.rank(number))
+        except DataError as error:
+            return str(error)
+        return "same"
+
+    def told() -> list[str]:
+        gathering = Gathering(2)
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda number: check(gathering, number), range(2)))
+
+    assert told() == ["same"] * 2
+    odd = views[1] / "EleEscan_1.h5"
+    shutil.copy(views[1] / "EleEscan_2.h5", odd)
+    first, second = told()
+    assert first == second
+    assert first.startswith(f"rank 1 (node1): {odd}: ")
+    assert first.endswith("so on 1 of 2 ranks: give all nodes the same files as rank 0's")
+    odd.unlink()
+    assert f"{odd}: the file has changed since it was first read: it is gone" in told()[0]
 
 
 @dataclass(frozen=True)

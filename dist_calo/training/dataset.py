@@ -10,9 +10,12 @@ import numpy as np
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import DataConfig
 from dist_calo.data.blocks import split_blocks
+from dist_calo.data.identity import what_changed
 from dist_calo.data.loader import training_loader
 from dist_calo.data.shards import Manifest, build_manifest, scan_rows
+from dist_calo.errors import DataError
 
+_FILES_FOR_EACH = 16
 _STATISTICS_BATCH = 64
 _STATISTICS_NUMBERS = 2**24
 _STATISTICS_SHOWERS = 8192
@@ -24,14 +27,36 @@ def shared_manifest(config: DataConfig, communicator: Communicator, as_found: bo
     Showers taken as they are found may break every rule but the files' own.
 
     Raises:
-        DataError: on the rank that finds what is wrong with the files.
+        DataError: on the rank that finds what is wrong with the files; on all ranks if one sees other files.
         ConfigError: if the format is not known.
     """
     built = build_manifest(config, as_found).to_dict() if communicator.world.rank == 0 else None
     manifest = Manifest.from_dict(communicator.broadcast_object(built))
+    require_same_everywhere(manifest, communicator)
     if config.validate == "full" and config.manifest is None:
         scan_rows(manifest, communicator.world.rank, communicator.world.size)
     return manifest
+
+
+def require_same_everywhere(manifest: Manifest, communicator: Communicator) -> None:
+    """Check that the files are the same on all nodes, where they may be copies; collective.
+
+    A look at each file by its name; where time or inode are others than rank 0's, the first and last MiB are read. Of
+    many files the ranks of a node share the work.
+
+    Raises:
+        DataError: on all ranks, if one sees another file than rank 0.
+    """
+    world, entries = communicator.world, manifest.files
+    if len(entries) > _FILES_FOR_EACH:
+        entries = entries[world.local_rank :: world.local_size]
+    change = what_changed(part for entry in entries for part in (entry, *entry.sources))
+    told = communicator.all_gather_object(change and f"rank {world.rank} ({world.node}): {change}")
+    if odd := next(filter(None, told), None):
+        count = sum(map(bool, told))
+        raise DataError(
+            f"{odd}; so on {count} of {world.size} ranks: give all nodes the same files as rank 0's"
+        )
 
 
 def as_kept(config: DataConfig, manifest: Manifest) -> tuple[DataConfig, Manifest]:

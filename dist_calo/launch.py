@@ -227,7 +227,14 @@ def _forwarding(ranks: list["subprocess.Popen[bytes]"]) -> Iterator[list[int]]:
         passed_on.append(number)
         _tell(ranks, number)
 
+    def pause(_number: int, _frame: FrameType | None) -> None:
+        """Ctrl-Z stops the ranks with this process, which hears nothing more until it is woken up (``fg``)."""
+        _tell(ranks, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        _tell(ranks, signal.SIGCONT)
+
     previous: dict[int, Any] = {number: signal.signal(number, forward) for number in early.stop_signals()}
+    previous[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, pause)
     try:
         yield passed_on
     finally:

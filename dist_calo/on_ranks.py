@@ -1,5 +1,6 @@
 """Commands that run on one rank or many: read the command line, start or join the ranks, run, and leave in order."""
 
+import faulthandler
 import hashlib
 import os
 import platform
@@ -106,6 +107,7 @@ def on_ranks(
     try:
         if world.remark:
             print(world.remark, flush=True)
+        _show_crashes()
         communicator = connect(
             backend,
             world,
@@ -122,6 +124,13 @@ def on_ranks(
     if world.launcher != "none":
         leave_in_order(code)
     return code
+
+
+def _show_crashes() -> None:
+    """Have a crash in compiled code print the Python stack of this process, if it has a standard error."""
+    if not faulthandler.is_enabled():
+        with suppress(AttributeError, OSError, ValueError, RuntimeError):
+            faulthandler.enable()
 
 
 def facts_of(options: object) -> dict[str, str]:

@@ -24,6 +24,9 @@ STARTED_BY = [
     ("horovodrun", "horovod"),
     ("horovodrun-mpi", "horovod"),
 ]
+# Each rank is on a node of its own, as far as it knows.
+ON_NODE = 'export LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 SLURMD_NODENAME=node$RANK; exec "$@"'
+ON_NODES = ["bash", "-c", ON_NODE, "rank"]
 KEEPS_CODE = ("local", "mpirun", "horovodrun-mpi")
 
 
@@ -73,13 +76,57 @@ def test_ranks_that_compute_are_ended_too(launcher: str, backend: str) -> None:
     assert ended.killed == 0 or launcher == "local"
 
 
-@pytest.mark.parametrize(("launcher", "backend"), cases(("local", "torch"), ("mpirun", "mpi")))
-def test_a_killed_rank_leaves_nobody_waiting(launcher: str, backend: str) -> None:
-    run(launcher, backend, "killed")
+@pytest.mark.parametrize(
+    ("launcher", "backend"),
+    cases(("local", "torch"), ("torchrun", "torch"), ("mpirun", "mpi"), ("horovodrun", "horovod")),
+)
+@pytest.mark.parametrize("what", ["killed", "stopped"])
+def test_a_killed_or_stopped_rank_is_named_and_leaves_nobody_waiting(
+    launcher: str, backend: str, what: str
+) -> None:
+    ended = run(launcher, backend, what)
+    words = {"killed": r"was killed by SIGKILL", "stopped": r"\(process \d+\) has not got on for \d+ s"}[what]
+    named = re.findall(rf"error: rank (\d) of 2 on \S+ {words} after step 3: (.*)", ended.output)
+    assert {rank for rank, _ in named} == {"1"}
+    assert {"killed": "perhaps out of memory", "stopped": "it is stopped (SIGSTOP)"}[what] in named[0][1]
+    # The stopped one is ended as well.
+    assert ended.killed == 0
 
 
 @pytest.mark.parametrize(
-    ("what", "told"), [("user", ""), ("killed", r"rank 1 has ended without a message: .*\nnode1\n")]
+    ("what", "words"),
+    [
+        ("stopped-0", "rank 0 of 2 on {} has not got on for .* after step 3: it is stopped (SIGSTOP)"),
+        ("endless", "rank 1 of 2 on {} has not got on for .* after step 3: it computes"),
+        (
+            "reads",
+            "rank 1 of 2 on {} has not got on for .* after step 3: it waits for something, such as a file",
+        ),
+        ("exits", "rank 1 of 2 on {} has ended without a message after step 3: exit code 7"),
+        ("crashed-0", "rank 0 of 2 on {} was killed by SIGSEGV after step 3: a crash in compiled code"),
+    ],
+)
+def test_a_rank_that_is_silent_in_any_way_is_named(what: str, words: str) -> None:
+    ended = run("local", "torch", what)
+    pattern = re.escape(words).replace(r"\{\}", r"\S+( \(process \d+\))?").replace(r"\.\*", ".*")
+    assert re.search(rf"error: {pattern}", ended.output)
+    assert ended.killed == 0
+    # It gets a second chance where it may only be slow.
+    assert bool(re.search(rf"warning: {pattern}", ended.output)) == (what in ("endless", "reads"))
+
+
+def test_a_rank_alone_on_its_node_that_is_stopped_is_named_by_the_next_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.ranks.GRACE_SECONDS", 1.0)
+    ranks = [sys.executable, "-m", "tests.failing_rank", "torch", "stopped"]
+    ended = run_ranks(ON_NODES + ranks, 2, "local", env={"GLOO_SOCKET_IFNAME": "lo"}, timeout=90)
+    assert re.search(r"error: rank 1 of 2 on node1 has not answered for 2 s after step 3, ", ended.output)
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [("user", ""), ("killed", r"rank 1 has ended without a message after step 3: .*\nnode1\n")],
 )
 def test_only_a_rank_that_says_nothing_casts_suspicion_on_its_node(
     what: str, told: str, tmp_path: Path
@@ -87,9 +134,7 @@ def test_only_a_rank_that_says_nothing_casts_suspicion_on_its_node(
     lost = tmp_path / "lost"
     environ = {"DIST_CALO_LOST": str(lost), "GLOO_SOCKET_IFNAME": "lo"}
     ranks = [sys.executable, "-m", "tests.failing_rank", "torch", what]
-    # Each rank is on a node of its own, as far as it knows.
-    on_node = 'export LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 SLURMD_NODENAME=node$RANK; exec "$@"'
-    run_ranks(["bash", "-c", on_node, "rank", *ranks], 2, "local", env=environ, timeout=90)
+    run_ranks(ON_NODES + ranks, 2, "local", env=environ, timeout=90)
     assert re.fullmatch(told, lost.read_text() if lost.exists() else "")
 
 

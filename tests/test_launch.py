@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -56,6 +57,13 @@ def start(program: str, ranks: int) -> "subprocess.Popen[str]":
     )
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def ready(launcher: "subprocess.Popen[str]", ranks: int) -> list[int]:
     """Process numbers of the ranks, once all of them are at work."""
     assert launcher.stdout is not None
@@ -92,8 +100,38 @@ def test_ranks_that_ignore_the_request_are_killed(monkeypatch: pytest.MonkeyPatc
     assert run_local([sys.executable, "-c", STUBBORN], 2) == 3
 
 
-def test_a_rank_ended_by_a_signal_is_a_failure() -> None:
-    assert run_local([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], 1) == 128 + 9
+KILL = "import os; os.kill(os.getpid(), 9)"
+STEPS = f"from dist_calo.comm.signs import SIGNS; SIGNS.begin('', 'step'); SIGNS.reached(5); {KILL}"
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "words"),
+    [
+        (KILL, 137, "was killed by SIGKILL before its first step: perhaps out of memory (look at dmesg"),
+        (STEPS, 137, "was killed by SIGKILL after step 5: perhaps out of memory (look at dmesg"),
+        ("import os; os._exit(7)", 7, "has ended without a message before its first step: exit code 7"),
+    ],
+)
+def test_a_rank_that_ends_without_a_word_is_named(
+    program: str, code: int, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    only_1 = f"import os, time\nif os.environ['RANK'] == '1':\n    {program}\ntime.sleep(60)"
+    assert run_local([sys.executable, "-c", only_1], 2) == code
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert re.match(rf"error: rank 1 of 2 on \S+ {re.escape(words)}", said[0])
+
+
+def test_ctrl_z_stops_the_ranks_with_their_launcher() -> None:
+    launcher = start(WAIT, 2)
+    processes = [psutil.Process(number) for number in [launcher.pid, *ready(launcher, 2)]]
+    launcher.send_signal(signal.SIGTSTP)
+    wait_until(lambda: all(process.status() == psutil.STATUS_STOPPED for process in processes))
+    launcher.send_signal(signal.SIGCONT)
+    wait_until(lambda: all(process.status() != psutil.STATUS_STOPPED for process in processes))
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=30)
+    assert launcher.returncode == 75
 
 
 def test_a_rank_that_stopped_in_order_is_no_failure(capfd: pytest.CaptureFixture[str]) -> None:

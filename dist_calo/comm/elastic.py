@@ -34,6 +34,8 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from dist_calo import early
+from dist_calo.comm.failure import ended, first_to_blame
+from dist_calo.comm.signs import WHERE, open_page
 from dist_calo.errors import EXIT_FAILURE, EXIT_PREEMPTED, EXIT_USER, LaunchError
 
 KEEP_ALIVE_S, KEEP_ALIVE_MISSED = 5, 3
@@ -233,6 +235,9 @@ class Agent(LocalElasticAgent):
         self._failed = self._failed_before = 0
         self._members: dict[Any, int] = {}
         self._missing = 0
+        self._page = open_page(plan.ranks_per_node)
+        if self._page is not None:
+            os.environ[WHERE] = self._page.path
 
     def exit_code(self, result: RunResult) -> int:
         """The exit code of a run whose ranks have failed; they have said why."""
@@ -275,8 +280,15 @@ class Agent(LocalElasticAgent):
             ranks = worker_group.workers[0].world_size
             _say(f"{ranks} ranks on {nodes} of {self._plan.nodes[0]} to {self._plan.nodes[1]} nodes: {shown}")
 
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        if self._page is not None:
+            self._page.clear()
+        workers: dict[int, Any] = super()._start_workers(worker_group)
+        return workers
+
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result = super()._monitor_workers(worker_group)
+        self._name_dead(worker_group, result)
         codes = {failure.exitcode for failure in result.failures.values()}
         if result.state == WorkerState.FAILED and EXIT_PREEMPTED not in codes:
             self._failed += 1
@@ -285,6 +297,20 @@ class Agent(LocalElasticAgent):
         if result.state == WorkerState.HEALTHY and self._has_lost_a_node():
             return RunResult(state=WorkerState.UNHEALTHY)
         return result
+
+    def _name_dead(self, worker_group: WorkerGroup, result: RunResult) -> None:
+        """Say which rank has ended without a word, if one of this node has."""
+        codes = {
+            worker.local_rank: failure.exitcode
+            for worker in worker_group.workers
+            if (failure := result.failures.get(worker.global_rank)) and failure.exitcode != EXIT_PREEMPTED
+        }
+        if found := first_to_blame(codes, self._page):
+            worker = worker_group.workers[found[0]]
+            name = (
+                f"rank {worker.global_rank} of {worker.world_size} on {_own_name() or socket.gethostname()}"
+            )
+            _say(f"error: {ended(name, codes[found[0]], found[1].place)}")
 
     def _has_lost_a_node(self) -> bool:
         """Whether an agent is silent though it did not leave to meet the others again."""

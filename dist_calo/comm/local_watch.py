@@ -3,17 +3,20 @@
 import fcntl
 import os
 import select
+import signal
 import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from dist_calo.comm.failure import (
     ECHO_DELAY_S,
     before_leaving,
     ended,
     leave_silently,
+    lose_node,
     rank_name,
     say,
     tell_job,
@@ -97,8 +100,8 @@ class LocalWatch:
     def _watch(self) -> None:
         looked = time.monotonic()
         while not self._off.is_set():
-            self._open_handles(self._signs())
-            ended_now = self._poll.poll(1e3 * _TICK_S)
+            all_there = self._open_handles(self._signs())
+            ended_now = self._poll.poll(1e3 * (_TICK_S if all_there else _PAUSE_S))
             for handle, _ in ended_now:
                 self._poll.unregister(handle)
             if self._off.wait(_PAUSE_S):
@@ -128,6 +131,12 @@ class LocalWatch:
             self._off.set()
             say(self._world, f"error: {text}")
             tell_job(rank_name(self._world), f"error: {text}", EXIT_FAILURE)
+            lose_node(text)
+            # Launchers would wait for it for up to minutes, and name another rank: the first that leaves.
+            self._page.write(found.number, replace(sign, left=2))
+            if found.number != self._own:
+                with suppress(OSError):
+                    os.kill(sign.pid, signal.SIGKILL)
             self._on_loss(text, None)
             # Those who hear of it leave by themselves; this rank does so in any case.
             time.sleep(4 * ECHO_DELAY_S)
@@ -153,12 +162,14 @@ class LocalWatch:
     def _is_first_without(self, numbers: Sequence[int]) -> bool:
         return self._own == min({*range(len(self._ranks))} - {*numbers}, default=0)
 
-    def _open_handles(self, signs: Sequence[Sign]) -> None:
+    def _open_handles(self, signs: Sequence[Sign]) -> bool:
+        """Have the system tell when a rank ends; False if some rank has yet to write its first sign."""
         for number, sign in enumerate(signs):
             if sign.pid and number != self._own and number not in self._handles:
                 with suppress(OSError, AttributeError):
                     self._handles[number] = os.pidfd_open(sign.pid)
                     self._poll.register(self._handles[number], select.POLLIN)
+        return all(sign.pid for sign in signs)
 
     def _dead(self, signs: Sequence[Sign]) -> list[int]:
         """Ranks that have ended though they have not said that they leave."""

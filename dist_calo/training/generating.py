@@ -101,10 +101,12 @@ def make_showers(request: Request, communicator: "Communicator") -> int:
         UserError: if the request does not fit the checkpoint, the file exists, the weights make cells that are not
             finite, or the disk is full.
     """
+    from dist_calo.comm.signs import SIGNS
     from dist_calo.training.preemption import StopRequest
     from dist_calo.training.restore import generating_device, restore_generator
     from dist_calo.training.tally import ShowerCount, Stopped, Tally
 
+    SIGNS.begin("in set-up", unit="batch")
     world = communicator.world
     device = generating_device(request.device, world)
     folder = PartFolder(request.out)
@@ -129,6 +131,7 @@ def make_showers(request: Request, communicator: "Communicator") -> int:
             for number in plan.missing[world.rank :: world.size].tolist():
                 _make_part(request, plan, generator, number, folder.path(number), tally)
             tally.wait_for_all()
+            SIGNS.begin("while the parts are joined")
             # What is joined at last is not stopped for a signal: the parts outlive a kill all the same.
             empty = _joined(folder, plan.cut, Tally(communicator), world.rank)
         except Stopped:

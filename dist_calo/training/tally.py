@@ -51,8 +51,9 @@ class Tally:
     def add(self, count: int) -> None:
         """Count what this rank has done since the last call; call it after each piece of work."""
         self._mine += count
-        self._pieces += 1
-        SIGNS.reached(self._pieces)
+        if count:
+            self._pieces += 1
+            SIGNS.reached(self._pieces)
         if time.monotonic() - self._last >= EXCHANGE_S:
             self._exchange(finished=False)
 

@@ -220,11 +220,8 @@ def _threads(text: str) -> list[int]:
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    try:
-        with write_whole(path) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
-    except OSError as error:
-        raise ConfigError(f"--out {path}: {error.strerror}; name a file that can be written") from error
+    with write_whole(path) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

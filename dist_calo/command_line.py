@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
 from dist_calo import early
 from dist_calo.config import SECTIONS, RunConfig, kind_of, setting_names
 from dist_calo.documents import Word, errors_of, load_yaml, parse_yaml, section_of, shown, unknown, value_of
-from dist_calo.errors import EXIT_INTERRUPTED, EXIT_USER, ConfigError, UserError
+from dist_calo.errors import EXIT_INTERRUPTED, EXIT_USER, ConfigError, UserError, of_user
 from dist_calo.masking import hidden
 
 if TYPE_CHECKING:
@@ -207,12 +207,14 @@ def parse_range(option: str, text: str) -> tuple[float, float]:
 
 
 def run_command(program: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command whatever becomes of its output; a `UserError` is one line on standard error and exit code 2."""
+    """Run a command whatever becomes of its output; what the user can mend is one line and exit code 2."""
     early.guard_output()
     try:
         return command(arguments)
-    except UserError as error:
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        if (told := of_user(error)) is None:
+            raise
+        print(f"{program}: {' '.join(str(told).split())}", file=sys.stderr)
         return EXIT_USER
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

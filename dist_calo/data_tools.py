@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dist_calo.command_line import one_line_parser, run_command
 from dist_calo.errors import EXIT_USER, ConfigError, DataError
+from dist_calo.files import write_whole
 
 if TYPE_CHECKING:
     from dist_calo.data.convert import Rewrite, Written
@@ -79,10 +80,8 @@ def _check_manifest(manifest: "Manifest", options: argparse.Namespace) -> None:
             raise DataError(f"{path}: {error}; if that was meant, add --renew") from error
         print(f"{path}: the files are those of the manifest")
     else:
-        try:
-            path.write_text(manifest.to_json())
-        except OSError as error:
-            raise ConfigError(f"--manifest {path}: cannot be written ({error})") from error
+        with write_whole(path) as temporary:
+            temporary.write_text(manifest.to_json())
         print(f"{path}: manifest written, checksum {manifest.checksum}")
 
 
@@ -129,10 +128,7 @@ def _prepare(targets: Sequence[Path], force: bool) -> None:
     existing = [str(path) for path in targets if path.exists()]
     if existing and not force:
         raise ConfigError(f"{', '.join(existing[:3])}: exists; name another --out or replace it with --force")
-    try:
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out: the folder {targets[0].parent} cannot be made ({error})") from error
+    targets[0].parent.mkdir(parents=True, exist_ok=True)
 
 
 def _report(written: "dict[Path, Written]") -> int:

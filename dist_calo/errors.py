@@ -3,7 +3,40 @@
 Every message states the value seen, the rule that it breaks, and what to change.
 """
 
+import errno
+
 from dist_calo.masking import mask
+
+_SPACE = "free some space, or name a folder elsewhere"
+_PERMISSION = "name a folder that you may write to, or have its permissions changed"
+_MISSING = "make the folder, or name one that exists"
+_BROKEN = "the disk or file server is at fault: ask those who run it, or name a folder elsewhere"
+REMEDIES = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "raise the limit of this process (ulimit -f), or name a folder on another file system",
+    errno.EROFS: "name a folder on a file system that is not mounted read-only",
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.ENOENT: _MISSING,
+    errno.ENOTDIR: _MISSING,
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EIO: _BROKEN,
+    errno.ESTALE: _BROKEN,
+    errno.EREMOTEIO: _BROKEN,
+    errno.ENOTCONN: _BROKEN,
+    errno.EMFILE: "raise the number of open files (ulimit -n)",
+}
+"""What helps against an error of the system with a file, by its number."""
+_OF_FILES_ALONE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.ESTALE,
+}
 
 EXIT_FAILURE = 1
 """An unexpected error: a traceback is printed."""
@@ -48,3 +81,23 @@ class TrainingError(UserError):
 
 class MissingComponentError(UserError):
     """An optional component that is not installed: names what installs it."""
+
+
+def of_user(error: BaseException) -> UserError | None:
+    """An error as the user can mend it, among them those of the system with a file; None if it is none of these.
+
+    Notes that an error of the system carries say what is valid all the same (`dist_calo.files.writing`).
+    """
+    if isinstance(error, UserError):
+        return error
+    if not isinstance(error, OSError) or (error.filename is None and error.errno not in _OF_FILES_ALONE):
+        return None
+    stays = getattr(error, "__notes__", None)
+    done = "used" if stays is None else "written"
+    line = f"{error.filename or 'a file'} cannot be {done} ({error.strerror}): {remedy(error)}"
+    return UserError("; ".join([line, *filter(None, stays or [])]))
+
+
+def remedy(error: OSError) -> str:
+    """What helps against an error of the system with a file."""
+    return REMEDIES.get(error.errno or 0, "name another file or folder")

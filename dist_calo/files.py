@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
 import stat
 import zipfile
@@ -70,12 +71,45 @@ def write_whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        publish(temporary, path)
+        with writing(path, "what was there before stays"):
+            yield temporary
+            publish(temporary, path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def writing(path: str | Path, stays: str = "") -> Iterator[None]:
+    """Have an error of the system, or of HDF5, name the file that is written, which one of an open file does not.
+
+    Args:
+        path: the file; the name of a temporary one is replaced by it.
+        stays: what is valid all the same.
+
+    Raises:
+        OSError: with number, reason and name.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        if (number := error_number(error)) is None:
+            raise
+        if "errno = " in str(error) or not isinstance(error, OSError):  # HDF5, whose words fill a screen
+            error = OSError(number, os.strerror(number)).with_traceback(error.__traceback__)
+        if error.filename is None or str(error.filename).endswith(".tmp"):
+            error.filename = str(path)
+        if error.filename == str(path) and not hasattr(error, "__notes__"):
+            error.add_note(stays)
+        raise error
+
+
+def error_number(error: BaseException) -> int | None:
+    """The system's number of an error; HDF5 tells it in words alone at times."""
+    told = re.search(r"errno = (\d+)", str(error))
+    number = getattr(error, "errno", None)
+    return number or (int(told[1]) if told else None)
 
 
 def publish(temporary: Path, path: Path) -> None:

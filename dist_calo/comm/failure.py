@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from dist_calo.comm.protocol import Communicator, World
 from dist_calo.comm.signs import SIGNS, Page, Sign
-from dist_calo.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER, UserError
+from dist_calo.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER, UserError, of_user
 from dist_calo.masking import mask
 
 ECHO_DELAY_S = 2.0
@@ -161,8 +161,8 @@ def leave_in_order(code: int) -> NoReturn:
 def report_failure(error: BaseException, world: World, communicator: Communicator | None = None) -> int:
     """Say what went wrong and end the whole job; only a process without other ranks returns.
 
-    A `UserError` is one line, anything else a traceback. An error that all ranks share, such as a bad setting, is
-    shown by rank 0 alone: the others wait a moment before they speak, and the launcher has ended them by then.
+    What the user can mend is one line, anything else a traceback. An error that all ranks share, such as a bad setting,
+    is shown by rank 0 alone: the others wait a moment before they speak, and the launcher has ended them by then.
 
     Args:
         error: what this rank failed with.
@@ -172,6 +172,7 @@ def report_failure(error: BaseException, world: World, communicator: Communicato
     Returns:
         The exit code, in a world of one rank.
     """
+    error = of_user(error) or error
     code = EXIT_USER if isinstance(error, UserError) else EXIT_FAILURE
     if isinstance(error, KeyboardInterrupt):
         code = EXIT_INTERRUPTED

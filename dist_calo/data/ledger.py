@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dist_calo.errors import DataError
-from dist_calo.files import open_ordinary, read_json, write_whole
+from dist_calo.files import open_ordinary, read_json, write_whole, writing
 
 log = logging.getLogger("dist_calo.data")
 
@@ -31,6 +31,7 @@ _LONGEST_LINE = 1 << 27
 """Bytes of a line: six million samples of one rank."""
 _LINE = re.compile(rb"(\d{1,18})\t(\d{1,18})\t([\d,]*)\n")
 _NAME = re.compile(r"rank-(\d{5,})\.tsv")
+_STAYS = "checkpoints are as they were, go on with --checkpoint.resume=auto"
 _REMEDY = "restore it, or name another folder, in which the ledger begins anew at the run's next step"
 
 Starts = tuple[tuple[int, int], ...]
@@ -62,21 +63,25 @@ class Ledger:
     """
 
     def __init__(self, folder: str | Path, rank: int) -> None:
-        path = Path(folder) / f"rank-{rank:05d}.tsv"
+        self._path = path = Path(folder) / f"rank-{rank:05d}.tsv"
         try:
-            self._file = path.open("a", encoding="ascii")
+            # Without a buffer, nothing is left that closing it would have to write.
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise DataError(f"data.ledger={folder}: {path.name} cannot be written to ({error})") from error
 
     def write(self, epoch: int, step: int, ids: Iterable[int] | np.ndarray) -> None:
         """Record the global sample ids that this rank used at a step of the run."""
         numbers = ids.tolist() if isinstance(ids, np.ndarray) else ids
-        self._file.write(f"{epoch}\t{step}\t{','.join(map(str, numbers))}\n")
-        self._file.flush()
+        line = f"{epoch}\t{step}\t{','.join(map(str, numbers))}\n".encode("ascii")
+        with writing(self._path, _STAYS):
+            while line:
+                line = line[self._file.write(line) :]
 
     def secure(self) -> None:
         """Wait until all steps recorded so far are on disk: a node that crashes takes what it has not written along."""
-        os.fsync(self._file.fileno())
+        with writing(self._path, _STAYS):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -149,12 +154,9 @@ def claim_ledger(folder: str | Path, run: LedgerRun, step: int, ranks: int) -> S
     """
     starts = require_own(folder, run, step)
     now = starts if starts and starts[-1][1] == ranks else (*starts, (step, ranks))
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with write_whole(Path(folder) / "run.json") as temporary:
-            temporary.write_text(json.dumps(asdict(replace(run, starts=now))) + "\n")
-    except OSError as error:
-        raise DataError(f"data.ledger={folder}: the folder cannot be made or written ({error})") from error
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with write_whole(Path(folder) / "run.json") as temporary:
+        temporary.write_text(json.dumps(asdict(replace(run, starts=now))) + "\n")
     return starts
 
 

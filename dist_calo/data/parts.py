@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from dist_calo.data.formats import open_file
 from dist_calo.data.formats.whole_files import abandon
 from dist_calo.errors import ConfigError, DataError
-from dist_calo.files import publish, read_json, write_whole
+from dist_calo.files import publish, read_json, write_whole, writing
 
 if TYPE_CHECKING:
     import h5py
@@ -165,16 +165,19 @@ class PartFolder:
         import h5py
 
         temporary = self.folder / ".whole.tmp"
-        whole = h5py.File(temporary, "w", locking=False)
+        whole = None
         try:
-            for number in range(cut.count):
-                with open_file(self.path(number)) as part:
-                    yield self._add(whole, part, cut, number)
-            whole.flush()
-            whole.close()
-            publish(temporary, self.out)
+            with writing(self.out, "what was there before stays"):
+                whole = h5py.File(temporary, "w", locking=False)
+                for number in range(cut.count):
+                    with open_file(self.path(number)) as part:
+                        yield self._add(whole, part, cut, number)
+                whole.flush()
+                whole.close()
+                publish(temporary, self.out)
         except BaseException:
-            abandon(whole)
+            if whole is not None:
+                abandon(whole)
             temporary.unlink(missing_ok=True)
             raise
         self.close()

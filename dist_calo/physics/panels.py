@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dist_calo.files import write_whole
 from dist_calo.physics.distances import correlation_difference, relative_difference, separation
 from dist_calo.physics.features import FeatureSummary, rebinned
 from dist_calo.physics.observables import Estimate
@@ -29,7 +30,8 @@ def save_png(figure: "Figure", path: Path | str) -> Path:
     """Write a figure as PNG, making its folder, and return the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=120)
+    with write_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
     return path
 
 

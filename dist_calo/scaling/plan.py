@@ -218,12 +218,9 @@ def write_plan(folder: Path, plan: Plan) -> Path:
         + "# Settings of every point that differ from the defaults.\n"
         + yaml.safe_dump({"settings": _changed(plan.config)}, sort_keys=False)
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with write_whole(file) as temporary:
-            temporary.write_text(text)
-    except OSError as error:
-        raise ConfigError(f"{folder}: {error.strerror}; name a folder that can be written") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_whole(file) as temporary:
+        temporary.write_text(text)
     return file
 
 

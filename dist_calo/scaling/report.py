@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dist_calo.errors import ConfigError, DataError
+from dist_calo.errors import DataError
 from dist_calo.files import write_whole
 from dist_calo.scaling.caveats import caveat
 from dist_calo.scaling.model import ModelPart, model_parts, sentences
@@ -31,14 +31,11 @@ def write_report(results: Path, out: Path) -> list[str]:
         raise DataError(f"{results}: holds no results yet; measure them: dist-calo scale run {results}")
     parts = model_parts(summary)
     page, table = out / "report.html", out / "points.csv"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with write_whole(page) as temporary:
-            temporary.write_text(report_html(results.name, summary, parts), encoding="utf-8")
-        with write_whole(table) as temporary:
-            temporary.write_text(points_csv(summary.rows))
-    except OSError as error:
-        raise ConfigError(f"--out {out}: {error.strerror}; name a folder that can be written") from error
+    out.mkdir(parents=True, exist_ok=True)
+    with write_whole(page) as temporary:
+        temporary.write_text(report_html(results.name, summary, parts), encoding="utf-8")
+    with write_whole(table) as temporary:
+        temporary.write_text(points_csv(summary.rows))
     lines = [*sentences(summary, parts), caveat(summary, parts)]
     add_report(plan, results, [page, table], _headlines(summary, parts))
     return [*lines, str(page), str(table)]

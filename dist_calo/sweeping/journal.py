@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dist_calo.errors import ConfigError, MissingComponentError
+from dist_calo.files import writing
 from dist_calo.sweeping.lock import Lock
 
 _OF_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
@@ -90,7 +91,7 @@ class Journal:
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write lines, or keep them for the end of `together`."""
         if self._kept is None:
-            self._file.append_logs(logs)
+            self._append(logs)
         else:
             self._kept += logs
 
@@ -104,7 +105,11 @@ class Journal:
         finally:
             self._kept = None
         if kept:
-            self._file.append_logs(kept)
+            self._append(kept)
+
+    def _append(self, logs: list[dict[str, Any]]) -> None:
+        with writing(self._path, "trials are as they were, start the worker again"):
+            self._file.append_logs(logs)
 
 
 class _RepairingLock(Lock):

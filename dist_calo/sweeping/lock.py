@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from dist_calo.files import from_json, read_bytes
+from dist_calo.files import from_json, read_bytes, writing
 from dist_calo.sweeping.owner import Owner
 
 log = logging.getLogger("dist_calo.sweep")
@@ -98,7 +98,7 @@ class Lock:
             return False
         self._mine = json.dumps([uuid.uuid4().hex, asdict(self._here)])
         try:
-            with os.fdopen(handle, "w") as file:
+            with writing(self._path), os.fdopen(handle, "w") as file:
                 file.write(self._mine)
         except OSError:  # a full disk
             self._path.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import math
 import os
 import pickle
 import re
+import shutil
 import socket
 import sys
 import threading
@@ -27,7 +28,7 @@ from typing import Any
 
 import torch
 
-from dist_calo.errors import CheckpointError
+from dist_calo.errors import CheckpointError, remedy
 from dist_calo.files import is_sound, open_ordinary, read_json, sealed, write_whole
 from dist_calo.training.run_lock import BEAT_EVERY_S, RunLock
 
@@ -80,15 +81,17 @@ class CheckpointFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"probe")
             now = probe.stat().st_mtime  # in the file server's time
-            probe.unlink(missing_ok=True)
             for left in self.folder.glob(".*.tmp"):
                 with suppress(FileNotFoundError):
                     if now - left.stat().st_mtime > ABANDONED_AFTER_S:
                         left.unlink()
         except OSError as error:
             raise CheckpointError(
-                f"checkpoint.dir={self.folder} cannot be written ({error}): name a folder that can"
+                f"checkpoint.dir={self.folder} cannot be written ({error.strerror}): {remedy(error)}"
             ) from error
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
 
     @contextmanager
     def written_alone(self) -> Iterator[None]:
@@ -100,11 +103,17 @@ class CheckpointFolder:
         is_new = not self.folder.exists()
         self.require_writable()
         lock, end = RunLock(self.folder / "lock"), threading.Event()
-        if not lock.wait():
-            raise CheckpointError(
-                f"checkpoint.dir={self.folder}: another job trains there ({self.folder}/lock{lock.held_by}); wait "
-                "until it has ended, or name another folder"
-            )
+        try:
+            if not lock.wait():
+                raise CheckpointError(
+                    f"checkpoint.dir={self.folder}: another job trains there ({self.folder}/lock{lock.held_by}); wait "
+                    "until it has ended, or name another folder"
+                )
+        except OSError:
+            if is_new:
+                with suppress(OSError):
+                    self.folder.rmdir()
+            raise
 
         def beat() -> None:
             while not end.wait(BEAT_EVERY_S):
@@ -145,9 +154,14 @@ class CheckpointFolder:
             with suppress(OSError):
                 if not path.exists():
                     path.with_suffix(".json").unlink(missing_ok=True)
+            stays = "there is none before it"
+            if steps := self.steps():
+                stays = (
+                    "the older ones are untouched: go on with checkpoint.resume=auto, or in another checkpoint.dir "
+                    f"with checkpoint.resume={self.path(steps[-1])}"
+                )
             raise CheckpointError(
-                f"checkpoint {path} cannot be written ({error}); the older ones are untouched: free some space or set "
-                "checkpoint.dir to another file system, then continue with checkpoint.resume=auto"
+                f"checkpoint {path} cannot be written ({error.strerror}): {remedy(error)}; {stays}"
             ) from error
         self._forget_old(state["step"])
         return path
@@ -261,7 +275,8 @@ class CheckpointFolder:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file and see that it reads back, before anything older is given up for it."""
-    path.write_bytes(content)
+    with open(path, "wb") as file:
+        shutil.copyfileobj(io.BytesIO(content), file)
     if path.read_bytes() != content:
         raise OSError(errno.EIO, "it reads back otherwise than it was written")
 

@@ -15,8 +15,8 @@ from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import DataConfig, TrackingConfig
 from dist_calo.data.shards import Manifest
-from dist_calo.errors import ConfigError, DataError, UserError
-from dist_calo.files import write_whole
+from dist_calo.errors import DataError, UserError
+from dist_calo.files import write_whole, writing
 from dist_calo.masking import hidden
 from dist_calo.physics.evaluation import Evaluation, measured_sums
 from dist_calo.physics.halves import Measured
@@ -160,9 +160,9 @@ def _require_writable(folder: Path) -> None:
     """Check that the folder of the results can be made and written to, before hours of work.
 
     Raises:
-        ConfigError: if it cannot be written to.
+        OSError: if it cannot be written to.
     """
-    try:
+    with writing(folder):
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable.{os.getpid()}.tmp"
@@ -171,8 +171,6 @@ def _require_writable(folder: Path) -> None:
         if made:
             # It stays away until there is something to put into it.
             folder.rmdir()
-    except OSError as error:
-        raise ConfigError(f"--out {folder}: {error.strerror}; name a folder that can be written to") from None
 
 
 def _reference(question: Question, state: Mapping[str, Any] | None, communicator: Communicator) -> Files:
@@ -319,18 +317,13 @@ def _facts(
 
 def _write(evaluation: Evaluation, out: Path, drawings: Drawings | None) -> list[Path]:
     metrics, report = out / "metrics.json", out / "report.html"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with write_whole(metrics) as temporary:
-            temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n")
-            # A report of an evaluation before this one would stand beside the wrong numbers.
-            report.unlink(missing_ok=True)
-            if drawings is not None:
-                write_report(evaluation, report, drawings)
-    except OSError as error:
-        raise DataError(
-            f"{out}: the results cannot be written: {error.strerror}; make room or name another --out"
-        ) from None
+    out.mkdir(parents=True, exist_ok=True)
+    with write_whole(metrics) as temporary:
+        temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n")
+        # A report of an evaluation before this one would stand beside the wrong numbers.
+        report.unlink(missing_ok=True)
+        if drawings is not None:
+            write_report(evaluation, report, drawings)
     return [metrics] if drawings is None else [metrics, report]
 
 

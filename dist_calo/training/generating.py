@@ -10,6 +10,7 @@ in one broadcast. A rank has one file open, the part that it writes; it holds on
 showers. 24 bytes a second and rank tell how far all are. Joining is rank 0's alone, at the speed of the file system.
 """
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,6 @@ import numpy as np
 from dist_calo import __version__
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.formats.schema import SchemaName, schema_of
-from dist_calo.data.formats.whole_files import is_no_space
 from dist_calo.data.parts import CHUNK_ROWS, Cut, PartFolder, part_rows
 from dist_calo.errors import EXIT_PREEMPTED, ConfigError, DataError
 from dist_calo.geometry import CONDITIONS
@@ -242,11 +242,12 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _room(folder: PartFolder) -> Iterator[None]:
-    """One line where the disk is full."""
+    """One line where the disk is full, or fails, with what is kept."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
-        if not is_no_space(error):
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.add_note(f"what is complete is kept in {folder.folder}: then give the same command again")
             raise
         raise DataError(
             f"--out {folder.out}: no room is left on the disk or in your quota, which must hold the showers twice for "

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dist_calo.comm.environment import whole_number
+from dist_calo.files import writing
 
 log = logging.getLogger("dist_calo.tracking")
 
@@ -53,6 +54,10 @@ class RunLock:
         Raises:
             OSError: if the lock file cannot be written.
         """
+        with writing(self._path):
+            return self._acquire(silent_after_s)
+
+    def _acquire(self, silent_after_s: float) -> bool:
         self.patience_s = 0.0
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -66,7 +71,12 @@ class RunLock:
             elif self._is_elsewhere(handle, locked, silent_after_s):
                 self.patience_s = silent_after_s
             elif self._is_named(handle):  # neither taken over nor removed meanwhile
-                self._sign(handle)
+                try:
+                    self._sign(handle)
+                except OSError:
+                    with suppress(OSError):
+                        self._path.unlink()  # it would name nobody
+                    raise
                 self._handle, handle = handle, -1
                 return True
         finally:
@@ -86,6 +96,10 @@ class RunLock:
         Raises:
             OSError: if the lock file cannot be replaced.
         """
+        with writing(self._path):
+            return self._take_over(silent_after_s)
+
+    def _take_over(self, silent_after_s: float) -> bool:
         before = os.open(self._path, os.O_RDONLY)
         try:
             if not _is_earlier_attempt(*_holder(before)) or self._silent_s(before) < silent_after_s:

@@ -3,19 +3,17 @@
 import errno
 import fcntl
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_calo.errors import DataError
+from dist_calo.files import error_number
 
 if TYPE_CHECKING:
     import h5py
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk is full, the user's quota is used up, the file has reached the process's limit."""
 _NO_ERRNO = 524
 """Answer of a file system without locks, ENOTSUPP, for which C has no name."""
 
@@ -87,13 +85,6 @@ def _why_not_opened(path: str, error: OSError) -> str:
     return f"not a complete HDF5 file ({text}): it is damaged, make or copy it again"
 
 
-def error_number(error: BaseException) -> int | None:
-    """The system's number of an error; HDF5 tells it in words alone at times."""
-    told = re.search(r"errno = (\d+)", str(error))
-    number = getattr(error, "errno", None)
-    return number or (int(told[1]) if told else None)
-
-
 def meaning(error: BaseException) -> str:
     """What an error of the system says, in words; HDF5's own where the system has none."""
     number = error_number(error)
@@ -120,11 +111,6 @@ def made_sense_of(file: "h5py.File") -> Iterator[None]:
         yield
     except (KeyError, OSError, RuntimeError, ValueError) as error:
         raise DataError(f"{file.filename}: cannot be read: {why_unreadable(error)}") from error
-
-
-def is_no_space(error: BaseException) -> bool:
-    """Whether a file could not be written for want of space."""
-    return error_number(error) in _NO_SPACE
 
 
 def abandon(file: "h5py.File") -> None:

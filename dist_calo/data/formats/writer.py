@@ -1,7 +1,8 @@
 """Writing showers, by default in the schema that the reader of their geometry reads."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -9,9 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from dist_calo.data.formats.schema import SchemaName, StoredArray, schema_of
-from dist_calo.data.formats.whole_files import abandon, is_no_space, meaning
-from dist_calo.errors import DataError
-from dist_calo.files import publish
+from dist_calo.data.formats.whole_files import abandon
+from dist_calo.files import publish, writing
 from dist_calo.geometry import Geometry
 
 Compression = Literal["gzip", "lzf", "none"]
@@ -38,7 +38,7 @@ class ShowerWriter:
 
     Raises:
         ConfigError: if the schema has no place for what the geometry reads out.
-        DataError: if the folder does not exist or cannot be written to.
+        OSError: if the folder does not exist or cannot be written to.
     """
 
     def __init__(
@@ -64,22 +64,16 @@ class ShowerWriter:
         self._geometry = geometry
         self._chunk_rows = chunk_rows
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            # Nobody else knows the temporary name: it needs no lock, which some file systems refuse.
-            self._file = h5py.File(self._temporary, "w", locking=False)
-        except OSError as error:
-            remedy = (
-                "free some space"
-                if is_no_space(error)
-                else "name a file in a folder that exists and is yours"
-            )
-            raise DataError(f"{self.path}: cannot be written ({meaning(error)}): {remedy}") from error
-        self.tell(told | stored.attributes)
         filters: dict[str, Any] = {"none": {}, "lzf": {"compression": "lzf", "shuffle": True}}.get(
             compression, {"compression": "gzip", "compression_opts": level, "shuffle": True}
         )
-        self._arrays = [(array, self._new_data_set(array, filters)) for array in stored.arrays]
-        self._extras = [(array, self._new_data_set(array, filters)) for array in extras]
+        with self._writing():
+            # Nobody else knows the temporary name: it needs no lock, which some file systems refuse.
+            self._file = h5py.File(self._temporary, "w", locking=False)
+        with self._writing():
+            self.tell(told | stored.attributes)
+            self._arrays = [(array, self._new_data_set(array, filters)) for array in stored.arrays]
+            self._extras = [(array, self._new_data_set(array, filters)) for array in extras]
         self._waiting: list[list[np.ndarray]] = []
         self._waiting_rows = 0
 
@@ -134,6 +128,10 @@ class ShowerWriter:
 
     def _write(self, rows: int) -> None:
         """Write the first waiting rows: whole chunks, for each write to a chunk compresses it anew."""
+        with self._writing():
+            self._put(rows)
+
+    def _put(self, rows: int) -> None:
         joined = [np.concatenate(parts) for parts in zip(*self._waiting, strict=True)]
         showers, conditions, *extras = (values[:rows] for values in joined)
         stop = self._written + rows
@@ -154,21 +152,30 @@ class ShowerWriter:
         Raises:
             OSError: if the disk is full; nothing is left behind.
         """
-        try:
+        with self._writing():
             if self._waiting_rows:
-                self._write(self._waiting_rows)
+                self._put(self._waiting_rows)
             # A file that cannot be flushed is still open, and can be abandoned.
             self._file.flush()
             self._file.close()
             publish(self._temporary, self.path)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Leave nothing behind after an error, which names the file."""
+        try:
+            with writing(self.path, "what was there before stays"):
+                yield
         except BaseException:
             self.discard()
             raise
 
     def discard(self) -> None:
         """Drop what was written; a file that had the name before stays."""
-        abandon(self._file)
-        self._temporary.unlink(missing_ok=True)
+        if hasattr(self, "_file"):
+            abandon(self._file)
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> "ShowerWriter":
         return self

@@ -225,12 +225,9 @@ def _publish(
     agreement = None
     if check:
         agreement = compare(physical, start(), ranges=ranges, showers=check, tolerance=tolerance)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with write_whole(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error}): name a file that can") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path) as temporary:
+        temporary.write_bytes(content)
     return ExportReport(path=path, size=len(content), description=description, agreement=agreement)
 
 

@@ -106,9 +106,14 @@ def _tell(evaluation: "Evaluation") -> None:
     numbers = sorted(known, key=lambda item: -away(*item))
     if evaluation.bad_in_words:
         print(evaluation.bad_in_words)
-    print(
-        f"score {evaluation.score:.4g} (mean Wasserstein-1 distance of the observables / {evaluation.names[0]}'s sigma)"
-    )
+    meaning = f"mean Wasserstein-1 distance of the observables / {evaluation.names[0]}'s sigma"
+    for what in ("score", "errors"):
+        if what in evaluation.absent:
+            print(f"{what} unknown: {evaluation.absent[what]}")
+    if math.isfinite(evaluation.score):
+        print(f"score {evaluation.score:.4g} ({meaning})")
+    if not numbers:
+        return
     near = sum(away(name, number) <= 2 for name, number in numbers)
     print(f"{near} of {len(numbers)} numbers are within 2 sigmas of their floor; farthest away:")
     for name, number in numbers[:5]:

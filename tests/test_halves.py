@@ -116,3 +116,18 @@ def test_what_cannot_be_computed_has_no_sigmas():
 def test_constants_that_agree_are_at_their_floor():
     found = measured(lambda fake, real: {"x": 0.5}, lambda groups: 0, lambda groups: 0)["x"]
     assert found.sigmas == 0.0
+
+
+@pytest.mark.parametrize("sizes", [(6400, 1600), (1600, 6400), (51_200, 1600)])
+def test_the_error_is_the_known_one_where_the_sizes_differ(sizes):
+    numbers = np.random.default_rng(6)
+    parts = [by_group(numbers.normal(size=size), groups_of(np.arange(size))) for size in sizes]
+    found = measured(difference_of_means, *parts, Design(ratio=sizes[0] / sizes[1], count=200))["shift"]
+    assert found.error == pytest.approx(np.sqrt(1 / sizes[0] + 1 / sizes[1]), rel=0.25)
+
+
+def test_halves_that_do_not_vary_take_the_spread_of_the_floor():
+    values = iter([-1.0, *[-1.0, -0.5, -1.0, 0.5] * 25])
+    found = measured(lambda fake, real: {"x": next(values)}, lambda groups: 0, lambda groups: 0)["x"]
+    assert found.error == found.spread == pytest.approx(0.5)
+    assert found.sigmas == pytest.approx(-2.0)

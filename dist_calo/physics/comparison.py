@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dist_calo.physics.distances import LEAST_SHOWERS, correlation_difference
+from dist_calo.physics.distances import correlation_difference
+from dist_calo.physics.observable_comparison import LEAST_FOR_WIDTH
 from dist_calo.physics.resolution import TERMS, ResolutionFit, fit_resolution
 from dist_calo.physics.sample import Part
 
@@ -20,16 +21,19 @@ LEAST_IN_CELL = 50.0
 def compared_in_slot(fake: Part, real: Part, slot: int) -> dict[str, float]:
     """The profiles and the response of a bin of incident energy, or of all showers (the last slot).
 
-    Empty where either sample has fewer than two showers there.
+    Empty where either sample has no shower there.
     """
-    if min(fake.count(slot), real.count(slot)) < LEAST_SHOWERS:
+    if not min(fake.count(slot), real.count(slot)):
         return {}
     return {**_profiles(fake, real, slot), **_response(fake, real, slot)}
 
 
 def compared_whole(fake: Part, real: Part) -> dict[str, float]:
-    """What is compared once for all showers: correlations, the mean shower and the energy resolution's terms."""
-    if min(fake.count(-1), real.count(-1)) < LEAST_SHOWERS:
+    """What is compared once for all showers: correlations, the mean shower and the energy resolution's terms.
+
+    Empty where either sample has fewer than `LEAST_FOR_WIDTH` showers.
+    """
+    if min(fake.count(-1), real.count(-1)) < LEAST_FOR_WIDTH:
         return {}
     values = {
         f"correlation/{name}": correlation_difference(fake.correlation(name), real.correlation(name))
@@ -44,7 +48,7 @@ def _profiles(fake: Part, real: Part, slot: int) -> dict[str, float]:
         (f, f_error), (r, r_error) = fake.profile(name, slot), real.profile(name, slot)
         seen = r > 0
         error = np.hypot(f_error, r_error)
-        known = error > 0
+        known = (error > 0) & (min(fake.count(slot), real.count(slot)) >= LEAST_FOR_WIDTH)
         if seen.any():
             values[f"profile_error/{name}"] = float(np.mean(np.abs(f - r)[seen] / r[seen]))
         if known.any():
@@ -57,11 +61,11 @@ def response_of(part: Part, slot: int) -> tuple[float, float, float, float]:
     column = part.sample.response_column
     mean, deviation = float(part.mean(slot)[column]), float(part.deviation(slot)[column])
     count = float(part.in_slot("seen", slot)[column])
-    if count < LEAST_SHOWERS or not mean:
+    if not count or not mean:
         return (math.nan,) * 4
     resolution = deviation / mean
     # Variances of the standard deviation, for a normal distribution, and of the mean, added.
-    error = resolution * math.sqrt(0.5 / (count - 1) + resolution**2 / count)
+    error = resolution * math.sqrt(0.5 / max(count - 1, 1) + resolution**2 / count)
     return mean, deviation / math.sqrt(count), resolution, error
 
 
@@ -79,17 +83,12 @@ def _response(fake: Part, real: Part, slot: int) -> dict[str, float]:
 
 
 def fitted_resolution(part: Part) -> ResolutionFit | None:
-    """The terms of the energy resolution over the bins of incident energy."""
-    slots = range(part.sample.binning.slots - 1)
-    energy = [_mean_energy(part, slot) for slot in slots]
+    """The terms of the energy resolution over the bins of incident energy that have `LEAST_FOR_WIDTH` showers."""
+    slots = [slot for slot in range(part.sample.binning.slots - 1) if part.count(slot) >= LEAST_FOR_WIDTH]
+    energy = [float(part.in_slot("energy", slot)) / part.count(slot) for slot in slots]
     responses = [response_of(part, slot) for slot in slots]
     resolution, error = np.array([r[2] for r in responses]), np.array([r[3] for r in responses])
     return fit_resolution(np.array(energy), resolution, error)
-
-
-def _mean_energy(part: Part, slot: int) -> float:
-    count = part.count(slot)
-    return float(part.in_slot("energy", slot)) / count if count else math.nan
 
 
 def _resolution_terms(fake: Part, real: Part) -> dict[str, float]:
@@ -113,6 +112,8 @@ def cell_pulls(fake: Part, real: Part) -> np.ndarray:
 
     NaN where too few showers of either sample left energy.
     """
+    if min(fake.count(-1), real.count(-1)) < LEAST_FOR_WIDTH:
+        return np.full(real.sample.shape, np.nan)
     (f, f_variance), (r, r_variance) = fake.image(), real.image()
     f_count, r_count = fake.count(-1), real.count(-1)
     with np.errstate(divide="ignore", invalid="ignore"):

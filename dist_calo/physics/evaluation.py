@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from numpy.typing import ArrayLike
 from dist_calo.geometry import Geometry
 from dist_calo.physics.binning import Binning
 from dist_calo.physics.comparison import compared_in_slot, compared_whole, score_of
-from dist_calo.physics.halves import GROUPS, Design, Measured, MeasuredArray, measured_arrays
+from dist_calo.physics.halves import GROUPS, LEAST_SHOWERS, Design, Measured, MeasuredArray, measured_arrays
 from dist_calo.physics.kinds import kind_of
-from dist_calo.physics.observable_comparison import compared_observables, named
+from dist_calo.physics.observable_comparison import LEAST_FOR_WIDTH, compared_observables, named
 from dist_calo.physics.observers import FAULTS, Observer
+from dist_calo.physics.row_comparison import LEAST_ROWS
 from dist_calo.physics.sample import Part, Sample
 from dist_calo.physics.views import Examples
 
@@ -80,6 +81,34 @@ class Evaluation:
         return score_of(values, {feature.group for feature in self.observer.features})
 
     @property
+    def absent(self) -> dict[str, str]:
+        """Why there is no score, no errors, no number of a kind or in a bin of incident energy, by what is missing."""
+        counts = [sample.count for sample in (self.real, self.fake)]
+        rows = [len(sample.rows.groups) for sample in (self.real, self.fake)]
+        there = {"errors"} if min(counts) >= LEAST_SHOWERS else set()
+        there |= {name.split("/")[0] for name in self.numbers}
+        there |= {"score"} if math.isfinite(self.score) else set()
+        few = "at least {} showers of each sample are needed, there are {} and {}"
+        learn = "train a classifier: --classifier high (on observables) or --classifier low (on cells)"
+        many = few.format(LEAST_ROWS, *counts)
+        kept = many if min(counts) < LEAST_ROWS else few.format(LEAST_ROWS, *rows) + ": raise --rows"
+        reasons = {
+            "score": f"at least {LEAST_FOR_WIDTH} {self.names[0]} showers and one {self.names[1]} shower are needed",
+            "errors": few.format(LEAST_SHOWERS, *counts),
+            "fpd": many,
+            **dict.fromkeys(("kpd", "precision", "recall", "density", "coverage"), kept),
+            **dict.fromkeys(("auc", "jsd"), kept if min(rows) < LEAST_ROWS else learn),
+            **dict.fromkeys(("correlation", "image"), few.format(LEAST_FOR_WIDTH, *counts)),
+            "resolution_fit": f"three bins of incident energy with {LEAST_FOR_WIDTH} showers of each sample are needed",
+        }
+        empty = {
+            label: f"one of the samples has no shower in {label}"
+            for label, numbers in zip(self.binning.labels[:-1], self.slots[:-1], strict=True)
+            if not numbers
+        }
+        return {name: reason for name, reason in reasons.items() if name not in there} | empty
+
+    @property
     def bad_share(self) -> float:
         """Share of the generated showers that have a fault."""
         return sum(self.fake.faults.values()) / max(self.fake.count + self.fake.left_out, 1)
@@ -114,6 +143,7 @@ class Evaluation:
                 **{fault: self.fake.faults.get(fault, 0) for fault in FAULTS},
             },
             "notes": list(self.notes),
+            "not_computed": self.absent,
             "metrics": _as_dicts(self.numbers),
             "bins": {label: _as_dicts(numbers) for label, numbers in bins},
             "facts": self.facts,
@@ -154,10 +184,20 @@ def measured_sums(
 
     design = Design(ratio=max(fake.count, 1) / max(real.count, 1), paired=paired)
     numbers = measured_arrays(compare, fake.of, real.of, design)
+    everything = np.arange(GROUPS)
+    counts = [min(sample.of(everything).count(slot) for sample in (real, fake)) for slot in slots]
     return (
-        tuple(_of_slot(numbers, slot, real.observer) for slot in slots),
-        {name: array[()] for name, array in _beginning(numbers, "whole ").items()},
+        tuple(_told(_of_slot(numbers, slot, real.observer), counts[slot]) for slot in slots),
+        _told({name: array[()] for name, array in _beginning(numbers, "whole ").items()}, counts[-1]),
     )
+
+
+def _told(numbers: dict[str, Measured], showers: float) -> dict[str, Measured]:
+    """Numbers, without errors and floors where there are too few showers of a sample."""
+    if showers >= LEAST_SHOWERS:
+        return numbers
+    unknown = dict.fromkeys(("error", "floor", "spread", "sigmas"), math.nan)
+    return {name: replace(number, **unknown) for name, number in numbers.items()}
 
 
 def _of_slot(numbers: Mapping[str, MeasuredArray], slot: int, observer: Observer) -> dict[str, Measured]:

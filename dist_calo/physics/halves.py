@@ -7,10 +7,11 @@ showers and the other one:
 
 - its **floor** is the mean of the latter: what a generator as good as Geant4 itself would have;
 - its **error** is the standard deviation of the former, the half-sample bootstrap: a half drawn without replacement
-  varies about the whole as the whole does about the truth (Efron, The Jackknife, the Bootstrap, 1982, ch. 8);
-- its distance from the floor in **sigmas** is (mean of the former - floor) / error. Both compare samples of the same
-  sizes, so that a distance which never falls below 0 is not blamed for its own statistics: of the larger sample fewer
-  groups are taken than half where the two differ in size.
+  varies about the whole as the whole does about the truth (Efron, The Jackknife, the Bootstrap, 1982, ch. 8). Where
+  halves do not vary at all, because what is rare among Geant4 showers is not there, the floor's spread stands for it;
+- its distance from the floor in **sigmas** is (mean of the former - floor) / error. Both means compare samples of the
+  same sizes, so that a distance which never falls below 0 is not blamed for its own statistics: of the larger sample
+  fewer groups are taken than half where the two differ in size, but for the error.
 """
 
 import warnings
@@ -24,6 +25,8 @@ from numpy.typing import ArrayLike
 GROUPS = 64
 HALVINGS = 50
 """Halvings from which errors and floors are taken; the error is known to a tenth."""
+LEAST_SHOWERS = 20
+"""Halves of fewer showers say nothing of errors and floors."""
 
 MOST_SIGMAS = 1000.0
 """What is farther away than this, or has no error at all, is said to be as far."""
@@ -60,8 +63,10 @@ class Halving:
     """Half of the groups of the Geant4 showers."""
     rest: np.ndarray
     """Groups of the other half, as many as hold half as many showers as the generated sample, or all of them."""
+    half: np.ndarray
+    """Half of the groups of the generated showers."""
     fake: np.ndarray
-    """Half of the groups of the generated showers, or as many as hold half as many showers as the Geant4 sample."""
+    """All of them, or as many as hold half as many showers as the Geant4 sample."""
 
 
 def hashed(ids: np.ndarray) -> np.ndarray:
@@ -107,8 +112,9 @@ def halvings(design: Design = Design(), seed: int = 0) -> Iterator[Halving]:
     fewer_rest = max(1, min(half, round(half * design.ratio)))
     for _ in range(design.count):
         first, second = generator.permutation(GROUPS), generator.permutation(GROUPS)
-        chosen = first if design.paired else second
-        yield Halving(real=first[:half], rest=first[half : half + fewer_rest], fake=chosen[:fewer_fake])
+        chosen = (first if design.paired else second)[:half]
+        rest = first[half : half + fewer_rest]
+        yield Halving(real=first[:half], rest=rest, half=chosen, fake=chosen[:fewer_fake])
 
 
 def measured(
@@ -124,15 +130,17 @@ def measured(
 class MeasuredArray:
     """Arrays of the fields of `Measured`, all of one shape; an element is a `Measured`."""
 
-    def __init__(self, value: ArrayLike, halves: np.ndarray, floors: np.ndarray) -> None:
+    def __init__(self, value: ArrayLike, halves: np.ndarray, fewer: np.ndarray, floors: np.ndarray) -> None:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             # What cannot be computed in any halving has no mean: NaN says so.
             warnings.simplefilter("ignore", RuntimeWarning)
-            mean, floor = np.nanmean(halves, axis=0), np.nanmean(floors, axis=0)
+            mean, floor = np.nanmean(fewer, axis=0), np.nanmean(floors, axis=0)
             error, spread = np.nanstd(halves, axis=0), np.nanstd(floors, axis=0)
             away = mean - floor
-            # Equal samples of constants differ by rounding, which is no distance.
-            same = np.abs(away) <= 1e-12 * np.maximum(1.0, np.abs(floor))
+            # Equal samples of constants differ by rounding, which is no distance, and no error.
+            rounding = 1e-12 * np.maximum(1.0, np.abs(floor))
+            same = np.abs(away) <= rounding
+            error = np.where(error <= rounding, np.fmax(error, spread), error)
             sigmas = np.where(same, 0.0, np.clip(away / error, -MOST_SIGMAS, MOST_SIGMAS))
         self._fields = (np.asarray(value), error, floor, spread, sigmas)
 
@@ -157,13 +165,16 @@ def measured_arrays(
     """
     everything = np.arange(GROUPS)
     values = compare(fake(everything), real(everything))
-    halves, floors = [], []
+    halves, fewer, floors = [], [], []
     for halving in halvings(design):
         part = real(halving.real)
-        halves.append(compare(fake(halving.fake), part))
+        halves.append(compare(fake(halving.half), part))
+        fewer.append(
+            halves[-1] if len(halving.fake) == len(halving.half) else compare(fake(halving.fake), part)
+        )
         floors.append(compare(real(halving.rest), part))
     return {
-        name: MeasuredArray(value, _stacked(halves, name, value), _stacked(floors, name, value))
+        name: MeasuredArray(value, *(_stacked(rows, name, value) for rows in (halves, fewer, floors)))
         for name, value in values.items()
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dist_calo.physics.distances import LEAST_SHOWERS, relative_error, separations
+from dist_calo.physics.distances import relative_error, separations
 from dist_calo.physics.features import columns_by_group
 from dist_calo.physics.halves import Measured, MeasuredArray
 from dist_calo.physics.observers import Observer
@@ -17,7 +17,7 @@ from dist_calo.physics.sample import Part
 SIZES = {"shift": "shifts", "width": "widths"}
 """Signed kinds, and what the mean size of several of them is called."""
 LEAST_FOR_WIDTH = 10
-"""Fewer Geant4 showers have no standard deviation worth dividing by."""
+"""Fewer Geant4 showers have no standard deviation worth dividing by, fewer of either no correlation and no pull."""
 ONE_BY_ONE = ("separation", "wasserstein_scaled", "shift", "width")
 """Kinds that are told for each layer or channel of a group, too."""
 
@@ -27,9 +27,9 @@ def compared_observables(fake: Part, real: Part, slot: int) -> dict[str, np.ndar
 
     For a kind called ``separation`` there is ``each separation`` and its mean over every group, ``mean separation`` of
     shape (groups,); means of signed kinds are of their sizes. NaN where the Geant4 showers tell nothing. Empty where
-    either sample has fewer than two showers.
+    either sample has no shower.
     """
-    if min(fake.count(slot), real.count(slot)) < LEAST_SHOWERS:
+    if not min(fake.count(slot), real.count(slot)):
         return {}
     each = _numbers(fake, real, slot)
     groups = columns_by_group(real.sample.observer.features).values()
@@ -68,8 +68,7 @@ def _means(values: np.ndarray, number: np.ndarray) -> np.ndarray:
 
 
 def _numbers(fake: Part, real: Part, slot: int) -> dict[str, np.ndarray]:
-    lacking = real.in_slot("seen", slot) < LEAST_SHOWERS
-    wrong = fake.in_slot("seen", slot) < LEAST_SHOWERS
+    lacking, wrong = (part.in_slot("seen", slot) == 0 for part in (real, fake))
     h, g = fake.histograms(slot), real.histograms(slot)
     mean, deviation = real.mean(slot), real.deviation(slot)
     wasserstein = _wasserstein(fake, real, slot)
@@ -121,4 +120,4 @@ def _wasserstein(fake: Part, real: Part, slot: int) -> np.ndarray:
                 excess = [side.total(name) / side.in_slot("seen", slot) for side in (fake, real)]
                 distance = distance + np.abs(excess[0] - excess[1])
     full = binning.high[slot] - binning.low[slot]
-    return np.asarray(np.where(fake.in_slot("seen", slot) < LEAST_SHOWERS, full, distance))
+    return np.asarray(np.where(fake.in_slot("seen", slot) == 0, full, distance))

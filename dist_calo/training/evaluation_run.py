@@ -19,7 +19,7 @@ from dist_calo.errors import DataError, UserError
 from dist_calo.files import write_whole, writing
 from dist_calo.masking import hidden
 from dist_calo.physics.evaluation import Evaluation, measured_sums
-from dist_calo.physics.halves import Measured
+from dist_calo.physics.halves import LEAST_SHOWERS, Measured
 from dist_calo.physics.report import Drawings, draw_bins, draw_chapters, write_report
 from dist_calo.physics.row_comparison import LEAST_ROWS, measured_classifier, measured_frechet, measured_rows
 from dist_calo.physics.sample import FARTHEST
@@ -254,9 +254,10 @@ def _notes(question: Question, samples: Samples) -> list[str]:
     real, fake = samples.real, samples.fake
     for name, sample in zip(question.names, (real, fake), strict=True):
         if sample.count < LEAST_ROWS:
+            errors = f"need at least {LEAST_SHOWERS}" if sample.count < LEAST_SHOWERS else "are rough"
             notes.append(
-                f"Only {sample.count} {name} showers: errors and floors are rough, and FPD, KPD, precision and recall "
-                f"need at least {LEAST_ROWS}."
+                f"Only {sample.count} {name} shower{'s' * (sample.count != 1)}: errors and floors {errors}, and FPD, "
+                f"KPD, precision and recall need at least {LEAST_ROWS}."
             )
         if sample.wild:
             notes.append(

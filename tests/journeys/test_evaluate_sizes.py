@@ -47,9 +47,36 @@ def test_any_two_sizes_give_numbers(real, fake, sample, tmp_path):
     assert few == any("need at least 200" in note for note in found["notes"])
     for kind in ("fpd", "kpd", "precision", "recall", "density", "coverage"):
         assert (f"{kind}/observables" in found["metrics"]) == (not few)
-    if not few:
-        assert all(
-            None not in number.values()
-            for name, number in found["metrics"].items()
-            if name.startswith(("fpd", "kpd"))
-        )
+        assert few == (kind in found["not_computed"])
+    assert (found["score"] is None) == (real < 10) == ("score" in found["not_computed"])
+    assert found["metrics"]["relative_error/response"]["value"] is not None
+    rough = min(real, fake) < 20
+    assert rough == ("errors" in found["not_computed"])
+    for name, number in found["metrics"].items():
+        assert number["value"] is not None
+        if rough:
+            assert number["error"] is number["floor"] is number["sigmas"] is None
+        elif min(real, fake) > 60:
+            # Both are of one distribution.
+            assert number["sigmas"] is None or number["sigmas"] < 8, name
+    assert any(found["bins"].values()) or min(real, fake) < 3
+
+
+def test_a_bin_that_one_side_leaves_empty_is_said(sample, tmp_path):
+    low = sample["energy"][:, 0] < 40
+    some = {name: values[low] for name, values in sample.items()}
+    written(tmp_path / "real.h5", sample, 120, 0)
+    written(tmp_path / "fake.h5", some, 90, 1)
+    given = [
+        "--real",
+        str(tmp_path / "real.h5"),
+        "--fake",
+        str(tmp_path / "fake.h5"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert evaluate([*given, "--energy-edges", "10,50,100", "--no-report", "--tracking-uri", "none"]) == 0
+    found = metrics_of(tmp_path / "out")
+    assert found["bins"]["10-50 GeV"]
+    assert not found["bins"]["50-100 GeV"]
+    assert "no shower in 50-100 GeV" in found["not_computed"]["50-100 GeV"]

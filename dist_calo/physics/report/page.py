@@ -79,7 +79,9 @@ def report_html(evaluation: Evaluation, drawings: Drawings | None = None) -> str
     labels, numbers = evaluation.observer.labels, evaluation.numbers
     summary = evaluation.observer.summary_groups
     others = [group for group in labels if group not in summary]
-    whole = tables.list_table("Numbers of all showers", numbers, (*tables.ADVICE, *tables.RESPONSE), labels)
+    whole = tables.list_table(
+        "Numbers of all showers", numbers, (*tables.WHOLE, "resolution_fit", *tables.RESPONSE), labels
+    )
     curves = figures_history.history_figure(evaluation.history)
     return render(
         "dist_calo.physics.report",
@@ -98,7 +100,7 @@ def report_html(evaluation: Evaluation, drawings: Drawings | None = None) -> str
         units=tables.units_table(evaluation),
         profiles=tables.profiles_table("Profiles", evaluation.observer, numbers),
         whole=whole,
-        absent=tables.not_computed(evaluation.whole),
+        absent=tables.not_computed(evaluation),
         chapters=drawings.chapters,
         bins=drawings.bins,
         history=None if curves is None else _history_picture(curves),

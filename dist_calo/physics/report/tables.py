@@ -41,19 +41,8 @@ SUBJECTS = {
     "low": "of the cells",
 }
 """What numbers are about that are not about a group of observables, in words."""
-_CLASSIFIER = "train a classifier: --classifier high (on observables) or --classifier low (on cells)"
-_ROWS = "more showers of both samples are needed"
-ADVICE = {
-    "fpd": _ROWS,
-    "kpd": _ROWS,
-    "auc": _CLASSIFIER,
-    "jsd": _CLASSIFIER,
-    **dict.fromkeys(("precision", "recall", "density", "coverage"), _ROWS),
-    "correlation": _ROWS,
-    "image": _ROWS,
-    "resolution_fit": "three bins of incident energy with showers of both samples are needed",
-}
-"""What to do for numbers of all showers that are not there, by kind."""
+WHOLE = ("fpd", "kpd", "auc", "jsd", "precision", "recall", "density", "coverage", "correlation", "image")
+"""Kinds of numbers of all showers alone, as listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +154,13 @@ def list_table(
     return Table(caption=caption, first="number", heads=(("value", ""),), rows=tuple(rows))
 
 
-def not_computed(numbers: Mapping[str, Measured]) -> list[tuple[str, str]]:
-    """Kinds of numbers of all showers that are not there, those with the same remedy together, and what to do."""
-    there = {name.split("/")[0] for name, number in numbers.items() if math.isfinite(number.value)}
+def not_computed(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What is not there of all showers, that of one reason together, and why."""
     absent: dict[str, list[str]] = {}
-    for kind, advice in ADVICE.items():
-        if kind not in there:
-            absent.setdefault(advice, []).append(KINDS[kind].title)
-    return [(", ".join(titles), advice) for advice, titles in absent.items()]
+    for what, reason in evaluation.absent.items():
+        if what not in evaluation.binning.labels:
+            absent.setdefault(reason, []).append(KINDS[what].title if what in KINDS else what)
+    return [(", ".join(titles), reason) for reason, titles in absent.items()]
 
 
 def units_table(evaluation: Evaluation, slot: int = -1) -> Table:
@@ -255,7 +243,7 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
         if name in numbers and math.isfinite(numbers[name].floor)
     ]
     return Verdict(
-        score=with_error(evaluation.score, math.nan),
+        score=with_error(evaluation.score, math.nan) if math.isfinite(evaluation.score) else "unknown",
         score_floor=with_error(float(np.mean(floors)), math.nan) if floors else "",
         at_floor=sum(sigmas <= AT_FLOOR for sigmas in judged.values()),
         judged=len(judged),

@@ -1,6 +1,7 @@
 """Ranks that differ in anything that matters are refused at the start, on all ranks, with both values."""
 
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -87,6 +88,14 @@ def test_ranks_that_expect_other_numbers_of_ranks_do_not_wait(
 def test_two_processes_of_one_number_are_told() -> None:
     told = at_the_door([(world_of(rank, 3), comes({})) for rank in (0, 1, 1)])
     assert all("two processes are rank 1: give each a number of its own" in text for text in told)
+
+
+def test_a_port_that_is_taken_is_told_with_what_to_set() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        with pytest.raises(LaunchError, match="MASTER_PORT to a free port"):
+            Door(world_of(0, 2), 1.0, environ)
+    Door(world_of(0, 2), 1.0, environ | {"MASTER_PORT": str(free_port())})
 
 
 def test_ranks_that_do_not_come_are_named() -> None:

@@ -134,7 +134,7 @@ class Door:
         environ: the environment's variables.
 
     Raises:
-        LaunchError: if nothing tells where the ranks meet.
+        LaunchError: if nothing tells where the ranks meet, or rank 0 cannot listen there.
         RuntimeError: if the other ranks cannot be reached.
     """
 
@@ -148,9 +148,17 @@ class Door:
         self._keeps = world.rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         limit = timedelta(seconds=timeout_s)
         # The backend's own store at the same port is, within this process, the same one.
-        self._server = TCPStore(
-            address, port, is_master=self._keeps, wait_for_workers=False, multi_tenant=True, timeout=limit
-        )
+        try:
+            self._server = TCPStore(
+                address, port, is_master=self._keeps, wait_for_workers=False, multi_tenant=True, timeout=limit
+            )
+        except RuntimeError as error:
+            if not self._keeps:
+                raise
+            raise LaunchError(
+                f"{address}:{port}: rank 0 cannot listen there, another program or another rank 0 does, or it is no "
+                "address of this host: set MASTER_ADDR to this host and MASTER_PORT to a free port on all ranks"
+            ) from error
         # An agent's store outlives the ranks that it starts anew.
         start = [environ.get(f"{by}_RESTART_COUNT", "") for by in ("TORCHELASTIC", "DIST_CALO")]
         self._store: Any = PrefixStore(f"door/{'-'.join(start)}", self._server)

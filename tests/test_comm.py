@@ -171,6 +171,16 @@ def test_a_backend_that_contradicts_the_launcher(
 ) -> None:
     with pytest.raises(LaunchError, match=words):
         choose_backend(backend, World(size=4, launcher=launcher), environ)
+    # What the message advises.
+    assert choose_backend("auto", World(size=4, launcher=launcher), environ) in BACKENDS
+    assert choose_backend(backend, World(), environ) == backend
+    if backend != "single":
+        assert choose_backend(backend, World(size=4, launcher="mpirun"), OMPI) == backend
+
+
+@pytest.mark.parametrize("launcher", ["none", "local", "torchrun", "horovodrun", "mpirun", "srun"])
+def test_one_rank_needs_no_library(launcher: str) -> None:
+    assert choose_backend("auto", World(launcher=launcher), OMPI) == "single"
 
 
 @pytest.mark.parametrize(

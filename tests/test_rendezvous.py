@@ -68,11 +68,16 @@ def test_a_missing_scontrol_says_what_to_set(monkeypatch: pytest.MonkeyPatch) ->
         (TWO_NODES, {"SLURM_JOB_ID": "7"}, "SLURM_JOB_NODELIST"),
         (ONE_NODE, {}, "MASTER_PORT"),
         (ONE_NODE, {"MASTER_PORT": "http"}, "MASTER_PORT='http'"),
+        (ONE_NODE, {"MASTER_PORT": "0"}, "from 1 to 65535"),
+        (ONE_NODE, {"MASTER_PORT": "70000"}, "from 1 to 65535"),
     ],
 )
 def test_what_is_missing_is_named(world: World, environ: dict[str, str], words: str) -> None:
     with pytest.raises(LaunchError, match=words):
         meeting_point(world, environ)
+    # What the messages advise.
+    set_by_hand = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+    assert meeting_point(world, {**environ, **set_by_hand}) == ("node1", 29500)
 
 
 def store() -> TCPStore:

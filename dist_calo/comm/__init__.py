@@ -118,7 +118,8 @@ def choose_backend(backend: str, world: World, environ: Mapping[str, str] = os.e
 
 
 def _by_launcher(world: World, environ: Mapping[str, str]) -> str:
-    if world.launcher == "none":
+    # One rank needs no library, and that of MPI starts once only in a shell that mpirun has started.
+    if world.size == 1:
         return "single"
     if world.launcher == "horovodrun" and (is_installed("horovod") or not mpi_started(environ)):
         return "horovod"

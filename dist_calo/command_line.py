@@ -210,7 +210,8 @@ def run_command(program: str, command: Callable[[Sequence[str]], int], arguments
     """Run a command whatever becomes of its output; what the user can mend is one line and exit code 2."""
     early.guard_output()
     try:
-        return command(arguments)
+        with early.tidy_end():
+            return command(arguments)
     except (UserError, OSError) as error:
         if (told := of_user(error)) is None:
             raise

@@ -13,6 +13,9 @@ import os
 import select
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -23,6 +26,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 PATIENCE_S = 10.0
 """Time that a run waits for a reader of its output that lives and does not read, in seconds."""
 
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 _received: list[int] = []
 
 
@@ -43,6 +47,40 @@ def stop_signals() -> list[signal.Signals]:
     """Those of STOP_SIGNALS that this program heeds: not a SIGHUP that ``nohup`` has it ignore."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in STOP_SIGNALS if not (ignored and number == signal.SIGHUP)]
+
+
+@contextmanager
+def tidy_end() -> Iterator[None]:
+    """Have SIGTERM and a closed terminal end a command like an error, which removes what is half written.
+
+    An exception that comes within a callback is dropped by Python, that of Ctrl-C too: then its signal comes again.
+    """
+
+    def repeat(dropped: Any) -> None:
+        error = dropped.exc_value
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "number", None)
+        if number is None:
+            report(dropped)
+        else:
+            threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+
+    report, sys.unraisablehook = sys.unraisablehook, repeat
+    ends = [number for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ends:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+        for number in ends:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def end_at_once() -> None:
+    """End `tidy_end`: a rank may wait for others, and hear of nothing meanwhile."""
+    for number in _ENDS:
+        if signal.getsignal(number) is _end:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def guard_output(*, of_run: bool = False) -> None:
@@ -145,6 +183,18 @@ class _Output(io.FileIO):
         if other := self.streams.get(3 - number):
             # Below the buffers: the other stream may be writing just now, and fail of this very thing.
             other.write(f"dist_calo: standard {name}: {error.strerror}; going on without it\n".encode())
+
+
+class _Ended(SystemExit):
+    """A signal that ends a command."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise _Ended(number)
 
 
 def _keep(number: int, _frame: FrameType | None) -> None:

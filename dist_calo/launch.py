@@ -113,7 +113,7 @@ def run_local(command: Sequence[str], n: int) -> int:
     ranks: list[subprocess.Popen[bytes]] = []
     page = open_page(n)
     meeting = {"MASTER_PORT": str(_free_port())} | ({WHERE: page.path} if page else {})
-    with _forwarding(ranks) as passed_on:
+    with forwarding(ranks) as passed_on:
         try:
             for rank in range(n):
                 ranks.append(_start(command, rank, n, meeting))
@@ -155,10 +155,13 @@ def _start(
         "MASTER_ADDR": "127.0.0.1",
         **meeting,
     }
+    return start(command, inherited | tuning | own)
+
+
+def start(command: Sequence[str], env: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+    """Start a rank, or the launcher of ranks, to be used with `forwarding`; it ends when this process does."""
     # A group of its own: Ctrl-C reaches the ranks once, through this process, and not a second time from the terminal.
-    return subprocess.Popen(
-        command, env=inherited | tuning | own, process_group=0, preexec_fn=_end_with(os.getpid())
-    )
+    return subprocess.Popen(command, env=env, process_group=0, preexec_fn=_end_with(os.getpid()))
 
 
 def _end_with(parent: int) -> Callable[[], None] | None:
@@ -219,7 +222,7 @@ def _tell(ranks: Sequence["subprocess.Popen[bytes]"], number: int) -> None:
 
 
 @contextmanager
-def _forwarding(ranks: list["subprocess.Popen[bytes]"]) -> Iterator[list[int]]:
+def forwarding(ranks: list["subprocess.Popen[bytes]"]) -> Iterator[list[int]]:
     """Pass signals on to the ranks; gives those that came."""
     passed_on: list[int] = []
 

@@ -82,6 +82,7 @@ def on_ranks(
         run: the command itself, on every rank; what it returns is the exit code.
     """
     early.guard_output(of_run=True)
+    early.end_at_once()
     from dist_calo.comm import (
         World,
         choose_backend,

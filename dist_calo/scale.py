@@ -3,7 +3,6 @@
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -237,6 +236,8 @@ def _run_here(results: Path, numbers: Sequence[int], again: bool) -> int:
 
 def _launched(command: Sequence[str], point: "Point") -> int:
     """Start ranks by the launcher of their backend and return the exit code."""
+    from dist_calo.launch import forwarding, start
+
     launcher = ["horovodrun", "--gloo", "-np", str(point.ranks)]
     if point.backend == "mpi":
         as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
@@ -245,7 +246,9 @@ def _launched(command: Sequence[str], point: "Point") -> int:
     found = str(beside) if beside.exists() else shutil.which(launcher[0])
     if found is None:
         raise MissingComponentError(f"{launcher[0]} is not on PATH, and point {point.described()} needs it")
-    return subprocess.run([found, *launcher[1:], *command]).returncode
+    process = start([found, *launcher[1:], *command])
+    with forwarding([process]):
+        return process.wait()
 
 
 def _show(arguments: Sequence[str]) -> int:

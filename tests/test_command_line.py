@@ -1,7 +1,11 @@
 """Reading settings: file, overrides, and one clear line for what is wrong."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import yaml
@@ -9,6 +13,7 @@ import yaml
 from dist_calo.__main__ import main as dist_calo
 from dist_calo.command_line import build_config, config_parser, run_command
 from dist_calo.errors import EXIT_USER, ConfigError
+from dist_calo.files import write_whole
 from dist_calo.train import main as train
 
 
@@ -105,3 +110,36 @@ def test_an_option_overrides_a_file_wherever_it_stands(tmp_path):
         parser = config_parser("test", "a test")
         config = build_config(parser, parser.parse_args(given))
         assert (config.train.max_steps, config.train.seed) == (3, 5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_command_leaves_nothing_half_written(number, tmp_path):
+    class Dropped:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+            time.sleep(0)  # the signal's exception comes here, where Python drops it
+
+    def command(_arguments):
+        with write_whole(tmp_path / "showers.h5") as temporary:
+            temporary.write_text("some")
+            dropped = Dropped()
+            del dropped
+            assert not threading.Event().wait(10)
+        return 0
+
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit, match=str(128 + number)):
+            run_command("program", command, [])
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_is_one_line_and_a_code_of_its_own(capsys):
+    def command(_arguments):
+        raise KeyboardInterrupt
+
+    assert run_command("program", command, []) == 130
+    assert capsys.readouterr().err == "program: interrupted\n"

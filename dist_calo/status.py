@@ -1,6 +1,7 @@
 """Where a run stands, from the files beside its checkpoints: ``dist-calo status checkpoints``."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -117,9 +118,12 @@ def describe(folder: Path, job: str | None = None) -> Iterator[tuple[str, str]]:
     yield "checkpoint", f"{file} of {saved}, written by {facts.ranks} rank(s){_unsound(file)}"
     yield "MLflow", _tracking(facts.run_id, config.tracking)
     if step >= steps:
-        yield "finished", f"dist-calo generate --checkpoint {folder} --out FILE makes showers with it"
+        yield (
+            "finished",
+            f"dist-calo generate --checkpoint {shlex.quote(str(folder))} --out FILE makes showers with it",
+        )
     elif not goes_on:
-        settings = f"--checkpoint.dir={folder} --checkpoint.resume=auto"
+        settings = f"--checkpoint.dir={shlex.quote(str(folder))} --checkpoint.resume=auto"
         yield "unfinished", f"if it runs nowhere: the command that started it goes on with {settings}"
 
 

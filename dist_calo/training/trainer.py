@@ -1,6 +1,7 @@
 """The training loop: fetch, learn, log, validate, checkpoint, until done or asked to stop."""
 
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -111,8 +112,8 @@ class Trainer:
             self._record_model()
             self._progress.say(
                 f"done: checkpoints in {self._folder.folder}, the best is of step "
-                f"{self.state.best_step or self.state.step}; `dist-calo generate --checkpoint {self._folder.folder} "
-                "--out FILE` makes showers with it"
+                f"{self.state.best_step or self.state.step}; `dist-calo generate --checkpoint "
+                f"{shlex.quote(str(self._folder.folder))} --out FILE` makes showers with it"
             )
 
     def _advance(self, batch: Batch) -> None:

@@ -301,7 +301,7 @@ class CheckpointConfig:
     """Steps between two checkpoints; one is always written at the end and on preemption."""
     keep: int = 3
     """Newest checkpoints kept; the best one is kept besides."""
-    resume: str = "no"
+    resume: Literal["no", "auto"] | str = "no"
     """``no`` starts anew and refuses a folder that holds checkpoints; ``auto`` continues from the newest complete
     checkpoint of the folder, or starts anew if there is none; anything else is the checkpoint file to continue from."""
 

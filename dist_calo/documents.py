@@ -254,8 +254,10 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
         if NoneType in options and is_null:
             return None
         kinds = [option for option in options if option is not NoneType]
-        fitting = [option for option in kinds if isinstance(value, get_origin(option) or str)]
-        return value_of((fitting or kinds)[0], value, name)
+        choices = [each for each in kinds if get_origin(each) is Literal and _choice(get_args(each), value)]
+        lists = [each for each in kinds if get_origin(each) is list and isinstance(value, list | tuple)]
+        others = [each for each in kinds if get_origin(each) not in (Literal, list)]
+        return value_of([*choices, *lists, *others, *kinds][0], value, name)
     if origin in (list, tuple):
         if not isinstance(value, list | tuple):
             raise _wrong(name, value, "must be a list")
@@ -271,14 +273,21 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
         raise _wrong(name, value, f"must be {what}{advice}")
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if origin is Literal:
-        if text not in options:
+        if (found := _choice(options, value)) is None:
             raise _wrong(name, value, f"choose from {', '.join(options)}")
-        return text
+        return found
     if kind is bool:
         if text.lower() not in TRUE + FALSE:
             raise _wrong(name, value, "must be true or false")
         return text.lower() in TRUE
     return hidden(text) if kind is str else _number(kind, text, name, value)
+
+
+def _choice(options: tuple[str, ...], value: Any) -> str | None:
+    """The option that a value means, in any case; false and off mean what no means, and true and on what yes means."""
+    text = str(value).lower()
+    same = next((words for words in (TRUE, FALSE) if text in words), (text,))
+    return next((option for option in options if option.lower() in same), None)
 
 
 def _built(kind: Any, values: Mapping[str, Any], name: str) -> Any:

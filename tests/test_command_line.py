@@ -1,11 +1,13 @@
 """Reading settings: file, overrides, and one clear line for what is wrong."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from functools import cache
 
 import pytest
 import yaml
@@ -14,12 +16,19 @@ from dist_calo.__main__ import main as dist_calo
 from dist_calo.command_line import build_config, config_parser, run_command
 from dist_calo.errors import EXIT_USER, ConfigError
 from dist_calo.files import write_whole
+from dist_calo.on_ranks import add_launch_option
 from dist_calo.train import main as train
 
 
+@cache
+def parser():
+    made = config_parser("test", "a test")
+    add_launch_option(made)
+    return made
+
+
 def parsed(*arguments):
-    parser = config_parser("test", "a test")
-    return build_config(parser, parser.parse_args(list(arguments)))
+    return build_config(parser(), parser().parse_args(list(arguments)))
 
 
 def test_a_file_is_read_and_the_command_line_overrides_it(tmp_path):
@@ -107,8 +116,7 @@ def test_an_option_overrides_a_file_wherever_it_stands(tmp_path):
         [f"--config={path}", "--train.max_steps=3"],
         ["--train.max_steps", "3", f"--config={path}"],
     ):
-        parser = config_parser("test", "a test")
-        config = build_config(parser, parser.parse_args(given))
+        config = parsed(*given)
         assert (config.train.max_steps, config.train.seed) == (3, 5)
 
 
@@ -143,3 +151,94 @@ def test_ctrl_c_is_one_line_and_a_code_of_its_own(capsys):
 
     assert run_command("program", command, []) == 130
     assert capsys.readouterr().err == "program: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            "train.max_stepz",
+            "train.max_step",
+            "max_steps",
+            "optimizer.lr",
+            "traking.uri",
+            "data",
+            "checkpoint.resum",
+        ),
+        *("model.option.x", "tracking", "x" * 5000, "é", "train.", ".seed", "launch_", "1"),
+    ],
+)
+@pytest.mark.parametrize("where", ["line", "file"])
+def test_the_nearest_name_is_one_that_can_be_used(wrong, where, tmp_path):
+    def refusal(name):
+        file = tmp_path / "run.yaml"
+        file.write_text(json.dumps({name: 1}))
+        try:
+            parser().parse_args([f"--{name}=1"] if where == "line" else [f"--config={file}"])
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    said = refusal(wrong)
+    assert 0 < len(said) < 400
+    if "the nearest is" in said:
+        nearest = said.partition("the nearest is ")[2].split()[0]
+        again = refusal(nearest)
+        assert not again or f"{nearest}=1: " in again  # the name is known, and 1 may be none of its values
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said", "right"),
+    [
+        (["--train.seed"], "write --train.seed=VALUE", ["--train.seed=3"]),
+        (["--train.seed=many"], "a whole number, such as 1000", ["--train.seed=1000"]),
+        (["--train.ema_decay=little"], "a number, such as 0.001", ["--train.ema_decay=0.001"]),
+        (["--train.seed=017"], "octal: 0o17", ["--train.seed=0o17"]),
+        (["--comm.overlap=perhaps"], "true or false", ["--comm.overlap=false"]),
+        (["--comm.wire=fp8"], "choose from fp32, bf16, fp16", ["--comm.wire=bf16"]),
+        (["--data.path", "a", "b"], "--data.path='[FILE, FILE]'", ["--data.path=[a, b]"]),
+        (["--model.options=3"], "such as {NAME: VALUE}", ["--model.options={latent: 3}"]),
+        (["--data.path=[]"], "must name at least one file", ["--data.path=[a]"]),
+        (["--optimizer.learning_rate=.inf"], "a number, such as 0.001", ["--optimizer.learning_rate=0.001"]),
+        (["--optimizer.learning_rate=1e400"], "about 1.8e308", ["--optimizer.learning_rate=1.7e308"]),
+        (["--train.seed=1e30"], "below 2**64", [f"--train.seed={2**64 - 1}"]),
+        (["--tracking.experiment=null"], "in quotes", []),
+    ],
+)
+def test_the_advice_is_true(wrong, said, right):
+    with pytest.raises(ConfigError) as caught:
+        parsed(*wrong)
+    assert said in str(caught.value)
+    parsed(*right)
+
+
+def test_several_globs_are_one_setting():
+    for given in ("--data.path=[a/*.h5,b.h5]", "--data.path=['a/*.h5', b.h5]", "--data.path=[*.h5, b.h5]"):
+        assert parsed(given).data.patterns == [given.partition("[")[2].split(",")[0].strip("'"), "b.h5"]
+    assert parsed("--data.path=[ab]*.h5").data.patterns == ["[ab]*.h5"]
+    assert parsed("--data.path", "a.h5").data.path == "a.h5"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(
+            "--checkpoint.resume=no",
+            "--tracking.run_name=1234",
+            "--tracking.experiment=yes",
+            "--train.max_steps=1e5",
+        ),
+        *("--train.max_steps=1_000", "--tracking.run_name=1e3", "--comm.threads=null", "--comm.overlap=no"),
+        *("--train.seed='5'", "--model.options.name=no", "--tracking.run_name=0123", "--data.path=[a.h5, 1]"),
+    ],
+)
+def test_a_file_and_the_command_line_mean_the_same(given, tmp_path):
+    name, _, text = given.removeprefix("--").partition("=")
+    file = tmp_path / "run.yaml"
+    file.write_text(f"{name}: {text}")
+    if "'" not in text:
+        assert parsed(f"--config={file}") == parsed(given)
+    config = parsed(f"--config={file}")
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(yaml.safe_dump(config.to_dict()))
+    assert parsed(f"--config={printed}") == config

@@ -148,3 +148,34 @@ def test_files_that_are_no_sweeps_are_refused(tmp_path, text, message):
         read_sweep(tmp_path / "sweep.yaml")
     with pytest.raises(ConfigError, match="No such file"):
         read_sweep(tmp_path / "none.yaml")
+
+
+def test_words_mean_what_the_type_of_their_setting_says(tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        "trials: 1e1\nseed: '5'\nobjective: validation/score\n"
+        "settings: {tracking.experiment: no, train: {max_steps: 1e2, channels_last: off}, data.path: [a.h5, 2]}\n"
+        "parameters:\n"
+        "  data.format: [no, 1234]\n"
+        "  train.accumulation: {low: 1, high: 1e1}\n"
+        "  comm.overlap: [yes, no]\n"
+        "  model.options.width: {low: 8, high: 16, when: {data.format: no}}\n"
+        "  optimizer.learning_rate: {low: 1e-4, high: '1e-2', log: on}\n"
+    )
+    found = read_sweep(file)
+    assert (found.trials, found.seed) == (10, 5)
+    assert found.settings == {
+        "tracking.experiment": "no",
+        "train.max_steps": 100,
+        "train.channels_last": False,
+        "data.path": ["a.h5", "2"],
+    }
+    by_name = {parameter.name: parameter for parameter in found.parameters.parameters}
+    assert by_name["data.format"].choices == ("no", "1234")
+    assert by_name["train.accumulation"].whole
+    assert by_name["comm.overlap"].choices == (True, False)
+    assert by_name["model.options.width"].when == {"data.format": ("no",)}
+    assert (by_name[RATE].low, by_name[RATE].high, by_name[RATE].log) == (1e-4, 1e-2, True)
+    assert read_definition(found.to_dict()) == found
+    config = found.check(_configure)[0]
+    assert (config.tracking.experiment, config.data.patterns) == ("no", ["a.h5", "2"])

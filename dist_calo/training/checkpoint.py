@@ -30,6 +30,7 @@ import torch
 
 from dist_calo.errors import CheckpointError, remedy
 from dist_calo.files import is_sound, open_ordinary, read_json, sealed, write_whole
+from dist_calo.masking import hidden
 from dist_calo.training.run_lock import BEAT_EVERY_S, RunLock
 
 FORMAT_VERSION = 2
@@ -368,6 +369,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "damage may go unnoticed",
             file=sys.stderr,
         )
+    tracking = state.get("config", {}).get("tracking", {})
+    tracking |= {
+        name: hidden(value) for name, value in tracking.items() if name == "uri"
+    }  # of earlier versions
     return state
 
 

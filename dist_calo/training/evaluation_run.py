@@ -17,7 +17,6 @@ from dist_calo.config import DataConfig, TrackingConfig
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError, UserError
 from dist_calo.files import write_whole, writing
-from dist_calo.masking import hidden
 from dist_calo.physics.evaluation import Evaluation, measured_sums
 from dist_calo.physics.halves import LEAST_SHOWERS, Measured
 from dist_calo.physics.report import Drawings, draw_bins, draw_chapters, write_report
@@ -91,10 +90,7 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
     if question.checkpoint is not None:
         found = state_of(question.checkpoint, question.tracking_uri) if first else None
         state = communicator.broadcast_object(found)
-    # Checkpoints of earlier versions may hold a password.
-    uri = question.tracking_uri or hidden(
-        state["config"]["tracking"]["uri"] if state else TrackingConfig().uri
-    )
+    uri = question.tracking_uri or (state["config"]["tracking"]["uri"] if state else TrackingConfig().uri)
     if first:
         require_store(uri)
         _require_writable(question.out)

@@ -105,7 +105,9 @@ def measured_classifier(
     halving: Halving = next(halvings(Design(ratio=ratio, count=1)))
     say(f"classifier, {level} level")
     first = inputs(real.rows.of(halving.real), real)
-    verdict = train(first, inputs(fake.rows.of(halving.fake), real))
+    # What is absurdly far out is told apart as well nearer by, and no network learns from it.
+    farthest = 10.0 * np.abs(first).max()
+    verdict = train(first, np.clip(inputs(fake.rows.of(halving.fake), real), -farthest, farthest))
     say(f"classifier, {level} level, between two halves of the reference")
     floor = train(first, inputs(real.rows.of(halving.rest), real))
     pairs = {

@@ -132,7 +132,7 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class FilesOf:
-    """Generated showers that lie in files."""
+    """Generated showers that lie in files; they may tell more conditions than the reference does."""
 
     files: Files
 
@@ -152,9 +152,11 @@ class FilesOf:
 
     def fill(self, real: Sample, fake: Sample, reference: Files, communicator: Communicator) -> Speed:
         """See `FakeShowers`."""
-        for sample, files in ((real, reference), (fake, self.files)):
-            for batch in files.batches(communicator):
-                sample.add(*batch)
+        for batch in reference.batches(communicator):
+            real.add(*batch)
+        wanted = _columns(reference.manifest.geometry, self.files.manifest.geometry)
+        for ids, showers, conditions in self.files.batches(communicator):
+            fake.add(ids, showers, conditions[:, wanted])
         return Speed()
 
     def beside(self, ids: np.ndarray, conditions: np.ndarray, communicator: Communicator) -> np.ndarray:
@@ -167,9 +169,14 @@ class FilesOf:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedFor:
-    """Showers generated for the conditions of the reference, one for each of its showers."""
+    """Showers generated for the conditions of the reference, one for each of its showers.
+
+    The reference may have more conditions than the generator knows.
+    """
 
     generator: TrainedGenerator
+    known: Geometry
+    """Read-out of the reference."""
     seed: int = 0
 
     @property
@@ -206,7 +213,8 @@ class GeneratedFor:
 
     def _showers_for(self, ids: np.ndarray, conditions: np.ndarray) -> np.ndarray:
         draws = Draws(self.seed, 0, ids, "evaluate")
-        return np.asarray(self.generator.generate(torch.from_numpy(conditions), draws).numpy())
+        wanted = torch.from_numpy(conditions[:, _columns(self.generator.geometry, self.known)])
+        return np.asarray(self.generator.generate(wanted, draws).numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,13 +227,34 @@ class Samples:
     speed: Speed
 
 
-def require_same_readout(real: Geometry, fake: Geometry) -> None:
-    """Check that showers of two read-outs may be compared.
+def _columns(wanted: Geometry, there: Geometry) -> list[int]:
+    """Places of the conditions of one read-out among those of another one, which has them all."""
+    return [there.conditions.index(name) for name in wanted.conditions]
+
+
+def require_same_readout(real: Geometry, fake: Geometry, *, generates: bool = False) -> None:
+    """Check that showers of two read-outs may be compared, and that each condition that is needed is known.
+
+    Args:
+        real: of the reference.
+        fake: of the generated showers.
+        generates: whether these are made for the conditions of the reference, which must have those of the generator;
+            else theirs must have those of the reference.
 
     Raises:
-        DataError: if they differ in kind, shape or conditions.
+        DataError: if they differ in kind or shape, or a condition is not known.
     """
-    for what in ("kind", "shape", "conditions"):
+    needs, has = (fake, real) if generates else (real, fake)
+    lacking = [name for name in needs.conditions if name not in has.conditions]
+    if lacking:
+        asks, tells = "the generator", "the reference"
+        if not generates:
+            asks, tells = tells, "the sample of --fake"
+        raise DataError(
+            f"{asks} has {' and '.join(lacking)}, {tells} tells {' and '.join(has.conditions)} only: add the data set "
+            f"{lacking[0]} to its files"
+        )
+    for what in ("kind", "shape"):
         mine, other = getattr(real, what), getattr(fake, what)
         if mine != other:
             raise DataError(

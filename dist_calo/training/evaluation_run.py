@@ -208,8 +208,8 @@ def _fake(
         return FilesOf(files=files)
     assert state is not None, "the command line demands files or a checkpoint"
     generator = restore_generator(state, generating_device(question.device, communicator.world))
-    require_same_readout(readout, generator.geometry)
-    return GeneratedFor(generator=generator, seed=question.seed)
+    require_same_readout(readout, generator.geometry, generates=True)
+    return GeneratedFor(generator=generator, known=readout, seed=question.seed)
 
 
 def _numbers(

@@ -155,6 +155,14 @@ def test_a_truncated_file_is_refused(reference, tmp_path, capsys):
     assert "truncated" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def checkpoint_of(folder, real, geometry):
+    config = RunConfig(tracking=TrackingConfig(uri="none")).to_dict()
+    manifest = manifest_of([str(real)]).to_dict()
+    state = untrained_state(geometry, run_id=None, epoch=1, config=config, manifest=manifest)
+    CheckpointFolder(folder / "checkpoints").save(state, {})
+    return str(folder / "checkpoints")
+
+
 def test_a_checkpoint_that_generates_bad_showers_is_judged(tmp_path, monkeypatch, capsys):
     geometry = GEOMETRIES["voxels"]
     real = written(tmp_path, "voxels")
@@ -166,13 +174,9 @@ def test_a_checkpoint_that_generates_bad_showers_is_judged(tmp_path, monkeypatch
         return showers
 
     monkeypatch.setattr(TrainedGenerator, "generate", diverged)
-    config = RunConfig(tracking=TrackingConfig(uri="none")).to_dict()
-    manifest = manifest_of([str(real)]).to_dict()
-    state = untrained_state(geometry, run_id=None, epoch=1, config=config, manifest=manifest)
-    CheckpointFolder(tmp_path / "checkpoints").save(state, {})
     command = [
         "--checkpoint",
-        str(tmp_path / "checkpoints"),
+        checkpoint_of(tmp_path, real, geometry),
         "--real",
         str(real),
         "--out",
@@ -181,3 +185,19 @@ def test_a_checkpoint_that_generates_bad_showers_is_judged(tmp_path, monkeypatch
     assert evaluate([*command, "--tracking-uri", "none", "--no-report"]) == 0
     assert metrics_of(tmp_path / "out")["bad_showers"]["not_finite"] >= COUNT / 10
     assert "are bad: a cell that is NaN" in capsys.readouterr().out
+
+
+def test_a_reference_may_have_more_conditions_than_the_generator_and_not_fewer(tmp_path, capsys):
+    geometry, tilted = GEOMETRIES["voxels"], VoxelGrid(shape=(25, 25, 25), conditions=("energy", "theta"))
+    real = written(tmp_path, "voxels")
+    with ShowerWriter(tmp_path / "tilted.h5", tilted) as writer:
+        writer.append(*rough_showers(tilted, 30))
+    command = ["--checkpoint", checkpoint_of(tmp_path, real, geometry), "--real", str(tmp_path / "tilted.h5")]
+    command += ["--out", str(tmp_path / "out"), "--tracking-uri", "none", "--no-report"]
+    assert evaluate(command) == 0
+    assert "shift/angle" in metrics_of(tmp_path / "out")["metrics"]
+    more = given(real, tmp_path / "tilted.h5", tmp_path / "more", "--no-report")
+    assert evaluate(more) == 0
+    capsys.readouterr()
+    assert evaluate(given(tmp_path / "tilted.h5", real, tmp_path / "fewer")) == EXIT_USER
+    assert "add the data set theta" in capsys.readouterr().err

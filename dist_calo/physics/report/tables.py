@@ -83,7 +83,7 @@ def cell_of(name: str, number: Measured) -> Cell:
         return Cell(text="0", level=0)
     return Cell(
         text=with_error(number.value, number.error),
-        floor=floor_of(number),
+        floor=floor_of(number) if math.isfinite(number.floor) else "",
         sigmas=sigmas_in_words(sigmas),
         level=level_of(sigmas),
         note="mean of sizes" if name.split("/")[0] in ("shifts", "widths") else "",

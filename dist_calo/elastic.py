@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dist_calo import early
 from dist_calo.command_line import one_line_parser, run_command
 from dist_calo.errors import LaunchError
-from dist_calo.masking import hidden
+from dist_calo.masking import hidden_command
 
 if TYPE_CHECKING:
     from dist_calo.comm.elastic import Plan
@@ -77,7 +77,7 @@ def _read_plan(options: argparse.Namespace) -> "Plan":
         ranks_per_node=options.ranks_per_node,
         restarts=options.restarts,
         wait_s=options.wait,
-        command=tuple(hidden(word) for word in command),
+        command=tuple(hidden_command(command)),
         folder=os.getcwd(),
     )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dist_calo import early
 from dist_calo.command_line import run_command
 from dist_calo.errors import EXIT_PREEMPTED, LaunchError
-from dist_calo.masking import hidden
+from dist_calo.masking import hidden_command
 
 if TYPE_CHECKING:
     from dist_calo.comm.signs import Page
@@ -108,8 +108,7 @@ def run_local(command: Sequence[str], n: int) -> int:
     _refuse_nesting()
     from dist_calo.comm.signs import WHERE, open_page
 
-    # Everybody on this machine can read the command lines of its processes.
-    command = [hidden(word) for word in command]
+    command = hidden_command(command)
     ranks: list[subprocess.Popen[bytes]] = []
     page = open_page(n)
     meeting = {"MASTER_PORT": str(_free_port())} | ({WHERE: page.path} if page else {})

@@ -122,14 +122,18 @@ def test_settings_errors_and_tags_hold_no_password():
     )
 
 
-def test_ranks_started_here_know_the_address_that_their_command_line_hides(capfd):
+def test_ranks_started_here_know_the_address_that_their_command_line_hides(capfd, tmp_path):
     uri, masked = LOGINS[0]
-    code = (
-        "import sys; from dist_calo.masking import revealed as r; "
-        "print(sys.argv[1], r(sys.argv[1]) == sys.argv[2][::-1])"
+    script = tmp_path / "dist_calo.py"
+    script.write_text(
+        "import sys\nfrom importlib import import_module\nsys.path.pop(0)\n"
+        "revealed = import_module('dist_calo.masking').revealed\n"
+        "print(sys.argv[1], revealed(sys.argv[1]) == sys.argv[2][::-1])\n"
     )
-    assert run_local([sys.executable, "-c", code, uri, uri[::-1]], 1) == 0
+    assert run_local([sys.executable, str(script), uri, uri[::-1]], 1) == 0
     assert capfd.readouterr().out == f"{masked} True\n"
+    assert run_local(["echo", uri], 1) == 0  # another program needs the address
+    assert capfd.readouterr().out == f"{uri}\n"
 
 
 def test_what_is_printed_is_masked(capfd, monkeypatch):

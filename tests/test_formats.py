@@ -1,3 +1,5 @@
+import errno
+import fcntl
 from typing import Any
 
 import h5py
@@ -6,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dist_calo.data.conditions import read_conditions
 from dist_calo.data.formats import FORMATS, ReadOptions, ShowerWriter, format_named, open_file, recognise
 from dist_calo.data.formats.protocol import rows_are_good
 from dist_calo.data.formats.rows import RowReader
-from dist_calo.data.shards import manifest_of
+from dist_calo.data.shards import find_problems, manifest_of
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.geometry import VoxelGrid
 from tests.shower_files import energies, rows_of, showers, write_lcd
@@ -148,6 +151,54 @@ def test_bad_rows_are_named(tmp_path, change, data_set, row, rule):
     assert (problems[0].data_set, problems[0].row) == (data_set, row)
     assert rule in problems[0].rule
     assert str(problems[0]).startswith(f"data set {data_set}, row {row}: ")
+
+
+@pytest.mark.parametrize("value", [-0.1, 3.2, 90.0, np.nan])
+def test_an_angle_that_cannot_be_is_a_bad_row(tmp_path, value):
+    theta = np.full(4, 1.5)
+    theta[2] = value
+    path = write_lcd(tmp_path / "a.h5", 4, chunk=1, theta=theta)
+    (problem,) = (problem for _, problem in find_problems(manifest_of([str(path)])))
+    assert (problem.data_set, problem.row) == ("theta", 2)
+    with pytest.raises(DataError, match="row 2: theta"):
+        read_conditions(str(path))
+
+
+def test_angles_in_degrees_are_read_where_the_file_says_so(tmp_path):
+    path = write_lcd(tmp_path / "a.h5", 4, chunk=1, theta=np.full((4, 1), 90.0))
+    with h5py.File(path, "a") as file:
+        file["theta"].attrs["units"] = "degrees"
+    names, conditions = read_conditions(str(path))
+    assert names == ("energy", "theta")
+    np.testing.assert_allclose(conditions[:, 1], np.pi / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EACCES, "the file may not be read by this user"),
+        (errno.EIO, r"cannot be read: Input/output error \(5\)"),
+        (errno.ESTALE, r"cannot be read: Stale file handle \(116\)"),
+        (524, r"cannot be read: operation not supported \(524\)"),
+    ],
+)
+def test_what_the_system_answers_is_told_in_words(tmp_path, monkeypatch, number, told):
+    def refuse(*_, **__):
+        raise OSError(f"Unable to open file (errno = {number}, error message = '...')")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(DataError, match=told):
+        open_file(tmp_path / "a.h5")
+
+
+def test_a_file_that_another_process_writes_is_not_read(tmp_path):
+    path = write_lcd(tmp_path / "a.h5", 4)
+    with path.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another process has the file open for writing: wait"):
+            manifest_of([str(path)])
+    with h5py.File(path):  # this process reads it too, with a lock
+        assert manifest_of([str(path)]).rows == 4
 
 
 def test_the_energy_of_an_older_file_is_named_target(tmp_path):

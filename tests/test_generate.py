@@ -67,6 +67,12 @@ def test_the_seed_decides_and_the_batch_size_does_not(checkpoints, tmp_path):
         (["--launch", "0"], "--launch 0"),
         (["--energy", "0:10"], "above 0 GeV"),
         (["--energy", "10,0"], "above 0 GeV"),
+        (["--energy", "2e7"], "at most 1e+06 GeV; 1 MeV is 0.001 GeV"),
+        (
+            ["--energy", "20000:50000"],
+            "training saw 15 to 60 GeV, and these are in GeV: if they were meant in MeV, give",
+        ),
+        (["--theta", "90"], "--theta 90.0: the polar angle must be 0 to 3.1416 rad; 1 degree is 0.01745 rad"),
         (["--energy", "ten"], "--energy ten"),
         (["--energy", "10,20:30"], "a list such as 10,20,50"),
         (["--energy", "10,inf"], "all numbers are finite"),

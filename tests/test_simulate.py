@@ -75,6 +75,8 @@ def test_extrapolated_energies_are_told(tmp_path, capsys):
             "--energy 1000: lcd25 was fitted from 10 to 100 GeV; stay between 2.5 and 400",
         ),
         (["--energy", "many"], "--energy many: give one number or a range"),
+        (["--theta", "90"], "--theta 90: the polar angle must be 0 to 3.1416 rad; 1 degree is 0.01745 rad"),
+        (["--energy", "0:50"], "--energy 0:50: the incident energy must be above 0 GeV"),
         (["--theta", "0.1"], "--theta 0.1: angles lie between 0.5 and 2.6416 rad"),
         (["--theta", "1.2", "--detector", "signals"], "showers of signals come at normal incidence only"),
         (["--detector", "atlas"], "invalid choice: 'atlas'"),

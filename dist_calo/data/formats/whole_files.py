@@ -27,7 +27,12 @@ def open_file(path: str | Path) -> "h5py.File":
     import h5py
 
     try:
-        return h5py.File(path, "r", locking=False)
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError as error:
+            if "locking flag values" not in str(error):
+                raise
+            return h5py.File(path, "r")  # this process has it open already, with a lock
     except OSError as error:
         raise DataError(f"{path}: {_why_not_opened(str(path), error)}") from error
 
@@ -40,13 +45,14 @@ def require_not_being_written(file: "h5py.File") -> None:
     Raises:
         DataError: if one has.
     """
-    with open(file.filename, "rb") as handle, suppress(OSError):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"{file.filename}: another process has the file open for writing: wait until it has closed it"
-            ) from None
+    try:
+        fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(
+            f"{file.filename}: another process has the file open for writing: wait until it has closed it"
+        ) from None
+    except OSError:  # no locks here
+        pass
 
 
 def _why_not_opened(path: str, error: OSError) -> str:

@@ -148,10 +148,9 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
         OSError: if it cannot be read, is not an ordinary file, or is larger than ``most`` bytes.
     """
     with open_ordinary(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"is larger than {most} bytes", str(path))
-    return content
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"is larger than {most} bytes", str(path))
+        return file.read(most)
 
 
 def read_json(path: str | Path, form: type[Form], error: type[UserError], remedy: str) -> Form:

@@ -68,7 +68,7 @@ def _list(root: Path) -> int:
         except PermissionError:
             print(f"{_name(spool)}  another user's")
             continue
-        except TrackingError as error:
+        except (TrackingError, OSError) as error:
             damaged.append(str(error))
             continue
         points = sum(len(record.get("values", ())) for record in records)
@@ -102,16 +102,15 @@ def _sync(root: Path, uri: str | None) -> int:
     for spool in spools:
         try:
             complete &= _sync_run(spool, store)
-        except FileNotFoundError:
-            if spool.folder.exists():
-                raise
-            print(f"run {_name(spool)}: its job has sent it")
         except PermissionError as error:
             print(f"run {_name(spool)}: {error.strerror}: {error.filename}; its user must send it")
             complete = False
-        except TrackingError as error:
+        except (TrackingError, OSError) as error:
+            if isinstance(error, FileNotFoundError) and not spool.folder.exists():
+                print(f"run {_name(spool)}: its job has sent it")
+            else:
+                damaged.append(str(error))
             spool.unlock()
-            damaged.append(str(error))
     _end(root, spools, damaged)
     return 0 if complete else EXIT_FAILURE
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from dist_calo.comm import connect, find_world
 from dist_calo.config import CheckpointConfig, RunConfig
+from dist_calo.data.loader import training_order
 from dist_calo.data.shards import build_manifest
 from dist_calo.errors import CheckpointError, DataError
 from dist_calo.training.beginning import begin, open_ledger, run_uid
@@ -42,7 +43,7 @@ def start(tmp_path, manifest, monkeypatch, alone):
         config = replace(config, data=replace(config.data, ledger=ledger))
         state = find_state(config, manifest)
         uid = state["uid"] if state else run_uid(config, None)
-        if ledger := open_ledger(config, alone, uid, state["step"] if state else 0, 100):
+        if ledger := open_ledger(config, alone, uid, state["step"] if state else 0, manifest):
             ledger.close()
         begin(config, uid)
         return state
@@ -107,16 +108,33 @@ def test_a_job_ended_before_it_began_still_begins_where_it_was_told(start, save,
         start("no", restarts=1)
 
 
+@pytest.fixture(scope="module")
+def lines(manifest):
+    """Lines of a ledger, by steps, as a run on one rank writes them."""
+    config = RunConfig()
+    order = training_order(manifest, config.data, config.train.seed, config.train.global_batch_size)
+
+    def of(steps):
+        places = [(step, *divmod(step - 1, order.steps_per_epoch)) for step in steps]
+        ids = [order.share(epoch, index, 0, 1).ids.tolist() for _, epoch, index in places]
+        return "".join(
+            f"{epoch}\t{step}\t{','.join(map(str, each))}\n"
+            for (step, epoch, _), each in zip(places, ids, strict=True)
+        )
+
+    return of
+
+
 def steps_in(ledger):
     return [int(line.split("\t")[1]) for line in (ledger / "rank-00000.tsv").read_text().splitlines()]
 
 
-def test_a_ledger_is_its_runs_alone(start, save, tmp_path):
+def test_a_ledger_is_its_runs_alone(start, save, tmp_path, lines):
     ledger = tmp_path / "ledger"
 
     def write(*steps):
         with (ledger / "rank-00000.tsv").open("a") as file:
-            file.writelines(f"0\t{step}\t5,6\n" for step in steps)
+            file.write(lines(steps))
 
     ledger.mkdir()
     write(1)
@@ -141,11 +159,11 @@ def test_a_ledger_is_its_runs_alone(start, save, tmp_path):
     assert steps_in(ledger) == list(range(1, 11))
 
 
-def test_a_ledger_follows_its_run_into_another_folder_but_not_a_branch_of_it(start, save, tmp_path):
+def test_a_ledger_follows_its_run_into_another_folder_but_not_a_branch_of_it(start, save, tmp_path, lines):
     ledger = tmp_path / "ledger"
     start("no", ledger=str(ledger))
     uid = json.loads((ledger / "run.json").read_text())["uid"]
-    (ledger / "rank-00000.tsv").write_text("".join(f"0\t{step}\t5\n" for step in range(1, 41)))
+    (ledger / "rank-00000.tsv").write_text(lines(range(1, 41)))
     early, late = save(20, uid=uid), save(40, uid=uid)
     with pytest.raises(DataError, match=rf"of run {uid} .*, and this is run (?!{uid})"):
         start(early, folder="branch", ledger=str(ledger))
@@ -154,6 +172,19 @@ def test_a_ledger_follows_its_run_into_another_folder_but_not_a_branch_of_it(sta
     with pytest.raises(DataError, match=r"up to step 60, and this is run .*/third"):
         start(late, folder="third", ledger=str(ledger))
     assert len(steps_in(ledger)) == 40
+
+
+def test_a_ledger_of_other_samples_is_not_this_runs(start, save, tmp_path, lines):
+    ledger = tmp_path / "ledger"
+    start("no", ledger=str(ledger))
+    uid = json.loads((ledger / "run.json").read_text())["uid"]
+    save(10, uid=uid)
+    wrong = lines(range(2, 5)).replace("\t3\t", "\t2\t").splitlines(keepends=True)[1]
+    (ledger / "rank-00000.tsv").write_text(lines([1]) + wrong + lines(range(3, 11)))
+    with pytest.raises(DataError, match=r"rank-00000.tsv, line 2: not this run's samples of step 2"):
+        start("auto", ledger=str(ledger))
+    (ledger / "rank-00000.tsv").write_text(lines(range(1, 12)))
+    start("auto", ledger=str(ledger))
 
 
 def test_a_run_of_a_version_without_names_keeps_its_ledger(start, save, tmp_path):

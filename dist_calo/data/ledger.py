@@ -9,13 +9,13 @@ files in sorted order. ``run.json`` beside them says whose ledger it is, and how
 ledgers of earlier versions lack it.
 """
 
-import itertools
 import json
 import logging
 import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -30,10 +30,13 @@ log = logging.getLogger("dist_calo.data")
 _LONGEST_LINE = 1 << 27
 """Bytes of a line: six million samples of one rank."""
 _LINE = re.compile(rb"(\d{1,18})\t(\d{1,18})\t([\d,]*)\n")
+_PROVEN_LINES = 1000
 _NAME = re.compile(r"rank-(\d{5,})\.tsv")
 _STAYS = "checkpoints are as they were, go on with --checkpoint.resume=auto"
 _REMEDY = "restore it, or name another folder, in which the ledger begins anew at the run's next step"
 
+IdsOf = Callable[[int, int, int], tuple[int, np.ndarray]]
+"""From a step, a rank and the number of ranks to the epoch and that rank's sample ids."""
 Starts = tuple[tuple[int, int], ...]
 """The steps after which the number of ranks changed, and the ranks from there on, in order of steps."""
 
@@ -168,6 +171,7 @@ def truncate_after(
     rank: int = 0,
     ranks: int = 1,
     rows: int | None = None,
+    ids_of: IdsOf | None = None,
 ) -> None:
     """Check what is kept of a ledger, line by line, and drop all that comes after a step, whole or not.
 
@@ -180,9 +184,10 @@ def truncate_after(
         rank: of this process.
         ranks: that share the work.
         rows: showers of the data, where it is known: sample ids are below.
+        ids_of: what the run's order says, where it is known; the last thousand lines of a file must say the same.
 
     Raises:
-        DataError: if a line up to that step is damaged, missing, there twice or in the wrong order.
+        DataError: if a line up to that step is damaged, missing, there twice, in the wrong order or of another run.
     """
     for name in os.listdir(folder):
         match = _NAME.fullmatch(name)
@@ -190,7 +195,7 @@ def truncate_after(
             path = Path(folder) / name
             try:
                 with open_ordinary(path, change=True) as file:
-                    file.truncate(_kept(file, path, step, starts, int(match[1]), rows) if step else 0)
+                    file.truncate(_kept(file, path, step, starts, int(match[1]), rows, ids_of) if step else 0)
             except OSError as error:
                 raise DataError(f"{path}: {error.strerror}; {_REMEDY}") from error
 
@@ -220,16 +225,18 @@ def read_ledger(folder: str | Path) -> dict[tuple[int, int], np.ndarray]:
     return {key: np.array(ids, dtype=np.int64) for key, ids in sorted(found.items())}
 
 
-def _kept(file: BinaryIO, path: Path, step: int, starts: Starts, rank: int, rows: int | None) -> int:
+def _kept(
+    file: BinaryIO, path: Path, step: int, starts: Starts, rank: int, rows: int | None, ids_of: IdsOf | None
+) -> int:
     """Where the lines of a rank end that are kept, in bytes; all of them are proven to be there and whole."""
     ends = [*(after for after, _ in starts[1:]), step]
-    spans = [
-        range(start[0] + 1, end + 1) for start, end in zip(starts, ends, strict=False) if rank < start[1]
-    ]
-    due = itertools.chain.from_iterable(spans)
+    parts = [(range(start[0] + 1, end + 1), start[1]) for start, end in zip(starts, ends, strict=False)]
+    due = ((at, ranks) for steps, ranks in parts if rank < ranks for at in steps)
     known_from = starts[0][0] if starts else step
     # Rank 0 takes part in every step. Of others nothing is known where the ledger does not tell who wrote it.
-    last_due = spans[-1][-1] if spans else 0 if starts or rank else step
+    last_due = max((steps[-1] for steps, ranks in parts if rank < ranks), default=0)
+    last_due = last_due if starts or rank else step
+    latest: deque[tuple[int, int, int, list[int], int]] = deque(maxlen=_PROVEN_LINES)
     kept = last = last_epoch = 0
     for number, line in _numbered(file):
         try:
@@ -238,10 +245,13 @@ def _kept(file: BinaryIO, path: Path, step: int, starts: Starts, rank: int, rows
                 break
             if at <= last or epoch < last_epoch:
                 raise ValueError(f"step {at} of epoch {epoch} after step {last} of epoch {last_epoch}")
-            if at > known_from and at != (wanted := next(due, None)):
-                raise ValueError(f"step {at} where step {wanted} must be")
             if rows is not None and ids and max(ids) >= rows:
                 raise ValueError(f"sample {max(ids)} of {rows} showers")
+            if at > known_from:
+                wanted, ranks = next(due, (None, 0))
+                if at != wanted:
+                    raise ValueError(f"step {at} where step {wanted} must be")
+                latest.append((number, epoch, at, ids, ranks))
         except ValueError as error:
             if last < max(last_due, 0 if starts else step):
                 raise DataError(f"{path}, line {number}: {error}; {_REMEDY}") from None
@@ -251,6 +261,11 @@ def _kept(file: BinaryIO, path: Path, step: int, starts: Starts, rank: int, rows
         kept, last, last_epoch = kept + len(line), at, epoch
     if last < last_due:
         raise DataError(f"{path}: ends with step {last}, before step {last_due} of the checkpoint; {_REMEDY}")
+    if ids_of is not None:
+        for number, epoch, at, ids, ranks in latest:
+            due_epoch, due_ids = ids_of(at, rank, ranks)
+            if (epoch, ids) != (due_epoch, due_ids.tolist()):
+                raise DataError(f"{path}, line {number}: not this run's samples of step {at}; {_REMEDY}")
     return kept
 
 

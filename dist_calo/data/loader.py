@@ -187,6 +187,17 @@ class Loader:
         )
 
 
+def training_order(manifest: Manifest, config: DataConfig, seed: int, global_batch_size: int) -> Order:
+    """The global batches of the training split; raises as `training_loader` does."""
+    return Order(
+        split_blocks(manifest, "train", config),
+        seed=seed,
+        global_batch_size=global_batch_size,
+        window=config.shuffle_window,
+        remainder=config.remainder,
+    )
+
+
 def training_loader(
     manifest: Manifest,
     config: DataConfig,
@@ -204,16 +215,9 @@ def training_loader(
         ConfigError: if not one batch can be made.
         DataError: if the split is empty, or no batch begins at `start`.
     """
-    order = Order(
-        split_blocks(manifest, "train", config),
-        seed=seed,
-        global_batch_size=global_batch_size,
-        window=config.shuffle_window,
-        remainder=config.remainder,
-    )
     return Loader(
         manifest,
-        order,
+        training_order(manifest, config, seed, global_batch_size),
         rank=rank,
         size=size,
         accumulation=accumulation,

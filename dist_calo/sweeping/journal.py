@@ -5,16 +5,38 @@ while it is halted itself, takes the lock of a writer that is just finishing, an
 that of another.
 """
 
+import json
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from dist_calo.errors import ConfigError, MissingComponentError
-from dist_calo.files import writing
+from dist_calo.files import from_json, writing
 from dist_calo.sweeping.lock import Lock
 
+_Log = make_dataclass(
+    "_Log",
+    [
+        ("op_code", int),
+        ("worker_id", str),
+        *(
+            (name, kind | None, None)
+            for kind, names in {
+                int: ("study_id", "trial_id", "state", "step"),
+                float: ("param_value_internal", "intermediate_value", "value"),
+                str: ("study_name", "param_name", "distribution", "datetime_start", "datetime_complete"),
+                tuple[int]: ("directions",),
+                tuple[float]: ("values",),
+                dict[str, Any]: ("user_attr", "system_attr", "user_attrs", "system_attrs"),
+            }.items()
+            for name in names
+        ),
+    ],
+)
+"""The entries of Optuna's records, as far as they are known."""
 _OF_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What Optuna raises of records that it cannot use."""
 
@@ -45,6 +67,8 @@ class Journal:
         from optuna.storages.journal import JournalFileBackend
 
         self._path = name = path.absolute()
+        if name.exists() and not name.is_file():
+            raise ConfigError(f"{name}: is not an ordinary file; name another folder with --study")
         lock: Any = _RepairingLock(name)
         self._file = JournalFileBackend(str(name), lock_obj=lock)
         self._kept: list[dict[str, Any]] | None = None
@@ -73,8 +97,7 @@ class Journal:
         line = log_number_from + 1
         try:
             for log in self._file.read_logs(log_number_from):
-                if not isinstance(log, dict):
-                    raise ValueError("no record")
+                from_json(json.dumps(log), _Log)
                 yield log
                 line += 1
         except (ValueError, RecursionError) as error:

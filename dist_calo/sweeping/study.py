@@ -115,6 +115,11 @@ class Study:
         """The study in the journal, and every combination of a grid in its queue, also where a worker died halfway."""
         with locked(self.folder, "study"):
             names = [study.study_name for study in self._storage.get_all_studies()]
+            if NAME not in names and any(self.folder.glob("trials/*/owner.json")):
+                raise ConfigError(
+                    f"{self.folder}/journal.log: holds no study, and there are trials of one: put it back, or name "
+                    "another folder with --study"
+                )
             if NAME not in names:
                 optuna.create_study(storage=self._storage, study_name=NAME, direction=self.sweep.direction)
             if self.sweep.sampler == "grid":

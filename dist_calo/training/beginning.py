@@ -2,8 +2,11 @@
 
 import uuid
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
@@ -15,6 +18,8 @@ from dist_calo.data.ledger import (
     require_own,
     truncate_after,
 )
+from dist_calo.data.loader import training_order
+from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.run_lock import batch_job, restarted
@@ -83,7 +88,7 @@ def goes_back(path: str, step: int) -> bool:
 
 
 def open_ledger(
-    config: RunConfig, communicator: Communicator, uid: str, step: int, rows: int
+    config: RunConfig, communicator: Communicator, uid: str, step: int, manifest: Manifest
 ) -> Ledger | None:
     """This rank's ledger: that of this run, proven whole up to a step and cut back to it; None if none is asked for.
 
@@ -92,7 +97,7 @@ def open_ledger(
         communicator: how the ranks talk.
         uid: of the run, on rank 0.
         step: that the run continues from, 0 for a new run.
-        rows: showers of the data.
+        manifest: of the data.
 
     Raises:
         DataError: if the ledger is another run's, a file is damaged, or cannot be written.
@@ -104,6 +109,14 @@ def open_ledger(
         require_own_ledger(config, uid, step)
         begin(config, uid)  # first, so that a run killed now knows its ledger again
         starts = claim_ledger(config.data.ledger, _writer(config, uid), step, world.size)
-    starts = communicator.broadcast_object(starts)
-    truncate_after(config.data.ledger, step, starts, rank=world.rank, ranks=world.size, rows=rows)
+    starts, train = communicator.broadcast_object(starts), config.train
+    order = cache(lambda: training_order(manifest, config.data, train.seed, train.global_batch_size))
+
+    def ids_of(step: int, rank: int, ranks: int) -> tuple[int, np.ndarray]:
+        epoch, index = divmod(step - 1, order().steps_per_epoch)
+        return epoch, order().share(epoch, index, rank, ranks, train.accumulation).ids
+
+    each = {"rank": world.rank, "ranks": world.size, "rows": manifest.rows}
+    truncate_after(config.data.ledger, step, starts, **each, ids_of=ids_of)
+    communicator.barrier()  # before any rank begins, or writes to a record that it has begun
     return Ledger(config.data.ledger, world.rank)

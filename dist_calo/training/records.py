@@ -1,5 +1,6 @@
 """What the files of a spool hold, and proof that they do."""
 
+import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -47,6 +48,17 @@ _ENTRIES: dict[str, dict[str, Any]] = {
 _FORMS = {kind: make_dataclass(kind, entries.items()) for kind, entries in _ENTRIES.items()}
 
 
+def require_ordinary(folder: Path) -> None:
+    """Check that the files of a spool that are there have an end.
+
+    Raises:
+        TrackingError: if one is a pipe, a device or a folder.
+    """
+    for name in ("journal.jsonl", "sent", "sending", "refused.jsonl", "lock"):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise TrackingError(f"{folder / name}: is not an ordinary file; remove it")
+
+
 def line_at(file: Path, position: int) -> int:
     """Number of the line of a file that begins at a position, from 1."""
     with file.open("rb") as lines:
@@ -63,7 +75,13 @@ def read_refused(file: Path) -> list[Record]:
     with suppress(FileNotFoundError):
         for number, line in enumerate(read_bytes(file).splitlines(), start=1):
             try:
-                found.append(asdict(from_json(line, Refused)))
+                refused = from_json(line, Refused)
+                kind = refused.record.get("kind")
+                if kind == "artifact":
+                    record_of(json.dumps(refused.record).encode())
+                elif not isinstance(kind, str):
+                    raise ValueError(f"record.kind is {kind!r}: must be a text")
+                found.append(asdict(refused))
             except ValueError as error:
                 raise TrackingError(f"{file}, line {number}: {error}; remove that line") from None
     return found

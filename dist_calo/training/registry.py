@@ -81,7 +81,7 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"--metrics {path}: {error.strerror}; name the metrics.json of dist-calo evaluate"
         ) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"--metrics {path}: not the metrics.json of dist-calo evaluate ({type(error).__name__}: {error})"
         ) from None

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dist_calo.comm.environment import whole_number
-from dist_calo.files import writing
+from dist_calo.files import open_ordinary, writing
 
 log = logging.getLogger("dist_calo.tracking")
 
@@ -143,7 +143,7 @@ class RunLock:
     @property
     def held_by(self) -> str:
         """The machine and the job that the lock file names, to be read after its own name; empty if it names none."""
-        with suppress(OSError), self._path.open("rb") as file:
+        with suppress(OSError), open_ordinary(self._path) as file:
             host, job = _holder(file.fileno())
             if host:
                 return f", held by {host} (job {job})" if job != "-" else f", held by {host}"

@@ -29,14 +29,15 @@ def address_of(uri: str) -> str:
     if not is_server_file(uri):
         return revealed(uri)
     try:
-        words = shlex.split(read_bytes(uri, 1 << 16).decode(), comments=True)
+        text = read_bytes(uri, 1 << 16).decode()
+        if "\0" in text:
+            raise ValueError("a NUL byte")
+        words = shlex.split(text, comments=True)
         found = dict(
             word.split("=", 1) for word in words if word.partition("=")[0] in SETTINGS and "=" in word
         )
         address = found.pop("MLFLOW_TRACKING_URI", "")
         host, _ = urlsplit(address).hostname, _port(address)
-        if "\0" in "".join(found.values()):
-            raise ValueError("a NUL byte")
     except FileNotFoundError:
         raise ConnectionError(f"there is no file {uri}: start slurm/mlflow_server.sh") from None
     except (OSError, ValueError) as error:

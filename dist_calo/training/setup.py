@@ -81,7 +81,7 @@ def build_run(
         CheckpointFolder(config.checkpoint.dir).require_writable()
         uid = uid or run_uid(config, None)
     with ExitStack() as stack:
-        ledger = open_ledger(config, communicator, uid, state.step, manifest.rows)
+        ledger = open_ledger(config, communicator, uid, state.step, manifest)
         if ledger:
             stack.callback(ledger.close)
         tracker = make_tracker(config.tracking, run_id, rank=world.rank, folder=config.checkpoint.dir)

@@ -32,7 +32,7 @@ from typing import Any
 from dist_calo.errors import TrackingError
 from dist_calo.files import read_bytes, read_json, write_whole
 from dist_calo.masking import hidden
-from dist_calo.training.records import Identity, Record, line_at, read_refused, record_of
+from dist_calo.training.records import Identity, Record, line_at, read_refused, record_of, require_ordinary
 from dist_calo.training.run_lock import SILENT_AFTER_S, RunLock, flock, restarted
 
 log = logging.getLogger("dist_calo.tracking")
@@ -58,6 +58,7 @@ class Spool:
         self._identity = asdict(read_json(folder / "run.json", Identity, TrackingError, remedy))
         self._identity["uri"] = hidden(self._identity["uri"])
         self._journal = folder / "journal.jsonl"
+        require_ordinary(folder)
         self._guard = threading.Lock()
         self._confirmed = 0
         """Like ``sent``, while the disk takes no note of it."""
@@ -277,7 +278,7 @@ class Spool:
     def sent(self) -> int:
         """Position in the journal up to which the store has everything."""
         text = ""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             text = read_bytes(self.folder / "sent", 4096).decode(errors="replace")
         # What is not known to be sent is sent again, which adds nothing.
         known = int(text) if text.isdecimal() and len(text) < 20 else 0
@@ -306,7 +307,7 @@ class Spool:
     @property
     def is_complete(self) -> bool:
         """Whether the store has all that was written so far, and has refused nothing; False if it cannot be read."""
-        with suppress(TrackingError):
+        with suppress(TrackingError, OSError):
             return self.is_sent and not self.refused
         return False
 
@@ -318,7 +319,7 @@ class Spool:
     def backlog(self) -> int:
         """How many records wait to be sent, up to a damaged one."""
         count = 0
-        with suppress(TrackingError):
+        with suppress(TrackingError, OSError):
             for _ in self.unsent():
                 count += 1
         return count

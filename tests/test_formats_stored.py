@@ -269,6 +269,9 @@ def test_names_that_lead_to_no_file_are_told(tmp_path: Path) -> None:
     (tmp_path / "folder.h5").mkdir()
     with pytest.raises(DataError, match="only folders match"):
         matching_files(f"{tmp_path}/*.h5")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe matches, which is no regular file"):
+        matching_files(f"{tmp_path}/pip*")
     write_lcd(tmp_path / "a.h5", 4)
     (tmp_path / "b.h5").symlink_to("gone.h5")
     with pytest.raises(DataError, match=r"b.h5: is a link to gone.h5, which does not exist"):

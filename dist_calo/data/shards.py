@@ -216,7 +216,8 @@ def matching_files(*patterns: str) -> list[str]:
                 f"{pattern} is a folder: name the files in it, such as {pattern.rstrip('/')}/*.h5"
             )
         matches = glob.glob(_literal_where_it_exists(expanded), recursive=True)
-        files = [path for path in matches if not os.path.isdir(path)]
+        # A link that leads nowhere is told when it is opened.
+        files = [path for path in matches if os.path.isfile(path) or not os.path.exists(path)]
         if not files:
             raise DataError(f"{pattern}: {_why_no_match(expanded, matches)}")
         found.update(files)
@@ -234,8 +235,10 @@ def _literal_where_it_exists(pattern: str) -> str:
 
 
 def _why_no_match(pattern: str, matches: Sequence[str]) -> str:
-    if matches:
+    if any(map(os.path.isdir, matches)):
         return f"only folders match, such as {matches[0]}: name the files in them, such as {pattern.rstrip('/')}/*.h5"
+    if matches:
+        return f"only {matches[0]} matches, which is no regular file: name a shower file"
     folder = os.path.dirname(pattern)
     while folder and glob.has_magic(folder) and not os.path.exists(folder):
         folder = os.path.dirname(folder)

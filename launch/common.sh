@@ -54,6 +54,8 @@ if [[ -n ${SLURM_JOB_ID:-} ]]; then
 else
     must_be "$some" 'a whole number from 1 to 9999999' RANKS RANKS_PER_NODE NODES
     must_be '[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]' 'a port, 1 to 65535' PORT
+    host="[A-Za-z0-9_][A-Za-z0-9_.-]*(:$some)?"
+    must_be "$host(,$host)*" 'hosts and their ranks such as node1:4,node2:4' HOSTS
     HOSTS=${HOSTS:-}
     commas=${HOSTS//[^,]/}
     NODES=${NODES:-$((${#commas} + 1))}

@@ -95,7 +95,14 @@ def test_a_port_that_is_taken_is_told_with_what_to_set() -> None:
         environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
         with pytest.raises(LaunchError, match="MASTER_PORT to a free port"):
             Door(world_of(0, 2), 1.0, environ)
-    Door(world_of(0, 2), 1.0, environ | {"MASTER_PORT": str(free_port())})
+    environ |= {"MASTER_PORT": str(free_port())}
+    with pytest.raises(
+        CommunicationError, match=r"rank 0 does not answer at 127.0.0.1:.* MASTER_ADDR and MASTER_PORT"
+    ):
+        Door(world_of(1, 2), 0.3, environ)
+    keeper = Door(world_of(0, 2), 1.0, environ)
+    Door(world_of(1, 2), 1.0, environ)
+    del keeper
 
 
 def test_ranks_that_do_not_come_are_named() -> None:

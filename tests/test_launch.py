@@ -297,6 +297,18 @@ def test_an_allocation_decides_where_the_ranks_go(script: str, words: list[str],
 
 
 NUMBERS = ("RANKS", "RANKS_PER_NODE", "NODES", "PORT")
+HOSTS = ["-oProxyCommand=x", "n1 n2", "n1:x", "n1:4;touch ran", "n1,,n2", "$(touch ran)", "n1:-1", "'"]
+
+
+@pytest.mark.parametrize("hosts", HOSTS)
+def test_hosts_are_names_and_numbers(hosts: str, fakes: str) -> None:
+    environ = {"PATH": f"{fakes}:/usr/bin:/bin", "HOSTS": hosts}
+    done = subprocess.run(["bash", str(LAUNCH / "mpirun.sh")], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("HOSTS=")
+    assert "must be hosts and their ranks such as node1:4,node2:4" in done.stderr
+
+
 OF_A_JOB = (
     "SLURM_JOB_ID",
     "SLURM_RESTART_COUNT",

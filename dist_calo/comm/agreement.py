@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -36,6 +37,8 @@ WORD_S = 20.0
 """Time that a rank which fails before it is connected gives the others to hear of it, in seconds."""
 _HEARD_S = 2.0
 _POLL_S = 0.05
+_ATTEMPT_S = 5.0
+_RETRY_S = 0.2
 _POLLS_PER_S = 4096
 
 
@@ -135,7 +138,8 @@ class Door:
 
     Raises:
         LaunchError: if nothing tells where the ranks meet, or rank 0 cannot listen there.
-        RuntimeError: if the other ranks cannot be reached.
+        CommunicationError: if rank 0 does not listen there in time.
+        RuntimeError: if the store does not answer.
     """
 
     def __init__(self, world: World, timeout_s: float, environ: Mapping[str, str] = os.environ) -> None:
@@ -148,6 +152,9 @@ class Door:
         self._keeps = world.rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         limit = timedelta(seconds=timeout_s)
         # The backend's own store at the same port is, within this process, the same one.
+        if not self._keeps:
+            # The store's own attempts take a multiple of their limit, without heeding signals, and print pages.
+            _await_listener(address, port, timeout_s)
         try:
             self._server = TCPStore(
                 address, port, is_master=self._keeps, wait_for_workers=False, multi_tenant=True, timeout=limit
@@ -229,6 +236,21 @@ class Door:
         )
 
 
+def _await_listener(address: str, port: int, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=_ATTEMPT_S).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise CommunicationError(
+                    f"rank 0 does not answer at {address}:{port} ({error.strerror or error}): see what it says, and "
+                    "whether it was started; MASTER_ADDR and MASTER_PORT must be the same on all ranks"
+                ) from error
+        time.sleep(_RETRY_S)
+
+
 def leave_word(world: World, message: str, code: int, environ: Mapping[str, str] = os.environ) -> None:
     """Tell the ranks that wait for this one, which fails before it is connected, as far as they can be reached.
 
@@ -236,5 +258,5 @@ def leave_word(world: World, message: str, code: int, environ: Mapping[str, str]
     """
     with suppress(ValueError):  # signals belong to the main thread
         signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
-    with suppress(RuntimeError, LaunchError, ImportError):
+    with suppress(RuntimeError, LaunchError, CommunicationError, ImportError):
         Door(world, WORD_S, environ).tell(message, code)

@@ -4,7 +4,6 @@ import faulthandler
 import hashlib
 import os
 import platform
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from dist_calo import __version__, early
 from dist_calo.comm.agreement import installed
 from dist_calo.config import CommConfig, flattened
 from dist_calo.errors import EXIT_USER, ConfigError, LaunchError, UserError
+from dist_calo.masking import hidden
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -141,11 +141,8 @@ def facts_of(options: object) -> dict[str, str]:
         options: the checked settings of a command; fields of dataclasses that are not compared are left out.
     """
     own = tuple(f".{name}" for name in PER_RANK)
-    settings = {
-        name: str(value) for name, value in flattened(_plain(options)) if not f".{name}".endswith(own)
-    }
-    # A user and password are nobody's business, and rank 0 alone uses them.
-    facts = {name: re.sub(r"//[^/@\s]*@", "//", text) for name, text in settings.items()}
+    settings = flattened(_plain(options))
+    facts = {name: hidden(str(value)) for name, value in settings if not f".{name}".endswith(own)}
     facts |= {"code of dist_calo": f"{__version__} {_code()}", "python": platform.python_version()}
     facts |= {package: installed(package) for package in PACKAGES}
     return facts | {name: os.environ.get(name, "") for name in NUMERIC_VARIABLES}

@@ -288,7 +288,7 @@ def test_facts_are_settings_code_and_versions(monkeypatch: pytest.MonkeyPatch) -
 
 def test_facts_hold_no_password() -> None:
     config = replace(RunConfig(), tracking=TrackingConfig(uri="http://me:secret@server:5000"))
-    assert facts_of(config)["tracking.uri"] == "http://server:5000"
+    assert facts_of(config)["tracking.uri"] == "http://***@server:5000"
 
 
 @pytest.mark.parametrize("launcher", launcher_params("local", "mpirun"))

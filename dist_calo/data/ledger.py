@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -56,6 +56,15 @@ class LedgerRun:
     def described(self) -> str:
         """The run in a few words."""
         return f"run {self.uid} (checkpoint.dir={self.checkpoints})"
+
+
+class Kept(NamedTuple):
+    """What lies in a ledger's folder when a run goes on."""
+
+    starts: Starts
+    """Which ranks wrote what is to be kept; empty if the ledger does not tell."""
+    files: tuple[int, ...]
+    """Numbers of the ranks that have a file."""
 
 
 class Ledger:
@@ -102,7 +111,7 @@ def ledger_run(folder: str | Path) -> LedgerRun | None:
         return None
 
 
-def require_own(folder: str | Path, run: LedgerRun, step: int) -> Starts:
+def require_own(folder: str | Path, run: LedgerRun, step: int) -> Kept:
     """Check that a run may go on with a ledger, by its names alone; nothing is changed.
 
     Args:
@@ -111,7 +120,7 @@ def require_own(folder: str | Path, run: LedgerRun, step: int) -> Starts:
         step: the last one in the checkpoint that the run continues from, 0 if it starts anew.
 
     Returns:
-        Which ranks wrote what is to be kept, as far as the ledger tells.
+        What is there, as far as the ledger tells.
 
     Raises:
         DataError: if it is the ledger of another run, or the file of a rank is missing.
@@ -135,12 +144,13 @@ def require_own(folder: str | Path, run: LedgerRun, step: int) -> Starts:
         )
     starts = tuple(start for start in known.starts if start[0] < step) if known else ()
     wrote = max((ranks for _, ranks in starts), default=max(there, default=-1) + 1) if step else 0
-    if missing := sorted(set(range(wrote)) - there.keys()):
-        raise DataError(f"{path}/rank-{missing[0]:05d}.tsv: is missing, of {wrote} ranks; {_REMEDY}")
-    return starts
+    for number in range(wrote):
+        if number not in there:
+            raise DataError(f"{path}/rank-{number:05d}.tsv: is missing, of {wrote} ranks; {_REMEDY}")
+    return Kept(starts, tuple(there))
 
 
-def claim_ledger(folder: str | Path, run: LedgerRun, step: int, ranks: int) -> Starts:
+def claim_ledger(folder: str | Path, run: LedgerRun, step: int, ranks: int) -> Kept:
     """Make a folder ready for a run, before its ranks call `truncate_after`; one rank calls it.
 
     Args:
@@ -155,18 +165,18 @@ def claim_ledger(folder: str | Path, run: LedgerRun, step: int, ranks: int) -> S
     Raises:
         DataError: if the folder cannot be written.
     """
-    starts = require_own(folder, run, step)
-    now = starts if starts and starts[-1][1] == ranks else (*starts, (step, ranks))
+    kept = require_own(folder, run, step)
+    now = kept.starts if kept.starts and kept.starts[-1][1] == ranks else (*kept.starts, (step, ranks))
     Path(folder).mkdir(parents=True, exist_ok=True)
     with write_whole(Path(folder) / "run.json") as temporary:
         temporary.write_text(json.dumps(asdict(replace(run, starts=now))) + "\n")
-    return starts
+    return kept
 
 
 def truncate_after(
     folder: str | Path,
     step: int,
-    starts: Starts = (),
+    kept: Kept,
     *,
     rank: int = 0,
     ranks: int = 1,
@@ -180,7 +190,7 @@ def truncate_after(
     Args:
         folder: of the ledger.
         step: the last one in the checkpoint that the run continues from.
-        starts: what `claim_ledger` returned.
+        kept: what `claim_ledger` returned.
         rank: of this process.
         ranks: that share the work.
         rows: showers of the data, where it is known: sample ids are below.
@@ -189,15 +199,13 @@ def truncate_after(
     Raises:
         DataError: if a line up to that step is damaged, missing, there twice, in the wrong order or of another run.
     """
-    for name in os.listdir(folder):
-        match = _NAME.fullmatch(name)
-        if match and int(match[1]) % ranks == rank:
-            path = Path(folder) / name
-            try:
-                with open_ordinary(path, change=True) as file:
-                    file.truncate(_kept(file, path, step, starts, int(match[1]), rows, ids_of) if step else 0)
-            except OSError as error:
-                raise DataError(f"{path}: {error.strerror}; {_REMEDY}") from error
+    for number in (number for number in kept.files if number % ranks == rank):
+        path = Path(folder) / f"rank-{number:05d}.tsv"
+        try:
+            with open_ordinary(path, change=True) as file:
+                file.truncate(_kept(file, path, step, kept.starts, number, rows, ids_of) if step else 0)
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; {_REMEDY}") from error
 
 
 def read_ledger(folder: str | Path) -> dict[tuple[int, int], np.ndarray]:
@@ -234,7 +242,7 @@ def _kept(
     due = ((at, ranks) for steps, ranks in parts if rank < ranks for at in steps)
     known_from = starts[0][0] if starts else step
     # Rank 0 takes part in every step. Of others nothing is known where the ledger does not tell who wrote it.
-    last_due = max((steps[-1] for steps, ranks in parts if rank < ranks), default=0)
+    last_due = max((steps[-1] for steps, ranks in parts if steps and rank < ranks), default=0)
     last_due = last_due if starts or rank else step
     latest: deque[tuple[int, int, int, list[int], int]] = deque(maxlen=_PROVEN_LINES)
     kept = last = last_epoch = 0

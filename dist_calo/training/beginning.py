@@ -104,12 +104,12 @@ def open_ledger(
     """
     if config.data.ledger is None:
         return None
-    world, starts = communicator.world, None
+    world, kept = communicator.world, None
     if world.rank == 0:
         require_own_ledger(config, uid, step)
         begin(config, uid)  # first, so that a run killed now knows its ledger again
-        starts = claim_ledger(config.data.ledger, _writer(config, uid), step, world.size)
-    starts, train = communicator.broadcast_object(starts), config.train
+        kept = claim_ledger(config.data.ledger, _writer(config, uid), step, world.size)
+    kept, train = communicator.broadcast_object(kept), config.train
     order = cache(lambda: training_order(manifest, config.data, train.seed, train.global_batch_size))
 
     def ids_of(step: int, rank: int, ranks: int) -> tuple[int, np.ndarray]:
@@ -117,6 +117,6 @@ def open_ledger(
         return epoch, order().share(epoch, index, rank, ranks, train.accumulation).ids
 
     each = {"rank": world.rank, "ranks": world.size, "rows": manifest.rows}
-    truncate_after(config.data.ledger, step, starts, **each, ids_of=ids_of)
+    truncate_after(config.data.ledger, step, kept, **each, ids_of=ids_of)
     communicator.barrier()  # before any rank begins, or writes to a record that it has begun
     return Ledger(config.data.ledger, world.rank)

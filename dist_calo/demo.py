@@ -1,6 +1,5 @@
 """The whole service in a few minutes, as ``make demo`` runs it: train on two ranks, generate, compare with Geant4."""
 
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -8,7 +7,8 @@ from pathlib import Path
 
 from dist_calo.command_line import run_command
 from dist_calo.documents import load_yaml
-from dist_calo.errors import CheckpointError, TrainingError
+from dist_calo.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, TrainingError
+from dist_calo.launch import forwarding, start
 from dist_calo.masking import hidden
 
 RANKS = 2
@@ -24,9 +24,11 @@ def main(arguments: Sequence[str]) -> int:
     say(f"Training with {RANKS} ranks; settings in {CONFIG}")
     training = [sys.executable, "-m", "dist_calo.train", "--config", str(CONFIG), "--launch", str(RANKS)]
     where = [f"--checkpoint.dir={checkpoints}", f"--data.ledger={out / 'ledger'}"]
-    code = subprocess.run([*training, *where, *map(hidden, arguments)], check=False).returncode
+    process = start([*training, *where, *map(hidden, arguments)])
+    with forwarding([process]):
+        code = process.wait()
     if code:
-        raise TrainingError(f"training ended with exit code {code}; its last lines above say why")
+        return _stopped("training", code)
 
     say("Generating 1,000 showers")
     from dist_calo.generate import main as generate
@@ -34,19 +36,30 @@ def main(arguments: Sequence[str]) -> int:
     generated = out / "generated.h5"
     asked = ["--n", "1000", "--energy", "10:100"]
     if code := generate(["--checkpoint", str(checkpoints), *asked, "--out", str(generated)]):
-        raise CheckpointError(f"generating ended with exit code {code}; its last lines above say why")
+        return _stopped("generating", code)
 
     say("Comparing with Geant4 showers that training never saw")
     from dist_calo.evaluate import main as evaluate
 
     report = out / "evaluation"
     if code := evaluate(["--checkpoint", str(checkpoints), "--out", str(report)]):
-        raise CheckpointError(f"the evaluation ended with exit code {code}; its last lines above say why")
+        return _stopped("the evaluation", code)
 
     say(f"Done in {time.monotonic() - began:.0f} s")
     print(f"report       {report / 'report.html'}: open it in a browser\nshowers      {generated}")
     print(f"MLflow       {store}: `make ui` shows the run, its curves and pictures")
     return 0
+
+
+def _stopped(what: str, code: int) -> int:
+    """The exit code of a part that was asked to stop.
+
+    Raises:
+        TrainingError: if it ended for another reason.
+    """
+    if code in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
+        return code
+    raise TrainingError(f"{what} ended with exit code {code}; its last lines above say why")
 
 
 def say(text: str) -> None:

@@ -12,10 +12,12 @@ from functools import cache
 import pytest
 import yaml
 
+from dist_calo import demo
 from dist_calo.__main__ import main as dist_calo
 from dist_calo.command_line import build_config, config_parser, run_command
 from dist_calo.errors import EXIT_USER, ConfigError
 from dist_calo.files import write_whole
+from dist_calo.launch import start
 from dist_calo.on_ranks import add_launch_option
 from dist_calo.train import main as train
 
@@ -242,3 +244,9 @@ def test_a_file_and_the_command_line_mean_the_same(given, tmp_path):
     printed = tmp_path / "printed.yaml"
     printed.write_text(yaml.safe_dump(config.to_dict()))
     assert parsed(f"--config={printed}") == config
+
+
+@pytest.mark.parametrize("code", [75, 130])
+def test_a_demo_that_is_asked_to_stop_leaves_with_the_code_of_its_training(code, monkeypatch):
+    monkeypatch.setattr(demo, "start", lambda _: start([sys.executable, "-c", f"raise SystemExit({code})"]))
+    assert demo.main([]) == code

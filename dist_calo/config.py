@@ -4,6 +4,7 @@ A configuration is read by `dist_calo.command_line` from a YAML file and dotted 
 and stored in every checkpoint.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -12,10 +13,11 @@ from dist_calo.errors import ConfigError
 from dist_calo.masking import hidden
 
 
-def _positive(section: str, values: dict[str, float | None]) -> None:
+def _positive(section: str, values: dict[str, float | None], most: float = math.inf) -> None:
     for name, value in values.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"{section}.{name}={value}: must be above 0")
+        if value is not None and not 0 < value <= most:
+            limit = "" if most == math.inf else f" and at most {most:,.0f}"
+            raise ConfigError(f"{section}.{name}={value}: must be above 0{limit}")
 
 
 def _not_negative(section: str, values: dict[str, float | None]) -> None:
@@ -250,13 +252,13 @@ class TrainConfig:
             "train",
             {
                 "max_steps": self.max_steps,
-                "global_batch_size": self.global_batch_size,
                 "accumulation": self.accumulation,
                 "log_every_steps": self.log_every_steps,
                 "validation_showers": self.validation_showers,
                 "max_bad_steps": self.max_bad_steps,
             },
         )
+        _positive("train", {"global_batch_size": self.global_batch_size}, 2**24)
         _not_negative("train", {"validate_every_steps": self.validate_every_steps, "seed": self.seed})
         _fraction("train", {"ema_decay": self.ema_decay})
         if self.accumulation > self.global_batch_size:
@@ -288,7 +290,8 @@ class CommConfig:
 
     def __post_init__(self) -> None:
         times = {"timeout_s": self.timeout_s, "silence_s": self.silence_s}
-        _positive("comm", {"bucket_mb": self.bucket_mb, **times, "threads": self.threads})
+        _positive("comm", {"bucket_mb": self.bucket_mb, "threads": self.threads})
+        _positive("comm", {**times}, 10**8)
 
 
 @dataclass(frozen=True, kw_only=True)

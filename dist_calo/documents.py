@@ -6,7 +6,6 @@ What a plain word of YAML means depends on what it is for: ``no`` is a text for 
 
 import difflib
 import errno
-import math
 import os
 import re
 import select
@@ -31,7 +30,8 @@ PIPE_WITHIN_S = 5.0
 """Time for which a pipe may say nothing, in seconds."""
 MOST_ENTRIES, DEEPEST = 100_000, 30
 """Bounds of a YAML document, counted with all that its aliases repeat."""
-LARGEST_NUMBER = 2**64
+LARGEST_NUMBER, LARGEST_FLOAT = 2**64, 3.4e38
+"""Bounds of whole numbers, and of others, with which networks compute in float32."""
 TRUE, FALSE, NULL = ("true", "yes", "on"), ("false", "no", "off"), ("", "~", "null")
 TAGS = ("!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")))
 
@@ -60,7 +60,8 @@ def read_text(path: str | Path) -> str:
     try:
         data = _piped(path) if Path(path).is_fifo() else read_bytes(path, LARGEST_TEXT)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ConfigError(f"{str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(path)!r}: {reason}; name a file that can be read") from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError(f"{path}: is UTF-16; save it as UTF-8")
     try:
@@ -83,7 +84,7 @@ def _piped(path: str | Path) -> bytes:
             data += part
             if len(data) > LARGEST_TEXT:
                 raise OSError(errno.EFBIG, f"is larger than {LARGEST_TEXT} bytes")
-    raise OSError(errno.ETIMEDOUT, "nobody writes to this pipe; name a file")
+    raise OSError(errno.ETIMEDOUT, "nobody writes to this pipe")
 
 
 def load_yaml(path: str | Path) -> Any:
@@ -330,8 +331,8 @@ def _number(kind: type, text: str, name: str, value: Any) -> float:
         exact = Decimal(text)
     except (InvalidOperation, ValueError):
         raise _wrong(name, value, f"must be {wanted}") from None
-    if not exact.is_finite() or not math.isfinite(float(exact)):
-        raise _wrong(name, value, "must be finite: the largest number is about 1.8e308")
+    if not exact.is_finite() or abs(exact) > LARGEST_FLOAT:
+        raise _wrong(name, value, "must be finite: the largest number of 32 bits is about 3.4e38")
     if kind is float:
         return float(exact)
     if abs(exact) >= LARGEST_NUMBER:

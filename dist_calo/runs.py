@@ -118,7 +118,9 @@ def _sync(root: Path, uri: str | None) -> int:
 def _sync_run(spool: "Spool", store: str | None) -> bool:
     """Send one spool, say how it went, and tell whether its store has everything that was recorded so far."""
     from dist_calo.training.store import Sender, complaint
+    from dist_calo.training.unkept import Unkept
 
+    unkept = Unkept(spool)
     running = not spool.lock(SILENT_AFTER_S)
     if running and store not in (None, spool.uri):
         print(
@@ -130,8 +132,10 @@ def _sync_run(spool: "Spool", store: str | None) -> bool:
             spool.identify(uri=store)
         if spool.is_locked and not spool.has_ended:
             # The job that wrote this spool was killed: nobody else will say that the run has ended.
-            spool.append([{"kind": "end", "time_ms": spool.written_ms, "status": "KILLED"}])
-        spool.offer_again()
+            unkept.records.append({"kind": "end", "time_ms": spool.written_ms, "status": "KILLED"})
+            unkept.keep()
+        with suppress(OSError):  # a full disk, which what is sent will free
+            spool.offer_again()
         # A job that continues the run must not find it locked while a long record is sent.
         spool.unlock()
     note = "; its job is still running" if running else ""
@@ -141,7 +145,7 @@ def _sync_run(spool: "Spool", store: str | None) -> bool:
             print(f"run {_name(spool)}: another process is sending it")
             return False
         try:
-            sender = Sender(spool)
+            sender = Sender(spool, unkept)
             while sender.send():
                 pass
         except TrackingError:

@@ -138,6 +138,19 @@ def test_a_disk_that_has_room_again_is_used_again(disk, uri, store, tmp_path, re
     assert store.points(store.only_run(away.experiment).info.run_id, "loss") == losses(1, 100)
 
 
+def test_the_spool_of_a_killed_job_is_sent_from_a_full_disk(disk, uri, store, tmp_path, request):
+    identity = {"uri": uri, "experiment": request.node.name, "run_name": None}
+    config = make_config(uri, tmp_path, request.node.name)
+    spool = Spool.open(Path(config.spool), None, identity)
+    spool.append(
+        {"kind": "metrics", "time_ms": 1, "step": s, "values": {"loss": v}} for s, v in losses(1, 10)
+    )
+    disk.failure = errno.ENOSPC
+    assert sync(config) == 0
+    run = store.only_run(config.experiment)
+    assert (run.info.status, store.points(run.info.run_id, "loss")) == ("KILLED", losses(1, 10))
+
+
 def test_files_that_the_store_refuses_hold_no_point_up_even_on_a_full_disk(
     disk, uri, store, tmp_path, request, caplog, monkeypatch
 ):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -14,7 +15,9 @@ import numpy as np
 from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import DataConfig, TrackingConfig
-from dist_calo.data.shards import Manifest
+from dist_calo.data.formats import open_file
+from dist_calo.data.formats.units import told_unit
+from dist_calo.data.shards import Manifest, matching_files
 from dist_calo.errors import DataError, UserError
 from dist_calo.files import write_whole, writing
 from dist_calo.physics.evaluation import Evaluation, measured_sums
@@ -189,12 +192,39 @@ def _reference(question: Question, state: Mapping[str, Any] | None, communicator
 
 def _files(question: Question, path: str, communicator: Communicator, as_found: bool = False) -> Files:
     config = replace(question.reading, path=path)
+    told: dict[str, str | None] = {}
     try:
+        if communicator.world.rank == 0:
+            # One sample may be in other units than the other: what a file tells itself goes before the options.
+            told = _told_units(config)
+            config = replace(
+                config,
+                cell_unit="auto" if told["cell"] else config.cell_unit,
+                energy_unit="auto" if told["energy"] else config.energy_unit,
+            )
         manifest = shared_manifest(config, communicator, as_found)
     except UserError as error:
-        # There is no data.path on this command line.
-        raise type(error)(str(error).replace("data.path=", "")) from None
+
+        def here(advice: re.Match[str]) -> str:
+            what, unit = advice.groups()
+            attribute = f"the attribute {what}_units of the file to {unit}"
+            return attribute if told.get(what) else f"--{what}-unit {unit}"
+
+        # There are no data.path and no data.cell_unit on this command line.
+        words = str(error).replace("data.path=", "")
+        raise type(error)(re.sub(r"data\.(cell|energy)_unit=(\w+) \(.*?\)", here, words)) from None
     return Files(manifest=manifest, config=config, most=question.showers)
+
+
+def _told_units(config: DataConfig) -> dict[str, str | None]:
+    """The units of cells and incident energies that the first of the files tells itself.
+
+    Raises:
+        DataError: if no file matches or it cannot be opened.
+    """
+    with open_file(matching_files(*config.patterns)[0]) as file:
+        cells = told_unit(file, "cell_units") or told_unit(file, "units")
+        return {"cell": cells, "energy": told_unit(file, "energy_units")}
 
 
 def _fake(

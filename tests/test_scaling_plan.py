@@ -8,10 +8,10 @@ import pytest
 from dist_calo import scale
 from dist_calo.__main__ import main
 from dist_calo.config import CommConfig, RunConfig, TrainConfig
-from dist_calo.errors import ConfigError
+from dist_calo.errors import ConfigError, DataError
 from dist_calo.scaling.plan import Axes, Measurement, make_plan, read_plan, write_plan
 from dist_calo.scaling.results import forget, missing, read_results, write_result
-from tests.scaling_results import point, result
+from tests.scaling_results import point, result, write_experiment
 
 CROSSED = Axes(
     nodes=[1, 2],
@@ -139,3 +139,23 @@ def test_a_point_that_does_not_exist_is_refused(tmp_path, capsys):
     assert capsys.readouterr().out == "1 2 3 torch\n"
     assert main(["scale", "show", str(tmp_path), "--point=2"]) == 2
     assert "the plan has points 0 to 1" in capsys.readouterr().err
+
+
+def test_a_result_of_another_plan_is_not_mixed_in(tmp_path):
+    plan = write_experiment(tmp_path, [point(), point(ranks=2)])
+    found = result(point(), 0.1)
+    write_result(tmp_path, 0, 0, found | {"plan": plan.digest(0)})
+    assert read_plan(tmp_path).digest(0) == plan.digest(0)
+    assert len(read_results(tmp_path, 0, plan.digest(0))) == 3, "results of earlier versions name no plan"
+    others = [
+        replace(plan, points=plan.points[::-1]),
+        replace(plan, measurement=replace(plan.measurement, steps=7)),
+        replace(plan, config=replace(plan.config, model=replace(plan.config.model, name="lcd_3dgan"))),
+    ]
+    for other in others:
+        with pytest.raises(
+            DataError, match=r"repeat-0.json: was measured for another plan .*; remove it and run"
+        ):
+            read_results(tmp_path, 0, other.digest(0))
+    more = replace(plan, measurement=replace(plan.measurement, repeats=9))
+    assert read_results(tmp_path, 0, more.digest(0))

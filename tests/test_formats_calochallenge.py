@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -198,7 +199,7 @@ def test_ranks_open_files_without_looking_for_the_binning_again(tmp_path):
     for name in "ab":
         write_calochallenge(tmp_path / f"{name}.h5", 8)
     config = DataConfig(path=str(tmp_path / "*.h5"), validation_fraction=0, test_fraction=0)
-    manifest = Manifest.from_json(build_manifest(config).to_json())
+    manifest = Manifest.from_dict(json.loads(build_manifest(config).to_json()))
     assert (manifest.geometry.layer_cells, manifest.particle) == ((4, 0, 4), "gamma")
     (tmp_path / "beside.xml").write_text(TWO.replace("0,5", "0,6"))
     (tmp_path / "stray.xml").write_text(TWO)

@@ -1,3 +1,5 @@
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -127,7 +129,7 @@ def test_the_manifest_carries_the_units_to_the_loader(tmp_path):
     config = DataConfig(
         path=str(path), cell_unit="MeV", energy_unit="MeV", validation_fraction=0, test_fraction=0
     )
-    manifest = Manifest.from_json(build_manifest(config).to_json())
+    manifest = Manifest.from_dict(json.loads(build_manifest(config).to_json()))
     assert manifest == build_manifest(config)
     with training_loader(manifest, config, seed=0, global_batch_size=8) as loader:
         batch = next(loader)

@@ -139,21 +139,6 @@ class Manifest:
         """Readable text of `to_dict`."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
-    @classmethod
-    def from_json(cls, text: str) -> "Manifest":
-        """The manifest that `to_json` wrote.
-
-        Raises:
-            DataError: if the text is no manifest.
-        """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"not a manifest ({error}): make it with dist-calo data validate --manifest"
-            ) from error
-        return cls.from_dict(values)
-
 
 def build_manifest(config: DataConfig, as_found: bool = False) -> Manifest:
     """The manifest of the files that ``config.path`` names.

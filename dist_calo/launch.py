@@ -152,6 +152,8 @@ def _start(
         "LOCAL_RANK": str(rank),
         "LOCAL_WORLD_SIZE": str(n),
         "MASTER_ADDR": "127.0.0.1",
+        # Pages of C++ about a store whose keeper has ended, which is said here in one line.
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
         **meeting,
     }
     return start(command, inherited | tuning | own)

@@ -1,5 +1,6 @@
 """The agent of an elastic run: which failures it forgives, what it takes for a lost node, how it ends."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from dist_calo.comm import elastic
 from dist_calo.comm.elastic import Agent, Plan, ask_for_plan
 from dist_calo.comm.environment import find_world, most_ranks
 from dist_calo.comm.protocol import World
+from dist_calo.comm.signs import Sign
 from dist_calo.elastic import main
 from dist_calo.errors import EXIT_FAILURE, EXIT_PREEMPTED, EXIT_USER, LaunchError
 from dist_calo.training.spool import Spool
@@ -73,6 +75,25 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
 def failed(code: int) -> RunResult:
     failures: dict[int, Any] = {0: SimpleNamespace(exitcode=code)}
     return RunResult(state=WorkerState.FAILED, failures=failures)
+
+
+def test_a_rank_that_ends_without_a_word_is_named_with_its_last_step(
+    agent: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for worker in agent._worker_group.workers:
+        worker.global_rank, worker.world_size = 4 + worker.local_rank, 6
+    agent._page.write(1, Sign(pid=1, step=5, unit="step"))
+    agent.ranks = RunResult(state=WorkerState.FAILED, failures={5: SimpleNamespace(exitcode=-9)})
+    looks(agent, 1)
+    assert re.search(
+        r"rank 5 of 6 on \S+ was killed by SIGKILL after step 5: perhaps", capsys.readouterr().out
+    )
+    # What has said so itself, or stopped in order, is no news.
+    agent._page.write(1, Sign(pid=1, left=2))
+    looks(agent, 1)
+    agent.ranks = RunResult(state=WorkerState.FAILED, failures={4: SimpleNamespace(exitcode=EXIT_PREEMPTED)})
+    looks(agent, 1)
+    assert capsys.readouterr().out == ""
 
 
 def looks(agent: Any, times: int) -> list[WorkerState]:

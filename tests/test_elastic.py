@@ -72,8 +72,8 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
     return made
 
 
-def failed(code: int) -> RunResult:
-    failures: dict[int, Any] = {0: SimpleNamespace(exitcode=code)}
+def failed(code: int, rank: int = 0) -> RunResult:
+    failures: dict[int, Any] = {rank: SimpleNamespace(exitcode=code)}
     return RunResult(state=WorkerState.FAILED, failures=failures)
 
 
@@ -83,7 +83,7 @@ def test_a_rank_that_ends_without_a_word_is_named_with_its_last_step(
     for worker in agent._worker_group.workers:
         worker.global_rank, worker.world_size = 4 + worker.local_rank, 6
     agent._page.write(1, Sign(pid=1, step=5, unit="step"))
-    agent.ranks = RunResult(state=WorkerState.FAILED, failures={5: SimpleNamespace(exitcode=-9)})
+    agent.ranks = failed(-9, rank=5)
     looks(agent, 1)
     assert re.search(
         r"rank 5 of 6 on \S+ was killed by SIGKILL after step 5: perhaps", capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_a_rank_that_ends_without_a_word_is_named_with_its_last_step(
     # What has said so itself, or stopped in order, is no news.
     agent._page.write(1, Sign(pid=1, left=2))
     looks(agent, 1)
-    agent.ranks = RunResult(state=WorkerState.FAILED, failures={4: SimpleNamespace(exitcode=EXIT_PREEMPTED)})
+    agent.ranks = failed(EXIT_PREEMPTED, rank=4)
     looks(agent, 1)
     assert capsys.readouterr().out == ""
 

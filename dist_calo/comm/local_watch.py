@@ -42,6 +42,7 @@ class LocalWatch:
         world: this process among the ranks.
         page: where the node's ranks leave their signs.
         ranks: of the node, in order.
+        processes: numbers of their processes.
         judge: what tells who is silent.
         names_dead: whether to name ranks that end without a word; not where the launcher, one of ours, does so.
         is_asked: whether ranks of other nodes wait.
@@ -53,6 +54,7 @@ class LocalWatch:
         world: World,
         page: Page,
         ranks: Sequence[int],
+        processes: Sequence[int],
         judge: Judge,
         *,
         names_dead: bool,
@@ -68,6 +70,7 @@ class LocalWatch:
         self._poll = select.poll()
         self._warned: set[tuple[int, int]] = set()
         if self._own < WATCHERS:
+            self._open_handles(processes)
             before_leaving(self.look_for_dead)
             threading.Thread(target=self._watch, name="rank-watch", daemon=True).start()
 
@@ -100,8 +103,7 @@ class LocalWatch:
     def _watch(self) -> None:
         looked = time.monotonic()
         while not self._off.is_set():
-            all_there = self._open_handles(self._signs())
-            ended_now = self._poll.poll(1e3 * (_TICK_S if all_there else _PAUSE_S))
+            ended_now = self._poll.poll(1e3 * _TICK_S)
             for handle, _ in ended_now:
                 self._poll.unregister(handle)
             if self._off.wait(_PAUSE_S):
@@ -162,14 +164,13 @@ class LocalWatch:
     def _is_first_without(self, numbers: Sequence[int]) -> bool:
         return self._own == min({*range(len(self._ranks))} - {*numbers}, default=0)
 
-    def _open_handles(self, signs: Sequence[Sign]) -> bool:
-        """Have the system tell when a rank ends; False if some rank has yet to write its first sign."""
-        for number, sign in enumerate(signs):
-            if sign.pid and number != self._own and number not in self._handles:
+    def _open_handles(self, processes: Sequence[int]) -> None:
+        """Have the system tell when a rank ends, and remember how it ended."""
+        for number, pid in enumerate(processes):
+            if number != self._own:
                 with suppress(OSError, AttributeError):
-                    self._handles[number] = os.pidfd_open(sign.pid)
+                    self._handles[number] = os.pidfd_open(pid)
                     self._poll.register(self._handles[number], select.POLLIN)
-        return all(sign.pid for sign in signs)
 
     def _dead(self, signs: Sequence[Sign]) -> list[int]:
         """Ranks that have ended though they have not said that they leave."""

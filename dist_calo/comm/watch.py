@@ -43,6 +43,7 @@ class Card:
     node: str
     space: int = 0
     """Processes of a node know each other by number if this is the same: containers may have numbers of their own."""
+    pid: int = 0
     port: int = 0
     addresses: tuple[str, ...] = ()
     token: bytes = b""
@@ -73,7 +74,7 @@ class NodeWatch:
         self._page = SIGNS.page or (
             open_page(world.local_size) if world.local_rank == 0 < world.size - 1 else None
         )
-        self.card = Card(node=world.node, signs=self._page.path if self._page else "")
+        self.card = Card(node=world.node, pid=os.getpid(), signs=self._page.path if self._page else "")
         with suppress(OSError):
             self.card = replace(self.card, space=os.stat("/proc/self/ns/pid").st_ino)
         if world.local_rank == 0 and world.local_size < world.size:
@@ -134,6 +135,7 @@ class NodeWatch:
                     self._world,
                     page,
                     ranks,
+                    [cards[rank].pid for rank in ranks],
                     self._judge,
                     names_dead=not SIGNS.launcher_looks,
                     is_asked=lambda: time.monotonic() - self._asked_at < _ASK_AFTER_S,

@@ -22,8 +22,13 @@ _LOGIN = re.compile(r"(?<=://)(?:[^/?#]*@|[^/?#@:]*:(?!\d*(?:[/?#]|$)).*@)", re.
 _KEY = "(?:api|access|auth|private|secret|encryption)[_-]?key(?:_id)?"
 _SECRET = rf"[\w.-]{{0,40}}(?:token|secret|passw(?:or)?d|passphrase|[_-]pwd|{_KEY}|signature|credentials?)"
 _QUERY = re.compile(rf"(?i)([?&;](?:{_SECRET}|pwd|sig|key|odbc_connect)=)([^&#\s'\"]+)")
-_ASSIGNED = re.compile(rf"(?i)(\b{_SECRET}=)([^\s&'\",;]+)")
-_HEADER = re.compile(r"(?i)(\bauthorization\W+(?:basic|bearer)\s+)([\w.~+/=-]+)")
+_PATTERNS = (
+    ("=", re.compile(rf"(?i)(\b{_SECRET}=)([^\s&'\",;]+)"), rf"\1{MASK}"),
+    ("uthorization", re.compile(r"(?i)(\bauthorization\W+(?:basic|bearer)\s+)([\w.~+/=-]+)"), rf"\1{MASK}"),
+    ("@", re.compile(r"(?<![\w.%+-])[\w.%+-]{1,40}:[^\s/@'\"]{1,200}@(?=[\w.-])"), f"{MASK}@"),
+)
+"""What a text holds where there is a secret, how that is found, and what is shown; the last is an address without
+its scheme."""
 _VARIABLES = re.compile(rf"(?i)^{_SECRET}$")
 """Names of environment variables whose values are secrets."""
 _SHORTEST = 6
@@ -84,9 +89,9 @@ def mask(text: str) -> str:
     if "://" in text:
         text = _URI.sub(lambda found: _masked(found.group()), text)
     # Most texts hold neither, and pages of numbers should not be searched for names.
-    for sign, pattern in (("=", _ASSIGNED), ("uthorization", _HEADER)):
+    for sign, pattern, shown in _PATTERNS:
         if sign in text:
-            text = pattern.sub(rf"\1{MASK}", text)
+            text = pattern.sub(shown, text)
     return text
 
 

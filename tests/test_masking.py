@@ -48,7 +48,6 @@ PLAIN = [
         "http://[::1]:5000",
         "file:///x",
         "data/*.h5",
-        "a:b@c",
     ),
 ]
 
@@ -100,11 +99,14 @@ def test_texts_lose_what_the_process_knows_as_secret(monkeypatch):
     text = f"x hunter2x, wJalrXUtnFEMI/K7MDENG q/werty q%2Fwerty {basic} http://u:pw@h "
     text += "Authorization: Bearer abc --password=abc"
     assert mask(text) == "x ***, *** *** *** *** http://***@h Authorization: Bearer *** --password=***"
+    assert mask("tracking.uri=alice:s3cr3t@host: no store") == "tracking.uri=***@host: no store"
     for kept in (
         "set MLFLOW_TRACKING_PASSWORD and go on",
         "--model.options.tokens=8",
         "hunter2xy",
         "a token: 5",
+        "git@github.com:a/b",
+        "12:30 @ 5",
     ):
         assert mask(kept) == kept
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dist_calo.config import TrackingConfig
 from dist_calo.errors import TrackingError
+from dist_calo.masking import mask
 from dist_calo.physics.evaluation import Evaluation
 from dist_calo.training.server import address_of
 from dist_calo.training.store import experiment_id, find_run, now_ms, one_line, open_store
@@ -84,7 +85,7 @@ class EvaluationRecord:
             cores = _number(tags.get("ranks")) * _number(tags.get("threads"))
             if math.isfinite(cores):
                 told["core hours"] = f"{hours * cores:.2f}"
-        return {name: value for name, value in told.items() if value}
+        return {name: mask(value) for name, value in told.items() if value}
 
     def history(self) -> dict[str, list[tuple[float, float]]]:
         """Training curves by name."""

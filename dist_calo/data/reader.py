@@ -74,7 +74,7 @@ class Reader:
             one = slice(number, number + 1)
             for problem in self._opened(file).problems(showers[one], conditions[one], row):
                 path = self._manifest.files[file].path
-                raise DataError(f"{path}: {problem}; dist-calo data validate lists all problems")
+                raise DataError(f"{path}: {problem}; {problem.advice}")
 
     def _opened(self, number: int) -> ShowerRows:
         if number not in self._open:

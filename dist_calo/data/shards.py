@@ -334,7 +334,7 @@ def scan_rows(manifest: Manifest, rank: int = 0, size: int = 1) -> None:
         DataError: at the first broken rule, naming file, data set, row and rule.
     """
     for entry, problem in find_problems(manifest, rank, size):
-        raise DataError(f"{entry.path}: {problem}; dist-calo data validate lists all problems")
+        raise DataError(f"{entry.path}: {problem}; {problem.advice}")
 
 
 def find_problems(manifest: Manifest, rank: int = 0, size: int = 1) -> Iterator[tuple[FileEntry, Problem]]:

@@ -10,6 +10,7 @@ import torch
 from dist_calo.config import RunConfig, TrackingConfig
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.shards import manifest_of
+from dist_calo.data_tools import main as data_tools
 from dist_calo.errors import EXIT_USER
 from dist_calo.evaluate import main as evaluate
 from dist_calo.geometry import LayeredGrid, VoxelGrid, Waveforms
@@ -130,6 +131,21 @@ def test_a_reference_with_a_bad_shower_is_refused(reference, tmp_path, capsys):
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "row 0: the incident energy is not" in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [0.0, -1e-3])
+def test_advice_on_a_bad_shower_of_the_reference_is_true(reference, value, tmp_path, capsys):
+    def how(file):
+        for part in all_cells(file):
+            part[5] = value
+
+    spoiled(reference, tmp_path / "bad.h5", how)
+    assert evaluate(given(tmp_path / "bad.h5", reference, tmp_path / "out")) == EXIT_USER
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    words = said[said.index("convert --") :].split()[:3]
+    options = [*words[1:], "--min-sum", "0"] if value else words[1:]
+    assert data_tools(["convert", str(tmp_path / "bad.h5"), *options, "--out", str(tmp_path / "new.h5")]) == 0
+    assert evaluate(given(tmp_path / "new.h5", reference, tmp_path / "out", "--no-report")) == 0
 
 
 def missing(file):

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     import h5py
 
 EMPTY_SHOWER = "the shower has no energy in any cell"
+NEGATIVE_CELL = "a cell has negative energy"
+REMEDIES = {
+    EMPTY_SHOWER: ", dist-calo data convert --min-sum 0 --out NEW.h5 leaves such showers out",
+    NEGATIVE_CELL: ", dist-calo data convert --cut 1e-9 --out NEW.h5 sets such cells to 0",
+}
+"""What to do about rows that break some rules."""
 _INFINITY_BITS = 0x7F800000
 """Bit pattern of float32 infinity: finite numbers that are not negative lie below, all others at or above."""
 
@@ -62,6 +68,11 @@ class Problem:
     data_set: str
     row: int
     rule: str
+
+    @property
+    def advice(self) -> str:
+        """What to do, in words."""
+        return f"dist-calo data validate lists all problems{REMEDIES.get(self.rule, '')}"
 
     def __str__(self) -> str:
         return f"data set {self.data_set}, row {self.row}: {self.rule}"
@@ -205,7 +216,7 @@ def broken_rules(
         kind = "sample" if signed else "cell"
         rules.append((name, ~np.isfinite(found).all(axis=1), f"a {kind} is NaN or infinite"))
         if not signed:
-            rules.append((name, (found < 0).any(axis=1), "a cell has negative energy"))
+            rules.append((name, (found < 0).any(axis=1), NEGATIVE_CELL))
     if not signed:
         rules.append((" and ".join(cells), ~cell_rows.any(axis=1), EMPTY_SHOWER))
     for column, name in enumerate(columns):

@@ -286,7 +286,8 @@ class CommConfig:
     """Time for which nothing is heard from a node before it is lost, in seconds, counted in steps of six. A rank for
     which the others wait is named if it has not got on for so long, or for 20 times its usual time if that is more."""
     threads: int | None = None
-    """Compute threads of a rank; by default the cores it may use, divided among the ranks that share them."""
+    """Compute threads of a rank; by default the cores it may use, divided among the ranks that share them. All other
+    settings must be the same on all ranks."""
 
     def __post_init__(self) -> None:
         times = {"timeout_s": self.timeout_s, "silence_s": self.silence_s}

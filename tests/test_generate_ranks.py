@@ -15,7 +15,7 @@ import torch
 
 from dist_calo.comm import World, connect
 from dist_calo.data.parts import CHUNK_ROWS, Cut, PartFolder, part_rows
-from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER
+from dist_calo.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER
 from dist_calo.generate import main as generate
 from dist_calo.geometry import VoxelGrid
 from dist_calo.training.checkpoint import CheckpointFolder
@@ -200,7 +200,7 @@ def test_complete_parts_are_kept_as_they_are(checkpoint, whole, tmp_path, capsys
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dist_calo.data.parts.PartFolder.join", stop)
-        assert generate(given) == 1
+        assert generate(given) == EXIT_INTERRUPTED
     assert len(list(parts.glob("part-*.h5"))) == 8
     assert json.loads((parts / "what.json").read_text())["n"] == 230
     third = parts / "part-0000002.h5"

@@ -143,6 +143,18 @@ def test_damage_before_the_checkpoint_is_named(tmp_path, damage, rank):
         resumed(tmp_path, 6, ranks=2, rows=100)
 
 
+def test_a_ledger_may_begin_in_the_middle_of_a_run(tmp_path):
+    """As the message about a damaged one advises."""
+    resumed(tmp_path / "another", 6, ranks=2)
+    for rank in (0, 1):
+        write_steps(tmp_path / "another", rank, range(7, 10))
+    resumed(tmp_path / "another", 8)
+    assert [step for _, step in read_ledger(tmp_path / "another")] == [7, 8]
+    (tmp_path / "another" / "rank-00001.tsv").unlink()
+    with pytest.raises(DataError, match=r"rank-00001.tsv: is missing"):
+        resumed(tmp_path / "another", 8)
+
+
 def test_files_that_are_none(tmp_path):
     resumed(tmp_path, 0, ranks=3)
     for rank in range(3):

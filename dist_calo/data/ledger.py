@@ -137,7 +137,8 @@ def require_own(folder: str | Path, run: LedgerRun, step: int) -> Kept:
     except OSError as error:
         raise DataError(f"data.ledger={folder}: cannot be read ({error.strerror}); name a folder") from error
     if foreign:
-        remedy = f", or continue that run with --checkpoint.dir={known.checkpoints}" if known else ""
+        theirs = f"--checkpoint.dir={known.checkpoints} --checkpoint.resume=auto" if known else ""
+        remedy = f", or continue that run with {theirs}" if known else ""
         raise DataError(
             f"data.ledger={folder} holds the ledger of {known.described if known else 'another run'}, and this is "
             f"{run.described}: name another folder{remedy}"

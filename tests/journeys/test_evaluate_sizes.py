@@ -1,11 +1,14 @@
 """``dist-calo evaluate`` of samples of any two sizes: always numbers, or a word on why there are none."""
 
+import sys
+
 import h5py
 import numpy as np
 import pytest
 
 from dist_calo.evaluate import main as evaluate
 from tests.evaluations import metrics_of
+from tests.ranks import run_ranks
 from tests.small_runs import SAMPLE
 
 SIZES = (1, 2, 3, 63, 65, 199, 200, 201, 900)
@@ -80,3 +83,19 @@ def test_a_bin_that_one_side_leaves_empty_is_said(sample, tmp_path):
     assert found["bins"]["10-50 GeV"]
     assert not found["bins"]["50-100 GeV"]
     assert "no shower in 50-100 GeV" in found["not_computed"]["50-100 GeV"]
+
+
+def test_more_ranks_than_showers(sample, tmp_path):
+    for name, size in (("real", 2), ("fake", 1)):
+        written(tmp_path / f"{name}.h5", sample, size, size)
+    command = [sys.executable, "-m", "dist_calo.evaluate", "--out", str(tmp_path / "out"), "--no-report"]
+    command += [
+        "--real",
+        str(tmp_path / "real.h5"),
+        "--fake",
+        str(tmp_path / "fake.h5"),
+        "--tracking-uri",
+        "none",
+    ]
+    run_ranks(command, 3, "local", timeout=200).check()
+    assert metrics_of(tmp_path / "out")["showers"] == {"real": 2, "fake": 1}

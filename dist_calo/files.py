@@ -28,9 +28,9 @@ _ARCHIVE_END_BYTES = 22
 """Size of the record that ends an archive without a comment."""
 
 
-def sealed(content: bytes) -> bytes:
-    """Content with a last line that proves it: its checksum, which travels with the file."""
-    return content + _seal(content)
+def seal_of(content: bytes | memoryview) -> bytes:
+    """What is put behind content to prove it: its checksum, which travels with the file."""
+    return _SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
 def is_sound(content: bytes) -> bool | None:
@@ -41,16 +41,12 @@ def is_sound(content: bytes) -> bool | None:
     """
     kept, seal = memoryview(content)[:-_SEAL_BYTES], content[-_SEAL_BYTES:]
     if seal.startswith(_SEAL):
-        return seal == _seal(kept)
+        return seal == seal_of(kept)
     with suppress(zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
         is_whole = content[-_ARCHIVE_END_BYTES:].startswith(b"PK\5\6")
         if is_whole and zipfile.ZipFile(io.BytesIO(content)).testzip() is None:
             return None
     return False
-
-
-def _seal(content: bytes | memoryview) -> bytes:
-    return _SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
 @contextmanager

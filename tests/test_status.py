@@ -9,7 +9,7 @@ import pytest
 
 from dist_calo.config import RunConfig
 from dist_calo.errors import CheckpointError
-from dist_calo.files import sealed
+from dist_calo.files import seal_of
 from dist_calo.status import describe, main, queued
 from dist_calo.training.checkpoint import CheckpointFolder
 
@@ -55,7 +55,7 @@ def test_the_newest_checkpoint_is_described(folder):
 def test_what_is_damaged_is_said(folder):
     assert "cannot be read (No such file" in dict(describe(folder))["checkpoint"]
     file = folder / "step-00000040.pt"
-    content = sealed(b"a checkpoint")
+    content = b"a checkpoint" + seal_of(b"a checkpoint")
     for spoilt, word in (
         (content, "rank(s)"),
         (content[1:], "DAMAGED"),

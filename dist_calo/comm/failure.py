@@ -179,6 +179,7 @@ def report_failure(error: BaseException, world: World, communicator: Communicato
     message = mask(_message(error))
     if world.size == 1:
         print(message, file=sys.stderr, flush=True)
+        SIGNS.leave(told=True)
         tell_job(rank_name(world), message, code)
         return code
     if isinstance(error, CommunicationError) or (isinstance(error, UserError) and world.rank > 0):

@@ -55,7 +55,10 @@ def state_of(source: str, tracking_uri: str | None = None) -> dict[str, Any]:
             raise CheckpointError(
                 f"checkpoint {source}: there must be one file *.pt, found {names}; name it, such as runs:/ID/PATH.pt"
             )
-        return load_checkpoint(files[0])
+        try:
+            return load_checkpoint(files[0])
+        except CheckpointError as error:
+            raise CheckpointError(f"{source}: {error}") from None
 
 
 @contextmanager

@@ -246,14 +246,6 @@ class Trainer:
                 f"{changes[0]}; nothing is saved of the steps up to {self.state.step}: put the file back and continue "
                 "from the checkpoint before with --checkpoint.resume=auto, or start a new run in another folder"
             )
-        if int(low[0]) != int(high[0]):
-            digests = self._communicator.all_gather_object(int(mine[0]))
-            common = max(set(digests), key=digests.count)
-            odd = [rank for rank, value in enumerate(digests) if value != common]
-            raise TrainingError(
-                f"step {self.state.step}: the weights of ranks {odd[:8]} differ from the others', which averaging "
-                "rules out on sound hardware; nothing was saved: continue from the last checkpoint without their nodes"
-            )
         if int(high[1]):
             found = self._communicator.all_gather_object(bad)
             where = [rank for rank, name in enumerate(found) if name]
@@ -262,4 +254,12 @@ class Trainer:
             raise TrainingError(
                 f"step {self.state.step}: {found[where[0]]} is not finite on {len(where)} of {len(found)} ranks; "
                 f"nothing was saved: {kept} with a lower optimizer.learning_rate, or with optimizer.clip_norm"
+            )
+        if int(low[0]) != int(high[0]):
+            digests = self._communicator.all_gather_object(int(mine[0]))
+            common = max(set(digests), key=digests.count)
+            odd = [rank for rank, value in enumerate(digests) if value != common]
+            raise TrainingError(
+                f"step {self.state.step}: the weights of ranks {odd[:8]} differ from the others', which averaging "
+                "rules out on sound hardware; nothing was saved: continue from the last checkpoint without their nodes"
             )

@@ -1,6 +1,8 @@
 """Training with checkpoints that were damaged, or with weights that diverge: the last good one is what goes on."""
 
+import re
 import shutil
+import sys
 
 import pytest
 
@@ -10,6 +12,7 @@ from dist_calo.generate import main as generate
 from dist_calo.train import main as train
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.learner import Learner
+from tests.ranks import run_ranks
 from tests.small_runs import same_bits, train_command, write_showers
 
 
@@ -73,6 +76,29 @@ def test_a_run_that_diverges_saves_nothing_of_it_and_names_what_is_good(run, tmp
     more = f"--checkpoint.resume={files.path(2)}", "--optimizer.learning_rate=1e-5"
     assert train(settings(tmp_path, *more)) == 0
     assert files.newest()["step"] == 4
+
+
+ONE_RANK_DIVERGES = """
+import os, sys
+from dist_calo.train import main
+from dist_calo.training.learner import Learner
+learn = Learner.learn
+def diverge(self, batch, step):
+    learn(self, batch, step)
+    if step == 3 and os.environ["RANK"] == "1":
+        next(iter(self.optimizers["generator"].state.values()))["exp_avg"].fill_(float("nan"))
+Learner.learn = diverge
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_what_one_rank_alone_has_stops_all_before_rank_0_saves(run, tmp_path):
+    done = run_ranks([sys.executable, "-c", ONE_RANK_DIVERGES, *run[1](tmp_path)], 2)
+    assert done.returncode == EXIT_USER
+    assert done.killed == 0
+    assert re.search(r"step 4: model\.generator\.\S+ is not finite on 1 of 2 ranks", done.output)
+    assert "Traceback" not in done.output
+    assert CheckpointFolder(tmp_path / "checkpoints").steps() == [2]
 
 
 @pytest.mark.parametrize("command", [generate, evaluate])

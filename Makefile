@@ -101,7 +101,7 @@ endif
 .PHONY: horovod_if_possible
 
 demo: $(READY)
-	$(BIN)/python -m dist_calo.demo
+	$(BIN)/python -m dist_calo.cli.demo
 
 test: tools horovod_if_possible
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/cluster --numprocesses $(WORKERS) --dist loadfile $(PYTEST)

@@ -18,9 +18,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from dist_calo.comm import Communicator, connect, find_world, local_device
+from dist_calo.comm import Communicator, connect, local_device
 from dist_calo.comm.gradients import WIRES, GradientAverager
 from dist_calo.comm.threads import set_threads
+from dist_calo.launching.environment import find_world
 
 SIZES = [2**k for k in range(10, 25, 2)]
 BATCH, CHANNELS, LAYERS, CELLS = 8, 32, 6, 12

@@ -20,10 +20,10 @@ import h5py
 import numpy as np
 
 from dist_calo.config import DataConfig
-from dist_calo.data.blocks import Blocks, split_blocks
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.loader import Loader
 from dist_calo.data.order import Order
+from dist_calo.data.row_blocks import Blocks, split_blocks
 from dist_calo.data.shards import Manifest, build_manifest
 from dist_calo.geometry import VoxelGrid
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dist_calo.physics.observables import ShowerSummary
+from dist_calo.physics.observables.shower_summary import ShowerSummary
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample" / "EleEscan_lcd25_0.h5"
 

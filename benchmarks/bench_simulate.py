@@ -17,8 +17,8 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from dist_calo.data.formats import ShowerWriter
-from dist_calo.simulation.blocks import BLOCK, Beam, simulate_block
 from dist_calo.simulation.detectors import DETECTORS, find_detector
+from dist_calo.simulation.seeded_blocks import BLOCK, Beam, simulate_block
 
 
 def main() -> None:

@@ -150,10 +150,10 @@ def in_process(name: str, options: argparse.Namespace) -> dict[str, Any] | None:
 
 def train(arguments: list[str], seconds: float, folder: Path) -> dict[str, Any]:
     """Train for so many seconds of processor time; returns the steps taken and the time."""
-    from dist_calo.comm.protocol import World
+    from dist_calo.cli.command_line import build_config, config_parser
     from dist_calo.comm.single import SingleCommunicator
-    from dist_calo.command_line import build_config, config_parser
     from dist_calo.config import CheckpointConfig
+    from dist_calo.launching.environment import World
     from dist_calo.training.setup import build_run
 
     parser = config_parser("families", "")
@@ -188,10 +188,10 @@ def compare(folder: Path, generations: int, *, pictures: bool) -> dict[str, Any]
     """The last weights beside the test split, and the floor."""
     import numpy as np
 
+    from dist_calo.evaluation.held_out import held_out_validator
     from dist_calo.geometry import LayeredReadout, geometry_from_dict
-    from dist_calo.physics.panels import save_png
+    from dist_calo.physics.figures.panels import save_png
     from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
-    from dist_calo.training.held_out import held_out_validator
 
     checkpoints = CheckpointFolder(folder / "checkpoints")
     state = load_checkpoint(checkpoints.path(checkpoints.steps()[-1]))

@@ -12,12 +12,12 @@ import math
 import numpy as np
 
 from dist_calo.geometry import VoxelGrid
-from dist_calo.physics.binning import Binning
-from dist_calo.physics.evaluation import away, measured_sums
-from dist_calo.physics.halves import Measured
-from dist_calo.physics.observers import observer_of
-from dist_calo.physics.row_comparison import measured_frechet, measured_rows
-from dist_calo.physics.sample import Sample
+from dist_calo.physics.metrics.evaluation import away, measured_sums
+from dist_calo.physics.metrics.half_sample_bootstrap import Measured
+from dist_calo.physics.metrics.row_comparison import measured_frechet, measured_rows
+from dist_calo.physics.observables.energy_bins import Binning
+from dist_calo.physics.observables.observer import observer_of
+from dist_calo.physics.observables.sample import Sample
 from dist_calo.simulation.detectors import find_detector
 from dist_calo.simulation.parametrised import simulate
 

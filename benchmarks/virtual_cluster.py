@@ -156,5 +156,13 @@ class VirtualCluster:
             if missing(results, number, repeats):
                 # Both cores for each rank: pinned to one, the ranks of all nodes would sit on the machine's first core.
                 srun = f"srun --mpi=none -N {point.nodes} -n {point.ranks} --cpus-per-task=2".split()
-                scale = [sys.executable, "-m", "dist_calo.scale", "run", str(results), "--point", str(number)]
+                scale = [
+                    sys.executable,
+                    "-m",
+                    "dist_calo.cli.scale",
+                    "run",
+                    str(results),
+                    "--point",
+                    str(number),
+                ]
                 subprocess.run([*srun, *scale], check=True, env=self.environ, cwd=ROOT)

@@ -4,25 +4,29 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from dist_calo import __version__, early
-from dist_calo.command_line import run_command
+from dist_calo import __version__
+from dist_calo.cli.command_line import run_command
 from dist_calo.errors import EXIT_USER
+from dist_calo.launching import early_signals
 
 COMMANDS = {
     "train": ("dist_calo.train", "train a network on showers, on one rank or many"),
-    "launch": ("dist_calo.launch", "start local ranks of the trainer without any launcher"),
-    "generate": ("dist_calo.generate", "make showers with a trained network"),
-    "evaluate": ("dist_calo.evaluate", "compare generated with Geant4 showers: metrics and a report"),
-    "export": ("dist_calo.export", "write a trained network as ONNX or TorchScript, for Geant4 and C++"),
-    "register": ("dist_calo.register", "put a trained network into MLflow's model registry"),
-    "sweep": ("dist_calo.sweep", "search for good settings: one study, any number of workers"),
-    "bench": ("dist_calo.bench", "measure how fast showers are made, and how good those are"),
-    "scale": ("dist_calo.scale", "measure how training scales: plan, run, report"),
-    "simulate": ("dist_calo.simulate", "make parametrised showers without any training"),
-    "data": ("dist_calo.data_tools", "inspect, validate, convert or split shower files"),
-    "status": ("dist_calo.status", "where a run stands: steps, checkpoints, MLflow run, how to go on"),
-    "runs": ("dist_calo.runs", "send metrics that could not be sent while training"),
-    "doctor": ("dist_calo.doctor", "check this machine: versions, backends, launcher, cores, tracking store"),
+    "launch": ("dist_calo.cli.launch", "start local ranks of the trainer without any launcher"),
+    "generate": ("dist_calo.cli.generate", "make showers with a trained network"),
+    "evaluate": ("dist_calo.cli.evaluate", "compare generated with Geant4 showers: metrics and a report"),
+    "export": ("dist_calo.cli.export", "write a trained network as ONNX or TorchScript, for Geant4 and C++"),
+    "register": ("dist_calo.cli.register", "put a trained network into MLflow's model registry"),
+    "sweep": ("dist_calo.cli.sweep", "search for good settings: one study, any number of workers"),
+    "bench": ("dist_calo.cli.bench", "measure how fast showers are made, and how good those are"),
+    "scale": ("dist_calo.cli.scale", "measure how training scales: plan, run, report"),
+    "simulate": ("dist_calo.cli.simulate", "make parametrised showers without any training"),
+    "data": ("dist_calo.cli.data", "inspect, validate, convert or split shower files"),
+    "status": ("dist_calo.cli.status", "where a run stands: steps, checkpoints, MLflow run, how to go on"),
+    "runs": ("dist_calo.cli.runs", "send metrics that could not be sent while training"),
+    "doctor": (
+        "dist_calo.cli.doctor",
+        "check this machine: versions, backends, launcher, cores, tracking store",
+    ),
 }
 
 
@@ -34,7 +38,7 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    early.guard_output()
+    early_signals.guard_output()
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given in (["--help"], ["-h"]):
         print(usage())

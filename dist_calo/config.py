@@ -1,6 +1,6 @@
 """Every setting of a run, checked where it is defined.
 
-A configuration is read by `dist_calo.command_line` from a YAML file and dotted overrides, printed, logged to MLflow
+A configuration is read by `dist_calo.cli.command_line` from a YAML file and dotted overrides, printed, logged to MLflow
 and stored in every checkpoint.
 """
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from dist_calo import early
-from dist_calo.command_line import build_config, config_parser, run_command
+from dist_calo.cli.command_line import build_config, config_parser, run_command
+from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_PREEMPTED
-from dist_calo.on_ranks import Job, add_launch_option, on_ranks
+from dist_calo.launching import early_signals
 
 if TYPE_CHECKING:
     from dist_calo.comm.protocol import Communicator
@@ -22,7 +22,7 @@ Starts one rank, or is one of the ranks that horovodrun, mpirun, srun or torchru
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line says and return the exit code."""
-    early.remember()
+    early_signals.remember()
     given = sys.argv[1:] if arguments is None else list(arguments)
     return run_command("dist_calo.train", lambda line: on_ranks("dist_calo.train", line, _read, _run), given)
 
@@ -36,7 +36,7 @@ def _read(arguments: Sequence[str]) -> Job[RunConfig]:
 
 
 def _run(config: RunConfig, communicator: "Communicator") -> int:
-    from dist_calo.comm.signs import SIGNS
+    from dist_calo.launching.signs import SIGNS
     from dist_calo.training.checkpoint import CheckpointFolder
     from dist_calo.training.setup import build_run
 

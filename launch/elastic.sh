@@ -8,7 +8,7 @@
 #   WAIT=120     seconds that fewer than MIN_NODES (1) wait for others before they give up, and a node that joins for them
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-agent=(python -m dist_calo.elastic) command=() first=()
+agent=(python -m dist_calo.cli.elastic) command=() first=()
 if [[ ${JOIN:-} =~ ^[0-9]+$ ]]; then
     facts=$(scontrol --oneliner show job "$JOIN")
     fact() { grep -o " $1=[^ ]*" <<<"$facts" | cut -d= -f2 || true; }

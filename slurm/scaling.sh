@@ -44,4 +44,4 @@ case $backend in
 esac
 # A second start without a whole repeat (repeat-*.json) of this point is not followed by a third.
 PROGRESS=$1/points/$(printf %04d "$SLURM_ARRAY_TASK_ID")
-run_job dist_calo.scale "${point[@]}"
+run_job dist_calo.cli.scale "${point[@]}"

@@ -32,4 +32,4 @@ PROGRESS=$(setting study "$@")
 for word in "$@"; do
     if [[ -z $PROGRESS && -f $word ]]; then PROGRESS=${word##*/} PROGRESS=sweeps/${PROGRESS%.*}; fi
 done
-run_job dist_calo.sweep run "$@"
+run_job dist_calo.cli.sweep run "$@"

@@ -1,10 +1,10 @@
-"""Shared by all tests: what happens where an optional component is missing (see tests/components.py)."""
+"""Shared by all tests: what happens where an optional component is missing (see tests/support/components.py)."""
 
 import os
 
 import pytest
 
-from tests.components import is_required, missing
+from tests.support.components import is_required, missing
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

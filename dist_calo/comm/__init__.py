@@ -13,8 +13,7 @@ from contextlib import suppress
 
 from dist_calo.comm.agreement import NUMBER, Door, installed, require_agreement
 from dist_calo.comm.device import local_device
-from dist_calo.comm.environment import find_world, mpi_started
-from dist_calo.comm.failure import (
+from dist_calo.comm.liveness.failure import (
     CommunicationError,
     leave_in_order,
     leave_when_asked,
@@ -22,8 +21,9 @@ from dist_calo.comm.failure import (
     report_failure,
 )
 from dist_calo.comm.meter import Meter
-from dist_calo.comm.protocol import Communicator, Reduction, Work, World
+from dist_calo.comm.protocol import Communicator, Reduction, Work
 from dist_calo.errors import ConfigError, LaunchError, MissingComponentError
+from dist_calo.launching.environment import World, find_world, mpi_started
 
 __all__ = [
     "BACKENDS",

@@ -22,10 +22,11 @@ from importlib import metadata
 from itertools import pairwise
 from typing import Any
 
-from dist_calo.comm.failure import CommunicationError
-from dist_calo.comm.protocol import Communicator, World
-from dist_calo.comm.watch import name_ranks
+from dist_calo.comm.liveness.failure import CommunicationError
+from dist_calo.comm.liveness.watch import name_ranks
+from dist_calo.comm.protocol import Communicator
 from dist_calo.errors import EXIT_USER, LaunchError
+from dist_calo.launching.environment import World
 
 _PARTIES_SHOWN = 4
 _FACTS_SHOWN = 6
@@ -145,7 +146,7 @@ class Door:
     def __init__(self, world: World, timeout_s: float, environ: Mapping[str, str] = os.environ) -> None:
         from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-        from dist_calo.comm.rendezvous import meeting_point
+        from dist_calo.comm.liveness.rendezvous import meeting_point
 
         address, port = meeting_point(world, environ)
         self._world, self._timeout_s = world, timeout_s

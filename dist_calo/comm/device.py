@@ -1,7 +1,7 @@
 """Which device is this rank's."""
 
-from dist_calo.comm.protocol import World
 from dist_calo.errors import LaunchError
+from dist_calo.launching.environment import World
 
 
 def local_device(name: str, world: World) -> str:

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from dist_calo.comm.environment import mpi_started
-from dist_calo.comm.failure import leave
+from dist_calo.comm.liveness.failure import leave
+from dist_calo.comm.liveness.watch import watch_nodes
 from dist_calo.comm.meter import Meter
 from dist_calo.comm.mpi import set_opal_prefix
-from dist_calo.comm.protocol import Reduction, World
-from dist_calo.comm.watch import watch_nodes
+from dist_calo.comm.protocol import Reduction
+from dist_calo.launching.environment import World, mpi_started
 
 
 def prepare(environ: MutableMapping[str, str], timeout_s: float) -> None:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dist_calo.comm.failure import CommunicationError, leave
+from dist_calo.comm.liveness.failure import CommunicationError, leave
+from dist_calo.comm.liveness.watch import watch_nodes
 from dist_calo.comm.meter import Meter
-from dist_calo.comm.protocol import Reduction, World
-from dist_calo.comm.watch import watch_nodes
+from dist_calo.comm.protocol import Reduction
+from dist_calo.launching.environment import World
 
 if TYPE_CHECKING:
     from mpi4py import MPI

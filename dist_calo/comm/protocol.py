@@ -1,28 +1,13 @@
-"""What a backend of collectives offers, and who this process is among the ranks."""
+"""The interface of a backend of collectives."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
 
+from dist_calo.launching.environment import World
+
 Reduction = Literal["sum", "max", "min"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """This process among the ranks of a job."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    """Rank among the processes on the same node."""
-    local_size: int = 1
-    node: str = "localhost"
-    launcher: str = "none"
-    """What started the ranks: none, local, torchrun, horovodrun, mpirun, srun."""
-    remark: str = ""
-    """What the log has to say first of how this process was found, if anything."""
 
 
 class Work(Protocol):

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dist_calo.comm.failure import leave
+from dist_calo.comm.liveness.failure import leave
 from dist_calo.comm.meter import Meter
-from dist_calo.comm.protocol import Reduction, Work, World
+from dist_calo.comm.protocol import Reduction, Work
+from dist_calo.launching.environment import World
 
 if TYPE_CHECKING:
     import torch

@@ -10,11 +10,12 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
-from dist_calo.comm.failure import leave
+from dist_calo.comm.liveness.failure import leave
+from dist_calo.comm.liveness.rendezvous import Alarm, meeting_point
+from dist_calo.comm.liveness.watch import NodeWatch
 from dist_calo.comm.meter import Meter
-from dist_calo.comm.protocol import Reduction, World
-from dist_calo.comm.rendezvous import Alarm, meeting_point
-from dist_calo.comm.watch import NodeWatch
+from dist_calo.comm.protocol import Reduction
+from dist_calo.launching.environment import World
 
 _REDUCTIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from dist_calo.config import DataConfig
-from dist_calo.data.blocks import Blocks, Split, split_blocks
 from dist_calo.data.extras import Extras, extras_of
 from dist_calo.data.formats import ShowerWriter, format_named
 from dist_calo.data.formats.protocol import EMPTY_SHOWER
 from dist_calo.data.formats.schema import OWN_ATTRIBUTES
 from dist_calo.data.formats.whole_files import made_sense_of
 from dist_calo.data.formats.writer import Compression
+from dist_calo.data.row_blocks import Blocks, Split, split_blocks
 from dist_calo.data.shards import FileEntry, Manifest
 from dist_calo.errors import ConfigError, DataError
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dist_calo.config import DataConfig
-from dist_calo.data.blocks import Blocks, Split, split_blocks
 from dist_calo.data.identity import what_changed
 from dist_calo.data.order import Order, Position, Share
 from dist_calo.data.reader import Reader
+from dist_calo.data.row_blocks import Blocks, Split, split_blocks
 from dist_calo.data.shards import Manifest
 
 

@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 
-from dist_calo.data.blocks import Blocks
+from dist_calo.data.row_blocks import Blocks
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.randomness import derived_seed
 

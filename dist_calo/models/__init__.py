@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from dist_calo.randomness import Draws
 
 MODELS: dict[str, str] = {
-    "lcd_3dgan": "dist_calo.models.lcd_3dgan:fixed_angle",
-    "lcd_3dgan_angle": "dist_calo.models.lcd_3dgan:variable_angle",
-    "lcd_fast": "dist_calo.models.lcd_fast:lcd_fast",
-    "signals_factorised": "dist_calo.models.signals_factorised:signals_factorised",
-    "layers_gan": "dist_calo.models.layers_gan:layers_gan",
-    "layers_vae": "dist_calo.models.layers_vae:layers_vae",
-    "layers_vae_plain": "dist_calo.models.layers_vae_plain:layers_vae_plain",
-    "signals_full": "dist_calo.models.signals:full",
-    "signals_shapes_amplitudes": "dist_calo.models.signals:shapes_and_amplitudes",
-    "signals_simplified": "dist_calo.models.signals:simplified",
+    "lcd_3dgan": "dist_calo.models.voxels.lcd_3dgan:fixed_angle",
+    "lcd_3dgan_angle": "dist_calo.models.voxels.lcd_3dgan:variable_angle",
+    "lcd_fast": "dist_calo.models.voxels.lcd_fast.model:lcd_fast",
+    "signals_factorised": "dist_calo.models.waveforms.factorised.model:signals_factorised",
+    "layers_gan": "dist_calo.models.layered.gan:layers_gan",
+    "layers_vae": "dist_calo.models.layered.vae:layers_vae",
+    "layers_vae_plain": "dist_calo.models.layered.plain_vae:layers_vae_plain",
+    "signals_full": "dist_calo.models.waveforms.published.families:full",
+    "signals_shapes_amplitudes": "dist_calo.models.waveforms.published.families:shapes_and_amplitudes",
+    "signals_simplified": "dist_calo.models.waveforms.published.families:simplified",
 }
 """Module and function that build each model: ``build(geometry, *, option=default, ...) -> Model``.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dist_calo.models.blocks import Dense
+from dist_calo.models.nn.blocks import Dense
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ import numpy as np
 
 from dist_calo.pages import render
 from dist_calo.pages.pictures import Picture, picture
-from dist_calo.scaling.caveats import NOT_CHECKED, notes
 from dist_calo.scaling.fit import Fit
 from dist_calo.scaling.forecast import Forecast
-from dist_calo.scaling.model import ModelPart, listed, percent, sentences
+from dist_calo.scaling.predictions import ModelPart, listed, percent, sentences
 from dist_calo.scaling.published import PUBLISHED
 from dist_calo.scaling.summary import Row, Series, Summary
+from dist_calo.scaling.warnings import NOT_CHECKED, notes
 
 THROUGH = 0.005
 """Relative misfit below which a fit goes through its points."""

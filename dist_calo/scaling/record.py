@@ -8,8 +8,8 @@ from typing import Any
 from dist_calo.config import flattened
 from dist_calo.errors import TrackingError
 from dist_calo.scaling.plan import PLAN_FILE, Plan
-from dist_calo.training.provenance import describe_run
-from dist_calo.training.tracking import Tracker, make_tracker
+from dist_calo.tracking.provenance import describe_run
+from dist_calo.tracking.tracker import Tracker, make_tracker
 
 PARENT_TAG = "mlflow.parentRunId"
 FIRST_ANSWER_S = 300.0

@@ -10,12 +10,12 @@ from typing import Any
 
 from dist_calo.errors import DataError
 from dist_calo.files import write_whole
-from dist_calo.scaling.caveats import caveat
-from dist_calo.scaling.model import ModelPart, model_parts, sentences
 from dist_calo.scaling.page import report_html
 from dist_calo.scaling.plan import read_plan
+from dist_calo.scaling.predictions import ModelPart, model_parts, sentences
 from dist_calo.scaling.record import add_report
 from dist_calo.scaling.summary import Row, Summary, summarise
+from dist_calo.scaling.warnings import caveat
 
 
 def write_report(results: Path, out: Path) -> list[str]:

@@ -25,8 +25,8 @@ def checked_point(plan: Plan, number: int) -> Point:
 
 def run_point(results: Path, number: int, again: bool, communicator: "Communicator") -> int:
     """Measure the missing repeats of a point on these ranks, as many as it asks for, and return the exit code."""
+    from dist_calo.launching.node import process_age_s
     from dist_calo.scaling.measure import Stopped, measure
-    from dist_calo.scaling.node import process_age_s
     from dist_calo.scaling.record import PointRecord
 
     startup_s = process_age_s()

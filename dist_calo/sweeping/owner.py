@@ -18,10 +18,10 @@ from pathlib import Path
 
 import psutil
 
-from dist_calo.comm.environment import whole_number
 from dist_calo.errors import ConfigError, UserError
 from dist_calo.files import read_json, write_whole
-from dist_calo.training.run_lock import flock
+from dist_calo.launching.environment import whole_number
+from dist_calo.leases import flock
 
 BEATS = 12
 """Beats within the time after which a silent worker counts as dead."""

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from dist_calo.config import RunConfig, TrackingConfig, flattened
 from dist_calo.sweeping.lock import locked
 from dist_calo.sweeping.study import Study, Task
-from dist_calo.training.provenance import describe_run
-from dist_calo.training.records import Record
-from dist_calo.training.spool import SPOOL_PREFIX, Spool
-from dist_calo.training.store import Sender, one_line
-from dist_calo.training.store_uri import checked_uri
-from dist_calo.training.unkept import Unkept, keep_file
+from dist_calo.tracking.provenance import describe_run
+from dist_calo.tracking.records import Record
+from dist_calo.tracking.spool import SPOOL_PREFIX, Spool
+from dist_calo.tracking.store import Sender, one_line
+from dist_calo.tracking.store_uri import checked_uri
+from dist_calo.tracking.unkept import Unkept, keep_file
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -267,7 +267,7 @@ class Study:
 
     def _is_held(self, number: int) -> bool:
         """Whether a process that gives no other sign of life holds the trial, or writes its run."""
-        from dist_calo.training.spool import Spool
+        from dist_calo.tracking.spool import Spool
 
         if is_held(self.trial_folder(number)):
             return True

@@ -23,9 +23,9 @@ from dist_calo.sweeping.owner import Beat
 from dist_calo.sweeping.record import SweepRecord
 from dist_calo.sweeping.study import PRUNED, TAKEN, Study, Task, note_failure
 from dist_calo.sweeping.table import trial_line
+from dist_calo.tracking.spool import HeldError
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.setup import build_run
-from dist_calo.training.spool import HeldError
 from dist_calo.training.validation import Comparison
 
 

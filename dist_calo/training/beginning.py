@@ -21,8 +21,8 @@ from dist_calo.data.ledger import (
 from dist_calo.data.loader import training_order
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError
+from dist_calo.leases import batch_job, restarted
 from dist_calo.training.checkpoint import CheckpointFolder
-from dist_calo.training.run_lock import batch_job, restarted
 
 
 def run_uid(config: RunConfig, saved: Mapping[str, Any] | None) -> str:

@@ -30,8 +30,8 @@ import torch
 
 from dist_calo.errors import CheckpointError, remedy
 from dist_calo.files import is_sound, open_ordinary, read_json, seal_of, write_whole
+from dist_calo.leases import BEAT_EVERY_S, RunLock
 from dist_calo.masking import hidden
-from dist_calo.training.run_lock import BEAT_EVERY_S, RunLock
 
 FORMAT_VERSION = 2
 """What is written; version 1 had no checksum and is still read."""

@@ -15,7 +15,7 @@ from dist_calo.config import OptimizerConfig, RunConfig
 from dist_calo.data.loader import Batch
 from dist_calo.data.transforms import Transform
 from dist_calo.errors import CheckpointError, ConfigError, TrainingError
-from dist_calo.models.layers import SyncBatchNorm
+from dist_calo.models.nn.batch_norm import SyncBatchNorm
 from dist_calo.objectives import Objective, Update
 from dist_calo.randomness import Draws
 from dist_calo.training.schedule import learning_rate

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from dist_calo import early
 from dist_calo.comm.protocol import Communicator, Work
+from dist_calo.launching import early_signals
 
 
 class StopRequest:
@@ -32,9 +32,9 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in early.stop_signals():
+        for number in early_signals.stop_signals():
             self._previous[number] = signal.signal(number, self._receive)
-        waiting = early.take()
+        waiting = early_signals.take()
         if waiting is not None:
             self._receive(waiting, None)
         return self

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from dist_calo.comm import local_device
-from dist_calo.comm.environment import most_ranks
 from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import RunConfig, flattened
@@ -19,9 +18,13 @@ from dist_calo.data.order import Position
 from dist_calo.data.shards import Manifest, require_same_files
 from dist_calo.data.transforms import Transform
 from dist_calo.errors import CheckpointError, ConfigError, DataError
+from dist_calo.launching.environment import most_ranks
 from dist_calo.models import build_model
-from dist_calo.models.layers import synchronise_batch_norm
+from dist_calo.models.nn.batch_norm import synchronise_batch_norm
 from dist_calo.objectives import build_objective
+from dist_calo.tracking.provenance import describe_run
+from dist_calo.tracking.spool import SPOOL_PREFIX
+from dist_calo.tracking.tracker import NullTracker, Tracker, make_tracker
 from dist_calo.training.beginning import begin, goes_back, has_begun, open_ledger, require_own_ledger, run_uid
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
 from dist_calo.training.dataset import (
@@ -33,10 +36,7 @@ from dist_calo.training.dataset import (
 )
 from dist_calo.training.learner import Learner
 from dist_calo.training.progress import Progress
-from dist_calo.training.provenance import describe_run
 from dist_calo.training.restore import TrainedGenerator, require_same_run
-from dist_calo.training.spool import SPOOL_PREFIX
-from dist_calo.training.tracking import NullTracker, Tracker, make_tracker
 from dist_calo.training.trainer import Trainer, TrainState
 from dist_calo.training.validation import Validator
 

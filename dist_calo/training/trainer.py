@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 from dist_calo.comm.protocol import Communicator
-from dist_calo.comm.signs import SIGNS
 from dist_calo.config import RunConfig
 from dist_calo.data.ledger import Ledger
 from dist_calo.data.loader import Batch, Loader
 from dist_calo.errors import DataError, TrainingError
+from dist_calo.launching.signs import SIGNS
+from dist_calo.tracking.tracker import NullTracker, Tracker
 from dist_calo.training.checkpoint import CheckpointFolder, not_finite
 from dist_calo.training.learner import Learner
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.progress import Progress, StepTimes
-from dist_calo.training.tracking import NullTracker, Tracker
 from dist_calo.training.validation import Comparison, Validator
 
 

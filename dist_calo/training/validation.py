@@ -13,11 +13,11 @@ import torch
 
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
-from dist_calo.data.blocks import Split, split_blocks
 from dist_calo.data.loader import evaluation_loader
+from dist_calo.data.row_blocks import Split, split_blocks
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError
-from dist_calo.physics.views import Examples, View, view_of
+from dist_calo.physics.views.view import Examples, View, view_of
 from dist_calo.randomness import Draws
 from dist_calo.training.restore import TrainedGenerator
 

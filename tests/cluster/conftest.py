@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.slurm import Cluster
-from tests.ranks import ROOT
+from tests.support.ranks import ROOT
 
 SITE = f"""
 VENV={sys.prefix}

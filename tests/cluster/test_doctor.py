@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.slurm import Cluster
-from tests.small_runs import write_showers
+from tests.support.small_runs import write_showers
 
 SLOW, OLD, EMPTY = 3, 2, 4
 

@@ -14,7 +14,7 @@ from dist_calo.data.loader import training_loader
 from dist_calo.data.order import Position
 from dist_calo.data.shards import build_manifest
 from tests.cluster.slurm import Cluster, Job
-from tests.small_runs import ledger_sets, logged_metrics, train_command, write_showers
+from tests.support.small_runs import ledger_sets, logged_metrics, train_command, write_showers
 
 STEPS = 130
 # Call a program with the process number of a rank of this node.

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.slurm import Cluster, Job
-from tests.mlflow_store import Store
-from tests.small_runs import train_command, write_showers
+from tests.support.mlflow_store import Store
+from tests.support.small_runs import train_command, write_showers
 
 STEPS = 60
 

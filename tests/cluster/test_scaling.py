@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.slurm import Cluster, Job
-from tests.small_runs import train_command, write_showers
+from tests.support.small_runs import train_command, write_showers
 
 POINTS = [
     "--nodes=1,2,4",

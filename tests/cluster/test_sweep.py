@@ -5,9 +5,9 @@ from pathlib import Path
 
 from dist_calo.sweeping.study import Study
 from tests.cluster.slurm import Cluster, Job
-from tests.ranks import ROOT
-from tests.small_runs import write_part
-from tests.sweeps import recorded, write_tiny
+from tests.support.ranks import ROOT
+from tests.support.small_runs import write_part
+from tests.support.sweeps import recorded, write_tiny
 
 TRIALS = 20
 SIGNALS = ROOT / "data" / "signals" / "signals_electrons.h5"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.slurm import Cluster, Job
-from tests.ranks import ROOT
-from tests.small_runs import (
+from tests.support.ranks import ROOT
+from tests.support.small_runs import (
     ledger_sets,
     logged_metrics,
     train_command,

@@ -9,7 +9,7 @@ import pytest
 from dist_calo.__main__ import main as dist_calo
 from dist_calo.data.conditions import read_conditions
 from dist_calo.data.shards import manifest_of
-from tests.small_runs import SAMPLE
+from tests.support.small_runs import SAMPLE
 
 ROWS = 120
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks import ROOT
-from tests.small_runs import write_part
+from tests.support.ranks import ROOT
+from tests.support.small_runs import write_part
 
 # Root may write everywhere: without this capability it obeys the modes of files, as users do.
 LIMITS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []

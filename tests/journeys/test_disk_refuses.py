@@ -11,9 +11,9 @@ from dist_calo.errors import EXIT_USER
 from dist_calo.geometry import VoxelGrid
 from dist_calo.train import main as train
 from dist_calo.training.checkpoint import CheckpointFolder
-from tests.ranks import run_ranks
-from tests.small_runs import small_disk, train_command, write_showers
-from tests.untrained import untrained_state
+from tests.support.ranks import run_ranks
+from tests.support.small_runs import small_disk, train_command, write_showers
+from tests.support.untrained import untrained_state
 
 COMMANDS = {
     "simulate": "simulate --detector lcd25 --n 40 --out {out}/fake.h5",

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from dist_calo.cli.data import main as data_tools
+from dist_calo.cli.evaluate import main as evaluate
 from dist_calo.config import RunConfig, TrackingConfig
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.shards import manifest_of
-from dist_calo.data_tools import main as data_tools
 from dist_calo.errors import EXIT_USER
-from dist_calo.evaluate import main as evaluate
 from dist_calo.geometry import LayeredGrid, VoxelGrid, Waveforms
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.restore import TrainedGenerator
-from tests.evaluations import metrics_of
-from tests.geometries import rough_showers
-from tests.untrained import untrained_state
+from tests.support.evaluations import metrics_of
+from tests.support.geometries import rough_showers
+from tests.support.untrained import untrained_state
 
 COUNT = 60
 GEOMETRIES = {
@@ -118,7 +118,7 @@ def test_a_sample_of_nothing_but_bad_showers_is_judged(reference, what, tmp_path
 
 def test_the_report_says_so_first(reference, tmp_path, monkeypatch):
     for figures in ("draw_chapters", "draw_bins"):
-        monkeypatch.setattr(f"dist_calo.training.evaluation_run.{figures}", lambda evaluation: [])
+        monkeypatch.setattr(f"dist_calo.evaluation.run.{figures}", lambda evaluation: [])
     spoiled(reference, tmp_path / "fake.h5")
     assert evaluate(given(reference, tmp_path / "fake.h5", tmp_path / "out")) == 0
     page = (tmp_path / "out" / "report.html").read_text()

@@ -6,10 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
-from dist_calo.evaluate import main as evaluate
-from tests.evaluations import metrics_of
-from tests.ranks import run_ranks
-from tests.small_runs import SAMPLE
+from dist_calo.cli.evaluate import main as evaluate
+from tests.support.evaluations import metrics_of
+from tests.support.ranks import run_ranks
+from tests.support.small_runs import SAMPLE
 
 SIZES = (1, 2, 3, 63, 65, 199, 200, 201, 900)
 
@@ -88,7 +88,7 @@ def test_a_bin_that_one_side_leaves_empty_is_said(sample, tmp_path):
 def test_more_ranks_than_showers(sample, tmp_path):
     for name, size in (("real", 2), ("fake", 1)):
         written(tmp_path / f"{name}.h5", sample, size, size)
-    command = [sys.executable, "-m", "dist_calo.evaluate", "--out", str(tmp_path / "out"), "--no-report"]
+    command = [sys.executable, "-m", "dist_calo.cli.evaluate", "--out", str(tmp_path / "out"), "--no-report"]
     command += [
         "--real",
         str(tmp_path / "real.h5"),

@@ -4,7 +4,7 @@ import pytest
 
 from dist_calo.errors import EXIT_USER
 from dist_calo.train import main as train
-from tests.small_runs import ledger_sets, train_command, write_showers
+from tests.support.small_runs import ledger_sets, train_command, write_showers
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_runs import train_command, write_showers
+from tests.support.small_runs import train_command, write_showers
 
 
 @pytest.fixture(scope="module")

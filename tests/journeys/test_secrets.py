@@ -13,8 +13,8 @@ from dist_calo.sweeping.definition import read_sweep
 from dist_calo.sweeping.record import SweepRecord
 from dist_calo.sweeping.study import Study
 from dist_calo.train import main as train
-from tests.small_runs import train_command, write_showers
-from tests.sweeps import RANGE, RATE, TRAIN
+from tests.support.small_runs import train_command, write_showers
+from tests.support.sweeps import RANGE, RATE, TRAIN
 
 PASSWORD = "s3cr3t@PW:x"
 TOKEN = "AbCdEf0123456789wxyz"
@@ -132,7 +132,7 @@ def read_settings(uri):
 def test_a_spool_is_sent_later_by_whoever_gives_the_password_again(told, server, folder, capfd, monkeypatch):
     where, heard = server
     uri = f"http://alice:{QUOTED}@{where}"
-    from dist_calo.training.spool import Spool
+    from dist_calo.tracking.spool import Spool
 
     spool = Spool.open(
         folder / "spool", None, {"uri": f"http://***@{where}", "experiment": "x", "run_name": None}

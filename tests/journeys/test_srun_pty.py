@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dist_calo import launch, train
-from tests.small_runs import write_showers
+from dist_calo import train
+from dist_calo.cli import launch
+from tests.support.small_runs import write_showers
 
 TASK = {
     "SLURM_JOB_ID": "7",

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from dist_calo.data.formats.calochallenge import CaloChallengeFormat
-from dist_calo.data.formats.layers import LayersFormat
+from dist_calo.data.formats.calogan import LayersFormat
 from dist_calo.data.formats.lcd import LcdFormat
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Format, Layout, Problem, ReadOptions, ShowerRows
 from dist_calo.data.formats.signals import SignalsFormat, read_deposits

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dist_calo.physics import panels
-from dist_calo.physics.evaluation import Evaluation
+from dist_calo.physics.figures import panels
+from dist_calo.physics.metrics.evaluation import Evaluation
 from dist_calo.physics.report import figures
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dist_calo.physics import layer_plots, panels
-from dist_calo.physics.binning import MARGIN_BINS
-from dist_calo.physics.evaluation import Evaluation
-from dist_calo.physics.features import columns_by_group
-from dist_calo.physics.observables import Estimate
-from dist_calo.physics.panels import GENERATED, REFERENCE
+from dist_calo.physics.figures import layered, panels
+from dist_calo.physics.figures.panels import GENERATED, REFERENCE
+from dist_calo.physics.metrics.evaluation import Evaluation
+from dist_calo.physics.observables.energy_bins import MARGIN_BINS
+from dist_calo.physics.observables.features import columns_by_group
+from dist_calo.physics.observables.shower_summary import Estimate
 from dist_calo.physics.report import figures
 from dist_calo.physics.report.rounding import with_error
 
@@ -49,7 +49,7 @@ def indexed_groups(evaluation: Evaluation) -> list[str]:
 
 def spread(count: int) -> list[int]:
     """Which of so many layers or channels get a histogram each: all of nine, else a few from the first to the last."""
-    return list(range(count)) if count <= SINGLE + 1 else layer_plots.spread(count, SINGLE)
+    return list(range(count)) if count <= SINGLE + 1 else layered.spread(count, SINGLE)
 
 
 def blocks(evaluation: Evaluation) -> Iterator[tuple[list[str], list[int], int]]:

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dist_calo.physics import panels
-from dist_calo.physics.comparison import fitted_resolution, response_of
-from dist_calo.physics.evaluation import Evaluation
-from dist_calo.physics.observables import Estimate
-from dist_calo.physics.panels import GENERATED, REFERENCE
+from dist_calo.physics.figures import panels
+from dist_calo.physics.figures.panels import GENERATED, REFERENCE
+from dist_calo.physics.metrics.comparison import fitted_resolution, response_of
+from dist_calo.physics.metrics.evaluation import Evaluation
+from dist_calo.physics.metrics.resolution import ResolutionFit
+from dist_calo.physics.observables.sample import Part
+from dist_calo.physics.observables.shower_summary import Estimate
 from dist_calo.physics.report import figures
-from dist_calo.physics.resolution import ResolutionFit
-from dist_calo.physics.sample import Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

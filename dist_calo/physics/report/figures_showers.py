@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dist_calo.geometry import VoxelGrid, Waveforms
-from dist_calo.physics import layer_plots, panels, plots, signal_plots
-from dist_calo.physics.comparison import cell_pulls
-from dist_calo.physics.evaluation import Evaluation
-from dist_calo.physics.panels import GENERATED, MEV, REFERENCE
+from dist_calo.physics.figures import layered, panels, voxel_grid, waveforms
+from dist_calo.physics.figures.panels import GENERATED, MEV, REFERENCE
+from dist_calo.physics.metrics.comparison import cell_pulls
+from dist_calo.physics.metrics.evaluation import Evaluation
 from dist_calo.physics.report import figures
-from dist_calo.physics.views import Examples
+from dist_calo.physics.views.view import Examples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,9 @@ def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
         if singles:
             energies = examples.energies
             yield Drawing(
-                figure=plots.showers_figure(examples.real, energies, examples.fake, energies, labels=names),
+                figure=voxel_grid.showers_figure(
+                    examples.real, energies, examples.fake, energies, labels=names
+                ),
                 alt=f"Maps of single showers of {both} seen from the side and along the beam.",
                 caption="Single showers of equal incident energy, summed over y (above) and over the layers (below); "
                 "all with one colour scale.",
@@ -64,7 +66,7 @@ def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
     elif isinstance(geometry, Waveforms):
         if singles:
             yield Drawing(
-                figure=signal_plots.means_figure(
+                figure=waveforms.means_figure(
                     geometry, means, examples, figures.counts_in_words(evaluation, -1), names
                 ),
                 alt=f"Mean waveform of each detector, and waveforms of single events, of {both}.",
@@ -74,7 +76,7 @@ def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
     else:
         flat = means[0].ravel(), means[1].ravel()
         yield Drawing(
-            figure=layer_plots.cells_figure(
+            figure=layered.cells_figure(
                 geometry, flat, figures.counts_in_words(evaluation, -1), labels=names
             ),
             alt=f"Maps of the mean energy of each cell of {both}, layer by layer, and their ratio.",
@@ -82,7 +84,7 @@ def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
         )
         if singles:
             yield Drawing(
-                figure=layer_plots.showers_figure(geometry, examples, names),
+                figure=layered.showers_figure(geometry, examples, names),
                 alt=f"Maps of single showers of {both}, layer by layer.",
                 caption="Single showers of equal incident energy, layer by layer; all with one colour scale.",
             )

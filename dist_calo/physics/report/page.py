@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dist_calo.files import write_whole
 from dist_calo.pages import render
 from dist_calo.pages.pictures import Picture, picture
-from dist_calo.physics.evaluation import Evaluation
+from dist_calo.physics.metrics.evaluation import Evaluation
 from dist_calo.physics.report import (
     figures,
     figures_history,

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from dist_calo.physics.halves import Measured
+from dist_calo.physics.metrics.half_sample_bootstrap import Measured
 
 MINUS = "−"
 MOST_DECIMALS, MOST_DIGITS = 5, 6

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dist_calo.physics.evaluation import Evaluation, away
-from dist_calo.physics.halves import Measured
-from dist_calo.physics.kinds import KINDS, kind_of
-from dist_calo.physics.observers import Observer
+from dist_calo.physics.metrics.evaluation import Evaluation, away
+from dist_calo.physics.metrics.half_sample_bootstrap import Measured
+from dist_calo.physics.metrics.metric_definitions import KINDS, kind_of
+from dist_calo.physics.observables.observer import Observer
+from dist_calo.physics.observables.sample import Part
 from dist_calo.physics.report.rounding import floor_of, level_of, sigmas_in_words, with_error
-from dist_calo.physics.sample import Part
 
 COLUMNS = (
     ("separation", ("separation",)),

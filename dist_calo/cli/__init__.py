@@ -1,0 +1,1 @@
+"""The commands: each module parses a command line, calls, and prints."""

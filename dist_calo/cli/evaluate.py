@@ -1,0 +1,162 @@
+"""Compare generated with Geant4 showers: ``dist-calo evaluate --real FILES --fake FILES``, or ``--checkpoint DIR``."""
+
+import itertools
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dist_calo.cli.command_line import MODEL_SOURCES, one_line_parser, run_command
+from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks
+from dist_calo.config import DataConfig
+from dist_calo.errors import ConfigError
+from dist_calo.masking import hidden
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dist_calo.comm.protocol import Communicator
+    from dist_calo.physics.metrics.evaluation import Evaluation
+
+DESCRIPTION = """Compare generated with Geant4 showers, on one rank or many.
+
+Writes metrics.json and report.html into a folder and logs both to MLflow.
+"""
+LEVELS: dict[str, tuple[str, ...]] = {"none": (), "high": ("high",), "low": ("low",), "both": ("high", "low")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate as the command line says and return the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return on_ranks("dist_calo.cli.evaluate", given, _read, _run)
+
+
+def _read(arguments: Sequence[str]) -> Job[Namespace]:
+    options = _parser().parse_args(list(arguments))
+    if (options.fake is None) == (options.checkpoint is None):
+        raise ConfigError("what is to be compared? give either --fake FILES or --checkpoint DIR")
+    if options.real is None and options.checkpoint is None:
+        raise ConfigError("--real is missing: the Geant4 showers to compare with")
+    for name in ("showers", "rows"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value}: must be at least 1")
+    options.edges = _edges(options.energy_edges)
+    out = Path(options.out)
+    taken = [name for name in ("metrics.json", "report.html") if (out / name).exists()]
+    if taken and not options.force:
+        raise ConfigError(f"--out {out}: holds {taken[0]}; name another folder or add --force to replace it")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; name a folder")
+    # Showers are generated on the device, sums are exchanged on the processor: the communicator is not told of it.
+    return Job(options=options, ranks=options.launch)
+
+
+def _edges(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        edges = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--energy-edges {text}: give numbers in GeV such as 10,30,50,100") from None
+    if len(edges) < 2 or any(low >= high for low, high in itertools.pairwise(edges)):
+        raise ConfigError(f"--energy-edges {text}: at least two increasing energies in GeV are needed")
+    return edges
+
+
+def _run(options: Namespace, communicator: "Communicator") -> int:
+    from dist_calo.evaluation.run import Question, answer
+
+    question = Question(
+        real=options.real,
+        fake=options.fake,
+        checkpoint=options.checkpoint,
+        reading=DataConfig(
+            format=options.format,
+            cell_unit=options.cell_unit,
+            energy_unit=options.energy_unit,
+            binning=options.binning,
+            validate="quick",
+        ),
+        showers=options.showers,
+        edges=options.edges,
+        rows=options.rows,
+        levels=LEVELS[options.classifier],
+        seed=options.seed,
+        device=options.device,
+        tracking_uri=options.tracking_uri,
+        names=(options.real_name, options.fake_name),
+        out=Path(options.out),
+        report=not options.no_report,
+    )
+    evaluation = answer(question, communicator)
+    if evaluation is not None:
+        _tell(evaluation)
+        for name in ("metrics.json", *(() if options.no_report else ("report.html",))):
+            print(Path(options.out) / name)
+    return 0
+
+
+def _tell(evaluation: "Evaluation") -> None:
+    from dist_calo.physics.metrics.evaluation import away
+
+    known = [item for item in evaluation.numbers.items() if not math.isnan(away(*item))]
+    numbers = sorted(known, key=lambda item: -away(*item))
+    if evaluation.bad_in_words:
+        print(evaluation.bad_in_words)
+    meaning = f"mean Wasserstein-1 distance of the observables / {evaluation.names[0]}'s sigma"
+    for what in ("score", "errors"):
+        if what in evaluation.absent:
+            print(f"{what} unknown: {evaluation.absent[what]}")
+    if math.isfinite(evaluation.score):
+        print(f"score {evaluation.score:.4g} ({meaning})")
+    if not numbers:
+        return
+    near = sum(away(name, number) <= 2 for name, number in numbers)
+    print(f"{near} of {len(numbers)} numbers are within 2 sigmas of their floor; farthest away:")
+    for name, number in numbers[:5]:
+        print(
+            f"  {name:<36}{number.value:>11.4g} +- {number.error:<9.2g} floor {number.floor:<10.4g}"
+            f"{number.sigmas:>+7.1f} sigmas"
+        )
+
+
+def _parser() -> "argparse.ArgumentParser":
+    parser = one_line_parser("dist-calo evaluate", DESCRIPTION)
+    add = parser.add_argument
+    add(
+        "--real",
+        help="Geant4 shower file or glob (default with --checkpoint: the test split of its training)",
+    )
+    add("--fake", help="generated shower file or glob")
+    made = "one shower is generated for each Geant4 one, of the same energy"
+    add("--checkpoint", help=f"{MODEL_SOURCES}: {made}")
+    add("--out", default="evaluation", help="folder to write to (default evaluation)")
+    add("--force", action="store_true", help="replace an evaluation that lies there")
+    add("--no-report", action="store_true", help="write metrics.json alone, which is quicker")
+    add("--showers", type=int, help="take the first so many of each sample only")
+    add("--energy-edges", help="GeV, edges of the bins of incident energy such as 10,30,50,100")
+    classifier = (
+        "train the CaloChallenge's classifier on observables (high), cells (low) or both: minutes to hours"
+    )
+    add("--classifier", choices=tuple(LEVELS), default="none", help=classifier)
+    rows = "showers of each sample for KPD, precision and recall, and the classifier (default 5000)"
+    add("--rows", type=int, default=5000, help=rows)
+    add("--seed", type=int, default=0, help="of the generated showers (default 0)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to generate (default cpu)")
+    add("--tracking-uri", type=hidden, help="MLflow store, or none (default: that of the training)")
+    add("--real-name", default="Geant4", help="what the report calls the reference (default Geant4)")
+    add("--fake-name", default="generated", help="what it calls the other sample (default generated)")
+    add("--format", default="auto", help="schema of the files (default: recognised)")
+    for name in ("cell", "energy"):
+        choices = ("auto", "GeV", "MeV", "keV")
+        add(f"--{name}-unit", choices=choices, default="auto", help="where the files do not say it")
+    add("--binning", help="the CaloChallenge's XML file, where it is not known")
+    add_launch_option(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("dist_calo.cli.evaluate", main, sys.argv[1:]))

@@ -1,0 +1,187 @@
+"""Commands that run on one rank or many: read the command line, start or join the ranks, run, and leave in order."""
+
+import faulthandler
+import hashlib
+import os
+import platform
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from dist_calo import __version__
+from dist_calo.comm.agreement import installed
+from dist_calo.config import CommConfig, flattened
+from dist_calo.errors import EXIT_USER, ConfigError, LaunchError, UserError
+from dist_calo.launching import early_signals
+from dist_calo.masking import hidden
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+    from dist_calo.comm.protocol import Communicator
+    from dist_calo.launching.environment import World
+
+PER_RANK = ("comm.threads", "launch")
+"""Settings that may differ between ranks: nodes have other numbers of cores."""
+PACKAGES = ("torch", "numpy", "h5py")
+NUMERIC_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+"""Variables of the environment by which libraries compute other numbers."""
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Generic[Options]):
+    """What a command line asks for."""
+
+    options: Options
+    """The checked settings of the command."""
+    ranks: int = 1
+    """Ranks to start here, without a launcher."""
+    comm: CommConfig = field(default_factory=CommConfig)
+    device: str = "cpu"
+    """Where networks live: auto, cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1:
+            raise ConfigError(f"--launch {self.ranks}: must be at least 1")
+
+
+def add_launch_option(parser: "ArgumentParser") -> None:
+    """The option ``--launch N`` of a command that runs on ranks."""
+    parser.add_argument("--launch", type=int, default=1, help="Start so many ranks here, without a launcher.")
+
+
+def on_ranks(
+    module: str,
+    arguments: Sequence[str],
+    read: Callable[[Sequence[str]], Job[Options]],
+    run: "Callable[[Options, Communicator], int]",
+) -> int:
+    """Run a command on all ranks and return the exit code.
+
+    This process is one of the ranks that a launcher started, the only rank, or with ``--launch N`` the one that starts
+    N ranks of the same command. An error ends all of them: one line and exit code 2 where it is the user's.
+
+    Args:
+        module: that ``python -m`` runs this command by.
+        arguments: its command line.
+        read: from the command line to a job.
+        run: the command itself, on every rank; what it returns is the exit code.
+    """
+    early_signals.guard_output(of_run=True)
+    early_signals.end_at_once()
+    from dist_calo.comm import choose_backend, connect, leave_in_order, local_device, report_failure
+    from dist_calo.launching.environment import World, find_world
+
+    world, communicator = World(), None
+    try:
+        job = read(arguments)
+        if job.ranks > 1:
+            return _launch(module, arguments, job.ranks)
+        world = find_world(os.environ)
+        backend, device = choose_backend(job.comm.backend, world), local_device(job.device, world)
+    except UserError as error:
+        with suppress(LaunchError):
+            world = find_world(os.environ)
+        _tell_others(error, world)
+        return report_failure(error, world)
+    try:
+        if world.remark:
+            print(world.remark, flush=True)
+        _show_crashes()
+        communicator = connect(
+            backend,
+            world,
+            timeout_s=job.comm.timeout_s,
+            device=device,
+            silence_s=job.comm.silence_s,
+            facts=facts_of(job.options) if world.size > 1 else None,
+        )
+        code = run(job.options, communicator)
+        communicator.close()
+    except (Exception, KeyboardInterrupt) as error:
+        return report_failure(error, world, communicator)
+    # A process that a launcher has started is a rank and nothing else.
+    if world.launcher != "none":
+        leave_in_order(code)
+    return code
+
+
+def _show_crashes() -> None:
+    """Have a crash in compiled code print the Python stack of this process, if it has a standard error."""
+    if not faulthandler.is_enabled():
+        with suppress(AttributeError, OSError, ValueError, RuntimeError):
+            faulthandler.enable()
+
+
+def facts_of(options: object) -> dict[str, str]:
+    """What has to be the same on all ranks: settings, code, versions, and variables that change numbers.
+
+    Args:
+        options: the checked settings of a command; fields of dataclasses that are not compared are left out.
+    """
+    own = tuple(f".{name}" for name in PER_RANK)
+    settings = flattened(_plain(options))
+    facts = {name: hidden(str(value)) for name, value in settings if not f".{name}".endswith(own)}
+    facts |= {"code of dist_calo": f"{__version__} {_code()}", "python": platform.python_version()}
+    facts |= {package: installed(package) for package in PACKAGES}
+    return facts | {name: os.environ.get(name, "") for name in NUMERIC_VARIABLES}
+
+
+def _plain(value: Any) -> Any:
+    """Nested dicts of what dataclasses, namespaces and lists of them hold."""
+    if isinstance(value, list | tuple) and any(map(is_dataclass, value)):
+        value = dict(enumerate(value))
+    elif is_dataclass(value):
+        value = {part.name: getattr(value, part.name) for part in fields(value) if part.compare}
+    elif isinstance(value, Namespace):
+        value = vars(value)
+    return {str(name): _plain(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def _code() -> str:
+    """A digest of the package's source, some milliseconds' work: a copy on another node may be an older one."""
+    digest, folder = hashlib.blake2b(digest_size=6), Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _tell_others(error: UserError, world: "World") -> None:
+    """Have the ranks hear of it that would wait for this one, where nothing but the ranks themselves would tell."""
+    from dist_calo.comm import choose_backend
+    from dist_calo.comm.agreement import leave_word
+    from dist_calo.comm.liveness.failure import before_leaving
+
+    with suppress(UserError):
+        if world.size == 1 or choose_backend("auto", world) != "torch":
+            return
+        tell = partial(leave_word, world, " ".join(str(error).split()), EXIT_USER)
+        # Rank 0 speaks first, and the others may have the same to say.
+        if world.rank == 0:
+            before_leaving(tell)
+        else:
+            tell()
+
+
+def _launch(module: str, arguments: Sequence[str], ranks: int) -> int:
+    from dist_calo.launching.local import run_local, without_option
+
+    # The last word on the command line: a configuration file may ask for ranks as well.
+    rest = [*without_option(arguments, "--launch"), "--launch=1"]
+    return run_local([sys.executable, "-m", module, *rest], ranks)

@@ -1,0 +1,175 @@
+"""Hyper-parameter search: ``dist-calo sweep run|show|plot``; any number of workers on any nodes join one study."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dist_calo.cli.command_line import build_config, config_parser, one_line_parser, run_command
+from dist_calo.cli.rank_runner import Job, on_ranks
+from dist_calo.config import RunConfig
+from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER, ConfigError
+from dist_calo.sweeping.definition import Sweep, read_sweep
+from dist_calo.sweeping.owner import JOB_VARIABLE, batch_job
+
+if TYPE_CHECKING:
+    import argparse
+
+    from jsonargparse import ArgumentParser
+
+    from dist_calo.comm.protocol import Communicator
+
+USAGE = """dist-calo sweep VERB
+
+  run SWEEP.yaml [--study FOLDER] [--trials N] [--launch N] [-- --NAME=VALUE ...]
+             train trials until the study has all of them; the same command again goes on, and any number of these
+             commands on any nodes share the work. What follows -- are settings of the trainer, for all trials.
+  show FOLDER
+             the trials of a study, the best one, and the command that trains it in full
+  plot FOLDER --out FILE.png|svg|pdf
+             parallel coordinates, the history and the importance of each setting"""
+FORMATS = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What ``sweep run`` is to do."""
+
+    sweep: Sweep
+    folder: Path
+    configs: list[RunConfig]
+    """Settings of some trials, with every end of every range."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    return run_command("dist_calo.cli.sweep", _main, given)
+
+
+def _main(given: Sequence[str]) -> int:
+    verbs = {"run": _run, "show": _show, "plot": _plot}
+    if not given or given[0] in ("-h", "--help"):
+        print(f"usage: {USAGE}")
+        return 0 if given else EXIT_USER
+    if given[0] not in verbs:
+        raise ConfigError(f"sweep {given[0]}: there is no such verb; the verbs are {', '.join(verbs)}")
+    return verbs[given[0]](list(given[1:]))
+
+
+def _run(line: list[str]) -> int:
+    """Be one of the ranks, or start them."""
+    from dist_calo.launching.environment import RanksNotStartedError, find_world
+
+    options, _ = _parsed(line)
+    try:
+        world = find_world(os.environ)
+    except RanksNotStartedError:
+        # A batch script of several tasks whose ranks are to be started from here.
+        if options.launch is None:
+            raise
+        return _supervised(line, options.launch)
+    if world.size > 1 or os.environ.get("DIST_CALO_LAUNCHER") == "local":
+        return on_ranks("dist_calo.cli.sweep", line, _read, _work)
+    return _supervised(line, options.launch or 1)
+
+
+def _supervised(line: list[str], ranks: int) -> int:
+    """Start the ranks of a worker, and start them anew when one has died over a trial."""
+    from dist_calo.launching.local import run_local
+    from dist_calo.sweeping.study import claims
+
+    order = _read(line).options
+    os.environ[JOB_VARIABLE] = ":".join(map(str, batch_job()))
+    while True:
+        before = claims(order.folder)
+        code = run_local([sys.executable, "-m", "dist_calo.cli.sweep", "run", *line], ranks)
+        # Ranks that die before they get to work would do so for ever.
+        if code in (0, EXIT_USER, EXIT_PREEMPTED) or claims(order.folder) == before:
+            return code
+        print(
+            f"dist-calo sweep: a rank ended with code {code}; the ranks start anew",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _parsed(line: list[str]) -> "tuple[argparse.Namespace, list[str]]":
+    own, _, overrides = _split(line)
+    parser = one_line_parser("dist-calo sweep run", "Train the trials of a sweep.")
+    parser.add_argument("sweep", type=Path, help="YAML file, such as those in configs/sweeps/")
+    parser.add_argument("--study", type=Path, help="folder that all workers share; by default sweeps/NAME")
+    parser.add_argument("--trials", type=int, help="trials of the study, in place of the file's")
+    parser.add_argument("--launch", type=int, help="train each trial on so many ranks, started here")
+    return parser.parse_args(own), overrides
+
+
+def _split(line: list[str]) -> tuple[list[str], str, list[str]]:
+    end = line.index("--") if "--" in line else len(line)
+    return line[:end], "--", line[end + 1 :]
+
+
+def _read(line: Sequence[str]) -> Job[Order]:
+    options, overrides = _parsed(list(line[1:] if line[:1] == ["run"] else line))
+    sweep = read_sweep(options.sweep, trials=options.trials, overrides=overrides)
+    configs = sweep.check(_configure)
+    config = configs[0]
+    folder = options.study or Path("sweeps") / options.sweep.stem
+    return Job(options=Order(sweep, folder, configs), comm=config.comm, device=config.train.device)
+
+
+@cache
+def _parser() -> "ArgumentParser":
+    return config_parser("dist-calo sweep", "")
+
+
+def _configure(arguments: Sequence[str]) -> RunConfig:
+    parser = _parser()
+    return build_config(parser, parser.parse_args(list(arguments)))
+
+
+def _work(order: Order, communicator: "Communicator") -> int:
+    from dist_calo.sweeping.record import SweepRecord
+    from dist_calo.sweeping.study import Study
+    from dist_calo.sweeping.worker import Worker, check_parts
+
+    study = record = None
+    if communicator.world.rank == 0:
+        check_parts(order.configs)
+        study = Study.join(order.folder, order.sweep, order.configs[0].train)
+        record = SweepRecord.open(study, order.configs[0])
+    return Worker(order.sweep, communicator, study, record, _configure).work()
+
+
+def _show(line: list[str]) -> int:
+    from dist_calo.sweeping.study import Study
+    from dist_calo.sweeping.table import summary, table
+
+    parser = one_line_parser("dist-calo sweep show", "The trials of a study.")
+    parser.add_argument("study", type=Path)
+    study = Study.read(parser.parse_args(line).study)
+    print(f"{table(study)}\n\n{summary(study)}")
+    return 0
+
+
+def _plot(line: list[str]) -> int:
+    from dist_calo.sweeping.picture import draw
+    from dist_calo.sweeping.study import Study
+
+    parser = one_line_parser("dist-calo sweep plot", "A picture of a study.")
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(line)
+    if options.out.suffix not in FORMATS:
+        raise ConfigError(f"--out {options.out}: must end in {', '.join(FORMATS)}")
+    if not draw(Study.read(options.study), options.out):
+        raise ConfigError(f"{options.study}: no trial has a value yet; there is nothing to draw")
+    print(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Where ranks without MPI or Horovod find each other, and how they hear that one of them has failed."""
+
+import hashlib
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+
+from torch._C._distributed_c10d import TCPStore
+
+from dist_calo.comm.liveness.failure import ECHO_DELAY_S, leave
+from dist_calo.errors import EXIT_FAILURE, LaunchError
+from dist_calo.launching.endings import lose_node
+from dist_calo.launching.environment import World, whole_number
+
+# Below the ports that operating systems give to outgoing connections.
+_FIRST_PORT, _PORTS = 12000, 16000
+_POLL_S = 1.0
+_POLLS_PER_S = 512
+_TELL_S = 2.0
+_SEE_MESSAGE = "ended because another rank has failed; see its message"
+
+
+def meeting_point(world: World, environ: Mapping[str, str]) -> tuple[str, int]:
+    """Address and port at which the ranks find each other: MASTER_ADDR and MASTER_PORT, or else the launcher's facts.
+
+    Under srun the address is the first node of the job; on a single node it is this host. The port follows from the
+    number of the job and step, so that all ranks arrive at the same one without talking.
+
+    Raises:
+        LaunchError: if the ranks are on several nodes and nothing tells which node holds rank 0.
+    """
+    address = environ.get("MASTER_ADDR")
+    if address is None and world.local_size == world.size:
+        address = "127.0.0.1"
+    elif address is None and world.launcher == "srun":
+        address = _first_host(environ)
+    if address is None:
+        raise LaunchError(
+            f"{world.launcher} started {world.size} ranks on several nodes, and the torch backend needs the address of "
+            "rank 0: set MASTER_ADDR (and MASTER_PORT) on all ranks, or choose comm.backend=mpi or horovod"
+        )
+    if "MASTER_PORT" in environ:
+        port = whole_number(environ, "MASTER_PORT")
+        if not 1 <= port <= 65535:
+            raise LaunchError(
+                f"MASTER_PORT={port}: must be a port, from 1 to 65535; set it to a free one on all ranks"
+            )
+        return address, port
+    job = [
+        environ.get(name, "")
+        for name in ("SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "OMPI_MCA_orte_hnp_uri")
+    ]
+    if not any(job) and world.size > 1:
+        raise LaunchError(
+            f"{world.launcher} tells neither MASTER_PORT nor a job number: set MASTER_PORT to a free port on all ranks"
+        )
+    digest = hashlib.blake2b("/".join(job).encode(), digest_size=4).digest()
+    return address, _FIRST_PORT + int.from_bytes(digest, "little") % _PORTS
+
+
+def _first_host(environ: Mapping[str, str]) -> str:
+    nodes = (
+        environ.get("SLURM_STEP_NODELIST")
+        or environ.get("SLURM_JOB_NODELIST")
+        or environ.get("SLURM_NODELIST")
+    )
+    if not nodes:
+        raise LaunchError(
+            "SLURM_JOB_NODELIST is not set: start the ranks with srun, or set MASTER_ADDR and MASTER_PORT"
+        )
+    command = ["scontrol", "show", "hostnames", nodes]
+    try:
+        hosts = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise LaunchError(
+            f"`{' '.join(command)}` failed ({error}): "
+            "set MASTER_ADDR to the node of rank 0, and MASTER_PORT, on all ranks"
+        ) from error
+    return hosts[0]
+
+
+def poll_interval(size: int, silence_s: float) -> float:
+    """How often a rank looks for an alarm, in seconds: each second, or 512 times a second over all ranks.
+
+    At least three times within the time after which a silent store is lost.
+
+    Args:
+        size: number of ranks.
+        silence_s: that time, in seconds.
+    """
+    return min(max(_POLL_S, size / _POLLS_PER_S), silence_s / 3)
+
+
+class Alarm:
+    """Ends this rank soon after another one has failed, even while it computes and takes part in no collective.
+
+    Launchers differ in patience: torchrun and srun give ranks that catch SIGTERM, as ours do to save their work, half a
+    minute. A thread looks at each `poll_interval` whether a rank has raised the alarm in the store that all share. A
+    second one watches the first, since TCP waits a quarter of an hour for the answer of a node that has vanished.
+
+    Args:
+        world: this process among the ranks.
+        address: host of the store.
+        port: port of the store.
+        key: of this alarm in the store, which may outlive the ranks; the same on all of them.
+        keeper: who keeps the store, for messages.
+        silence_s: time after which a store that does not answer is lost, in seconds.
+    """
+
+    def __init__(
+        self, world: World, address: str, port: int, key: str, keeper: str, silence_s: float
+    ) -> None:
+        self._world, self._key, self._keeper, self._silence_s = world, key, keeper, silence_s
+        patience = timedelta(seconds=max(30.0, silence_s))
+        self._store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=patience)
+        self._off = threading.Event()
+        self._poll_s = poll_interval(world.size, silence_s)
+        self._unanswered = 0
+        self._cause: str | None = None
+        self._has_said = False
+        self._threads = [
+            threading.Thread(target=work, name="alarm", daemon=True) for work in (self._watch, self._guard)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def cause(self) -> str | None:
+        """Which node is lost, as far as this rank has heard; it asks again if it knows of none."""
+        if self._cause is None:
+            self._try(self._listen)
+        return self._cause
+
+    def ring_for_node(self, cause: str, suspect: str | None) -> None:
+        """Tell the other ranks, and the job script, that a node or rank is lost, which this rank has printed.
+
+        Where a rank has said before that it fails, those that end are no further news.
+        """
+        if suspect is not None and self._heard() is not None:
+            return
+        self._has_said = True
+        lose_node(cause, suspect)
+        self.ring(cause)
+
+    def ring(self, cause: str = "") -> None:
+        """Tell the other ranks that this one has failed, or that a node is lost; the first word counts."""
+        self._try(self._tell, cause)
+
+    @staticmethod
+    def _try(work: Callable[..., object], *arguments: str) -> None:
+        # The store may be what is lost.
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        thread.start()
+        thread.join(_TELL_S)
+
+    def _tell(self, cause: str) -> None:
+        with suppress(RuntimeError):
+            self._store.compare_set(self._key, "", cause or _SEE_MESSAGE)
+
+    def switch_off(self) -> None:
+        """Stop watching, before this rank leaves in order."""
+        self._off.set()
+        for thread in self._threads:
+            thread.join(_TELL_S)
+
+    def _watch(self) -> None:
+        while not self._off.wait(self._poll_s):
+            heard = self._listen()
+            self._unanswered = 0
+            # Time for this rank's own message, should it fail too, and for all to hear before rank 0 leaves.
+            if heard is not None and not self._off.wait(ECHO_DELAY_S + self._poll_s):
+                leave(self._world, "" if self._has_said else f"error: {heard}", EXIT_FAILURE)
+
+    def _listen(self) -> str | None:
+        heard = self._heard()
+        if heard not in (None, _SEE_MESSAGE):
+            self._cause = heard
+        return heard
+
+    def _heard(self) -> str | None:
+        try:
+            return self._store.get(self._key).decode() if self._store.check([self._key]) else None
+        except RuntimeError:
+            return f"{self._keeper} has ended: see its message; if there is none, its node has crashed"
+
+    def _guard(self) -> None:
+        """Counts seconds in which this rank was awake: a job that is suspended and woken up has lost nobody."""
+        while not self._off.wait(1.0):
+            self._unanswered += 1
+            # Ranks of the same node know more, and speak first.
+            if self._unanswered > self._silence_s + _TELL_S:
+                silence = f"nothing has been heard from it for {self._silence_s:g} s"
+                self._cause = f"{self._keeper} no longer answers: {silence}"
+                lose_node(self._cause)
+                leave(self._world, f"error: {self._cause}", EXIT_FAILURE)

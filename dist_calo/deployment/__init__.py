@@ -1,0 +1,1 @@
+"""A trained generator for other programs: export, registry, serving, timing."""

@@ -1,0 +1,310 @@
+"""Writing a generator into MLflow's model registry, with what is known of it."""
+
+import math
+import re
+import tempfile
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dist_calo import __version__
+from dist_calo.deployment.serving import input_columns, output_name
+from dist_calo.errors import ConfigError, TrackingError
+from dist_calo.files import from_json, read_bytes
+from dist_calo.geometry import Geometry, geometry_from_dict
+from dist_calo.tracking.provenance import describe_run
+from dist_calo.tracking.server import address_of
+from dist_calo.tracking.store import experiment_id, find_run, now_ms, one_line, open_store
+from dist_calo.tracking.store_uri import checked_uri
+from dist_calo.training.checkpoint import checkpoint_bytes
+from dist_calo.training.restore import restore_generator
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models.signature import ModelSignature
+
+KEPT = (
+    "step",
+    "run_id",
+    "config",
+    "geometry",
+    "manifest",
+    "transform",
+    "condition_ranges",
+    "model",
+    "average",
+)
+"""What of a checkpoint goes into the registry: all that generating and evaluating need, not the optimizers."""
+MOST_TAGS = 40
+"""Numbers of an evaluation that become tags; all of them become metrics of the model."""
+MOST_METRICS = 1000
+"""Numbers that MLflow takes at once."""
+TAG_CHARACTERS = 250
+
+
+def check_names(name: str, aliases: list[str]) -> None:
+    """Check the name and the aliases of a model by MLflow's rules, before anything is sent.
+
+    Raises:
+        ConfigError: if MLflow would refuse one.
+    """
+    if not name.strip() or set(name) & set("/:") or len(name) > 256:
+        raise ConfigError(f"--name {name!r}: a model's name has 1 to 256 characters, none of them / or :")
+    for alias in aliases:
+        if not re.fullmatch(r"[\w-]{1,255}", alias) or re.fullmatch(r"v\d+|latest", alias.lower()):
+            raise ConfigError(
+                f"--alias {alias!r}: letters, digits, _ and - alone, and neither latest nor a version such as v1"
+            )
+
+
+def read_metrics(path: str | Path) -> dict[str, Any]:
+    """What ``dist-calo evaluate`` wrote: ``score`` and ``metrics``, by name ``{value, error, floor, sigmas}``.
+
+    Raises:
+        ConfigError: if the file is not one of those.
+    """
+    try:
+        found = from_json(read_bytes(path), dict[str, Any])
+        score, metrics = float(found["score"]), dict(found["metrics"])
+        numbers = {
+            str(name): {
+                key: float(entry[key])
+                for key in ("value", "error", "floor", "sigmas")
+                if isinstance(entry.get(key), int | float)
+            }
+            for name, entry in metrics.items()
+        }
+    except OSError as error:
+        raise ConfigError(
+            f"--metrics {path}: {error.strerror}; name the metrics.json of dist-calo evaluate"
+        ) from None
+    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"--metrics {path}: not the metrics.json of dist-calo evaluate ({type(error).__name__}: {error})"
+        ) from None
+    return {"score": score, "metrics": numbers}
+
+
+def register(
+    state: Mapping[str, Any],
+    name: str,
+    *,
+    tracking_uri: str,
+    metrics: Mapping[str, Any] | None = None,
+    aliases: list[str] | None = None,
+) -> "ModelVersion":
+    """Log the generator of a checkpoint as a new version of a registered model.
+
+    The version belongs to the run that trained it where the store knows that run, whose status stays as it is;
+    otherwise to a new run.
+
+    Args:
+        state: what `dist_calo.training.checkpoint.load_checkpoint` returned.
+        name: the registered model, made if there is none.
+        tracking_uri: MLflow tracking store or server.
+        metrics: what `read_metrics` returned.
+        aliases: names for this version, such as ``champion``.
+
+    Raises:
+        ConfigError: if a name breaks a rule.
+        CheckpointError: if the networks cannot be put together.
+        TrackingError: if the store cannot be reached or refuses.
+    """
+    check_names(name, aliases or [])
+    restore_generator(state)  # fails here rather than where the model is served
+    uri = checked_uri(tracking_uri)
+    try:
+        # Only the client, never MLflow's fluent functions: they set the store of the whole process, and
+        # continuing the run that trained the model would end it anew.
+        uri = address_of(uri)
+        client = open_store(uri, registry_uri=uri)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # MLflow's own, of its type hints and its use of pandas
+            return _register(client, uri, state, name, metrics, aliases or [])
+    except Exception as error:
+        raise TrackingError(
+            f"--tracking-uri {tracking_uri}: the model cannot be registered ({one_line(error)}); start the server or "
+            "name another store"
+        ) from error
+
+
+def _register(
+    client: "MlflowClient",
+    uri: str,
+    state: Mapping[str, Any],
+    name: str,
+    metrics: Mapping[str, Any] | None,
+    aliases: list[str],
+) -> "ModelVersion":
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    run = _trained_run(client, state["run_id"])
+    own = run is None
+    if run is None:
+        experiment = experiment_id(client, uri, state["config"]["tracking"]["experiment"])
+        run = client.create_run(experiment, run_name=f"register {name}")
+    tags = _tags(state, state["run_id"] if own else run.info.run_id, run.data.tags, metrics)
+    logged = client.create_logged_model(
+        run.info.experiment_id, name=_logged_name(name), source_run_id=run.info.run_id, tags=tags
+    )
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            # The artifact path of a logged model is its place in the store; MLflow's own log() says it so.
+            record = Model(
+                artifact_path=logged.artifact_location,
+                run_id=run.info.run_id,
+                model_uuid=logged.model_id,
+                model_id=logged.model_id,
+            )
+            save(state, Path(folder) / "model", record)
+            client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+        client.finalize_logged_model(logged.model_id, "READY")
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, state["step"])])
+        if metrics is not None:
+            _log_metrics(client, run.info.run_id, logged.model_id, state["step"], metrics)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        # A server resolves the URI itself. A database is written by this process, which would look the URI up in the
+        # store that MLflow's fluent functions use.
+        source = logged.model_uri if uri.startswith("http") else logged.artifact_location
+        registered = client.create_model_version(
+            name, source, run.info.run_id, tags=tags, model_id=logged.model_id
+        )
+        for alias in aliases:
+            client.set_registered_model_alias(name, alias, registered.version)
+    except BaseException:
+        if own:
+            client.set_terminated(run.info.run_id, "FAILED")
+        raise
+    if own:
+        client.set_terminated(run.info.run_id)
+    return registered
+
+
+def save(state: Mapping[str, Any], folder: Path, record: Any = None) -> None:
+    """Write the model as MLflow stores it: ``MLmodel``, ``data/step-*.pt``, ``code/dist_calo`` and requirements."""
+    import pandas as pd
+    from mlflow import pyfunc
+
+    geometry = geometry_from_dict(state["geometry"])
+    low, high = state.get("condition_ranges", {}).get("energy", (10.0, 100.0))
+    example = pd.DataFrame({column: [1.5, 1.6] for column in input_columns(geometry)})
+    example["energy_GeV"] = [round(low + 0.25 * (high - low), 3), round(low + 0.75 * (high - low), 3)]
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = Path(scratch) / f"step-{state['step']:08d}.pt"
+        checkpoint.write_bytes(checkpoint_bytes({key: state[key] for key in KEPT if key in state}))
+        pyfunc.save_model(
+            path=str(folder),
+            mlflow_model=record,
+            loader_module="dist_calo.deployment.serving",
+            data_path=str(checkpoint),
+            code_paths=[str(Path(__file__).resolve().parents[1])],
+            # The public version: a build for one platform, such as 2.13.0+cpu, is on no index.
+            pip_requirements=[
+                f"{package}=={version(package).split('+')[0]}" for package in ("torch", "numpy")
+            ],
+            signature=_signature(geometry),
+            input_example=(example, {"seed": 0, "first_sample": 0}),
+            metadata={
+                "dist_calo_version": __version__,
+                "geometry": geometry.to_dict(),
+                "condition_ranges": dict(state.get("condition_ranges", {})),
+                "step": state["step"],
+            },
+        )
+
+
+def _signature(geometry: Geometry) -> "ModelSignature":
+    import numpy as np
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    showers = TensorSpec(np.dtype(np.float32), (-1, *geometry.shape), output_name(geometry))
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.double, column) for column in input_columns(geometry)]),
+        outputs=Schema([showers]),
+        params=ParamSchema(
+            [ParamSpec("seed", DataType.long, 0), ParamSpec("first_sample", DataType.long, 0)]
+        ),
+    )
+
+
+def _logged_name(name: str) -> str:
+    """The name of the logged model behind a version: MLflow allows it fewer characters than the registry does."""
+    return re.sub(r"[/:.%\"']", "_", name)
+
+
+def _trained_run(client: "MlflowClient", run_id: str | None) -> Any:
+    """The run that trained the model, None where this store does not have it."""
+    run = find_run(client, run_id) if run_id else None
+    return run if run is not None and run.info.lifecycle_stage == "active" else None
+
+
+def _tags(
+    state: Mapping[str, Any],
+    trained_by: str | None,
+    of_run: Mapping[str, str],
+    metrics: Mapping[str, Any] | None,
+) -> dict[str, str]:
+    """What the version says of itself: where it comes from, and its evaluation."""
+    code = describe_run()
+    tags = {
+        "step": state["step"],
+        "training_run": trained_by,
+        "model": state["config"]["model"]["name"],
+        "particle": state["manifest"].get("particle"),
+        "data_checksum": state["manifest"].get("checksum"),
+        "training_commit": of_run.get("mlflow.source.git.commit"),
+        "code_commit": code.get("mlflow.source.git.commit"),
+        "code_changed": code.get("git.changed"),
+        "dist_calo_version": __version__,
+    }
+    if metrics is not None:
+        tags["score"] = f"{metrics['score']:.6g}"
+        chosen = sorted(metrics["metrics"].items(), key=lambda item: -abs(item[1].get("sigmas", 0.0)))
+        tags |= {f"metric.{_key(name)}": _said(entry) for name, entry in chosen[:MOST_TAGS]}
+    return {key: str(value)[:TAG_CHARACTERS] for key, value in tags.items() if value not in (None, "")}
+
+
+def _said(entry: Mapping[str, float]) -> str:
+    """A number of an evaluation in words, such as ``0.012 ± 0.001, floor 0.011, 0.9 sigmas``."""
+    text = f"{entry['value']:.4g}" if "value" in entry else "undefined"
+    text += f" ± {entry['error']:.2g}" if "error" in entry else ""
+    text += f", floor {entry['floor']:.4g}" if "floor" in entry else ""
+    return text + (f", {entry['sigmas']:.2g} sigmas" if "sigmas" in entry else "")
+
+
+def _key(name: str) -> str:
+    """A name with the characters that MLflow allows in keys."""
+    return re.sub(r"[^\w\-. /]", "_", name)[: TAG_CHARACTERS - len("evaluation/.floor")]
+
+
+def _log_metrics(
+    client: "MlflowClient", run_id: str, model_id: str, step: int, metrics: Mapping[str, Any]
+) -> None:
+    """The evaluation's finite numbers as metrics of the model."""
+    from mlflow.entities import Metric
+
+    values = {"evaluation/score": metrics["score"]}
+    for name, entry in metrics["metrics"].items():
+        values |= {
+            f"evaluation/{_key(name)}{'' if kind == 'value' else f'.{kind}'}": entry[kind]
+            for kind in ("value", "floor")
+            if kind in entry
+        }
+    now = now_ms()
+    points = [
+        Metric(key, value, now, step, model_id=model_id)
+        for key, value in values.items()
+        if math.isfinite(value)
+    ]
+    client.log_batch(run_id, metrics=points[:MOST_METRICS])

@@ -1,0 +1,1 @@
+"""Checks of a machine or of the nodes of a job."""

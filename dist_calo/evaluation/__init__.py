@@ -1,0 +1,1 @@
+"""Comparing generated with reference showers, on all ranks."""

@@ -1,0 +1,363 @@
+"""One evaluation from beginning to end: sources, samples, numbers, files, record."""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dist_calo.comm.protocol import Communicator
+from dist_calo.comm.threads import set_threads
+from dist_calo.config import DataConfig, TrackingConfig
+from dist_calo.data.formats import open_file
+from dist_calo.data.formats.units import told_unit
+from dist_calo.data.shards import Manifest, matching_files
+from dist_calo.errors import DataError, UserError
+from dist_calo.evaluation.record import EvaluationRecord, describe_model, require_store
+from dist_calo.evaluation.samples import (
+    FakeShowers,
+    Files,
+    FilesOf,
+    GeneratedFor,
+    Samples,
+    collect,
+    require_same_readout,
+)
+from dist_calo.files import write_whole, writing
+from dist_calo.physics.metrics.evaluation import Evaluation, measured_sums
+from dist_calo.physics.metrics.half_sample_bootstrap import LEAST_SHOWERS, Measured
+from dist_calo.physics.metrics.row_comparison import (
+    LEAST_ROWS,
+    measured_classifier,
+    measured_frechet,
+    measured_rows,
+)
+from dist_calo.physics.observables.sample import FARTHEST
+from dist_calo.physics.report import Drawings, draw_bins, draw_chapters, write_report
+from dist_calo.tracking.provenance import describe_run
+from dist_calo.training.dataset import shared_manifest
+from dist_calo.training.model_sources import state_of
+from dist_calo.training.restore import generating_device, restore_generator
+
+ENERGIES_DIFFER = 1e-4
+"""Probability of the Kolmogorov-Smirnov test below which two samples have different incident energies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is to be compared with what.
+
+    Attributes:
+        real: shower files of the reference; None for the test split of the checkpoint's training.
+        fake: generated shower files, or None.
+        checkpoint: what generates instead, as `dist_calo.training.model_sources.state_of` takes it, or None.
+        reading: what the files leave unsaid.
+        showers: the first so many of each sample only.
+        edges: of the bins of incident energy in GeV; None to let the reference decide.
+        rows: showers of each sample whose rows are kept.
+        levels: classifiers to train.
+        seed: of generated showers.
+        device: where they are generated.
+        tracking_uri: MLflow store, ``none``, or None for that of the training.
+        names: what the two samples are called.
+        out: folder of the results.
+        report: whether to draw the report.
+    """
+
+    real: str | None
+    fake: str | None
+    checkpoint: str | None
+    reading: DataConfig
+    showers: int | None
+    edges: tuple[float, ...] | None
+    rows: int
+    levels: tuple[str, ...]
+    seed: int
+    device: str
+    tracking_uri: str | None
+    names: tuple[str, str]
+    out: Path
+    report: bool = True
+
+
+def answer(question: Question, communicator: Communicator) -> Evaluation | None:
+    """Compare, write ``metrics.json`` and ``report.html``, and log both; the evaluation on rank 0, None on others.
+
+    Raises:
+        UserError: if files, checkpoint or store are at fault.
+    """
+    began = time.monotonic()
+    first = communicator.world.rank == 0
+    state = None
+    if question.checkpoint is not None:
+        found = state_of(question.checkpoint, question.tracking_uri) if first else None
+        state = communicator.broadcast_object(found)
+    uri = question.tracking_uri or (state["config"]["tracking"]["uri"] if state else TrackingConfig().uri)
+    if first:
+        require_store(uri)
+        _require_writable(question.out)
+    set_threads(communicator, None)
+    reference = _reference(question, state, communicator)
+    fake = _fake(question, state, reference, communicator)
+    samples = collect(
+        reference,
+        fake,
+        communicator,
+        edges=question.edges,
+        rows=question.rows,
+        with_showers="low" in question.levels,
+        say=_say if first else lambda _: None,
+    )
+    slots, whole = _numbers(samples, communicator, paired=fake.paired)
+    evaluation = Evaluation(
+        geometry=reference.manifest.geometry,
+        real=samples.real,
+        fake=samples.fake,
+        slots=slots,
+        whole=whole,
+        examples=samples.examples,
+        names=question.names,
+    )
+    drawings = _drawn(evaluation, communicator) if question.report else None
+    if not first:
+        # Whatever rank 0 does alone, for hours perhaps, it tells now and then that it goes on.
+        while communicator.broadcast_object(None):
+            pass
+        return None
+    say = _Alive(communicator)
+    record = EvaluationRecord(uri, state["run_id"] if state else None)
+    about = describe_run()
+    facts = _facts(question, state, reference, fake, samples, record, about, communicator)
+    for level in question.levels:
+        whole |= measured_classifier(samples.real, samples.fake, level, say)
+    notes = tuple(_notes(question, samples))
+    evaluation = replace(evaluation, whole=whole, facts=facts, history=record.history(), notes=notes)
+    facts["Evaluation"]["wall time"] = f"{time.monotonic() - began:.0f} s"
+    files = _write(evaluation, question.out, drawings)
+    record.log(evaluation, files, int(state["step"]) if state else 0, about)
+    if record.problem:
+        print(f"not logged to MLflow: {record.problem}", file=sys.stderr)
+    elif record.run_id:
+        print(f"MLflow   run {record.run_id} in {uri}")
+    communicator.broadcast_object(False)
+    return evaluation
+
+
+class _Alive:
+    """Says what rank 0 does, to the user and to the ranks that wait for it."""
+
+    def __init__(self, communicator: Communicator) -> None:
+        self._communicator = communicator
+
+    def __call__(self, text: str) -> None:
+        _say(text)
+        self._communicator.broadcast_object(True)
+
+
+def _require_writable(folder: Path) -> None:
+    """Check that the folder of the results can be made and written to, before hours of work.
+
+    Raises:
+        OSError: if it cannot be written to.
+    """
+    with writing(folder):
+        made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
+        if made:
+            # It stays away until there is something to put into it.
+            folder.rmdir()
+
+
+def _reference(question: Question, state: Mapping[str, Any] | None, communicator: Communicator) -> Files:
+    if question.real is not None:
+        return _files(question, question.real, communicator)
+    assert state is not None, "the command line demands --real without a checkpoint"
+    first = communicator.world.rank == 0
+    data = DataConfig(**state["config"]["data"])
+    manifest = Manifest.from_dict(state["manifest"])
+    mine = [entry.path for entry in manifest.files if not Path(entry.path).exists()] if first else []
+    missing = communicator.broadcast_object(mine)
+    if missing:
+        raise DataError(
+            f"{missing[0]}: the showers that the checkpoint was trained on are not here; name some with --real"
+        )
+    if not data.test_fraction:
+        raise DataError("data.test_fraction=0: training kept no showers for a test; name some with --real")
+    return Files(manifest=manifest, config=data, split="test", most=question.showers)
+
+
+def _files(question: Question, path: str, communicator: Communicator, as_found: bool = False) -> Files:
+    config = replace(question.reading, path=path)
+    told: dict[str, str | None] = {}
+    try:
+        if communicator.world.rank == 0:
+            # One sample may be in other units than the other: what a file tells itself goes before the options.
+            told = _told_units(config)
+            config = replace(
+                config,
+                cell_unit="auto" if told["cell"] else config.cell_unit,
+                energy_unit="auto" if told["energy"] else config.energy_unit,
+            )
+        manifest = shared_manifest(config, communicator, as_found)
+    except UserError as error:
+
+        def here(advice: re.Match[str]) -> str:
+            what, unit = advice.groups()
+            attribute = f"the attribute {what}_units of the file to {unit}"
+            return attribute if told.get(what) else f"--{what}-unit {unit}"
+
+        # There are no data.path and no data.cell_unit on this command line.
+        words = str(error).replace("data.path=", "")
+        raise type(error)(re.sub(r"data\.(cell|energy)_unit=(\w+) \(.*?\)", here, words)) from None
+    return Files(manifest=manifest, config=config, most=question.showers)
+
+
+def _told_units(config: DataConfig) -> dict[str, str | None]:
+    """The units of cells and incident energies that the first of the files tells itself.
+
+    Raises:
+        DataError: if no file matches or it cannot be opened.
+    """
+    with open_file(matching_files(*config.patterns)[0]) as file:
+        cells = told_unit(file, "cell_units") or told_unit(file, "units")
+        return {"cell": cells, "energy": told_unit(file, "energy_units")}
+
+
+def _fake(
+    question: Question, state: Mapping[str, Any] | None, reference: Files, communicator: Communicator
+) -> FakeShowers:
+    readout = reference.manifest.geometry
+    if question.fake is not None:
+        # What a generator does wrong is what is asked for: only the reference must be sound.
+        files = _files(question, question.fake, communicator, as_found=True)
+        require_same_readout(readout, files.manifest.geometry)
+        return FilesOf(files=files)
+    assert state is not None, "the command line demands files or a checkpoint"
+    generator = restore_generator(state, generating_device(question.device, communicator.world))
+    require_same_readout(readout, generator.geometry, generates=True)
+    return GeneratedFor(generator=generator, known=readout, seed=question.seed)
+
+
+def _numbers(
+    samples: Samples, communicator: Communicator, paired: bool
+) -> tuple[tuple[dict[str, Measured], ...], dict[str, Measured]]:
+    """The numbers of each slot and of the whole, on all ranks: two take half of the work each, all others wait."""
+    world, real, fake = communicator.world, samples.real, samples.fake
+    second = min(1, world.size - 1)
+    slots: tuple[dict[str, Measured], ...] = ()
+    whole: dict[str, Measured] = {}
+    if world.rank == 0:
+        _say("comparing")
+        slots, whole = measured_sums(real, fake, paired)
+        whole |= measured_frechet(real, fake, paired)
+    if world.rank == second:
+        whole |= measured_rows(real, fake)
+    found = communicator.all_gather_object((slots, whole))
+    return found[0][0], {**found[0][1], **found[second][1]}
+
+
+def _drawn(evaluation: Evaluation, communicator: Communicator) -> Drawings:
+    """The figures of the report, on all ranks: two draw half of them each, all others wait."""
+    world = communicator.world
+    second = min(1, world.size - 1)
+    if world.rank == 0:
+        _say("drawing the report")
+    chapters = draw_chapters(evaluation) if world.rank == 0 else []
+    bins = draw_bins(evaluation) if world.rank == second else []
+    found = communicator.all_gather_object((chapters, bins))
+    return Drawings(chapters=found[0][0], bins=found[second][1])
+
+
+def _notes(question: Question, samples: Samples) -> list[str]:
+    """What the reader should know before trusting the numbers."""
+    from scipy.stats import ks_2samp
+
+    notes = []
+    real, fake = samples.real, samples.fake
+    for name, sample in zip(question.names, (real, fake), strict=True):
+        if sample.count < LEAST_ROWS:
+            errors = f"need at least {LEAST_SHOWERS}" if sample.count < LEAST_SHOWERS else "are rough"
+            notes.append(
+                f"Only {sample.count} {name} shower{'s' * (sample.count != 1)}: errors and floors {errors}, and FPD, "
+                f"KPD, precision and recall need at least {LEAST_ROWS}."
+            )
+        if sample.wild:
+            notes.append(
+                f"{sample.wild} {name} showers have an observable more than {FARTHEST:,.0f} standard deviations from "
+                "the others: means and widths are cut there, the mean shower and the profiles are not."
+            )
+        if sample.outside > 0.01 * sample.count:
+            notes.append(
+                f"{sample.outside:,} of {sample.count:,} {name} showers lie outside of the bins of incident energy."
+            )
+    if question.fake is not None and fake.faults.get("response", 0) > fake.count / 2:
+        notes.append(
+            f"The response of most {question.names[1]} showers is far off. If their cells or incident energies are in "
+            "another unit, tell it in the attributes cell_units and energy_units of their files."
+        )
+    energies = [np.asarray(sample.rows.conditions[:, 0], dtype=np.float64) for sample in (real, fake)]
+    if all(len(values) for values in energies) and ks_2samp(*energies).pvalue < ENERGIES_DIFFER:
+        means = [f"{values.mean():.4g}" for values in energies]
+        notes.append(
+            f"The two samples have different incident energies (mean {means[0]} and {means[1]} GeV): numbers of all "
+            "showers compare different mixtures; those of the energy bins are less affected."
+        )
+    return notes
+
+
+def _facts(
+    question: Question,
+    state: Mapping[str, Any] | None,
+    reference: Files,
+    fake: FakeShowers,
+    samples: Samples,
+    record: EvaluationRecord,
+    about: Mapping[str, str],
+    communicator: Communicator,
+) -> dict[str, dict[str, str]]:
+    facts: dict[str, dict[str, str]] = {}
+    if state is not None:
+        facts = describe_model(state, str(question.checkpoint))
+        facts["Training"] |= record.facts()
+        if record.run_id:  # a checkpoint may know no more than the name of the run's spool
+            facts["Model"]["MLflow run"] = record.run_id
+    split = "" if reference.split == "all" else f", {reference.split} split"
+    real, generated = question.names
+    facts["Evaluation"] = {
+        real: f"{samples.real.count:,} showers of {reference.config.described}{split}",
+        generated: f"{samples.fake.count:,} showers {fake.described}",
+        "read-out": reference.manifest.geometry.described,
+        "ranks": str(communicator.world.size),
+    }
+    if samples.speed.seconds:
+        speed = samples.speed.showers / samples.speed.seconds
+        facts["Evaluation"]["generation"] = f"{speed:,.0f} showers/s on a rank ({1000 / speed:.3g} ms each)"
+    for label, tag in (("dist_calo", "dist_calo.version"), ("git commit", "mlflow.source.git.commit")):
+        if tag in about:
+            facts["Evaluation"][label] = about[tag]
+    return facts
+
+
+def _write(evaluation: Evaluation, out: Path, drawings: Drawings | None) -> list[Path]:
+    metrics, report = out / "metrics.json", out / "report.html"
+    out.mkdir(parents=True, exist_ok=True)
+    with write_whole(metrics) as temporary:
+        temporary.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n")
+        # A report of an evaluation before this one would stand beside the wrong numbers.
+        report.unlink(missing_ok=True)
+        if drawings is not None:
+            write_report(evaluation, report, drawings)
+    return [metrics] if drawings is None else [metrics, report]
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)

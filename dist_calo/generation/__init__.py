@@ -1,0 +1,1 @@
+"""Making samples of showers, on all ranks."""

@@ -1,0 +1,122 @@
+"""How far all ranks are with work that each does alone, told without holding any of them up."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dist_calo.comm.protocol import Communicator, Work
+from dist_calo.launching.signs import SIGNS
+
+EXCHANGE_S = 1.0
+"""Shortest time between two exchanges of a rank that works, in seconds."""
+LINE_S = 30.0
+"""Time between two lines in a log file, in seconds."""
+
+
+class Stopped(Exception):
+    """Some rank has been asked to stop; raised on all of them."""
+
+
+class Tally:
+    """Counts over all ranks by one all-reduce of 24 bytes a second, which goes on while a rank works.
+
+    Every rank takes part in every exchange, those that have finished at the pace of the others: so nobody waits longer
+    than one piece of another rank's work, and the end is seen by all in the same exchange.
+
+    Args:
+        communicator: of all ranks.
+        show: told the sum over all ranks after each exchange.
+        asked_to_stop: whether this rank has been.
+
+    Raises, in any method:
+        Stopped: if some rank has been asked to stop.
+    """
+
+    def __init__(
+        self,
+        communicator: Communicator,
+        show: Callable[[int], None] = lambda _: None,
+        asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._communicator = communicator
+        self._show = show
+        self._asked_to_stop = asked_to_stop
+        self._mine = self._pieces = 0
+        self._last = time.monotonic()
+        self._under_way: tuple[torch.Tensor, Work] | None = None
+
+    def add(self, count: int) -> None:
+        """Count what this rank has done since the last call; call it after each piece of work."""
+        self._mine += count
+        if count:
+            self._pieces += 1
+            SIGNS.reached(self._pieces)
+        if time.monotonic() - self._last >= EXCHANGE_S:
+            self._exchange(finished=False)
+
+    def wait_for_all(self) -> None:
+        """Say that this rank has finished, and wait until all have; every rank calls it once."""
+        while not self._exchange(finished=True):
+            pass
+
+    def _exchange(self, *, finished: bool) -> bool:
+        """Take in the exchange under way and begin the next, unless that one found everybody finished."""
+        if self._under_way is not None:
+            sums, work = self._under_way
+            work.wait()
+            self._under_way = None
+            done, ranks, stops = sums.tolist()
+            self._show(done)
+            if stops:
+                raise Stopped
+            if ranks == self._communicator.world.size:
+                return True
+        sums = torch.tensor([self._mine, finished, self._asked_to_stop()], dtype=torch.int64)
+        self._under_way = sums, self._communicator.all_reduce_async(sums)
+        self._last = time.monotonic()
+        return False
+
+
+class ShowerCount:
+    """What the user sees meanwhile: a bar on a terminal, a line now and then in a log file; rank 0 alone speaks.
+
+    Args:
+        total: showers to make.
+        kept: showers that were there before.
+        show: False on ranks other than 0.
+        launcher: what started the ranks. Those of a cluster write log files, even where they look like terminals.
+    """
+
+    def __init__(self, total: int, kept: int, *, show: bool, launcher: str = "none") -> None:
+        self._total, self._kept, self._show = total, kept, show
+        self._began = self._told = time.monotonic()
+        self._bar: Any = None
+        if show and launcher in ("none", "local") and sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("showers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns)
+            self._task = self._bar.add_task("showers", total=total, completed=kept)
+            self._bar.start()
+
+    def made(self, showers: int) -> None:
+        """Report how many showers all ranks have made together, besides those that were there before."""
+        if self._bar:
+            self._bar.update(self._task, completed=self._kept + showers)
+        now = time.monotonic()
+        if self._show and not self._bar and showers and now - self._told >= LINE_S:
+            rate = showers / (now - self._began)
+            left = (self._total - self._kept - showers) / rate
+            print(
+                f"{self._kept + showers}/{self._total} showers  {rate:.1f} showers/s  {left:.0f} s left",
+                flush=True,
+            )
+            self._told = now
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        if self._bar:
+            self._bar.stop()

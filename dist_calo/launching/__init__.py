@@ -1,0 +1,1 @@
+"""Who this process is among the ranks of a job, and how ranks start."""

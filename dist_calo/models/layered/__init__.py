@@ -1,0 +1,1 @@
+"""Models of calorimeters read out in layers of cells."""

@@ -1,0 +1,231 @@
+"""What the models of layered calorimeters fit to training showers before the first step.
+
+Energies are in network units squared: those of a cell are its amplitude squared. ``e`` is the logarithm of the incident
+energy, brought to [-1, 1] over the sample. Coordinates of the energies of layers are those of
+`dist_calo.models.layered.energies`; -inf and inf stand for an exact 0 and an exact 1 of a share, NaN for a share of
+nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_calo.errors import ConfigError
+
+Array = NDArray[np.float64]
+
+NODES, LEVELS, REACH = 12, 33, 2.4
+"""Incident energies and normal numbers (from -REACH to REACH) at which quantiles of a coordinate are kept."""
+CENTER_DEGREE, WIDTH_DEGREE, CHANCE_DEGREE = 3, 2, 3
+"""Degrees in e of the polynomials of a coordinate's mean, of the logarithm of its width, and of the logit of the chance
+of an exact 0 or 1."""
+NEVER = -30.0
+"""Logit of the chance of what is not in the sample."""
+SHARE_FLOOR, MODE_FLOOR = 1e-7, 3e-3
+"""Shares of a layer's energy below which nothing is told apart in the mean shape and in its fluctuations."""
+MODE_SHOWERS = 1024
+"""Showers that the fluctuations of the shapes are taken from at most: those with most hits."""
+FEW = 10.0
+"""Showers that a cell's own statistics need to count as much as those of its layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordinate:
+    """The distribution of one coordinate, given e."""
+
+    center: Array
+    """Polynomial in e, lowest power first."""
+    log_width: Array
+    """Polynomial in e."""
+    chances: Array
+    """Polynomials of the logits of the chances of -inf and of inf, shape (2, CHANCE_DEGREE + 1)."""
+    quantiles: Array
+    """Of (coordinate - center) / width at each node and level, increasing along the levels, shape (NODES, LEVELS)."""
+
+
+def squared_amplitudes(model: str, statistics: Mapping[str, np.ndarray]) -> tuple[Array, Array]:
+    """Squares of the network units (n, V) of training showers and their incident energies (n,) in GeV.
+
+    Args:
+        model: name of the model, for the message.
+        statistics: ``energy``, ``showers`` and ``network_units`` as a model's ``calibrate`` gets them.
+
+    Raises:
+        ConfigError: if network units are not the square root of the energy but for a scale.
+    """
+    showers, units = statistics["showers"], statistics["network_units"]
+    hit = units > 0
+    ratios = units[hit].astype(np.float64) ** 2 / showers[hit].astype(np.float64)
+    if not len(ratios) or not np.allclose(ratios, np.median(ratios), rtol=1e-2):
+        raise ConfigError(
+            f"model.name={model}: its network units are the square root of the energy of showers that are not all "
+            "empty; set transform.power=0.5 and transform.log=false"
+        )
+    return units.astype(np.float64) ** 2, statistics["energy"].astype(np.float64)
+
+
+def energy_range(energy: Array) -> tuple[float, float]:
+    """Middle and half width of the logarithm of the incident energies."""
+    low, high = np.log(energy).min(), np.log(energy).max()
+    return float(low + high) / 2, max(float(high - low) / 2, 1e-3)
+
+
+def energy_nodes(e: Array) -> Array:
+    """Strictly increasing incident energies in [-1, 1], denser where there are more showers, shape (NODES,)."""
+    even = np.linspace(0.0, 1.0, NODES)
+    return (np.quantile(e, even) + 2.0 * even - 1.0) / 2
+
+
+def coordinate(values: Array, e: Array, nodes: Array, levels: Array) -> Coordinate:
+    """The distribution of one coordinate (n,), given e (n,).
+
+    Mean and width are polynomials in e, robust against long tails. The quantiles of what remains are those of the
+    nearest sixth of the showers around each node.
+
+    Args:
+        values: with -inf, inf and NaN.
+        e: in [-1, 1].
+        nodes: values of e, shape (NODES,).
+        levels: probabilities, shape (LEVELS,).
+    """
+    defined = ~np.isnan(values)
+    chances = [chance(values[defined] == edge, e[defined]) for edge in (-np.inf, np.inf)]
+    inner = np.isfinite(values)
+    if inner.sum() < LEVELS:
+        mean, width = (values[inner].mean(), values[inner].std() + 1e-3) if inner.any() else (0.0, 1.0)
+        return Coordinate(
+            center=np.array([mean, *[0.0] * CENTER_DEGREE]),
+            log_width=np.array([np.log(width), *[0.0] * WIDTH_DEGREE]),
+            chances=np.stack(chances),
+            quantiles=np.tile(np.linspace(-REACH, REACH, LEVELS), (NODES, 1)),
+        )
+    x, u = e[inner], values[inner]
+    center = _robust_polynomial(x, u, CENTER_DEGREE)
+    residual = u - np.vander(x, CENTER_DEGREE + 1, increasing=True) @ center
+    # The mean logarithm of the absolute value of a standard normal number is -0.635.
+    spread = np.log(np.abs(residual) + 1e-3 * residual.std() + 1e-12) + 0.635
+    log_width = _robust_polynomial(x, spread, WIDTH_DEGREE)
+    scaled = residual / np.exp(np.vander(x, WIDTH_DEGREE + 1, increasing=True) @ log_width)
+    near = min(len(x), max(len(x) // 6, 3 * LEVELS))
+    table = [_quantiles_near(node, x, scaled, near, levels) for node in nodes]
+    return Coordinate(
+        center=center, log_width=log_width, chances=np.stack(chances), quantiles=np.stack(table)
+    )
+
+
+def _robust_polynomial(x: Array, y: Array, degree: int) -> Array:
+    """Least squares with residuals beyond three standard deviations (of a normal core) drawn in."""
+    powers = np.vander(x, degree + 1, increasing=True)
+    pulled: Array = y
+    for _ in range(4):
+        fit = np.asarray(np.linalg.lstsq(powers, pulled, rcond=None)[0], dtype=np.float64)
+        residual = y - powers @ fit
+        reach = 3 * 1.48 * np.median(np.abs(residual)) + 1e-12
+        pulled = powers @ fit + np.clip(residual, -reach, reach)
+    return fit
+
+
+def _quantiles_near(node: float, x: Array, values: Array, near: int, levels: Array) -> Array:
+    """Quantiles of the values nearest to a node, those nearer having more weight, strictly increasing."""
+    distance = np.abs(x - node)
+    chosen = np.argpartition(distance, near - 1)[:near]
+    reach = distance[chosen].max() + 1e-9
+    weights = (1.0 - (distance[chosen] / reach) ** 3) ** 3 + 1e-3
+    order = np.argsort(values[chosen])
+    weights = weights[order]
+    found = np.interp(levels, (np.cumsum(weights) - weights / 2) / weights.sum(), np.sort(values[chosen]))
+    return np.maximum.accumulate(found) + 1e-4 * np.arange(len(levels))
+
+
+def chance(happened: NDArray[np.bool_], e: Array) -> Array:
+    """Logistic regression: the logit of a chance as a polynomial in e, by Newton's method with a weak prior."""
+    count = int(min(happened.sum(), (~happened).sum()))
+    fit = np.zeros(CHANCE_DEGREE + 1)
+    if count == 0:
+        fit[0] = -NEVER if len(happened) and happened.all() else NEVER
+        return fit
+    degree = min(CHANCE_DEGREE, count // 10)
+    powers = np.vander(e, degree + 1, increasing=True)
+    prior = 1e-2 * np.eye(degree + 1)
+    found = np.zeros(degree + 1)
+    for _ in range(50):
+        p = 1.0 / (1.0 + np.exp(-np.clip(powers @ found, NEVER, -NEVER)))
+        slope = powers.T @ (happened - p) - prior @ found
+        step = np.linalg.solve((powers * (p * (1 - p))[:, None]).T @ powers + prior, slope)
+        found = found + np.clip(step, -2.0, 2.0)
+    fit[: degree + 1] = found
+    return fit
+
+
+def mean_shape(shares: Array, e: Array) -> Array:
+    """Logarithm of the mean share of each cell in its layer's energy as a line in e, shape (2, V).
+
+    Args:
+        shares: cells / energy of their layer, 0 in empty layers, shape (n, V).
+        e: in [-1, 1], shape (n,).
+    """
+    mean = shares.mean(axis=0)
+    middle = e.mean()
+    # d ln f / d e of f exp(slope (e - middle)), to first order; cells that are seldom hit have no slope of their own.
+    slope = (shares * (e - middle)[:, None]).mean(axis=0) / np.maximum(mean, SHARE_FLOOR) / max(e.var(), 1e-6)
+    hits = (shares > 0).sum(axis=0)
+    slope = np.clip(slope * hits / (hits + 5 * FEW), -3.0, 3.0)
+    return np.stack([np.log(mean + SHARE_FLOOR) - slope * middle, slope])
+
+
+def hit_energies(cells: Array, expected: Array, slices: tuple[slice, ...]) -> Array:
+    """Energy of a hit in each cell, so that a Poisson number of hits leaves it empty as often as it is, shape (V,).
+
+    Args:
+        cells: energies, shape (n, V).
+        expected: mean energies in these showers, shape (n, V).
+        slices: where each layer's cells are.
+    """
+    empty = (cells <= 0).mean(axis=0)
+    positive = cells[cells > 0]
+    low = np.full(cells.shape[1], np.log(np.quantile(positive, 0.01)) - 2.0)
+    high = np.full(cells.shape[1], np.log(positive.max()) + 2.0)
+    for _ in range(24):
+        middle = (low + high) / 2
+        too_full = np.exp(-expected / np.exp(middle)).mean(axis=0) < empty
+        low, high = np.where(too_full, middle, low), np.where(too_full, high, middle)
+    found = (low + high) / 2
+    known = len(cells) * np.minimum(empty, 1.0 - empty)
+    usual = np.log(np.median(positive))
+    for cut in slices:
+        good = known[cut] > FEW
+        layer = np.median(found[cut][good]) if good.any() else usual
+        weight = known[cut] / (known[cut] + FEW)
+        found[cut] = weight * found[cut] + (1 - weight) * layer
+    return np.exp(found)
+
+
+def shape_modes(shares: Array, mean: Array, hits: Array, count: int) -> Array:
+    """Principal modes of the fluctuations of the shapes, as changes of the logarithm of a share, (count, V).
+
+    They are found in the square roots of the shares, in which hits that fluctuate independently make the same width
+    ``(2 hits)^-1/2`` in all cells of a layer. In units of this width, the part of a mode's variance that exceeds 1 is
+    not from independent hits; a standard normal number times each mode has this part alone, to first order.
+
+    Args:
+        shares: cells / energy of their layer, shape (n, V).
+        mean: theirs, in the same showers, shape (n, V).
+        hits: of each cell's layer in the same showers, shape (n, V).
+        count: modes; zeros stand for those beyond the rank.
+    """
+    most = np.argsort(-hits.sum(axis=1), kind="stable")[: min(MODE_SHOWERS, (len(hits) + 1) // 2)]
+    roots = np.sqrt(shares[most]) - np.sqrt(mean[most])
+    width = np.sqrt((1.0 / (2.0 * np.maximum(hits[most], 1.0))).mean(axis=0))
+    scaled = (roots - roots.mean(axis=0)) / width
+    # Principal directions by way of the showers' scalar products, which are fewer than the cells'.
+    variances, showers = np.linalg.eigh(scaled @ scaled.T / len(scaled))
+    kept = min(count, len(variances))
+    directions = showers[:, ::-1][:, :kept].T @ scaled
+    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    beyond = np.sqrt(np.maximum(variances[::-1][:kept, None] - 1.0, 0.0))
+    modes = np.zeros((count, shares.shape[1]))
+    modes[:kept] = directions * width * beyond
+    average = mean[most].mean(axis=0)
+    return 2.0 * modes * np.sqrt(average) / (average + MODE_FLOOR)

@@ -1,0 +1,1 @@
+"""Models of showers on a voxel grid."""

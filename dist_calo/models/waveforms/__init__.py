@@ -1,0 +1,1 @@
+"""Models of detectors read out as waveforms."""

@@ -1,0 +1,1 @@
+"""Amplitudes, times and pulse shapes, learned as factors."""

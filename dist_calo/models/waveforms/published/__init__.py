@@ -1,0 +1,1 @@
+"""The three published families of Fakanov and Ratnikov."""

@@ -1,0 +1,1 @@
+"""Figures of showers and of samples compared."""

@@ -1,0 +1,1 @@
+"""Numbers that compare two samples, with their errors and floors."""

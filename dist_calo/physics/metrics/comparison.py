@@ -1,0 +1,130 @@
+"""Profiles, response, correlations and the mean shower of two samples in numbers, from their sums.
+
+What each number means is told in `dist_calo.physics.metrics.metric_definitions`; single observables are compared in
+`dist_calo.physics.metrics.observable_comparison`.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from dist_calo.physics.metrics.distances import correlation_difference
+from dist_calo.physics.metrics.observable_comparison import LEAST_FOR_WIDTH
+from dist_calo.physics.metrics.resolution import TERMS, ResolutionFit, fit_resolution
+from dist_calo.physics.observables.sample import Part
+
+LEAST_IN_CELL = 50.0
+"""Cells in which fewer showers leave their energy, in effect, have no Gaussian mean to compare."""
+
+
+def compared_in_slot(fake: Part, real: Part, slot: int) -> dict[str, float]:
+    """The profiles and the response of a bin of incident energy, or of all showers (the last slot).
+
+    Empty where either sample has no shower there.
+    """
+    if not min(fake.count(slot), real.count(slot)):
+        return {}
+    return {**_profiles(fake, real, slot), **_response(fake, real, slot)}
+
+
+def compared_whole(fake: Part, real: Part) -> dict[str, float]:
+    """What is compared once for all showers: correlations, the mean shower and the energy resolution's terms.
+
+    Empty where either sample has fewer than `LEAST_FOR_WIDTH` showers.
+    """
+    if min(fake.count(-1), real.count(-1)) < LEAST_FOR_WIDTH:
+        return {}
+    values = {
+        f"correlation/{name}": correlation_difference(fake.correlation(name), real.correlation(name))
+        for name in real.sample.sets
+    }
+    return {**values, **_image(fake, real), **_resolution_terms(fake, real)}
+
+
+def _profiles(fake: Part, real: Part, slot: int) -> dict[str, float]:
+    values = {}
+    for name in real.sample.observer.profiles:
+        (f, f_error), (r, r_error) = fake.profile(name, slot), real.profile(name, slot)
+        seen = r > 0
+        error = np.hypot(f_error, r_error)
+        known = (error > 0) & (min(fake.count(slot), real.count(slot)) >= LEAST_FOR_WIDTH)
+        if seen.any():
+            values[f"profile_error/{name}"] = float(np.mean(np.abs(f - r)[seen] / r[seen]))
+        if known.any():
+            values[f"profile_chi2/{name}"] = float(np.mean(((f - r)[known] / error[known]) ** 2))
+    return values
+
+
+def response_of(part: Part, slot: int) -> tuple[float, float, float, float]:
+    """Mean response and resolution (standard deviation over mean) of a slot, each followed by its statistical error."""
+    column = part.sample.response_column
+    mean, deviation = float(part.mean(slot)[column]), float(part.deviation(slot)[column])
+    count = float(part.in_slot("seen", slot)[column])
+    if not count or not mean:
+        return (math.nan,) * 4
+    resolution = deviation / mean
+    # Variances of the standard deviation, for a normal distribution, and of the mean, added.
+    error = resolution * math.sqrt(0.5 / max(count - 1, 1) + resolution**2 / count)
+    return mean, deviation / math.sqrt(count), resolution, error
+
+
+def _response(fake: Part, real: Part, slot: int) -> dict[str, float]:
+    (f_mean, _, f_resolution, _), (r_mean, _, r_resolution, _) = (
+        response_of(fake, slot),
+        response_of(real, slot),
+    )
+    pairs = {"mean": (f_mean, r_mean), "resolution": (f_resolution, r_resolution)}
+    return {
+        f"response/{name}": f / r - 1.0
+        for name, (f, r) in pairs.items()
+        if math.isfinite(f / r if r else math.nan)
+    }
+
+
+def fitted_resolution(part: Part) -> ResolutionFit | None:
+    """The terms of the energy resolution over the bins of incident energy that have `LEAST_FOR_WIDTH` showers."""
+    slots = [slot for slot in range(part.sample.binning.slots - 1) if part.count(slot) >= LEAST_FOR_WIDTH]
+    energy = [float(part.in_slot("energy", slot)) / part.count(slot) for slot in slots]
+    responses = [response_of(part, slot) for slot in slots]
+    resolution, error = np.array([r[2] for r in responses]), np.array([r[3] for r in responses])
+    return fit_resolution(np.array(energy), resolution, error)
+
+
+def _resolution_terms(fake: Part, real: Part) -> dict[str, float]:
+    f, r = fitted_resolution(fake), fitted_resolution(real)
+    if f is None or r is None:
+        return {}
+    return {f"resolution_fit/{term}": getattr(f, term) - getattr(r, term) for term in TERMS}
+
+
+def _image(fake: Part, real: Part) -> dict[str, float]:
+    """Cells of the mean shower: a cell that died shows in the largest pull, a spoiled region in the chi-square."""
+    pulls = cell_pulls(fake, real)
+    known = pulls[np.isfinite(pulls)]
+    if not known.size:
+        return {}
+    return {"image/largest_pull": float(np.abs(known).max()), "image/chi2_cell": float(np.mean(known**2))}
+
+
+def cell_pulls(fake: Part, real: Part) -> np.ndarray:
+    """Pull of each cell of the mean shower, (generated - Geant4) / statistical error, of the shape of a shower.
+
+    NaN where too few showers of either sample left energy.
+    """
+    if min(fake.count(-1), real.count(-1)) < LEAST_FOR_WIDTH:
+        return np.full(real.sample.shape, np.nan)
+    (f, f_variance), (r, r_variance) = fake.image(), real.image()
+    f_count, r_count = fake.count(-1), real.count(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Of either: a cell that Geant4 never hits and the generator does is as wrong as a dead one.
+        effective = np.fmax(r_count * r**2 / (r_variance + r**2), f_count * f**2 / (f_variance + f**2))
+        pulls = (f - r) / np.sqrt(f_variance / f_count + r_variance / r_count)
+    return np.asarray(np.where((effective > LEAST_IN_CELL) & np.isfinite(pulls), pulls, np.nan))
+
+
+def score_of(numbers: Iterable[tuple[str, float]], groups: Iterable[str]) -> float:
+    """The mean of ``wasserstein_scaled`` over groups of observables; infinite if there is none."""
+    wanted = {f"wasserstein_scaled/{group}" for group in groups}
+    values = [value for name, value in numbers if name in wanted and math.isfinite(value)]
+    return float(np.mean(values)) if values else math.inf

@@ -1,0 +1,179 @@
+"""How far apart two samples of observables are.
+
+What the Geant4 showers have and the generated ones lack counts as fully wrong: leaving it out would reward a generator
+that does not make it at all. What the Geant4 showers lack says nothing and is left out; `FeatureSummary.fraction`
+tells how often generated showers have it nevertheless. A sample has an observable if at least two of its showers do.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+
+from dist_calo.physics.observables.features import FeatureSummary, rebinned
+
+LEAST_SHOWERS = 2
+"""A sample with an observable in fewer showers lacks it."""
+
+
+def separation_power(first: np.ndarray, second: np.ndarray) -> float:
+    """The separation power of two histograms; NaN if one is empty.
+
+    Args:
+        first: counts, shape (S,).
+        second: counts in the same bins, shape (S,).
+    """
+    return float(separations(first[None], second[None])[0])
+
+
+def separations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """``1/2 sum_i (h_i - g_i)^2 / (h_i + g_i)`` of pairs of histograms brought to unit area, shape (F,).
+
+    0 for equal ones and 1 for those without overlap (Diefenbacher et al., JINST 15, P11004). Of two samples of n and m
+    showers from one distribution it is about ``k/4 (1/n + 1/m)`` with k bins. NaN where a histogram is empty.
+
+    Args:
+        first: counts, shape (F, S).
+        second: counts in the same bins, shape (F, S).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        h, g = (counts / counts.sum(axis=1, keepdims=True) for counts in (first, second))
+        terms = np.where(h + g == 0, 0.0, (h - g) ** 2 / (h + g))
+    return np.asarray(0.5 * terms.sum(axis=1))
+
+
+def wasserstein_distance(first: np.ndarray, second: np.ndarray, edges: np.ndarray) -> float:
+    """Wasserstein-1 distance of two histograms, the integral of the difference of their cumulative distributions.
+
+    In the unit of the edges, to about the width of a bin. NaN if a histogram is empty.
+
+    Args:
+        first: counts, shape (S,).
+        second: counts in the same bins, shape (S,).
+        edges: of the bins, shape (S + 1,).
+    """
+    if not first.sum() or not second.sum():
+        return float("nan")
+    difference = np.cumsum(first) / first.sum() - np.cumsum(second) / second.sum()
+    return float(np.sum(np.abs(difference) * np.diff(edges)))
+
+
+def correlation_difference(fake: np.ndarray, real: np.ndarray) -> float:
+    """Mean absolute difference of two correlation matrices (k, k) over all elements, diagonal included.
+
+    That is how Fakanov and Ratnikov score signals. An element that the generated showers leave open, because a value
+    is missing or constant, counts as a correlation of 0, on the diagonal too; one that the Geant4 showers leave open
+    is left out. NaN if they leave all of them open.
+
+    Args:
+        fake: correlations of the generated showers.
+        real: correlations of the Geant4 showers.
+    """
+    known = np.isfinite(real)
+    difference = np.abs(np.where(np.isfinite(fake), fake, 0.0) - real)
+    return float(difference[known].mean()) if known.any() else float("nan")
+
+
+def relative_difference(value: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """``(value - reference) / |reference|``, elementwise; NaN where the reference is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(reference == 0, np.nan, (value - reference) / np.abs(reference)))
+
+
+def relative_error(value: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """``|value - reference| / |reference|``, elementwise; NaN where the reference is 0."""
+    return np.abs(relative_difference(value, reference))
+
+
+def separation(fake: FeatureSummary, real: FeatureSummary, column: int, share: float | None = None) -> float:
+    """Separation power of one observable; 1 if only the generated showers lack it, NaN if the Geant4 showers do.
+
+    Args:
+        fake: generated showers.
+        real: Geant4 showers.
+        column: which observable.
+        share: with bins over this central share of the Geant4 showers only; without it over all their values.
+    """
+    if _lacks(real, column):
+        return float("nan")
+    if _lacks(fake, column):
+        return 1.0
+    if share is None:
+        return separation_power(fake.histogram(column)[0], real.histogram(column)[0])
+    edges = real.central_edges(column, share)
+    first, second = (rebinned(*side.histogram(column, fine=True), edges) for side in (fake, real))
+    return separation_power(first, second)
+
+
+def wasserstein(fake: FeatureSummary, real: FeatureSummary, column: int) -> float:
+    """Wasserstein-1 distance of one observable in its unit, to about a fine bin however far out generated values lie.
+
+    The width of the range of the Geant4 values if only the generated showers lack it, NaN if the Geant4 showers do.
+
+    Args:
+        fake: generated showers.
+        real: Geant4 showers, which decided the bins and therefore have no value beyond them.
+        column: which observable.
+    """
+    if _lacks(real, column):
+        return float("nan")
+    if _lacks(fake, column):
+        return float(real.ranges.high[column] - real.ranges.low[column])
+    counts, edges = real.histogram(column, fine=True)
+    inside = wasserstein_distance(fake.histogram(column, fine=True)[0], counts, edges)
+    # Beyond the bins one of the cumulative distributions is constant: the integral of the other one is its mean excess.
+    return inside + sum(abs(f - r) for f, r in zip(fake.excess(column), real.excess(column), strict=True))
+
+
+def compared(
+    fake: FeatureSummary, real: FeatureSummary, detailed: Collection[str], share: float | None = None
+) -> dict[str, float]:
+    """Two samples in numbers, all of them 0 where both agree.
+
+    For each group of features the means over the group: ``separation/GROUP``, ``wasserstein/GROUP`` in its unit,
+    ``fraction/GROUP``, the difference of the shares of showers that have the value, and ``correlation/GROUP`` where
+    there are several. For each feature of the detailed groups ``separation/NAME``, ``wasserstein/NAME`` and the
+    difference of the means, ``mean_error/NAME`` relative to the Geant4 mean or, of features for which that says
+    nothing, ``mean_difference/NAME`` in their unit. NaN where the Geant4 showers tell nothing.
+
+    Args:
+        fake: generated showers.
+        real: Geant4 showers.
+        detailed: groups whose features are told one by one.
+        share: of the Geant4 showers over which the bins of the separation power reach, as `separation` takes it.
+
+    Raises:
+        ValueError: if the two were binned differently.
+    """
+    if fake.ranges is not real.ranges:
+        raise ValueError("the two samples were binned differently: use the same ranges for both")
+    errors, differences = relative_error(fake.mean(), real.mean()), np.abs(fake.mean() - real.mean())
+    missing = np.abs(fake.fraction() - real.fraction())
+    values: dict[str, float] = {}
+    for group, columns in real.groups.items():
+        separations = np.array([separation(fake, real, column, share) for column in columns])
+        distances = np.array([wasserstein(fake, real, column) for column in columns])
+        values[f"separation/{group}"] = _mean(separations)
+        values[f"wasserstein/{group}"] = _mean(distances)
+        values[f"fraction/{group}"] = float(missing[columns].mean())
+        if len(columns) > 1:
+            pair = fake.correlation(group), real.correlation(group)
+            values[f"correlation/{group}"] = correlation_difference(*pair)
+        if group in detailed:
+            for place, column in enumerate(columns):
+                feature = real.features[column]
+                name = feature.name
+                values[f"separation/{name}"] = float(separations[place])
+                values[f"wasserstein/{name}"] = float(distances[place])
+                kind, means = ("error", errors) if feature.relative else ("difference", differences)
+                values[f"mean_{kind}/{name}"] = float(means[column])
+    return values
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of those that the Geant4 showers know."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _lacks(summary: FeatureSummary, column: int) -> bool:
+    return bool(summary.sums["seen"][column] < LEAST_SHOWERS)

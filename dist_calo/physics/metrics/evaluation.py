@@ -1,0 +1,231 @@
+"""A whole comparison of generated with Geant4 showers: every number with its error and floor, and its sources."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dist_calo.geometry import Geometry
+from dist_calo.physics.metrics.comparison import compared_in_slot, compared_whole, score_of
+from dist_calo.physics.metrics.half_sample_bootstrap import (
+    GROUPS,
+    LEAST_SHOWERS,
+    Design,
+    Measured,
+    MeasuredArray,
+    measured_arrays,
+)
+from dist_calo.physics.metrics.metric_definitions import kind_of
+from dist_calo.physics.metrics.observable_comparison import LEAST_FOR_WIDTH, compared_observables, named
+from dist_calo.physics.metrics.row_comparison import LEAST_ROWS
+from dist_calo.physics.observables.energy_bins import Binning
+from dist_calo.physics.observables.observer import FAULTS, Observer
+from dist_calo.physics.observables.sample import Part, Sample
+from dist_calo.physics.views.view import Examples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        geometry: the read-out.
+        real: sums over the Geant4 showers.
+        fake: sums over the generated showers.
+        slots: for each of ``binning.labels`` (bins of incident energy, then all showers) the numbers of its
+            observables and profiles, by name.
+        whole: numbers that exist for all showers only: correlations, FPD, classifier and so on, by name.
+        examples: a few showers of both, of the same incident energies where both have them.
+        names: what the two samples are called.
+        facts: what is said about them, by section and line, such as ``facts["model"]["training step"]``.
+        history: training curves by name, each a list of (step, value).
+        notes: what the reader should know before trusting the numbers, a sentence each.
+    """
+
+    geometry: Geometry
+    real: Sample
+    fake: Sample
+    slots: tuple[dict[str, Measured], ...]
+    whole: dict[str, Measured]
+    examples: Examples
+    names: tuple[str, str] = ("Geant4", "generated")
+    facts: dict[str, dict[str, str]] = field(default_factory=dict)
+    history: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def observer(self) -> Observer:
+        """What was observed."""
+        return self.real.observer
+
+    @property
+    def binning(self) -> Binning:
+        """How."""
+        return self.real.binning
+
+    @property
+    def real_part(self) -> Part:
+        """All Geant4 showers."""
+        return self.real.of(np.arange(GROUPS))
+
+    @property
+    def fake_part(self) -> Part:
+        """All generated showers."""
+        return self.fake.of(np.arange(GROUPS))
+
+    @property
+    def numbers(self) -> dict[str, Measured]:
+        """The numbers of all showers, by name."""
+        return {**self.slots[-1], **self.whole}
+
+    @property
+    def score(self) -> float:
+        """The mean of W₁/σ over the groups of observables of all showers; least is best."""
+        values = ((name, number.value) for name, number in self.numbers.items())
+        return score_of(values, {feature.group for feature in self.observer.features})
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """Why there is no score, no errors, no number of a kind or in a bin of incident energy, by what is missing."""
+        counts = [sample.count for sample in (self.real, self.fake)]
+        rows = [len(sample.rows.groups) for sample in (self.real, self.fake)]
+        there = {"errors"} if min(counts) >= LEAST_SHOWERS else set()
+        there |= {name.split("/")[0] for name in self.numbers}
+        there |= {"score"} if math.isfinite(self.score) else set()
+        few = "at least {} showers of each sample are needed, there are {} and {}"
+        learn = "train a classifier: --classifier high (on observables) or --classifier low (on cells)"
+        many = few.format(LEAST_ROWS, *counts)
+        kept = many if min(counts) < LEAST_ROWS else few.format(LEAST_ROWS, *rows) + ": raise --rows"
+        reasons = {
+            "score": f"at least {LEAST_FOR_WIDTH} {self.names[0]} showers and one {self.names[1]} shower are needed",
+            "errors": few.format(LEAST_SHOWERS, *counts),
+            "fpd": many,
+            **dict.fromkeys(("kpd", "precision", "recall", "density", "coverage"), kept),
+            **dict.fromkeys(("auc", "jsd"), kept if min(rows) < LEAST_ROWS else learn),
+            **dict.fromkeys(("correlation", "image"), few.format(LEAST_FOR_WIDTH, *counts)),
+            "resolution_fit": f"three bins of incident energy with {LEAST_FOR_WIDTH} showers of each sample are needed",
+        }
+        empty = {
+            label: f"one of the samples has no shower in {label}"
+            for label, numbers in zip(self.binning.labels[:-1], self.slots[:-1], strict=True)
+            if not numbers
+        }
+        return {name: reason for name, reason in reasons.items() if name not in there} | empty
+
+    @property
+    def bad_share(self) -> float:
+        """Share of the generated showers that have a fault."""
+        return sum(self.fake.faults.values()) / max(self.fake.count + self.fake.left_out, 1)
+
+    @property
+    def bad_in_words(self) -> str:
+        """What generated showers are bad, such as ``3 of 100 generated showers (3 %) are bad: ...``; "" without any."""
+        faults, left_out, name = self.fake.faults, self.fake.left_out, self.names[1]
+        if not faults:
+            return ""
+        total = self.fake.count + left_out
+        each = "; ".join(f"{FAULTS[fault]} ({count:,})" for fault, count in faults.items())
+        words = f"{sum(faults.values()):,} of {total:,} {name} showers ({100 * self.bad_share:.3g} %) are bad: {each}."
+        return words + (
+            f" {left_out:,} of them are left out of all numbers, which would be NaN." if left_out else ""
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the samples, as plain values for ``metrics.json``; what is not a number is null."""
+        bins = zip(self.binning.labels[:-1], self.slots[:-1], strict=True)
+        return {
+            "score": _plain(self.score),
+            "score_meaning": "mean over groups of observables of Wasserstein-1 distance / Geant4 standard deviation",
+            "showers": {
+                name: sample.count + sample.left_out
+                for name, sample in (("real", self.real), ("fake", self.fake))
+            },
+            "bad_showers": {
+                "share": self.bad_share,
+                "left_out": self.fake.left_out,
+                "outside_of_energy_bins": self.fake.outside,
+                **{fault: self.fake.faults.get(fault, 0) for fault in FAULTS},
+            },
+            "notes": list(self.notes),
+            "not_computed": self.absent,
+            "metrics": _as_dicts(self.numbers),
+            "bins": {label: _as_dicts(numbers) for label, numbers in bins},
+            "facts": self.facts,
+        }
+
+
+def away(name: str, number: Measured) -> float:
+    """How many sigmas a number is worse than its floor, 0 or more; of a signed number its distance on either side."""
+    sigmas = number.sigmas
+    return abs(sigmas) if kind_of(name).signed else max(sigmas, 0.0) if math.isfinite(sigmas) else sigmas
+
+
+def measured_sums(
+    real: Sample, fake: Sample, paired: bool = False
+) -> tuple[tuple[dict[str, Measured], ...], dict[str, Measured]]:
+    """All numbers that come from sums.
+
+    Args:
+        real: Geant4 showers.
+        fake: generated showers.
+        paired: whether each was generated for the conditions of the Geant4 shower of the same number.
+
+    Returns:
+        Those of each bin of incident energy and, last, of all showers; and those that exist for all showers only.
+    """
+    slots = range(real.binning.slots)
+
+    def compare(part: Part, reference: Part) -> dict[str, ArrayLike]:
+        found: dict[str, ArrayLike] = {
+            f"whole {name}": value for name, value in compared_whole(part, reference).items()
+        }
+        for slot in slots:
+            single = compared_in_slot(part, reference, slot)
+            found |= {f"{slot} single {name}": value for name, value in single.items()}
+            several = compared_observables(part, reference, slot)
+            found |= {f"{slot} {name}": values for name, values in several.items()}
+        return found
+
+    design = Design(ratio=max(fake.count, 1) / max(real.count, 1), paired=paired)
+    numbers = measured_arrays(compare, fake.of, real.of, design)
+    everything = np.arange(GROUPS)
+    counts = [min(sample.of(everything).count(slot) for sample in (real, fake)) for slot in slots]
+    return (
+        tuple(_told(_of_slot(numbers, slot, real.observer), counts[slot]) for slot in slots),
+        _told({name: array[()] for name, array in _beginning(numbers, "whole ").items()}, counts[-1]),
+    )
+
+
+def _told(numbers: dict[str, Measured], showers: float) -> dict[str, Measured]:
+    """Numbers, without errors and floors where there are too few showers of a sample."""
+    if showers >= LEAST_SHOWERS:
+        return numbers
+    unknown = dict.fromkeys(("error", "floor", "spread", "sigmas"), math.nan)
+    return {name: replace(number, **unknown) for name, number in numbers.items()}
+
+
+def _of_slot(numbers: Mapping[str, MeasuredArray], slot: int, observer: Observer) -> dict[str, Measured]:
+    mine = _beginning(numbers, f"{slot} ")
+    single = _beginning(mine, "single ")
+    several = {name: array for name, array in mine.items() if not name.startswith("single ")}
+    return {**named(observer, several), **{name: array[()] for name, array in single.items()}}
+
+
+def _beginning(numbers: Mapping[str, MeasuredArray], start: str) -> dict[str, MeasuredArray]:
+    return {name.removeprefix(start): array for name, array in numbers.items() if name.startswith(start)}
+
+
+def _as_dicts(numbers: Mapping[str, Measured]) -> dict[str, dict[str, float | None]]:
+    return {name: dict(_fields(number)) for name, number in numbers.items()}
+
+
+def _fields(number: Measured) -> Iterator[tuple[str, float | None]]:
+    for name, value in vars(number).items():
+        yield name, _plain(value)
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,198 @@
+"""What is measured of each shower of a read-out, completely, for its evaluation.
+
+A `dist_calo.physics.views.view.View` looks at a few observables while a model trains. An `Observer` measures all of
+them: as columns, one value a shower, and as profiles, values of each shower that are a function of something.
+"""
+
+import importlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dist_calo.geometry import Geometry, LayeredReadout, VoxelGrid, Waveforms
+from dist_calo.physics.observables.features import Feature
+
+OBSERVERS: dict[str, str] = {
+    "voxel_grid": "dist_calo.physics.observables.voxel_grid:VoxelObserver",
+    "layers": "dist_calo.physics.observables.layered:LayerObserver",
+    "cylinder": "dist_calo.physics.observables.layered:LayerObserver",
+    "waveforms": "dist_calo.physics.observables.waveforms:SignalObserver",
+}
+"""Module and class of the observer of each kind of read-out: ``Observer(geometry)``."""
+
+
+FAULTS: dict[str, str] = {
+    "energy": "an incident energy or angle that is no such number",
+    "not_finite": "a cell that is NaN, infinite or absurdly large",
+    "empty": "no energy in any cell",
+    "negative": "a cell below 0",
+    "response": "a response under half or over twice that of all Geant4 showers",
+}
+"""What single showers may have that no shower has, in words; the first counts."""
+LEFT_OUT = 2
+"""So many of these faults, the first, would make every sum NaN: such showers are counted and then left out."""
+SOUND = len(FAULTS)
+LARGEST_CELL = 1e15
+"""The square of a larger cell does not fit into float32 sums."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A mean over showers that is a function of something: position, cell energy, threshold, time.
+
+    Attributes:
+        edges: of its bins, increasing, shape (W + 1,); or positions, shape (W,), if ``points``.
+        points: whether values belong to positions instead of bins.
+        axis: label of the horizontal axis with its unit, such as ``x [mm]``.
+        title: label of the vertical axis with its unit, such as ``mean energy [GeV]``.
+        log_axis: whether the horizontal axis is logarithmic.
+        log_values: whether the vertical axis is logarithmic.
+    """
+
+    edges: np.ndarray
+    points: bool = False
+    axis: str
+    title: str
+    log_axis: bool = False
+    log_values: bool = False
+
+    @property
+    def width(self) -> int:
+        """Values of the profile, W."""
+        return len(self.edges) - (not self.points)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was measured of n showers.
+
+    Attributes:
+        columns: one value of each feature, shape (n, F), float64; NaN where a shower has no such value.
+        profiles: by name, what each shower contributes to the mean, shape (n, W).
+    """
+
+    columns: np.ndarray
+    profiles: dict[str, np.ndarray]
+
+
+class Observer(Protocol):
+    """All that is measured of the showers of one read-out."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """The read-out."""
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """The columns."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Axis label of each group of features, with its unit, such as ``lateral width [mm]``."""
+
+    @property
+    def profiles(self) -> dict[str, Profile]:
+        """What each profile is a function of, by name."""
+
+    @property
+    def indexed_by(self) -> dict[str, str]:
+        """What the index counts, ``layer`` or ``channel``, of each group with several features."""
+
+    @property
+    def correlated(self) -> tuple[str, ...]:
+        """Names of the few features whose correlations tell most."""
+
+    @property
+    def summary_groups(self) -> tuple[str, ...]:
+        """The groups that are shown first."""
+
+    def observe(self, showers: np.ndarray, conditions: np.ndarray) -> Observed:
+        """Measure showers; what a shower has does not depend on the others.
+
+        Args:
+            showers: in GeV, or samples in the unit of the read-out, shape (n, *geometry.shape); n may be 0.
+            conditions: the columns of ``geometry.conditions``, incident energies in GeV first, shape (n, C).
+
+        Raises:
+            ValueError: if the shapes do not fit.
+        """
+
+
+def observer_of(geometry: Geometry) -> Observer:
+    """The observer of a read-out."""
+    module, name = OBSERVERS[geometry.kind].split(":")
+    observer: Observer = getattr(importlib.import_module(module), name)(geometry)
+    return observer
+
+
+def faults_of(geometry: Geometry, showers: np.ndarray, conditions: np.ndarray) -> np.ndarray:
+    """The place in `FAULTS` of what each shower has, as far as cells and conditions tell, shape (n,), else `SOUND`."""
+    cells = showers.reshape(len(showers), -1)
+    low, high = cells.min(axis=1), cells.max(axis=1)
+    no_numbers = ~((low >= -LARGEST_CELL) & (high <= LARGEST_CELL))
+    found = {
+        "energy": ~(np.isfinite(conditions).all(axis=1) & (conditions[:, 0] > 0)),
+        "not_finite": no_numbers,
+        "empty": (low == 0) & (high == 0) & (not geometry.signed),
+        "negative": (low < 0) & (not geometry.signed),
+    }
+    return np.asarray(
+        np.select(list(found.values()), [list(FAULTS).index(name) for name in found], default=SOUND)
+    )
+
+
+def cell_profiles(edges: np.ndarray) -> dict[str, Profile]:
+    """``spectrum``, cells in bins of their energy in GeV with edges (S + 1,), and ``hits_above``, cells above each."""
+    return {
+        "spectrum": Profile(
+            edges=edges, axis="cell energy [GeV]", title="cells per shower", log_axis=True, log_values=True
+        ),
+        "hits_above": Profile(
+            edges=edges[:-1],
+            points=True,
+            axis="threshold [GeV]",
+            title="cells above threshold per shower",
+            log_axis=True,
+            log_values=True,
+        ),
+    }
+
+
+def check_shapes(
+    geometry: VoxelGrid | LayeredReadout | Waveforms, showers: np.ndarray, conditions: np.ndarray
+) -> None:
+    """Refuse showers or conditions of another form than `Observer.observe` takes.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    expected = (len(showers), *geometry.shape), (len(showers), len(geometry.conditions))
+    if (showers.shape, conditions.shape) != expected:
+        raise ValueError(
+            f"showers {showers.shape} with conditions {conditions.shape}: expected {expected[0]} and {expected[1]}"
+        )
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """``part / whole``, elementwise; NaN where the whole is not above 0."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.asarray(np.where(whole > 0, part / whole, np.nan))
+
+
+def mean_and_width(energies: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Energy-weighted mean position and the square root of the central second moment, each of shape (...).
+
+    NaN where there is no energy.
+
+    Args:
+        energies: shape (..., K).
+        positions: shape (K,).
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = np.asarray(energies, dtype=np.float64) @ np.stack(
+            [np.ones_like(positions), positions, positions**2], axis=1
+        )
+        mean = ratio(sums[..., 1], sums[..., 0])
+        square = ratio(sums[..., 2], sums[..., 0])
+        return mean, np.sqrt(np.maximum(square - mean**2, 0.0))

@@ -1,0 +1,398 @@
+"""What a comparison keeps of a sample: sums over each of its groups, and whole rows of a random share of it.
+
+The sums do not grow with the number of showers. For F observables, K bins of incident energy and V cells they take
+about ``64 * (400 F + 80 K F + F^2 + 2 V) * 8`` bytes: 60 MB for 100 observables of 25x25x25 cells.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dist_calo.physics.metrics.half_sample_bootstrap import GROUPS, groups_of, share_of
+from dist_calo.physics.observables.energy_bins import COARSE_BINS, FINE, MARGIN_BINS, Binning
+from dist_calo.physics.observables.features import PAIR_SUMS, columns_by_group, correlations, pair_sums
+from dist_calo.physics.observables.observer import FAULTS, LEFT_OUT, SOUND, Observer, faults_of
+from dist_calo.physics.observables.sums import SumState
+
+BINS = COARSE_BINS + 2 * MARGIN_BINS
+FARTHEST = 1e3
+"""Standard deviations from the Geant4 showers' median at which an observable is cut in moments and rows."""
+
+
+def correlation_sets(observer: Observer) -> dict[str, np.ndarray]:
+    """Columns that are correlated with each other, by name: those of each group of several, and the chosen few."""
+    names = [feature.name for feature in observer.features]
+    chosen = np.array([names.index(name) for name in observer.correlated])
+    sets = {**columns_by_group(observer.features), "observables": chosen}
+    return {name: columns for name, columns in sets.items() if len(columns) > 1}
+
+
+@dataclass
+class Rows:
+    """Whole rows of some showers of a sample.
+
+    Attributes:
+        columns: observables, NaN where a shower has none, shape (n, F).
+        conditions: shape (n, C).
+        groups: shape (n,).
+        ids: their numbers in the sample, shape (n,).
+        showers: their cells, shape (n, *geometry.shape), float32; None if they are not kept.
+    """
+
+    columns: np.ndarray
+    conditions: np.ndarray
+    groups: np.ndarray
+    ids: np.ndarray
+    showers: np.ndarray | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+        """The rows of all parts, at least one, one part after the other."""
+        showers = [part.showers for part in parts if part.showers is not None]
+        return cls(
+            columns=np.concatenate([part.columns for part in parts]),
+            conditions=np.concatenate([part.conditions for part in parts]),
+            groups=np.concatenate([part.groups for part in parts]),
+            ids=np.concatenate([part.ids for part in parts]),
+            showers=np.concatenate(showers) if showers else None,
+        )
+
+    def of(self, groups: np.ndarray) -> "Rows":
+        """The rows that lie in some groups."""
+        return self._chosen(np.isin(self.groups, groups))
+
+    def sorted(self) -> "Rows":
+        """The rows in the order of the sample, whatever ranks and batches they came with."""
+        return self._chosen(np.argsort(self.ids))
+
+    def _chosen(self, places: np.ndarray) -> "Rows":
+        showers = None if self.showers is None else self.showers[places]
+        return Rows(
+            self.columns[places], self.conditions[places], self.groups[places], self.ids[places], showers
+        )
+
+
+class Sample(SumState):
+    """Mergeable sums over the showers of a sample, and the rows of a random share of them.
+
+    Args:
+        observer: what is observed.
+        binning: how; both samples of a comparison use the same.
+        shape: of a shower.
+        share: of the showers whose rows are kept.
+        with_showers: whether their cells are kept as well.
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        binning: Binning,
+        shape: tuple[int, ...],
+        share: float = 0.0,
+        with_showers: bool = False,
+    ) -> None:
+        self.observer, self.binning, self.shape = observer, binning, shape
+        self.sets = correlation_sets(observer)
+        self.response_column = [feature.group for feature in observer.features].index("response")
+        self._share, self._with_showers = share, with_showers
+        self._rows: list[Rows] = []
+        width, bins = len(observer.features), binning.slots - 1
+        slots = (GROUPS, bins + 1)  # each bin of incident energy, the last for showers outside of all bins
+        profiles = {name: profile.width for name, profile in observer.profiles.items()}
+        super().__init__(
+            {
+                "count": slots,
+                "wild": (GROUPS,),
+                "faults": (GROUPS, len(FAULTS)),
+                "energy": slots,
+                **dict.fromkeys(("seen", "sum", "square"), (*slots, width)),
+                "fine": (GROUPS, width, BINS * FINE),
+                "coarse": (GROUPS, bins, width, BINS),
+                "below": (GROUPS, width),
+                "above": (GROUPS, width),
+                "products": (GROUPS, width, width),
+                **{
+                    f"{part} {name}": (GROUPS, len(columns), len(columns))
+                    for name, columns in self.sets.items()
+                    for part in PAIR_SUMS
+                },
+                **{f"profile {name}": (*slots, size) for name, size in profiles.items()},
+                **{f"profile squared {name}": (*slots, size) for name, size in profiles.items()},
+                "image": (GROUPS, int(np.prod(shape))),
+                "image squared": (int(np.prod(shape)),),
+            }
+        )
+
+    def add(self, ids: np.ndarray, showers: np.ndarray, conditions: np.ndarray) -> None:
+        """Add showers; those whose faults would make every sum NaN are counted only.
+
+        Args:
+            ids: their numbers in the sample, each once over all ranks, shape (n,).
+            showers: shape (n, *shape).
+            conditions: incident energy in GeV and the geometry's other conditions, shape (n, C).
+        """
+        if not len(ids):
+            return
+        faults = faults_of(self.observer.geometry, showers, conditions)
+        kept = faults >= LEFT_OUT
+        self._count_faults(ids[~kept], faults[~kept])
+        if not kept.all():
+            ids, showers, conditions, faults = ids[kept], showers[kept], conditions[kept], faults[kept]
+        if not len(ids):
+            return
+        observed = self.observer.observe(showers, conditions)
+        far = self._far_off(observed.columns[:, self.response_column])
+        self._count_faults(ids, np.where((faults == SOUND) & far, list(FAULTS).index("response"), faults))
+        groups, slots = groups_of(ids), self.binning.slot_of(conditions[:, 0])
+        scaled, seen = self._scaled(observed.columns)
+        self._add_moments(groups, slots, scaled, seen, conditions, observed.profiles)
+        self._add_histograms(groups, slots, observed.columns, seen)
+        self._add_pairs(groups, scaled, seen)
+        self._add_image(groups, showers.reshape(len(showers), -1))
+        kept = share_of(ids, self._share)
+        if kept.any():
+            cells = showers[kept].astype(np.float32) if self._with_showers else None
+            self._rows.append(Rows(observed.columns[kept], conditions[kept], groups[kept], ids[kept], cells))
+
+    def _far_off(self, response: np.ndarray) -> np.ndarray:
+        """Whether responses (n,) are under half or over twice those of all Geant4 showers."""
+        low, high = (float(ends[-1, self.response_column]) for ends in (self.binning.low, self.binning.high))
+        return (
+            (response < low / 2) | (response > 2 * high) if low > 0 else np.zeros(len(response), dtype=bool)
+        )
+
+    def _count_faults(self, ids: np.ndarray, faults: np.ndarray) -> None:
+        bad = faults < SOUND
+        np.add.at(self.sums["faults"], (groups_of(ids[bad]), faults[bad]), 1.0)
+
+    def _scaled(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Observables in units of the Geant4 showers' standard deviation, 0 where there is none, and where there is.
+
+        Cut at `FARTHEST`, or one shower of a diverged generator would drown all others.
+        """
+        seen = np.isfinite(columns)
+        scaled = np.clip((columns - self.binning.centre) / self.binning.scale, -FARTHEST, FARTHEST)
+        return np.where(seen, scaled, 0.0), seen
+
+    def _add_moments(
+        self,
+        groups: np.ndarray,
+        slots: np.ndarray,
+        scaled: np.ndarray,
+        seen: np.ndarray,
+        conditions: np.ndarray,
+        profiles: Mapping[str, np.ndarray],
+    ) -> None:
+        np.add.at(self.sums["wild"], groups, (np.abs(scaled) >= FARTHEST).any(axis=1).astype(np.float64))
+        rows = {
+            "count": np.ones((len(groups), 1)),
+            "energy": conditions[:, :1].astype(np.float64),
+            "seen": seen.astype(np.float64),
+            "sum": scaled,
+            "square": scaled**2,
+            **{f"profile {name}": values.astype(np.float64) for name, values in profiles.items()},
+            **{
+                f"profile squared {name}": values.astype(np.float64) ** 2 for name, values in profiles.items()
+            },
+        }
+        places = groups * self.binning.slots + slots
+        for name, values in rows.items():
+            totals, cells = _summed_by(places, values)
+            self.sums[name].reshape(GROUPS * self.binning.slots, -1)[cells] += totals
+
+    def _add_histograms(
+        self, groups: np.ndarray, slots: np.ndarray, columns: np.ndarray, seen: np.ndarray
+    ) -> None:
+        width = columns.shape[1]
+        low, high = self.binning.low[-1], self.binning.high[-1]
+        with np.errstate(invalid="ignore"):
+            place = (columns - low) / (high - low)
+        margin = MARGIN_BINS / COARSE_BINS
+        known = np.where(seen, place, 0.0)
+        for name, beyond in (("below", -margin - known), ("above", known - 1.0 - margin)):
+            totals, cells = _summed_by(groups, np.maximum(beyond, 0.0) * (high - low))
+            self.sums[name][cells] += totals
+        number = groups[:, None] * width + np.arange(width)
+        _count(self.sums["fine"], number, place, seen, FINE)
+        inside = slots < self.binning.slots - 1
+        if inside.any():
+            slot = slots[inside]
+            low, high = self.binning.low[slot], self.binning.high[slot]
+            with np.errstate(invalid="ignore"):
+                place = (columns[inside] - low) / (high - low)
+            number = (groups[inside] * (self.binning.slots - 1) + slot)[:, None] * width + np.arange(width)
+            _count(self.sums["coarse"], number, place, seen[inside], 1)
+
+    def _add_pairs(self, groups: np.ndarray, scaled: np.ndarray, seen: np.ndarray) -> None:
+        order, starts, ends, cells = _runs(groups)
+        for start, end, group in zip(starts, ends, cells, strict=True):
+            x, m = scaled[order[start:end]], seen[order[start:end]].astype(np.float64)
+            self.sums["products"][group] += x.T @ x
+            for name, chosen in self.sets.items():
+                for part, total in pair_sums(x[:, chosen], m[:, chosen]).items():
+                    self.sums[f"{part} {name}"][group] += total
+
+    def _add_image(self, groups: np.ndarray, cells: np.ndarray) -> None:
+        order, starts, ends, seen = _runs(groups)
+        for start, end, group in zip(starts, ends, seen, strict=True):
+            self.sums["image"][group] += cells[order[start:end]].sum(axis=0, dtype=np.float64)
+        self.sums["image squared"] += np.einsum("bv,bv->v", cells, cells)
+
+    @property
+    def count(self) -> int:
+        """Showers that were measured."""
+        return int(self.sums["count"].sum())
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Showers with each of `FAULTS`, by name; those that have none are left out."""
+        counts = self.sums["faults"].sum(axis=0).astype(int).tolist()
+        return {name: count for name, count in zip(FAULTS, counts, strict=True) if count}
+
+    @property
+    def left_out(self) -> int:
+        """Showers that were counted and then left out; `count` is without them."""
+        return int(self.sums["faults"][:, :LEFT_OUT].sum())
+
+    @property
+    def wild(self) -> int:
+        """Showers with an observable `FARTHEST` standard deviations from the Geant4 showers' median, or farther."""
+        return int(self.sums["wild"].sum())
+
+    @property
+    def outside(self) -> int:
+        """Showers outside of all bins of incident energy."""
+        return int(self.sums["count"][:, -1].sum())
+
+    @property
+    def rows(self) -> Rows:
+        """The rows kept by this process, in no particular order."""
+        if not self._rows:
+            cells = np.empty((0, *self.shape), dtype=np.float32) if self._with_showers else None
+            width = len(self.observer.features)
+            none = np.empty(0, dtype=np.int64)
+            return Rows(np.empty((0, width)), np.empty((0, 1)), none, none, cells)
+        if len(self._rows) > 1:
+            self._rows = [Rows.joined(self._rows)]
+        return self._rows[0]
+
+    @rows.setter
+    def rows(self, rows: Rows) -> None:
+        self._rows = [rows]
+
+    def of(self, groups: np.ndarray) -> "Part":
+        """The part of the sample that lies in some groups."""
+        return Part(self, groups)
+
+
+@dataclass
+class Part:
+    """Sums over some groups of a sample; a slot is a bin of incident energy, the last one all showers."""
+
+    sample: Sample
+    groups: np.ndarray
+    _known: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def total(self, name: str) -> np.ndarray:
+        """A sum of the sample over these groups."""
+        if name not in self._known:
+            self._known[name] = self.sample.sums[name][self.groups].sum(axis=0)
+        return self._known[name]
+
+    def in_slot(self, name: str, slot: int) -> np.ndarray:
+        """A sum over the showers of a slot."""
+        total = self.total(name)
+        return np.asarray(total.sum(axis=0) if self.is_whole(slot) else total[slot])
+
+    def is_whole(self, slot: int) -> bool:
+        """Whether a slot is that of all showers."""
+        return slot in (-1, self.sample.binning.slots - 1)
+
+    def count(self, slot: int) -> float:
+        """Showers in a slot."""
+        return float(self.in_slot("count", slot))
+
+    def mean(self, slot: int) -> np.ndarray:
+        """Mean of each observable in its unit, shape (F,); NaN where no shower has one."""
+        binning = self.sample.binning
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self.in_slot("sum", slot) / self.in_slot("seen", slot)
+        return np.asarray(binning.centre + binning.scale * mean)
+
+    def deviation(self, slot: int) -> np.ndarray:
+        """Standard deviation of each observable in its unit, shape (F,)."""
+        seen = self.in_slot("seen", slot)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self.in_slot("sum", slot) / seen
+            variance = (self.in_slot("square", slot) / seen - mean**2) * seen / (seen - 1)
+        return np.asarray(self.sample.binning.scale * np.sqrt(np.maximum(variance, 0.0)))
+
+    def fraction(self, slot: int) -> np.ndarray:
+        """Share of the showers that have each observable, shape (F,)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(self.in_slot("seen", slot) / self.count(slot))
+
+    def histograms(self, slot: int, fine: bool = False) -> np.ndarray:
+        """Showers in each bin of each observable, margins included, shape (F, BINS) or, fine, (F, BINS * FINE)."""
+        if not self.is_whole(slot):
+            return np.asarray(self.total("coarse")[slot])
+        counts = self.total("fine")
+        return counts if fine else np.asarray(counts.reshape(len(counts), BINS, FINE).sum(axis=2))
+
+    def edges(self, slot: int, column: int, fine: bool = False) -> np.ndarray:
+        """Edges of these bins of an observable in its unit."""
+        binning, parts = self.sample.binning, FINE if fine else 1
+        low, high = float(binning.low[slot, column]), float(binning.high[slot, column])
+        margin = (high - low) * MARGIN_BINS / COARSE_BINS
+        return np.linspace(low - margin, high + margin, BINS * parts + 1)
+
+    def correlation(self, name: str) -> np.ndarray:
+        """Pearson's correlations of a set of observables over the showers that have both, shape (k, k)."""
+        return correlations(*(self.total(f"{part} {name}") for part in PAIR_SUMS))
+
+    def profile(self, name: str, slot: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of a profile and the statistical error of the mean, each of shape (W,)."""
+        count = self.count(slot)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self.in_slot(f"profile {name}", slot) / count
+            square = self.in_slot(f"profile squared {name}", slot) / count
+            variance = (square - mean**2) * count / (count - 1)
+            return mean, np.sqrt(np.maximum(variance, 0.0) / count)
+
+    def image(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean shower and the variance of a cell from shower to shower, each of the shape of a shower."""
+        count, everything = self.count(-1), self.sample.count
+        shape = self.sample.shape
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = self.total("image") / count
+            whole = self.sample.sums["image"].sum(axis=0) / everything
+            variance = np.maximum(self.sample.sums["image squared"] / everything - whole**2, 0.0)
+        return mean.reshape(shape), variance.reshape(shape)
+
+
+def _runs(places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows sorted by place, where the run of each place starts and ends, and the places."""
+    order = np.argsort(places, kind="stable")
+    sorted_places = places[order]
+    starts = np.flatnonzero(np.diff(sorted_places, prepend=-1))
+    return order, starts, np.append(starts[1:], len(places)), sorted_places[starts]
+
+
+def _summed_by(places: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the rows (n, ...) of each place, shape (p, ...), and the places."""
+    order, starts, _, cells = _runs(places)
+    return np.add.reduceat(rows[order], starts, axis=0), cells
+
+
+def _count(
+    histogram: np.ndarray, number: np.ndarray, place: np.ndarray, seen: np.ndarray, parts: int
+) -> None:
+    """Count values into the histogram with this number; ``place`` is 0 at the low and 1 at the high end of its bins."""
+    size = histogram.shape[-1]
+    # Cut before the conversion: what a diverged generator makes does not fit into an integer.
+    bins = np.clip(
+        np.floor(np.where(seen, place, 0.0) * (COARSE_BINS * parts)) + MARGIN_BINS * parts, 0, size - 1
+    )
+    flat = histogram.reshape(-1)
+    np.add.at(flat, (number * size + bins.astype(np.int64))[seen], 1.0)

@@ -1,0 +1,78 @@
+"""Signals set a flag; the flag is agreed on at the end of a step."""
+
+import os
+import signal
+
+import pytest
+
+from dist_calo.comm.single import SingleCommunicator
+from dist_calo.launching import early_signals
+from dist_calo.launching.environment import World
+from dist_calo.training.preemption import StopRequest
+
+
+@pytest.fixture
+def stop():
+    with StopRequest(SingleCommunicator(World())) as request:
+        yield request
+
+
+def test_without_a_signal_nothing_stops(stop):
+    stop.ask()
+    assert stop.agreed() is None
+
+
+@pytest.mark.parametrize("number", early_signals.STOP_SIGNALS)
+def test_a_signal_before_the_step_stops_at_its_end(stop, number):
+    os.kill(os.getpid(), number)
+    stop.ask()
+    assert stop.agreed() == number.name
+
+
+def test_a_signal_within_the_step_stops_at_the_end_of_the_next(stop):
+    stop.ask()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.agreed() is None
+    stop.ask()
+    assert stop.agreed() == "SIGTERM"
+
+
+def test_one_interrupt_delivered_twice_is_one_and_a_later_one_interrupts(stop, monkeypatch):
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    monkeypatch.setattr("dist_calo.training.preemption.time.monotonic", lambda: 1e12)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_handlers_of_before_are_put_back():
+    before = [signal.getsignal(number) for number in early_signals.STOP_SIGNALS]
+    with StopRequest(SingleCommunicator(World())):
+        assert signal.getsignal(signal.SIGTERM) is not before[0]
+    assert [signal.getsignal(number) for number in early_signals.STOP_SIGNALS] == before
+
+
+def test_a_run_under_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest(SingleCommunicator(World())) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.ask()
+            assert stop.agreed() is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_that_came_early_stops_after_the_first_step():
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        early_signals.remember()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for expected in ("SIGUSR1", None):
+            with StopRequest(SingleCommunicator(World())) as stop:
+                stop.ask()
+                assert stop.agreed() == expected
+    finally:
+        signal.signal(signal.SIGUSR1, before)

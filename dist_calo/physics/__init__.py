@@ -1,1 +1,1 @@
-"""What a shower looks like, in the terms of the field."""
+"""Observables of showers, comparisons of two samples, their figures and the report."""

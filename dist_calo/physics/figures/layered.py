@@ -36,18 +36,18 @@ WHOLE = {
 
 
 def spread(count: int, shown: int) -> list[int]:
-    """At most `shown` of so many numbers, equally spread from the first to the last."""
+    """Return at most `shown` of so many numbers, equally spaced from the first to the last."""
     return sorted({round(float(place)) for place in np.linspace(0, count - 1, min(count, shown))})
 
 
 def energies_figure(real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS) -> "Figure":
-    """Energy of each layer, with its separation power and the relative error of its mean."""
+    """Draw the energy of each layer, with its separation power and the relative error of its mean."""
     columns = _columns(real, "layer_energy", LAYERS)
     rows = -(-len(columns) // COLUMNS)
     figure, axes = panels.panel_grid(rows, min(COLUMNS, len(columns)))
     for place, column in enumerate(columns):
         main, ratio = axes[0].flat[place], axes[1].flat[place]
-        # Thin layers see so little that MeV are easier to read.
+        # The energies in thin layers are small: MeV are easier to read.
         small = real.ranges.high[column] < 1.0
         panels.distribution(main, ratio, real, fake, column, labels=labels, factor=MEV if small else 1.0)
         ratio.set_xlabel(
@@ -59,7 +59,7 @@ def energies_figure(real: FeatureSummary, fake: FeatureSummary, labels: tuple[st
 def correlations_figure(
     real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS
 ) -> "Figure":
-    """Correlations between the energies of the layers."""
+    """Draw the correlations between the energies of the layers."""
     names = [str(real.features[column].index) for column in real.groups["layer_energy"]]
     pair = real.correlation("layer_energy"), fake.correlation("layer_energy")
     return panels.correlations_figure(
@@ -68,7 +68,7 @@ def correlations_figure(
 
 
 def shapes_figure(real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS) -> "Figure":
-    """What the whole shower looks like, and share, width and cells hit of three layers."""
+    """Draw observables of the whole shower, and share, width and cells hit of three layers."""
     chosen = {group: _columns(real, group, COLUMNS) for group in SHAPES}
     rows = [[(int(real.groups[group][0]), title) for group, title in WHOLE.items()]]
     for group, title in SHAPES.items():
@@ -87,7 +87,7 @@ def shapes_figure(real: FeatureSummary, fake: FeatureSummary, labels: tuple[str,
 def means_figure(
     geometry: LayeredReadout, real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS
 ) -> "Figure":
-    """Mean energy of each cell, layer by layer: Geant4, generated, and their ratio."""
+    """Draw the mean energy of each cell, layer by layer: Geant4, generated, and their ratio."""
     means = real.image("cells"), fake.image("cells")
     return cells_figure(geometry, means, panels.counted(real, fake, "showers", labels), labels)
 
@@ -98,7 +98,7 @@ def cells_figure(
     title: str,
     labels: tuple[str, str] = LABELS,
 ) -> "Figure":
-    """Mean energy of each cell in GeV of two samples, each of shape (V,), layer by layer, and their ratio."""
+    """Draw the mean energy of each cell in GeV of two samples (V,), layer by layer, and their ratio."""
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
@@ -135,7 +135,7 @@ def cells_figure(
 def showers_figure(
     geometry: LayeredReadout, examples: Examples, labels: tuple[str, str] = LABELS
 ) -> "Figure":
-    """Single showers of Geant4 above ones generated for the same energies, layer by layer.
+    """Draw single showers of Geant4 above ones generated for the same energies, layer by layer.
 
     Raises:
         ValueError: if there is no example.
@@ -191,7 +191,7 @@ def _shown_layers(geometry: LayeredReadout) -> list[int]:
 
 
 def _energies(samples: Sequence[np.ndarray]) -> "LogNorm":
-    """Logarithmic colours from the highest energy down."""
+    """Return a logarithmic colour scale from the highest energy down."""
     from matplotlib.colors import LogNorm
 
     highest = max(float(np.nanmax(sample, initial=0.0)) for sample in samples) or 1.0
@@ -201,7 +201,7 @@ def _energies(samples: Sequence[np.ndarray]) -> "LogNorm":
 def _draw_layer(
     panel: "Axes", geometry: LayeredReadout, number: int, cells: np.ndarray, norm: "Normalize", colours: str
 ) -> Any:
-    """Draw the cells of one layer (V,) to scale where their sizes are known, and return what a colour bar needs."""
+    """Draw the cells of one layer (V,), to scale where their sizes are known; return the image for a colour bar."""
     x, y, values = _corners(geometry, number, cells)
     panel.set_facecolor("#e8e8e8")
     panel.set_aspect("auto" if geometry.kind == "layers" and not _sizes(geometry, number) else "equal")
@@ -211,7 +211,7 @@ def _draw_layer(
 def _corners(
     geometry: LayeredReadout, number: int, cells: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Corners of a layer's cells in the plane, x and y of shape (n + 1, m + 1), and their values (n, m)."""
+    """Return the corners of a layer's cells in the plane, x and y (n + 1, m + 1), and their values (n, m)."""
     if isinstance(geometry, CylindricalLayers):
         r, sectors = np.asarray(geometry.r_edges[number]), geometry.sectors[number]
         # Wide sectors are drawn in parts, so that they look round.
@@ -231,7 +231,7 @@ def _sizes(geometry: LayeredReadout, number: int) -> tuple[float, float] | None:
 
 
 def _axes_of(geometry: LayeredReadout) -> tuple[str, str]:
-    """Names of the horizontal and the vertical axis."""
+    """Return names of the horizontal and the vertical axis."""
     if isinstance(geometry, CylindricalLayers):
         return "x [mm]", "y [mm]"
     unit = "mm" if isinstance(geometry, LayeredGrid) and geometry.cell_sizes else "cell"

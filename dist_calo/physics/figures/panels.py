@@ -38,7 +38,7 @@ def save_png(figure: "Figure", path: Path | str) -> Path:
 def margins(
     size: tuple[float, float], *, left: float, right: float, bottom: float, top: float
 ) -> dict[str, float]:
-    """Margins in inches as the shares of a figure of this size (width, height) that matplotlib asks for."""
+    """Convert margins in inches to the fractions of a figure of this size (width, height) that matplotlib expects."""
     width, height = size
     return {
         "left": left / width,
@@ -49,7 +49,7 @@ def margins(
 
 
 def compared_panels(columns: int, width: float, rows: Sequence[int] = (3, 1)) -> "tuple[Figure, np.ndarray]":
-    """A figure with two panels one above the other in each column, and the panels, shape (2, columns).
+    """Return a figure with two panels one above the other in each column, and the panels, shape (2, columns).
 
     Args:
         columns: how many.
@@ -75,7 +75,7 @@ def compared_panels(columns: int, width: float, rows: Sequence[int] = (3, 1)) ->
 def panel_grid(
     rows: int, columns: int, width: float = 3.3, height: float = 2.9
 ) -> "tuple[Figure, np.ndarray]":
-    """A figure with rows and columns of panels, each with a second one for the ratio below, shape (2, rows, columns).
+    """Return a figure with a grid of panels, each with a ratio panel below, shape (2, rows, columns).
 
     Args:
         rows: how many.
@@ -112,7 +112,7 @@ def compare(
     labels: tuple[str, str],
     span: tuple[float, float] = RATIO_RANGE,
 ) -> None:
-    """Geant4 as a filled histogram with its error band, the generated as points, and their ratio within a span."""
+    """Draw Geant4 as a filled histogram with its error band, the generated as points, and their ratio."""
     reference, generated = pair
     middle = 0.5 * (edges[1:] + edges[:-1])
     band: dict[str, Any] = {"step": "post", "linewidth": 0.0, "color": REFERENCE}
@@ -134,12 +134,12 @@ def compare(
     ratio.axhline(1.0, color=REFERENCE, linewidth=1.0)
     low, high = span
     outside = np.where(value > high, high, np.where(value < low, low, np.nan))
-    # One event more or less in a tail is no news.
+    # Single events in a tail are not significant.
     apart = np.abs(generated.value - reference.value) > np.hypot(generated.error, reference.error)
     outside[~apart] = np.nan
     inside = np.isfinite(value) & ~np.isfinite(outside)
     ratio.errorbar(middle, np.where(inside, value, np.nan), yerr=np.where(inside, error, np.nan), **points)
-    # What lies outside is marked at the edge by an arrow instead of being left out unseen.
+    # Ratios outside the span are marked at the edge by an arrow.
     for edge, marker in ((high, "^"), (low, "v")):
         ratio.plot(
             middle,
@@ -149,17 +149,17 @@ def compare(
             clip_on=False,
             markersize=5,
         )
-    # No words at the edges: those of the panel above end there.
+    # No labels at the edges: those of the panel above end there.
     ratio.set(ylim=(low, high), yticks=(1.0 + 0.8 * (low - 1.0), 1.0, 1.0 + 0.8 * (high - 1.0)))
 
 
 def any_positive(pair: Sequence[Estimate]) -> bool:
-    """Whether a logarithmic scale has anything to show."""
+    """Return whether any value is positive, so that a logarithmic scale has something to show."""
     return any(bool(np.any(side.value > 0)) for side in pair)
 
 
 def shares(counts: np.ndarray) -> Estimate:
-    """A histogram (S,) as shares of its sum, with the Poisson errors; zeros if it is empty."""
+    """Normalise a histogram (S,) to unit sum, with its Poisson errors; zeros if it is empty."""
     total = max(float(counts.sum()), 1.0)
     return Estimate(value=counts / total, error=np.sqrt(counts) / total)
 
@@ -179,7 +179,7 @@ def distribution(
 ) -> None:
     """Draw the histograms of one observable, with its separation power and the shift of its mean.
 
-    The shift is relative unless the observable's ratios say nothing; then it is in the observable's unit.
+    The shift is relative unless the observable's zero is a convention; then it is in the observable's unit.
 
     Args:
         main: panel of the histograms.
@@ -190,8 +190,8 @@ def distribution(
         labels: names of the two.
         factor: from the observable's unit to that of the axis.
         edges: of the bins in the observable's unit; by default those of the separation power.
-        share: as `dist_calo.physics.metrics.distances.separation` takes it.
-        note: more words about it.
+        share: as in `dist_calo.physics.metrics.distances.separation`.
+        note: additional text.
     """
     if edges is None:
         edges = real.histogram(column)[1] if share is None else real.central_edges(column, share)
@@ -202,7 +202,7 @@ def distribution(
         main.set_yscale("log")
         drawn = np.concatenate([side.value for side in pair])
         least, most = float(drawn[drawn > 0].min()), float(drawn.max())
-        # Room above for the words.
+        # Space above for the text.
         main.set_ylim(0.4 * least, 2.5 * most * (most / least) ** (0.5 if note else 0.35))
     else:
         main.set_ylim(0.0, 1.0)
@@ -224,7 +224,7 @@ def distribution(
 
 
 def finished(figure: "Figure", axes: np.ndarray, title: str, what: str = "showers") -> "Figure":
-    """A figure of `panel_grid` with a title, a legend, names of the vertical axes, and without its unused panels."""
+    """Give a figure of `panel_grid` its title, legend and axis labels, and remove its unused panels."""
     for main, ratio in zip(axes[0].flat, axes[1].flat, strict=True):
         if not main.has_data():
             main.set_visible(False)
@@ -238,7 +238,7 @@ def finished(figure: "Figure", axes: np.ndarray, title: str, what: str = "shower
 
 
 def counted(real: FeatureSummary, fake: FeatureSummary, what: str, labels: tuple[str, str] = LABELS) -> str:
-    """How many of each there are, for the title of a figure."""
+    """Return the number of showers of each sample in words, for the title of a figure."""
     return f"{real.count:,} {labels[0]} and {fake.count:,} {labels[1]} {what}"
 
 
@@ -249,7 +249,7 @@ def correlations_figure(
     title: str,
     labels: tuple[str, str] = LABELS,
 ) -> "Figure":
-    """Correlation matrices of Geant4, of the generated, and their difference.
+    """Draw the correlation matrices of Geant4, of the generated, and their difference.
 
     Args:
         rows: for each kind of observable its name and the two matrices (k, k); NaN where there is no correlation.

@@ -32,7 +32,7 @@ def profiles_figure(
     labels: tuple[str, str] = LABELS,
     cell_size: tuple[float, float, float] | None = None,
 ) -> "Figure":
-    """Mean longitudinal and transverse profiles of all showers, with the ratio below each.
+    """Draw the mean longitudinal and transverse profiles of all showers, with the ratio below each.
 
     Args:
         real: Geant4 showers.
@@ -67,7 +67,7 @@ def profiles_figure(
 
 
 def response_figure(real: ShowerSummary, fake: ShowerSummary, labels: tuple[str, str] = LABELS) -> "Figure":
-    """Energy response and resolution against incident energy."""
+    """Draw the energy response and resolution against incident energy."""
     reference, generated = real.compute(), fake.compute()
     figure, axes = compared_panels(1, width=6.4, rows=(3, 2))
     response, resolution = axes[:, 0]
@@ -100,7 +100,7 @@ def response_figure(real: ShowerSummary, fake: ShowerSummary, labels: tuple[str,
 
 
 def spectrum_figure(real: ShowerSummary, fake: ShowerSummary, labels: tuple[str, str] = LABELS) -> "Figure":
-    """Mean number of cells of a shower in bins of their energy, with the ratio below."""
+    """Draw the mean number of cells of a shower in bins of their energy, with the ratio below."""
     reference, generated = real.compute(), fake.compute()
     figure, axes = compared_panels(1, width=6.4)
     main, ratio = axes[:, 0]
@@ -126,7 +126,7 @@ def showers_figure(
     columns: int = 4,
     labels: tuple[str, str] = LABELS,
 ) -> "Figure":
-    """Single showers at similar energies: seen from the side (summed over y) and along the beam (summed over depth).
+    """Draw single showers at similar energies: side view (summed over y) and view along the beam (over depth).
 
     Args:
         real: Geant4 showers in GeV, shape (N, X, Y, Z).
@@ -189,7 +189,7 @@ def showers_figure(
 def matching_showers(
     real_energies: np.ndarray, fake_energies: np.ndarray, count: int
 ) -> list[tuple[int, int]]:
-    """Pairs (real, fake) of shower numbers of nearly the same energy, from the lowest to the highest energy.
+    """Return pairs (real, fake) of shower numbers of nearly the same energy, from the lowest to the highest.
 
     A generated shower is used once; there are fewer pairs than asked for if there are fewer showers.
     """
@@ -213,7 +213,7 @@ def _in(factor: float | np.ndarray, estimate: Estimate) -> Estimate:
 
 
 def _keep_range(axes: "Axes", values: np.ndarray, margin: float) -> None:
-    """Show at least this relative margin around the values, so that statistical noise does not look like a trend."""
+    """Keep at least this relative margin around the values, so that statistical noise does not look like a trend."""
     known = values[np.isfinite(values)]
     if known.size:
         low, high = axes.get_ylim()

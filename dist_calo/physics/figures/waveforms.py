@@ -28,7 +28,7 @@ BASELINE = 5.0
 def amplitudes_figure(
     geometry: Waveforms, real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS
 ) -> "Figure":
-    """Amplitude of each detector, in bins of equal width on a logarithmic axis."""
+    """Draw the amplitude of each detector, in bins of equal width on a logarithmic axis."""
     figure, axes = panels.panel_grid(geometry.columns, geometry.rows)
     for channel, column in enumerate(real.groups["amplitude"]):
         main, ratio = axes[(slice(None), *_place(geometry, channel))]
@@ -43,7 +43,7 @@ def amplitudes_figure(
 def times_figure(
     geometry: Waveforms, real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS
 ) -> "Figure":
-    """Time of each detector, of the events in which it has one; times far from all others are in the outer bins."""
+    """Draw the time of each detector where it has one; times far from all others are in the outer bins."""
     figure, axes = panels.panel_grid(geometry.columns, geometry.rows)
     for channel, column in enumerate(real.groups["time"]):
         main, ratio = axes[(slice(None), *_place(geometry, channel))]
@@ -57,7 +57,7 @@ def times_figure(
 def correlations_figure(
     real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS
 ) -> "Figure":
-    """Correlations between the detectors' amplitudes, and between their times where both have one."""
+    """Draw the correlations between the detectors' amplitudes, and between their times where both have one."""
     rows = [(group, real.correlation(group), fake.correlation(group)) for group in ("amplitude", "time")]
     names = [str(real.features[column].index) for column in real.groups["amplitude"]]
     return panels.correlations_figure(
@@ -72,7 +72,7 @@ def waveforms_figure(
     examples: Examples,
     labels: tuple[str, str] = LABELS,
 ) -> "Figure":
-    """Mean waveform of each detector with the difference below it, and the waveforms of single events.
+    """Draw the mean waveform of each detector with the difference below it, and the waveforms of single events.
 
     Raises:
         ValueError: if there is no example.
@@ -88,7 +88,7 @@ def means_figure(
     title: str,
     labels: tuple[str, str] = LABELS,
 ) -> "Figure":
-    """As `waveforms_figure`, of the two mean events, each of shape (channels, samples).
+    """Draw the same as `waveforms_figure` from the two mean events, each of shape (channels, samples).
 
     Raises:
         ValueError: if there is no example.
@@ -150,7 +150,7 @@ def means_figure(
 def _events(
     figure: "Figure", geometry: Waveforms, examples: Examples, labels: tuple[str, str], top: float
 ) -> None:
-    """Single events of Geant4 above ones generated for the same energies, all detectors of an event in one panel."""
+    """Draw single Geant4 events above ones generated for the same energies, one panel an event."""
     order = np.argsort(examples.energies, kind="stable")[:EXAMPLES]
     height = figure.get_figheight()
     grid = figure.add_gridspec(
@@ -165,7 +165,7 @@ def _events(
     for row, (label, events) in enumerate(zip(labels, (examples.real, examples.fake), strict=True)):
         for panel, example in zip(axes[row], order, strict=True):
             event = events[example]
-            # The brightest detector stands out; the others are thin lines behind it.
+            # The detector with the largest signal is emphasised; the others are thin lines behind it.
             brightest = int(np.argmax(event.max(axis=-1)))
             for channel, waveform in enumerate(event):
                 if channel != brightest:
@@ -186,18 +186,18 @@ def _events(
 
 
 def _place(geometry: Waveforms, channel: int) -> tuple[int, int]:
-    """Row, from the top, and column of a detector's panel."""
+    """Return the row, from the top, and column of a detector's panel."""
     x, y = divmod(channel, geometry.columns)
     return geometry.columns - 1 - y, x
 
 
 def _first(geometry: Waveforms) -> int:
-    """Detector whose panel stands at the upper left."""
+    """Return the detector whose panel is at the upper left."""
     return geometry.columns - 1
 
 
 def _logarithmic(real: FeatureSummary, column: int, least: float) -> np.ndarray:
-    """Edges over the Geant4 values in nearly equal steps of a logarithmic axis, none narrower than `least`."""
+    """Return edges over the Geant4 values in nearly equal logarithmic steps, none narrower than `least`."""
     low, high = float(real.ranges.low[column]), float(real.ranges.high[column])
     fine = real.histogram(column, fine=True)[1]
     inside = fine[(fine > 0) & (fine >= low) & (fine <= high)]

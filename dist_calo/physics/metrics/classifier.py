@@ -1,15 +1,15 @@
-"""Classifier test: how well a neural network tells generated showers from real ones.
+"""Classifier test: a neural network learns to separate generated showers from real ones.
 
 As the CaloChallenge does it (arXiv:2410.21611, ``evaluate.py`` of its public code): a fully connected network of 2
 hidden layers of 2,048 with leaky ReLU (slope 0.01) and no dropout learns with binary cross entropy, Adam with a
-learning rate of 2e-4 and batches of 1,000 on 60 % of both samples; after each of 50 epochs its accuracy is taken on
+learning rate of 2e-4 and batches of 1,000 on 60 % of both samples; after each of 50 epochs its accuracy is measured on
 another 20 %, and the best epoch counts. Isotonic regression on that part calibrates the probabilities of being real;
 the last 20 % give
 
 - AUC, the area under the receiver operating characteristic of the calibrated probabilities: 0.5 if the network finds
-  no difference, 1 if it tells all showers apart;
+  no difference, 1 if it separates all showers;
 - JSD, the Jensen-Shannon divergence ``1 - BCE / ln 2`` in bits, with BCE the mean binary cross entropy of the
-  calibrated probabilities: 0 and 1 in the same cases. It is a lower bound, and for samples that cannot be told apart
+  calibrated probabilities: 0 and 1 in the same cases. It is a lower bound, and for samples of one distribution
   it comes out somewhat below 0, by what the calibration learned of its own rows.
 
 A network that was trained too briefly or is too small finds less than there is: numbers are only comparable at the same
@@ -34,23 +34,23 @@ REPLICAS = 200
 CLIP = 1e-6
 """Calibrated probabilities lie between this and 1 minus this."""
 LEAST_ROWS = 20
-"""Rows of each sample that training needs at least."""
+"""Least number of rows of each sample for a training."""
 SLICE = 8192
-"""Rows that are judged at once, which bounds the memory."""
+"""Rows evaluated at once, which bounds the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a classifier found on the test rows.
+    """Result of a classifier on the test rows.
 
     Attributes:
         auc: area under the curve of the calibrated probabilities.
-        auc_error: its bootstrap error over the test rows; it knows nothing of how training itself fluctuates.
+        auc_error: its bootstrap error over the test rows, without the fluctuations of the training itself.
         jsd: Jensen-Shannon divergence in bits.
         jsd_error: its bootstrap error.
         auc_uncalibrated: area under the curve of the network's own output, which has no ties.
         accuracy: part of the test rows on the right side of 0.5 after calibration.
-        epochs: epochs trained; fewer than asked for if the validation rows were told apart without fault.
+        epochs: epochs trained; fewer than requested if all validation rows were classified correctly.
         best_epoch: the epoch whose network was used, counted from 1.
         rows: rows of each sample that were used.
         test_rows: those of them in the test.
@@ -96,7 +96,7 @@ def classify(
         batch_size: rows of a batch.
         learning_rate: of Adam.
         device: where to train, as PyTorch names it.
-        say: called with a line on each epoch.
+        say: called with one line for each epoch.
 
     Raises:
         ValueError: if the features differ in number, a value is not finite, a sample has fewer than 20 rows, or a
@@ -144,7 +144,7 @@ def classify(
 
 
 def area_under_curve(score: np.ndarray, truth: np.ndarray) -> float:
-    """Chance that a real row scores above a generated one, ties counting half (Mann and Whitney).
+    """Return the probability that a real row scores above a generated one, ties counting half (Mann and Whitney).
 
     Args:
         score: shape (n,).
@@ -154,7 +154,7 @@ def area_under_curve(score: np.ndarray, truth: np.ndarray) -> float:
 
 
 def jensen_shannon(probability: np.ndarray, truth: np.ndarray) -> float:
-    """Jensen-Shannon divergence in bits, ``1 - BCE / ln 2``, of as many real as generated rows.
+    """Return the Jensen-Shannon divergence in bits, ``1 - BCE / ln 2``, for as many real as generated rows.
 
     Args:
         probability: of being real, within (0, 1), shape (n,).
@@ -164,7 +164,7 @@ def jensen_shannon(probability: np.ndarray, truth: np.ndarray) -> float:
 
 
 def low_level_rows(showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
-    """The showers themselves as the CaloChallenge gives them to its low-level classifier.
+    """Return the cells of showers as the input of the CaloChallenge's low-level classifier.
 
     The decimal logarithm of the incident energy in MeV, then each cell in percent of the incident energy.
 
@@ -213,7 +213,7 @@ def _check(real: np.ndarray, fake: np.ndarray, **settings: int) -> None:
 def _split(
     real: np.ndarray, fake: np.ndarray, used: int, seed: int
 ) -> "tuple[dict[str, torch.Tensor], dict[str, np.ndarray]]":
-    """Rows (2 n, F) and labels (2 n,) for ``train``, ``validation`` and ``test``: real ones first, labelled 1."""
+    """Return rows (2 n, F) and labels (2 n,) of ``train``, ``validation`` and ``test``: real first, labelled 1."""
     import torch
 
     numbers = np.random.default_rng(derived_seed(seed, "split"))
@@ -230,7 +230,7 @@ def _split(
 
 
 def _network(features: int, hidden: int, layers: int, generator: "torch.Generator") -> "torch.nn.Sequential":
-    """The classifier with PyTorch's usual first weights, drawn from a generator of its own. It returns logits."""
+    """Return the classifier, initialised by PyTorch's defaults from its own generator. Its output are logits."""
     import torch
 
     widths, modules = [features, *[hidden] * layers], []
@@ -251,7 +251,7 @@ def _train_epoch(
     batch_size: int,
     generator: "torch.Generator",
 ) -> float:
-    """One pass over the rows in random order; returns the mean loss."""
+    """Train on all rows once, in random order, and return the mean loss."""
     import torch
 
     total = torch.zeros((), device=data.device)
@@ -267,7 +267,7 @@ def _train_epoch(
 
 
 def _judge(network: "torch.nn.Sequential", rows: "torch.Tensor") -> np.ndarray:
-    """The network's probability of being real of each row, float64."""
+    """Return the predicted probability that each row is real, float64."""
     import torch
 
     device = next(network.parameters()).device
@@ -277,19 +277,19 @@ def _judge(network: "torch.nn.Sequential", rows: "torch.Tensor") -> np.ndarray:
 
 
 def _area(place: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> float:
-    """Area under the curve of rows whose scores are told by their place in the order of all different scores."""
+    """Return the area under the curve from the ranks of the scores among all different scores."""
     real = np.bincount(place, weights * truth)
     fake = np.bincount(place, weights * (1 - truth), minlength=len(real))
     return float(real @ (np.cumsum(fake) - fake / 2) / (real.sum() * fake.sum()))
 
 
 def _bits(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """What each row adds to the mean that is the Jensen-Shannon divergence."""
+    """Return the contribution of each row to the Jensen-Shannon divergence, which is their mean."""
     return np.asarray(1.0 + np.log2(np.where(truth == 1, probability, 1.0 - probability)))
 
 
 def _bootstrap_errors(probability: np.ndarray, truth: np.ndarray, seed: int) -> tuple[float, float]:
-    """Errors of the area under the curve and of the divergence; both classes keep their size in each replica."""
+    """Return bootstrap errors of the area under the curve and of the divergence; class sizes are fixed."""
     numbers = np.random.default_rng(derived_seed(seed, "bootstrap"))
     place, bits = np.unique(probability, return_inverse=True)[1], _bits(probability, truth)
     classes = [np.flatnonzero(truth == label) for label in (0, 1)]

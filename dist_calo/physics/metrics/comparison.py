@@ -1,6 +1,6 @@
-"""Profiles, response, correlations and the mean shower of two samples in numbers, from their sums.
+"""Metrics of profiles, response, correlations and the mean shower of two samples, from their sums.
 
-What each number means is told in `dist_calo.physics.metrics.metric_definitions`; single observables are compared in
+`dist_calo.physics.metrics.metric_definitions` says what each number means; single observables are compared in
 `dist_calo.physics.metrics.observable_comparison`.
 """
 
@@ -15,11 +15,11 @@ from dist_calo.physics.metrics.resolution import TERMS, ResolutionFit, fit_resol
 from dist_calo.physics.observables.sample import Part
 
 LEAST_IN_CELL = 50.0
-"""Cells in which fewer showers leave their energy, in effect, have no Gaussian mean to compare."""
+"""With fewer (effective) showers in a cell its mean is not Gaussian, and the cell is not compared."""
 
 
 def compared_in_slot(fake: Part, real: Part, slot: int) -> dict[str, float]:
-    """The profiles and the response of a bin of incident energy, or of all showers (the last slot).
+    """Compare the profiles and the response in a bin of incident energy, or of all showers (the last slot).
 
     Empty where either sample has no shower there.
     """
@@ -29,7 +29,7 @@ def compared_in_slot(fake: Part, real: Part, slot: int) -> dict[str, float]:
 
 
 def compared_whole(fake: Part, real: Part) -> dict[str, float]:
-    """What is compared once for all showers: correlations, the mean shower and the energy resolution's terms.
+    """Compare correlations, the mean shower and the terms of the energy resolution, for all showers only.
 
     Empty where either sample has fewer than `LEAST_FOR_WIDTH` showers.
     """
@@ -57,7 +57,7 @@ def _profiles(fake: Part, real: Part, slot: int) -> dict[str, float]:
 
 
 def response_of(part: Part, slot: int) -> tuple[float, float, float, float]:
-    """Mean response and resolution (standard deviation over mean) of a slot, each followed by its statistical error."""
+    """Return mean response and resolution (standard deviation / mean) of a slot, each with its statistical error."""
     column = part.sample.response_column
     mean, deviation = float(part.mean(slot)[column]), float(part.deviation(slot)[column])
     count = float(part.in_slot("seen", slot)[column])
@@ -83,7 +83,7 @@ def _response(fake: Part, real: Part, slot: int) -> dict[str, float]:
 
 
 def fitted_resolution(part: Part) -> ResolutionFit | None:
-    """The terms of the energy resolution over the bins of incident energy that have `LEAST_FOR_WIDTH` showers."""
+    """Fit the energy resolution over the bins of incident energy that have `LEAST_FOR_WIDTH` showers."""
     slots = [slot for slot in range(part.sample.binning.slots - 1) if part.count(slot) >= LEAST_FOR_WIDTH]
     energy = [float(part.in_slot("energy", slot)) / part.count(slot) for slot in slots]
     responses = [response_of(part, slot) for slot in slots]
@@ -99,7 +99,7 @@ def _resolution_terms(fake: Part, real: Part) -> dict[str, float]:
 
 
 def _image(fake: Part, real: Part) -> dict[str, float]:
-    """Cells of the mean shower: a cell that died shows in the largest pull, a spoiled region in the chi-square."""
+    """Compare the mean showers: the largest pull shows a dead cell, the chi-square a wrong region."""
     pulls = cell_pulls(fake, real)
     known = pulls[np.isfinite(pulls)]
     if not known.size:
@@ -108,7 +108,7 @@ def _image(fake: Part, real: Part) -> dict[str, float]:
 
 
 def cell_pulls(fake: Part, real: Part) -> np.ndarray:
-    """Pull of each cell of the mean shower, (generated - Geant4) / statistical error, of the shape of a shower.
+    """Return the pull of each cell of the mean shower, (generated - Geant4) / statistical error.
 
     NaN where too few showers of either sample left energy.
     """
@@ -117,14 +117,14 @@ def cell_pulls(fake: Part, real: Part) -> np.ndarray:
     (f, f_variance), (r, r_variance) = fake.image(), real.image()
     f_count, r_count = fake.count(-1), real.count(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # Of either: a cell that Geant4 never hits and the generator does is as wrong as a dead one.
+        # Either sample counts: a cell that Geant4 never hits and the generator does is as wrong as a dead one.
         effective = np.fmax(r_count * r**2 / (r_variance + r**2), f_count * f**2 / (f_variance + f**2))
         pulls = (f - r) / np.sqrt(f_variance / f_count + r_variance / r_count)
     return np.asarray(np.where((effective > LEAST_IN_CELL) & np.isfinite(pulls), pulls, np.nan))
 
 
 def score_of(numbers: Iterable[tuple[str, float]], groups: Iterable[str]) -> float:
-    """The mean of ``wasserstein_scaled`` over groups of observables; infinite if there is none."""
+    """Return the mean of ``wasserstein_scaled`` over groups of observables; infinite if there is none."""
     wanted = {f"wasserstein_scaled/{group}" for group in groups}
     values = [value for name, value in numbers if name in wanted and math.isfinite(value)]
     return float(np.mean(values)) if values else math.inf

@@ -1,8 +1,8 @@
-"""How far apart two samples of observables are.
+"""Distances between histograms, correlations and means of two samples.
 
-What the Geant4 showers have and the generated ones lack counts as fully wrong: leaving it out would reward a generator
-that does not make it at all. What the Geant4 showers lack says nothing and is left out; `FeatureSummary.fraction`
-tells how often generated showers have it nevertheless. A sample has an observable if at least two of its showers do.
+An observable that Geant4 showers have and generated ones lack counts as fully wrong: ignoring it would reward a
+generator that never produces it. One that Geant4 showers lack is left out; `FeatureSummary.fraction` gives the share
+of generated showers that have it. A sample has an observable if at least two of its showers do.
 """
 
 from collections.abc import Collection
@@ -12,11 +12,11 @@ import numpy as np
 from dist_calo.physics.observables.features import FeatureSummary, rebinned
 
 LEAST_SHOWERS = 2
-"""A sample with an observable in fewer showers lacks it."""
+"""Least number of showers with an observable; a sample with fewer counts as lacking it."""
 
 
 def separation_power(first: np.ndarray, second: np.ndarray) -> float:
-    """The separation power of two histograms; NaN if one is empty.
+    """Return the separation power of two histograms; NaN if one is empty.
 
     Args:
         first: counts, shape (S,).
@@ -26,7 +26,7 @@ def separation_power(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def separations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """``1/2 sum_i (h_i - g_i)^2 / (h_i + g_i)`` of pairs of histograms brought to unit area, shape (F,).
+    """Return ``1/2 sum_i (h_i - g_i)^2 / (h_i + g_i)`` of pairs of normalised histograms, shape (F,).
 
     0 for equal ones and 1 for those without overlap (Diefenbacher et al., JINST 15, P11004). Of two samples of n and m
     showers from one distribution it is about ``k/4 (1/n + 1/m)`` with k bins. NaN where a histogram is empty.
@@ -42,7 +42,7 @@ def separations(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def wasserstein_distance(first: np.ndarray, second: np.ndarray, edges: np.ndarray) -> float:
-    """Wasserstein-1 distance of two histograms, the integral of the difference of their cumulative distributions.
+    """Return the Wasserstein-1 distance of two histograms: the integral of the difference of their CDFs.
 
     In the unit of the edges, to about the width of a bin. NaN if a histogram is empty.
 
@@ -58,11 +58,11 @@ def wasserstein_distance(first: np.ndarray, second: np.ndarray, edges: np.ndarra
 
 
 def correlation_difference(fake: np.ndarray, real: np.ndarray) -> float:
-    """Mean absolute difference of two correlation matrices (k, k) over all elements, diagonal included.
+    """Return the mean absolute difference of two correlation matrices (k, k), diagonal included.
 
-    That is how Fakanov and Ratnikov score signals. An element that the generated showers leave open, because a value
-    is missing or constant, counts as a correlation of 0, on the diagonal too; one that the Geant4 showers leave open
-    is left out. NaN if they leave all of them open.
+    This is the score of Fakanov and Ratnikov. An element that is undefined for the generated showers, because a value
+    is missing or constant, counts as a correlation of 0, on the diagonal too; one that is
+    undefined for the Geant4 showers is left out. NaN if all of them are.
 
     Args:
         fake: correlations of the generated showers.
@@ -74,18 +74,18 @@ def correlation_difference(fake: np.ndarray, real: np.ndarray) -> float:
 
 
 def relative_difference(value: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """``(value - reference) / |reference|``, elementwise; NaN where the reference is 0."""
+    """Return ``(value - reference) / |reference|``, elementwise; NaN where the reference is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(reference == 0, np.nan, (value - reference) / np.abs(reference)))
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """``|value - reference| / |reference|``, elementwise; NaN where the reference is 0."""
+    """Return ``|value - reference| / |reference|``, elementwise; NaN where the reference is 0."""
     return np.abs(relative_difference(value, reference))
 
 
 def separation(fake: FeatureSummary, real: FeatureSummary, column: int, share: float | None = None) -> float:
-    """Separation power of one observable; 1 if only the generated showers lack it, NaN if the Geant4 showers do.
+    """Return the separation power of one observable; 1 if only generated showers lack it, NaN if Geant4 does.
 
     Args:
         fake: generated showers.
@@ -105,7 +105,7 @@ def separation(fake: FeatureSummary, real: FeatureSummary, column: int, share: f
 
 
 def wasserstein(fake: FeatureSummary, real: FeatureSummary, column: int) -> float:
-    """Wasserstein-1 distance of one observable in its unit, to about a fine bin however far out generated values lie.
+    """Return the Wasserstein-1 distance of one observable in its unit, accurate to about a fine bin.
 
     The width of the range of the Geant4 values if only the generated showers lack it, NaN if the Geant4 showers do.
 
@@ -127,19 +127,19 @@ def wasserstein(fake: FeatureSummary, real: FeatureSummary, column: int) -> floa
 def compared(
     fake: FeatureSummary, real: FeatureSummary, detailed: Collection[str], share: float | None = None
 ) -> dict[str, float]:
-    """Two samples in numbers, all of them 0 where both agree.
+    """Compare two samples; every number is 0 where both agree.
 
     For each group of features the means over the group: ``separation/GROUP``, ``wasserstein/GROUP`` in its unit,
     ``fraction/GROUP``, the difference of the shares of showers that have the value, and ``correlation/GROUP`` where
     there are several. For each feature of the detailed groups ``separation/NAME``, ``wasserstein/NAME`` and the
-    difference of the means, ``mean_error/NAME`` relative to the Geant4 mean or, of features for which that says
-    nothing, ``mean_difference/NAME`` in their unit. NaN where the Geant4 showers tell nothing.
+    difference of the means, ``mean_error/NAME`` relative to the Geant4 mean or, where a ratio has no
+    meaning, ``mean_difference/NAME`` in their unit. NaN where the Geant4 showers have no value.
 
     Args:
         fake: generated showers.
         real: Geant4 showers.
-        detailed: groups whose features are told one by one.
-        share: of the Geant4 showers over which the bins of the separation power reach, as `separation` takes it.
+        detailed: groups whose features are compared one by one.
+        share: of the Geant4 showers within the bins of the separation power, as in `separation`.
 
     Raises:
         ValueError: if the two were binned differently.
@@ -170,7 +170,7 @@ def compared(
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of those that the Geant4 showers know."""
+    """Return the mean over the observables that Geant4 showers have."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")
 

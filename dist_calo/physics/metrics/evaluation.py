@@ -1,4 +1,4 @@
-"""A whole comparison of generated with Geant4 showers: every number with its error and floor, and its sources."""
+"""Complete comparison of generated with Geant4 showers: every number with its error and its floor."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ from dist_calo.physics.views.view import Examples
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What an evaluation found.
+    """Results of an evaluation.
 
     Attributes:
         geometry: the read-out.
@@ -39,10 +39,10 @@ class Evaluation:
             observables and profiles, by name.
         whole: numbers that exist for all showers only: correlations, FPD, classifier and so on, by name.
         examples: a few showers of both, of the same incident energies where both have them.
-        names: what the two samples are called.
-        facts: what is said about them, by section and line, such as ``facts["model"]["training step"]``.
+        names: names of the two samples.
+        facts: facts about them for the report, by section and line, such as ``facts["model"]["training step"]``.
         history: training curves by name, each a list of (step, value).
-        notes: what the reader should know before trusting the numbers, a sentence each.
+        notes: warnings to the reader about the numbers, one sentence each.
     """
 
     geometry: Geometry
@@ -58,12 +58,12 @@ class Evaluation:
 
     @property
     def observer(self) -> Observer:
-        """What was observed."""
+        """The observer of both samples."""
         return self.real.observer
 
     @property
     def binning(self) -> Binning:
-        """How."""
+        """The binning of both samples."""
         return self.real.binning
 
     @property
@@ -83,13 +83,13 @@ class Evaluation:
 
     @property
     def score(self) -> float:
-        """The mean of W₁/σ over the groups of observables of all showers; least is best."""
+        """The mean of W₁/σ over the groups of observables of all showers; the lower, the better."""
         values = ((name, number.value) for name, number in self.numbers.items())
         return score_of(values, {feature.group for feature in self.observer.features})
 
     @property
     def absent(self) -> dict[str, str]:
-        """Why there is no score, no errors, no number of a kind or in a bin of incident energy, by what is missing."""
+        """Reasons why numbers are missing, by the name of the number or of the bin of incident energy."""
         counts = [sample.count for sample in (self.real, self.fake)]
         rows = [len(sample.rows.groups) for sample in (self.real, self.fake)]
         there = {"errors"} if min(counts) >= LEAST_SHOWERS else set()
@@ -122,7 +122,7 @@ class Evaluation:
 
     @property
     def bad_in_words(self) -> str:
-        """What generated showers are bad, such as ``3 of 100 generated showers (3 %) are bad: ...``; "" without any."""
+        """Faulty generated showers in words: ``3 of 100 generated showers (3 %) are bad: ...``; "" without any."""
         faults, left_out, name = self.fake.faults, self.fake.left_out, self.names[1]
         if not faults:
             return ""
@@ -134,7 +134,7 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the samples, as plain values for ``metrics.json``; what is not a number is null."""
+        """Return all but the samples as plain values for ``metrics.json``; NaN and infinity become null."""
         bins = zip(self.binning.labels[:-1], self.slots[:-1], strict=True)
         return {
             "score": _plain(self.score),
@@ -158,7 +158,7 @@ class Evaluation:
 
 
 def away(name: str, number: Measured) -> float:
-    """How many sigmas a number is worse than its floor, 0 or more; of a signed number its distance on either side."""
+    """Return by how many sigmas a number is worse than its floor; for a signed number its absolute distance."""
     sigmas = number.sigmas
     return abs(sigmas) if kind_of(name).signed else max(sigmas, 0.0) if math.isfinite(sigmas) else sigmas
 
@@ -166,7 +166,7 @@ def away(name: str, number: Measured) -> float:
 def measured_sums(
     real: Sample, fake: Sample, paired: bool = False
 ) -> tuple[tuple[dict[str, Measured], ...], dict[str, Measured]]:
-    """All numbers that come from sums.
+    """Compute all metrics that follow from sums.
 
     Args:
         real: Geant4 showers.
@@ -200,7 +200,7 @@ def measured_sums(
 
 
 def _told(numbers: dict[str, Measured], showers: float) -> dict[str, Measured]:
-    """Numbers, without errors and floors where there are too few showers of a sample."""
+    """Remove errors and floors where a sample has too few showers."""
     if showers >= LEAST_SHOWERS:
         return numbers
     unknown = dict.fromkeys(("error", "floor", "spread", "sigmas"), math.nan)

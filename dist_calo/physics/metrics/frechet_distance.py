@@ -1,8 +1,8 @@
-"""Frechet physics distance (FPD): how far apart the means and covariances of two samples of feature rows are.
+"""Frechet physics distance (FPD) between the means and covariances of two samples of feature rows.
 
 For two Gaussian distributions the squared Frechet (2-Wasserstein) distance is ``|mu_a - mu_b|^2 + Tr(A + B - 2
-(A B)^(1/2))`` (Dowson and Landau, J. Multivariate Anal. 12, 450). Kansal et al. (arXiv:2211.10295) take it of physics
-features as FPD. Of finite samples it is too large, by a part that goes as 1 / N: so they measure it for subsets of
+(A B)^(1/2))`` (Dowson and Landau, J. Multivariate Anal. 12, 450). Kansal et al. (arXiv:2211.10295) apply it to physics
+features as FPD. Its estimate from finite samples has a bias of order 1 / N: they therefore compute it for subsets of
 several sizes and extrapolate along a straight line in 1 / N to infinite samples (Chong and Forsyth, arXiv:1911.07023).
 
 Here a sample is not rows but sums over disjoint random groups of its showers, which merge over ranks and need bounded
@@ -40,7 +40,7 @@ class Moments:
         products: sums of the outer products of the rows with themselves, shape (G, F, F).
 
     Raises:
-        ValueError: if the shapes do not go together.
+        ValueError: if the shapes do not match.
     """
 
     count: np.ndarray
@@ -57,7 +57,7 @@ class Moments:
 
     @classmethod
     def from_rows(cls, rows: np.ndarray, *, seed: int, groups: int = GROUPS) -> "Moments":
-        """The moments of rows (n, F), split at random into groups that differ by at most one row."""
+        """Return the moments of rows (n, F), split at random into groups that differ by at most one row."""
         order = np.random.default_rng(seed).permutation(len(rows))
         parts = [rows[part].astype(np.float64) for part in np.array_split(order, groups)]
         return cls(
@@ -67,7 +67,7 @@ class Moments:
         )
 
     def subset(self, groups: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-        """Rows, mean (F,) and covariance (F, F, unbiased) of the union of some groups, told by number or by mask.
+        """Return rows, mean (F,) and unbiased covariance (F, F) of the union of groups, given by number or mask.
 
         Raises:
             ValueError: if the union has fewer than two rows.
@@ -78,7 +78,7 @@ class Moments:
         return number, mean, covariance
 
     def _unions(self, members: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """Rows, mean and covariance of several unions, members (U, G) being 1 where a union has a group."""
+        """Return the rows, mean and covariance of several unions, members (U, G) being 1 where a union has a group."""
         features = self.sums.shape[1]
         counts = members @ self.count
         if (counts < 2).any():
@@ -99,10 +99,10 @@ class Extrapolated:
     """A Frechet distance at infinite sample size.
 
     Attributes:
-        value: where the straight line meets 1 / N = 0. Not cut at 0.
+        value: the straight line at 1 / N = 0. Not cut at 0.
         error: its statistical error, of the fit and of the samples themselves (jackknife over blocks of groups); NaN
             if one of them is a single group.
-        fit_error: the part of the fit alone, which ``jetnet`` states. It knows nothing of what all subsets share.
+        fit_error: the part of the fit alone, which ``jetnet`` states. It ignores fluctuations common to all subsets.
         inverse: what is fitted against: (1 / N_a + 1 / N_b) / 2 of each size, decreasing, shape (S,).
         distances: mean distance of the subsets of each size, shape (S,); the last one is that of the whole samples.
     """
@@ -117,11 +117,11 @@ class Extrapolated:
 def frechet_distance(
     mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
 ) -> float:
-    """Squared Frechet distance of two Gaussian distributions, in the square of the unit of the features.
+    """Return the squared Frechet distance of two Gaussian distributions, in the square of the unit of the features.
 
     ``Tr (A B)^(1/2)`` is the sum of the singular values of ``L_A^T L_B`` for any factors ``A = L_A L_A^T`` and
-    ``B = L_B L_B^T``. With Cholesky factors found by pivoting, covariances may be singular, and no square root of an
-    eigenvalue near 0 blows up its rounding error.
+    ``B = L_B L_B^T``. With Cholesky factors found by pivoting, covariances may be singular, and
+    rounding errors of eigenvalues near 0 are not enlarged by a square root.
 
     Args:
         mean_a: shape (F,).
@@ -142,11 +142,11 @@ def frechet_distance(
 
 
 def frechet_from_parts(parts_a: Moments, parts_b: Moments, *, seed: int = 0) -> Extrapolated:
-    """The Frechet distance of two samples extrapolated to infinite size, from sums over their groups alone.
+    """Return the Frechet distance extrapolated to infinite sample size, from sums over groups alone.
 
-    Subsets have the same share of the groups on both sides, at least one group. Where a sample has so few groups that
-    they cannot follow, the line is that of the other sample's size. It holds well even where the smallest subsets have
-    no more rows than features and their covariances are singular; the error is then large.
+    Subsets have the same share of the groups on both sides, at least one group. Where a sample has too
+    few groups for that, only the other sample's size varies. The extrapolation works even where the smallest subsets
+    have no more rows than features and singular covariances; its error is then large.
 
     Args:
         parts_a: moments of one sample.
@@ -185,13 +185,13 @@ def frechet_from_parts(parts_a: Moments, parts_b: Moments, *, seed: int = 0) -> 
 
 
 def frechet_from_rows(a: np.ndarray, b: np.ndarray, *, seed: int = 0, groups: int = GROUPS) -> Extrapolated:
-    """`frechet_from_parts` of two samples of rows (n, F) and (m, F)."""
+    """Return `frechet_from_parts` of two samples of rows (n, F) and (m, F)."""
     parts = [Moments.from_rows(rows, seed=seed + side, groups=groups) for side, rows in enumerate((a, b))]
     return frechet_from_parts(*parts, seed=seed)
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """L with covariance = L L^T, shape (F, rank)."""
+    """Return L with covariance = L L^T, shape (F, rank)."""
     from scipy.linalg import get_lapack_funcs
 
     matrix = np.asarray(covariance, dtype=np.float64)
@@ -203,13 +203,13 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
 
 
 def _sizes(groups: int) -> np.ndarray:
-    """Groups in the subsets, increasing."""
+    """Return the numbers of groups in the subsets, increasing."""
     inverse = np.linspace(1.0 / max(SMALLEST * groups, 2.0), 1.0 / groups, SIZES)
     return np.unique(np.round(1.0 / inverse).astype(int))
 
 
 def _windows(groups: int, share: float, count: int, numbers: np.random.Generator) -> np.ndarray:
-    """Subsets of a share of the groups, at least one, as masks (count, groups) of 0 and 1.
+    """Return the subsets of a share of the groups, at least one, as masks (count, groups) of 0 and 1.
 
     They are runs of a random ring of all groups, evenly placed.
     """
@@ -221,12 +221,12 @@ def _windows(groups: int, share: float, count: int, numbers: np.random.Generator
 
 
 def _mean_distance(first: list, second: list) -> float:
-    """Mean distance of pairs of (rows, mean, covariance)."""
+    """Return the mean distance of pairs of (rows, mean, covariance)."""
     return float(np.mean([frechet_distance(*a, *b) for (_, *a), (_, *b) in zip(first, second, strict=True)]))
 
 
 def _intercept(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Where the straight line of least squares meets x = 0, and its error from the residuals."""
+    """Return the intercept of a least-squares line at x = 0, and its error from the residuals."""
     design = np.stack([x / x.max(), np.ones_like(x)], axis=1)
     found, *_ = np.linalg.lstsq(design, y, rcond=None)
     variance = np.sum((y - design @ found) ** 2) / max(len(x) - 2, 1)
@@ -235,7 +235,7 @@ def _intercept(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def _jackknife_error(parts_a: Moments, parts_b: Moments, numbers: np.random.Generator) -> float:
-    """Statistical error of the distance of the whole samples: a random block of groups of each left out in turn."""
+    """Return the statistical error of the distance, from a jackknife that leaves out random blocks of groups."""
     blocks = min(BLOCKS, len(parts_a.count), len(parts_b.count))
     if blocks < 2:
         return float("nan")

@@ -1,17 +1,17 @@
-"""How sure a number is, and what it would be for a perfect generator: both from halves of the samples.
+"""Errors and floors of metrics from random halves of the samples.
 
 Every shower belongs to one of 64 groups by a hash of its number in the sample, whatever rank or batch it came with.
 Sums are kept for each group; a half of a sample is the sum of 32 groups. A number that compares two samples is then
 taken many times between half of the generated and half of the Geant4 showers, and between that half of the Geant4
 showers and the other one:
 
-- its **floor** is the mean of the latter: what a generator as good as Geant4 itself would have;
+- its **floor** is the mean of the latter: the value for a generator as good as Geant4 itself;
 - its **error** is the standard deviation of the former, the half-sample bootstrap: a half drawn without replacement
   varies about the whole as the whole does about the truth (Efron, The Jackknife, the Bootstrap, 1982, ch. 8). Where
-  halves do not vary at all, because what is rare among Geant4 showers is not there, the floor's spread stands for it;
+  the halves do not vary at all, because the generated sample lacks rare showers, the floor's spread is used instead;
 - its distance from the floor in **sigmas** is (mean of the former - floor) / error. Both means compare samples of the
-  same sizes, so that a distance which never falls below 0 is not blamed for its own statistics: of the larger sample
-  fewer groups are taken than half where the two differ in size, but for the error.
+  same sizes, so that the bias of a non-negative distance cancels: where the samples differ in size, fewer than half
+  of the groups of the larger one are used, except for the error.
 """
 
 import warnings
@@ -26,10 +26,10 @@ GROUPS = 64
 HALVINGS = 50
 """Halvings from which errors and floors are taken; the error is known to a tenth."""
 LEAST_SHOWERS = 20
-"""Halves of fewer showers say nothing of errors and floors."""
+"""Least number of showers of a sample for errors and floors."""
 
 MOST_SIGMAS = 1000.0
-"""What is farther away than this, or has no error at all, is said to be as far."""
+"""Largest distance in sigmas; also that of a number without an error."""
 
 Part = TypeVar("Part")
 
@@ -41,11 +41,11 @@ class Measured:
     Attributes:
         value: of all showers of both samples.
         error: its standard deviation.
-        floor: the same number between two halves of the Geant4 showers. A distance between whole samples has a lower
-            one: they hold twice as many showers.
+        floor: the same number between two halves of the Geant4 showers. The floor of a distance between whole
+            samples is lower, as they have twice as many showers.
         spread: standard deviation of one such number.
         sigmas: distance of the number from its floor, at equal statistics, in units of its error. Above 0 is worse;
-            for a number that may have either sign, above 0 is more than Geant4's. NaN where nothing can be said.
+            for a number that may have either sign, above 0 is more than Geant4's. NaN where it is not defined.
     """
 
     value: float
@@ -70,7 +70,7 @@ class Halving:
 
 
 def hashed(ids: np.ndarray) -> np.ndarray:
-    """A well mixed 64-bit number for each sample number (n,): the finaliser of SplitMix64 (Steele et al., 2014)."""
+    """Return a well-mixed 64-bit number for each sample number (n,): SplitMix64's finaliser (Steele et al., 2014)."""
     with np.errstate(over="ignore"):
         mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -79,23 +79,23 @@ def hashed(ids: np.ndarray) -> np.ndarray:
 
 
 def groups_of(ids: np.ndarray) -> np.ndarray:
-    """The group of each sample number (n,), from 0 to GROUPS - 1."""
+    """Return the group of each sample number (n,), from 0 to GROUPS - 1."""
     return (hashed(ids) % np.uint64(GROUPS)).astype(np.int64)
 
 
 def share_of(ids: np.ndarray, share: float) -> np.ndarray:
-    """Whether each sample number (n,) belongs to a random share of all; independent of the groups."""
+    """Return whether each sample number (n,) is in a random share of all; independent of the groups."""
     return np.asarray((hashed(ids) >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """How two samples are halved.
+    """Sizes and pairing of the halves of two samples.
 
     Attributes:
         ratio: generated showers for each Geant4 shower.
         paired: whether a generated shower has the conditions of the Geant4 shower of the same number. Halves of both
-            then hold the same groups: what both have in common does not count as uncertainty.
+            then hold the same groups: common fluctuations then cancel.
         count: halvings.
     """
 
@@ -105,7 +105,7 @@ class Design:
 
 
 def halvings(design: Design = Design(), seed: int = 0) -> Iterator[Halving]:
-    """Random halves, the same for the same seed."""
+    """Draw random halves, the same for the same seed."""
     generator = np.random.Generator(np.random.Philox(key=seed))
     half = GROUPS // 2
     fewer_fake = max(1, min(half, round(half / design.ratio)))
@@ -123,7 +123,7 @@ def measured(
     real: Callable[[np.ndarray], Part],
     design: Design = Design(),
 ) -> dict[str, Measured]:
-    """`measured_arrays` of a comparison that gives single numbers."""
+    """Return `measured_arrays` of a comparison whose results are single numbers."""
     return {name: numbers[()] for name, numbers in measured_arrays(compare, fake, real, design).items()}
 
 
@@ -132,12 +132,12 @@ class MeasuredArray:
 
     def __init__(self, value: ArrayLike, halves: np.ndarray, fewer: np.ndarray, floors: np.ndarray) -> None:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            # What cannot be computed in any halving has no mean: NaN says so.
+            # A number that no halving has stays NaN.
             warnings.simplefilter("ignore", RuntimeWarning)
             mean, floor = np.nanmean(fewer, axis=0), np.nanmean(floors, axis=0)
             error, spread = np.nanstd(halves, axis=0), np.nanstd(floors, axis=0)
             away = mean - floor
-            # Equal samples of constants differ by rounding, which is no distance, and no error.
+            # Equal constants differ by rounding, which is neither a distance nor an error.
             rounding = 1e-12 * np.maximum(1.0, np.abs(floor))
             same = np.abs(away) <= rounding
             error = np.where(error <= rounding, np.fmax(error, spread), error)
@@ -155,7 +155,7 @@ def measured_arrays(
     real: Callable[[np.ndarray], Part],
     design: Design = Design(),
 ) -> dict[str, MeasuredArray]:
-    """Arrays of numbers with errors and floors; NaN is a number that cannot be computed.
+    """Return arrays of metrics with errors and floors; NaN where a metric cannot be computed.
 
     Args:
         compare: from a part of the generated and a part of the Geant4 showers to arrays, by name.
@@ -180,7 +180,7 @@ def measured_arrays(
 
 
 def _stacked(rows: Collection[Mapping[str, ArrayLike]], name: str, like: ArrayLike) -> np.ndarray:
-    """The array of each row, NaN where a row has none or it is not finite."""
+    """Stack the arrays of all rows, NaN where a row has none or it is not finite."""
     unknown = np.full(np.shape(like), np.nan)
     stacked = np.stack([np.asarray(row.get(name, unknown), np.float64) for row in rows])
     return np.where(np.isfinite(stacked), stacked, np.nan)

@@ -1,12 +1,12 @@
-"""Kernel physics distance (KPD): how far apart all moments of two samples of feature rows are, up to the fourth.
+"""Kernel physics distance (KPD), which compares all moments up to the fourth of two samples of feature rows.
 
 The squared maximum mean discrepancy (Gretton et al., JMLR 13, 723) ``MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y)``
 with the polynomial kernel ``k(x, y) = (x . y / F + 1)^4`` of F features, as Kansal et al. (arXiv:2211.10295) and the
 CaloChallenge (arXiv:2410.21611) take it. Of finite samples it is estimated without bias: its mean over samples of
 one distribution is 0 (the median of batches lies slightly below), and single values may be below 0.
 
-Published is the median over ten batches of 5,000 rows with half the width of their central 68 % as its error. Two
-things differ here from the ``jetnet`` package: rows of a batch are drawn without replacement (a row drawn twice would
+The published value is the median over ten batches of 5,000 rows, its error half the width of their central 68 %.
+Two things differ from the ``jetnet`` package: rows of a batch are drawn without replacement (a row drawn twice would
 make the estimate too large), and a batch never takes more than half of a sample (batches of all rows would be equal and
 their spread 0).
 """
@@ -26,7 +26,7 @@ def kernel_distance(
     batch_size: int = 5000,
     degree: int = 4,
 ) -> tuple[float, float]:
-    """KPD of two samples and its error, in fourth powers of the unit of the features.
+    """Return the KPD of two samples and its error, in fourth powers of the unit of the features.
 
     Rows should be measured in units of their spread. The error is the spread of single batches: about that of the value
     where batches are half of the samples, and larger than that of the median of ten batches without common rows.
@@ -55,7 +55,7 @@ def kernel_distance(
 
 
 def discrepancy(a: np.ndarray, b: np.ndarray, *, degree: int = 4) -> float:
-    """Unbiased estimate of MMD^2 between rows (n, F) and (m, F) with the polynomial kernel.
+    """Return the unbiased estimate of MMD^2 of rows (n, F) and (m, F) with the polynomial kernel.
 
     Raises:
         ValueError: if a value is not finite.
@@ -74,7 +74,7 @@ def discrepancy(a: np.ndarray, b: np.ndarray, *, degree: int = 4) -> float:
 
 
 def _batches(rows: int, batches: int, size: int, numbers: np.random.Generator) -> list[np.ndarray]:
-    """Which rows each batch takes: different ones wherever there are enough."""
+    """Return the rows of each batch, all different where there are enough."""
     chosen: list[np.ndarray] = []
     while len(chosen) < batches:
         order = numbers.permutation(rows)
@@ -83,12 +83,12 @@ def _batches(rows: int, batches: int, size: int, numbers: np.random.Generator) -
 
 
 def _kernel_sum(x: np.ndarray, y: np.ndarray, degree: int) -> float:
-    """Sum of the kernel over all pairs, in blocks of rows; of a sample with itself over pairs of different rows."""
+    """Sum the kernel over all pairs, in blocks of rows; within one sample over pairs of different rows."""
     itself = x is y
     x, y = np.asarray(x, dtype=np.float64) / x.shape[1], np.asarray(y, dtype=np.float64)
     total = 0.0
     for start in range(0, len(x), BLOCK):
-        # The kernel is symmetric: of a sample with itself, what lies right of the diagonal counts twice.
+        # The kernel is symmetric: within one sample, blocks right of the diagonal count twice.
         stop = min(start + BLOCK, len(x))
         if itself:
             square = _kernel(x[start:stop], y[start:stop], degree)
@@ -99,7 +99,7 @@ def _kernel_sum(x: np.ndarray, y: np.ndarray, degree: int) -> float:
 
 
 def _kernel(x: np.ndarray, y: np.ndarray, degree: int) -> np.ndarray:
-    """The kernel of all pairs of rows; x is divided by the number of features already."""
+    """Return the kernel of all pairs of rows; x is divided by the number of features already."""
     base = x @ y.T
     base += 1.0
     if degree == 4:

@@ -1,4 +1,4 @@
-"""The numbers that compare generated with Geant4 showers: what each kind is called and means.
+"""Definitions of the metrics: name, meaning and direction of each kind of number.
 
 A number's name is ``kind/subject``, such as ``separation/depth``, or ``kind/subject/index`` for one layer or channel.
 """
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of number.
+    """Definition of one kind of metric.
 
     Attributes:
-        title: as a table calls it.
+        title: heading in a table.
         meaning: in a sentence, with the formula.
         signed: whether it may lie on either side of its floor; otherwise it is a distance, and less is better.
     """
@@ -117,5 +117,5 @@ KINDS: dict[str, Kind] = {
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of a number, by its name."""
+    """Return the definition of a metric by its name."""
     return KINDS[name.split("/")[0]]

@@ -1,6 +1,6 @@
-"""Each observable of two samples in numbers, from their sums: `metric_definitions` says what they mean.
+"""Metrics of each observable of two samples, from their sums; `metric_definitions` gives their meaning.
 
-What the Geant4 showers have and the generated ones lack counts as fully wrong; what the former lack is left out.
+An observable that Geant4 showers have and generated ones lack counts as fully wrong; one that Geant4 lacks is left out.
 """
 
 import math
@@ -15,18 +15,18 @@ from dist_calo.physics.observables.observer import Observer
 from dist_calo.physics.observables.sample import Part
 
 SIZES = {"shift": "shifts", "width": "widths"}
-"""Signed kinds, and what the mean size of several of them is called."""
+"""Signed metrics, and the names of the mean absolute value over several of them."""
 LEAST_FOR_WIDTH = 10
-"""Fewer Geant4 showers have no standard deviation worth dividing by, fewer of either no correlation and no pull."""
+"""Least number of Geant4 showers for a standard deviation, and of both samples for correlations and pulls."""
 ONE_BY_ONE = ("separation", "wasserstein_scaled", "shift", "width")
-"""Kinds that are told for each layer or channel of a group, too."""
+"""Metrics that are given for each layer or channel of a group as well."""
 
 
 def compared_observables(fake: Part, real: Part, slot: int) -> dict[str, np.ndarray]:
-    """Each kind of number of each observable, shape (F,), in a bin of incident energy or of all showers (last slot).
+    """Compare each observable, shape (F,) a metric, in a bin of incident energy or of all showers (last slot).
 
     For a kind called ``separation`` there is ``each separation`` and its mean over every group, ``mean separation`` of
-    shape (groups,); means of signed kinds are of their sizes. NaN where the Geant4 showers tell nothing. Empty where
+    shape (groups,); means of signed metrics are of absolute values. NaN where Geant4 has no value. Empty where
     either sample has no shower.
     """
     if not min(fake.count(slot), real.count(slot)):
@@ -44,7 +44,7 @@ def compared_observables(fake: Part, real: Part, slot: int) -> dict[str, np.ndar
 
 
 def named(observer: Observer, numbers: Mapping[str, MeasuredArray]) -> dict[str, Measured]:
-    """Numbers of `compared_observables` by names such as ``separation/depth`` and ``shift/layer_width/3``."""
+    """Return metrics by names such as ``separation/depth`` and ``shift/layer_width/3``."""
     groups = columns_by_group(observer.features)
     values: dict[str, Measured] = {}
     for key, array in numbers.items():
@@ -60,7 +60,7 @@ def named(observer: Observer, numbers: Mapping[str, MeasuredArray]) -> dict[str,
 
 
 def _means(values: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """Mean over each group of what is known."""
+    """Return the mean over each group of the values that are known."""
     known = np.isfinite(values)
     count = np.bincount(number[known], minlength=number.max() + 1)
     total = np.bincount(number[known], values[known], minlength=number.max() + 1)
@@ -91,7 +91,7 @@ def _numbers(fake: Part, real: Part, slot: int) -> dict[str, np.ndarray]:
 
 
 def chi_squares(h: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """Chi-square per degree of freedom of pairs of histograms of counts (F, S) that may have different totals (F,).
+    """Return the chi-square per degree of freedom of pairs of histograms (F, S) of any totals (F,).
 
     ``sum_i (sqrt(N/M) g_i - sqrt(M/N) h_i)^2 / (h_i + g_i)`` with M = sum h and N = sum g, over the number of bins that
     either fills, less one (Gagunashvili, PoS(ACAT)060, 2007). NaN with fewer than two such bins.
@@ -105,7 +105,7 @@ def chi_squares(h: np.ndarray, g: np.ndarray) -> np.ndarray:
 
 
 def _wasserstein(fake: Part, real: Part, slot: int) -> np.ndarray:
-    """Wasserstein-1 distances in the observables' units, shape (F,)."""
+    """Return the Wasserstein-1 distances in the observables' units, shape (F,)."""
     whole = real.is_whole(slot)
     h, g = fake.histograms(slot, fine=whole), real.histograms(slot, fine=whole)
     binning = real.sample.binning

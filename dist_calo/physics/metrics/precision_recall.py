@@ -1,10 +1,10 @@
-"""Precision, recall, density and coverage: do generated showers lie where real ones lie, and everywhere they do?
+"""Precision, recall, density and coverage of generated showers among real ones, by nearest neighbours.
 
 Around each row of a sample lies a ball that reaches to its k-th nearest neighbour in the same sample. Precision is the
 part of the generated rows in at least one ball of the real sample, recall the part of the real rows in at least one
 ball of the generated one (Kynkaanniemi et al., arXiv:1904.06991). Density is the mean number of real balls that a
 generated row lies in, divided by k, and coverage the part of the real balls with a generated row inside (Naeem et al.,
-arXiv:2002.09797): these two are not fooled by outliers.
+arXiv:2002.09797): these two are robust against outliers.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ BLOCK = 1024
 def precision_recall_density_coverage(
     real: np.ndarray, fake: np.ndarray, neighbours: int = 5
 ) -> dict[str, tuple[float, float]]:
-    """Value and error of ``precision``, ``recall``, ``density`` and ``coverage``.
+    """Return value and error of ``precision``, ``recall``, ``density`` and ``coverage``.
 
     For two samples of n and m rows of one distribution the expected density is 1 and the expected coverage
     ``1 - prod_i (n - i) / (n + m - i)`` over i = 1 ... k, that is 1 - 2^-k for large samples of one size. Memory does
     not grow with the product of the two sizes, time does.
 
     The error of precision and density is that of a mean over the generated rows, the error of recall and coverage that
-    of a mean over the real ones. It leaves out that the balls themselves fluctuate: for
+    of a mean over the real ones. It ignores the fluctuations of the balls themselves: for
     samples of one size and distribution it is up to 1.4 times too small.
 
     Args:
@@ -45,7 +45,7 @@ def precision_recall_density_coverage(
             f"{neighbours} neighbours in samples of {len(real)} and {len(fake)} rows: at least 1 is needed, and more "
             "rows than neighbours"
         )
-    # Seen from the middle of the real sample: differences of squares then lose no digits.
+    # Relative to the mean of the real sample, so that differences of squares lose no digits.
     middle = real.mean(axis=0, dtype=np.float64)
     first, second = real - middle, fake - middle
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
@@ -67,17 +67,17 @@ def precision_recall_density_coverage(
 
 
 def _radii(rows: np.ndarray, neighbours: int) -> np.ndarray:
-    """Squared distance of each row to its k-th nearest neighbour, shape (n,)."""
+    """Return the squared distance of each row to its k-th nearest neighbour, shape (n,)."""
     radii = np.empty(len(rows))
     for block, distances in _distances(rows, rows):
-        # A row is at no distance from itself, whatever rounding says.
+        # The distance of a row from itself is 0, without rounding errors.
         distances[np.arange(len(distances)), np.arange(block.start, block.stop)] = 0.0
         radii[block] = np.partition(distances, neighbours, axis=1)[:, neighbours]
     return radii
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Squared distances of blocks of rows of one sample to all rows of the other, shape (block, m)."""
+    """Return the squared distances of blocks of rows of one sample to all rows of the other, shape (block, m)."""
     squares_a, squares_b = np.einsum("ij,ij->i", a, a), np.einsum("ij,ij->i", b, b)
     for start in range(0, len(a), BLOCK):
         rows = slice(start, min(start + BLOCK, len(a)))

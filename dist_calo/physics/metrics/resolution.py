@@ -22,7 +22,7 @@ class ResolutionFit:
     constant: float
 
     def __call__(self, energy: np.ndarray) -> np.ndarray:
-        """The resolution at incident energies in GeV."""
+        """Return the resolution at incident energies in GeV."""
         return np.asarray(np.sqrt(self.stochastic**2 / energy + self.noise**2 / energy**2 + self.constant**2))
 
 
@@ -47,7 +47,7 @@ def fit_resolution(energy: np.ndarray, resolution: np.ndarray, error: np.ndarray
     energy, square = energy[known], resolution[known] ** 2
     weight = 1.0 / (2.0 * resolution[known] * error[known])
     design = np.stack([1.0 / energy, 1.0 / energy**2, np.ones_like(energy)], axis=1)
-    # Terms of one size: the fit stops at an accuracy that is relative to the largest.
+    # Terms of similar size: the fit's accuracy is relative to the largest.
     size = np.linalg.norm(design * weight[:, None], axis=0)
     terms = np.sqrt(nnls(design * weight[:, None] / size, square * weight)[0] / size)
     return ResolutionFit(**dict(zip(TERMS, terms.tolist(), strict=True)))

@@ -1,4 +1,4 @@
-"""Two samples in numbers that see all observables at once: FPD, KPD, precision and recall, a classifier.
+"""Multivariate metrics of two samples: FPD, KPD, precision and recall, and a classifier.
 
 Observables are measured from the Geant4 showers' median in units of their standard deviation; one that a shower does
 not have is given the median.
@@ -17,13 +17,13 @@ from dist_calo.physics.observables.sample import FARTHEST, Part, Rows, Sample
 
 SUBJECT = "observables"
 HALVINGS = 8
-"""Halvings for errors and floors of what costs more than a sum."""
+"""Halvings for errors and floors of metrics that cost more than a sum."""
 LEAST_ROWS = 200
-"""With fewer showers in either sample none of these numbers means anything."""
+"""Least number of showers of each sample for these metrics."""
 
 
 def measured_frechet(real: Sample, fake: Sample, paired: bool = False) -> dict[str, Measured]:
-    """FPD, from the sums of all showers; empty with fewer than `LEAST_ROWS` showers of either."""
+    """Compute the FPD from the sums of all showers; empty with fewer than `LEAST_ROWS` showers of either sample."""
     if min(real.count, fake.count) < LEAST_ROWS:
         return {}
     design = Design(ratio=fake.count / real.count, paired=paired, count=HALVINGS)
@@ -31,7 +31,7 @@ def measured_frechet(real: Sample, fake: Sample, paired: bool = False) -> dict[s
 
 
 def measured_rows(real: Sample, fake: Sample) -> dict[str, Measured]:
-    """KPD, precision, recall, density and coverage from the rows that the samples kept.
+    """Compute KPD, precision, recall, density and coverage from the rows that the samples kept.
 
     Empty with fewer than `LEAST_ROWS` rows of either.
     """
@@ -43,7 +43,7 @@ def measured_rows(real: Sample, fake: Sample) -> dict[str, Measured]:
 
 
 def standardised(rows: Rows, sample: Sample) -> np.ndarray:
-    """The observables of rows, from the median in standard deviations of the Geant4 showers, shape (n, F)."""
+    """Return the observables as distances from the Geant4 median in standard deviations, shape (n, F)."""
     binning = sample.binning
     scaled = (rows.columns - binning.centre) / binning.scale
     return np.where(np.isfinite(rows.columns), np.clip(scaled, -FARTHEST, FARTHEST), 0.0)
@@ -85,13 +85,13 @@ def measured_classifier(
     hidden: int = 2048,
     epochs: int = 50,
 ) -> dict[str, Measured]:
-    """AUC and JSD of a classifier of half of the rows, and the same between both halves of the Geant4 showers.
+    """Compute AUC and JSD of a classifier on half of the rows, and the same between two halves of Geant4.
 
     Args:
         real: Geant4 showers, whose rows were kept.
         fake: generated showers, whose rows were kept.
         level: ``high`` for observables, ``low`` for cells, which both samples must have kept.
-        say: told how training goes.
+        say: called with the progress of training.
         hidden: width of the classifier's two layers; by default the CaloChallenge's.
         epochs: of its training; by default the CaloChallenge's.
     """
@@ -105,7 +105,7 @@ def measured_classifier(
     halving: Halving = next(halvings(Design(ratio=ratio, count=1)))
     say(f"classifier, {level} level")
     first = inputs(real.rows.of(halving.real), real)
-    # What is absurdly far out is told apart as well nearer by, and no network learns from it.
+    # Extreme values are as separable when clipped, and unclipped ones would spoil the training.
     farthest = 10.0 * np.abs(first).max()
     verdict = train(first, np.clip(inputs(fake.rows.of(halving.fake), real), -farthest, farthest))
     say(f"classifier, {level} level, between two halves of the reference")

@@ -1,1 +1,1 @@
-"""What is measured of each shower, by read-out, and its sums over a sample."""
+"""Observables of each shower, by read-out, and their sums over a sample."""

@@ -1,4 +1,4 @@
-"""How a comparison of two samples is binned: by incident energy, and each observable by what Geant4 showers have."""
+"""Bins of incident energy, and of each observable from the values of Geant4 showers."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ BINNING_SHOWERS = 10_000
 COARSE_BINS = 40
 """Bins of an observable between ``low`` and ``high``, as compared and drawn."""
 MARGIN_BINS = 20
-"""Such bins on either side; what lies farther out counts in the last one."""
+"""Such bins on either side; the last one also counts all values beyond."""
 FINE = 5
 """Parts of each bin, for the Wasserstein distance."""
 CENTRAL = 0.998
-"""Share of the Geant4 showers between ``low`` and ``high``: a few far outliers would leave all others in one bin."""
+"""Share of the Geant4 showers between ``low`` and ``high``: outliers would compress all others into one bin."""
 MOST_ENERGY_BINS, LOG_ENERGY_BINS = 7, 6
 _ROUND = (0.1, 0.15, 0.2, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 FEW_ENERGIES = 20
@@ -24,7 +24,7 @@ FEW_ENERGIES = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Binning:
-    """What both samples of a comparison share.
+    """Bins and units that both samples of a comparison share.
 
     Attributes:
         energy: edges of the K bins of incident energy in GeV, shape (K + 1,). A shower outside counts in the whole
@@ -32,7 +32,7 @@ class Binning:
         low: lower end of the bins of each of F observables, in each bin of incident energy and, last, for all
             showers, shape (K + 1, F).
         high: upper ends, same shape.
-        centre: median of each observable, shape (F,): what a shower without one is given where rows must be whole.
+        centre: median of each observable, shape (F,), which replaces missing values where rows must be complete.
         scale: standard deviation of each observable, or 1 where it does not vary, shape (F,).
     """
 
@@ -54,14 +54,14 @@ class Binning:
         return (*(f"{low:.4g}-{high:.4g} GeV" for low, high in bounds), "all")
 
     def slot_of(self, energies: np.ndarray) -> np.ndarray:
-        """The bin of incident energies in GeV (n,), K for those outside."""
+        """Return the bin of each incident energy in GeV (n,), K for those outside."""
         slots = np.searchsorted(self.energy, energies, side="right") - 1
         slots[energies == self.energy[-1]] = len(self.energy) - 2
         return np.where(slots < 0, len(self.energy) - 1, slots)
 
     @classmethod
     def of(cls, columns: np.ndarray, energies: np.ndarray, edges: Sequence[float] | None = None) -> "Binning":
-        """The binning that some Geant4 showers suggest.
+        """Choose the binning from some Geant4 showers.
 
         Args:
             columns: their observables, shape (n, F), NaN where a shower has none.
@@ -94,7 +94,7 @@ class Binning:
 
 
 def energy_edges(energies: np.ndarray) -> tuple[float, ...]:
-    """Edges of bins of incident energy in GeV for energies (n,).
+    """Choose the edges of bins of incident energy in GeV for energies (n,).
 
     One for each energy where there are few; of equal ratio where the energies are spread evenly in their logarithm;
     else of equal, round width.
@@ -127,7 +127,7 @@ def _ranges(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             continue
         first, last = np.quantile(seen, ((1 - CENTRAL) / 2, (1 + CENTRAL) / 2)).tolist()
         if np.all(seen == np.round(seen)):
-            # Whole numbers in bins of whole numbers, or the histogram would be a comb.
+            # Bins of integers have integer widths: others would hold unequal numbers of values.
             width = max(1, math.ceil((last - first + 1) / COARSE_BINS))
             first = math.floor(first) - 0.5
             last = first + width * COARSE_BINS

@@ -1,4 +1,4 @@
-"""Observables as columns, one row a shower, and what two samples of them have in common.
+"""Observables as columns, one row a shower, with their histograms and correlations.
 
 A `FeatureSummary` holds for each column its mean, a histogram fine enough to give distances, and the correlations
 within a group of columns. Values that a shower does not have (the time of a channel without a pulse) are NaN and left
@@ -16,8 +16,8 @@ from dist_calo.physics.observables.sums import SumState
 COARSE_BINS = 40
 """Bins of a histogram between the smallest and the largest real value, as compared and drawn."""
 MARGIN_BINS = 20
-"""Such bins on either side for generated values beyond; what lies farther out counts in the last one, and how far out
-it lies is summed."""
+"""Such bins on either side for generated values beyond; the last one also counts all values
+beyond, whose distances are summed."""
 FINE = 50
 """Parts of each bin, for the Wasserstein distance: an error of at most 1/2000 of the range of the real values."""
 PAIR_SUMS = ("n", "x", "xx", "xy")
@@ -31,10 +31,10 @@ class Feature:
     """One column.
 
     Attributes:
-        group: what it is, such as ``layer_energy``; columns of a group are correlated with each other.
+        group: name of the observable, such as ``layer_energy``; columns of a group are correlated with each other.
         index: which one of the group, such as the layer.
         unit: of its values, empty if there is none.
-        relative: whether its mean may be compared as a ratio; not where 0 is a mere convention, as for times.
+        relative: whether its mean may be compared as a ratio; not where the zero is a convention, as for times.
     """
 
     group: str
@@ -56,7 +56,7 @@ class Ranges:
 
     @classmethod
     def from_extremes(cls, extremes: np.ndarray) -> "Ranges":
-        """The ranges of what `extremes` found, maximised over all showers.
+        """Return the ranges from `extremes`, maximised over all showers.
 
         Raises:
             ValueError: if no shower has been seen.
@@ -71,7 +71,7 @@ class Ranges:
 
 
 def extremes(values: np.ndarray) -> np.ndarray:
-    """Minus the minimum and the maximum of each column (n, F), shape (2 F,): what ranks agree on by their maximum."""
+    """Return minus the minimum and the maximum of each column (n, F), shape (2 F,): ranks merge them by maximum."""
     if not len(values):
         return np.full(2 * values.shape[1], -np.inf)
     finite = np.isfinite(values)
@@ -81,7 +81,7 @@ def extremes(values: np.ndarray) -> np.ndarray:
 
 
 def columns_by_group(features: Sequence[Feature]) -> dict[str, np.ndarray]:
-    """Columns of each group of features, in the order in which the groups first occur."""
+    """Return the columns of each group of features, in the order in which the groups first occur."""
     groups: dict[str, list[int]] = {}
     for column, feature in enumerate(features):
         groups.setdefault(feature.group, []).append(column)
@@ -89,7 +89,7 @@ def columns_by_group(features: Sequence[Feature]) -> dict[str, np.ndarray]:
 
 
 def pair_sums(values: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
-    """Sums over rows that `correlations` is computed from, by name (`PAIR_SUMS`), each of shape (k, k).
+    """Return the sums over rows that `correlations` needs, by name (`PAIR_SUMS`), each of shape (k, k).
 
     Args:
         values: shape (n, k), 0 where a row has no such value.
@@ -100,14 +100,14 @@ def pair_sums(values: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def correlations(n: np.ndarray, x: np.ndarray, xx: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each pair over the rows that have both, from `pair_sums`, shape (k, k).
+    """Return Pearson's correlation of each pair over the rows that have both, from `pair_sums`, shape (k, k).
 
     NaN where a feature does not vary or fewer than two rows have both.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         square = xx / n
         variance = square - (x / n) ** 2
-        # What rounding leaves of the variance of a constant is no variance.
+        # The variance of a constant is rounding error only.
         variance[~(variance > ROUNDING * square)] = np.nan
         covariance = xy / n - (x / n) * (x.T / n)
         return np.asarray(covariance / np.sqrt(variance * variance.T))
@@ -157,7 +157,7 @@ class FeatureSummary(SumState):
             values: shape (n, F); NaN where a shower has no such value.
             images: sums over these showers of each image.
         """
-        # In units of the range, seen from its middle: sums of squares then lose no digits.
+        # In units of the range about its middle, so that sums of squares lose no digits.
         middle, scale = (self.ranges.low + self.ranges.high) / 2, self.ranges.high - self.ranges.low
         seen = np.isfinite(values)
         scaled = np.where(seen, (values.astype(np.float64) - middle) / scale, 0.0)
@@ -169,7 +169,7 @@ class FeatureSummary(SumState):
         self.sums["below"] += np.maximum(-outermost - scaled, 0.0).sum(axis=0)
         self.sums["above"] += np.maximum(scaled - outermost, 0.0).sum(axis=0)
         bins = self.sums["histogram"].shape[1]
-        # Cut before the conversion: what a diverged generator makes does not fit into an integer.
+        # Clip before the conversion: values of a diverged generator overflow integers.
         place = np.clip(np.floor((scaled + 0.5) * (COARSE_BINS * FINE)) + MARGIN_BINS * FINE, 0, bins - 1)
         place = place.astype(np.int64) + bins * np.arange(values.shape[1])
         counts = np.bincount(place[seen], minlength=bins * values.shape[1])
@@ -183,32 +183,32 @@ class FeatureSummary(SumState):
         return self
 
     def mean(self) -> np.ndarray:
-        """Mean of each feature, shape (F,)."""
+        """Return the mean of each feature, shape (F,)."""
         middle, scale = (self.ranges.low + self.ranges.high) / 2, self.ranges.high - self.ranges.low
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(middle + scale * self.sums["sum"] / self.sums["seen"])
 
     def deviation(self) -> np.ndarray:
-        """Standard deviation of each feature, shape (F,)."""
+        """Return the standard deviation of each feature, shape (F,)."""
         scale, seen = self.ranges.high - self.ranges.low, self.sums["seen"]
         with np.errstate(divide="ignore", invalid="ignore"):
             variance = self.sums["square"] / seen - (self.sums["sum"] / seen) ** 2
             return np.asarray(scale * np.sqrt(np.maximum(variance, 0.0)))
 
     def fraction(self) -> np.ndarray:
-        """Share of the showers that have each value, shape (F,)."""
+        """Return the share of the showers that have each value, shape (F,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self.sums["seen"] / self.sums["count"])
 
     def image(self, name: str) -> np.ndarray:
-        """Mean of an image."""
+        """Return the mean of an image."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self.sums[f"image {name}"] / self.sums["count"])
 
     def excess(self, column: int) -> tuple[float, float]:
-        """Mean distance by which a feature lies below the lowest fine bin, and above the highest, over all its values.
+        """Return the mean distance of values below the lowest fine bin, and above the highest, over all values.
 
-        In the unit of the feature. It is what a mean over the fine histogram leaves out; NaN if there is no value.
+        In the unit of the feature. The fine histogram does not hold it; NaN if there is no value.
         """
         seen = float(self.sums["seen"][column])
         scale = float(self.ranges.high[column] - self.ranges.low[column])
@@ -220,7 +220,7 @@ class FeatureSummary(SumState):
         )
 
     def histogram(self, column: int, fine: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Showers in each bin of a feature, shape (S,), and the edges of the bins, shape (S + 1,).
+        """Return the showers in each bin of a feature, shape (S,), and the edges of the bins, shape (S + 1,).
 
         Args:
             column: which feature.
@@ -233,13 +233,13 @@ class FeatureSummary(SumState):
             return counts, np.linspace(low - margin, high + margin, len(counts) + 1)
         coarse = counts.reshape(-1, FINE).sum(axis=1)
         inside = coarse[MARGIN_BINS:-MARGIN_BINS].copy()
-        # The largest real value itself lies on the upper edge, and what lies beyond is not to be forgotten.
+        # The largest real value itself lies on the upper edge, and values beyond must be counted.
         inside[0] += coarse[:MARGIN_BINS].sum()
         inside[-1] += coarse[-MARGIN_BINS:].sum()
         return inside, np.linspace(low, high, COARSE_BINS + 1)
 
     def central_edges(self, column: int, share: float) -> np.ndarray:
-        """Edges of at most `COARSE_BINS` equal bins, made of fine ones, around the central values of this sample.
+        """Return edges of at most `COARSE_BINS` equal bins, made of fine ones, around this sample's central values.
 
         Of the Geant4 sample these are the bins for an observable with a few values far away from all others.
 
@@ -257,7 +257,7 @@ class FeatureSummary(SumState):
         return fine[ends[ends < len(fine)]]
 
     def correlation(self, group: str) -> np.ndarray:
-        """Pearson's correlation of each pair of a group's features over the showers that have both, shape (k, k).
+        """Return Pearson's correlations of a group's features over the showers that have both, shape (k, k).
 
         NaN where a feature does not vary or fewer than two showers have both.
         """
@@ -265,7 +265,7 @@ class FeatureSummary(SumState):
 
 
 def rebinned(counts: np.ndarray, fine: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Sums of counts (S,) in wider bins, shape (T,); what lies beyond them counts in the first and the last.
+    """Sum counts (S,) in wider bins, shape (T,); the first and the last also count all beyond them.
 
     Args:
         counts: in the fine bins.

@@ -1,11 +1,11 @@
-"""Showers in layers: how the energy is spread over them, within each of them, and over the cells.
+"""Observables of showers in layers: the energy over layers, within each of them, and over the cells.
 
-Groups that `dist_calo.physics.views.layered` has too mean the same here. In a layer, ``centre_x``, ``centre_y`` and,
-for rings, ``centre_r`` are energy-weighted means of the cells' positions, ``width_x``, ``width_y`` and ``width_r`` the
-square roots of their central second moments, as in the CaloChallenge's evaluation; its eta and phi are x and y of a
-cylinder, but it counts alpha from -pi, so that its centres have the other sign. ``sparsity`` is, as there, the share
-of cells that are not hit. ``e_ratio`` is (E_1 - E_2) / (E_1 + E_2) with the two largest cell energies of the layer,
-and ``depth_weighted_energy`` sum_i i E_i over the layers i, as in CaloGAN's (arXiv:1712.10321).
+Groups that `dist_calo.physics.views.layered` has too are defined identically. In a layer, ``centre_x``, ``centre_y``
+and, for rings, ``centre_r`` are energy-weighted means of the cells' positions, ``width_x``, ``width_y`` and
+``width_r`` the square roots of their central second moments, as in the CaloChallenge's evaluation; its eta and phi are
+x and y of a cylinder, but it counts alpha from -pi, so that its centres have the other sign. ``sparsity`` is, as
+there, the share of cells that are not hit. ``e_ratio`` is (E_1 - E_2) / (E_1 + E_2) with the two largest cell energies
+of the layer, and ``depth_weighted_energy`` sum_i i E_i over the layers i, as in CaloGAN's (arXiv:1712.10321).
 
 A layer has only those features that can vary in it: a single cell has no width, rings without sectors no x and y.
 """
@@ -55,14 +55,14 @@ PER_LAYER = {
     "width": "lateral width of the layer",
 }
 IN_LAYER = {"x": "phi", "y": "eta", "r": "r"}
-"""Positions in a layer, and what they are called in a grid."""
+"""Positions in a layer, and their names in a grid."""
 UNITS = {"layer_energy": "GeV", "depth_weighted_energy": "GeV"}
 WITHOUT_RATIO = ("share", "centre_x", "centre_y")
-"""Their zero is a convention."""
+"""Observables whose zero is a convention."""
 
 
 class LayerObserver:
-    """See `dist_calo.physics.observables.observer.Observer`.
+    """Observer of showers in layers; see `dist_calo.physics.observables.observer.Observer`.
 
     Args:
         geometry: the layers.
@@ -77,7 +77,7 @@ class LayerObserver:
         positions = cell_positions(geometry)
         self._axes = ("x", "y", "r") if isinstance(geometry, CylindricalLayers) else ("x", "y")
         in_axes = np.column_stack([positions[:, :2], np.sqrt(positions[:, 2])])[:, : len(self._axes)]
-        # Unknown positions make no feature; as numbers they would spoil the others in a matrix product.
+        # Unknown positions make no feature; as NaN they would spoil the others in a matrix product.
         self._known = [np.isfinite(in_axes[part]).all(axis=0) for part in self._slices]
         in_axes = np.nan_to_num(in_axes)
         self._weights = [
@@ -209,7 +209,7 @@ class LayerObserver:
         )
 
     def _in_layers(self, layers: np.ndarray, moments: np.ndarray) -> dict[str, np.ndarray]:
-        """Features of each layer, shape (n, R), of energies (n, R) and the sums weighted with positions (n, R, K)."""
+        """Return the features of each layer (n, R) from energies (n, R) and sums weighted with positions (n, R, K)."""
         axes = len(self._axes)
         fraction = ratio(layers, layers.sum(axis=1, keepdims=True))
         means = ratio(moments, layers[:, :, None])
@@ -225,7 +225,7 @@ class LayerObserver:
 
 
 def _of_layer(cells: np.ndarray, weights: np.ndarray, threshold: float) -> tuple[np.ndarray, ...]:
-    """What needs every cell of a layer (n, V): sums (n, K) with weights (V, K), the largest and the second largest cell
+    """Return sums (n, K) of a layer (n, V) with weights (V, K), its largest and second largest cell
     (n,), which is 0 where there is but one, and the number of cells above the threshold (n,)."""
     rows = np.arange(len(cells))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -266,7 +266,7 @@ class RadialDensity:
         )
 
     def of(self, layers: Sequence[np.ndarray]) -> np.ndarray:
-        """Densities in GeV/mm², shape (n, W), of the cells of each layer that is read out, (n, sectors x rings)."""
+        """Return densities in GeV/mm², shape (n, W), from the cells of each layer that is read out."""
         rings = []
         with np.errstate(invalid="ignore", over="ignore"):
             for cells, sectors in zip(layers, self._sectors, strict=True):

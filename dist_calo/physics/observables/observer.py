@@ -1,6 +1,6 @@
-"""What is measured of each shower of a read-out, completely, for its evaluation.
+"""Complete measurement of each shower of a read-out, for its evaluation.
 
-A `dist_calo.physics.views.view.View` looks at a few observables while a model trains. An `Observer` measures all of
+A `dist_calo.physics.views.view.View` computes a few observables during training. An `Observer` measures all of
 them: as columns, one value a shower, and as profiles, values of each shower that are a function of something.
 """
 
@@ -29,9 +29,9 @@ FAULTS: dict[str, str] = {
     "negative": "a cell below 0",
     "response": "a response under half or over twice that of all Geant4 showers",
 }
-"""What single showers may have that no shower has, in words; the first counts."""
+"""Faults of single showers, in words; of several the first counts."""
 LEFT_OUT = 2
-"""So many of these faults, the first, would make every sum NaN: such showers are counted and then left out."""
+"""Number of the faults, the first ones, that would make every sum NaN: such showers are counted and left out."""
 SOUND = len(FAULTS)
 LARGEST_CELL = 1e15
 """The square of a larger cell does not fit into float32 sums."""
@@ -39,7 +39,7 @@ LARGEST_CELL = 1e15
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """A mean over showers that is a function of something: position, cell energy, threshold, time.
+    """Mean over showers as a function of position, cell energy, threshold or time.
 
     Attributes:
         edges: of its bins, increasing, shape (W + 1,); or positions, shape (W,), if ``points``.
@@ -65,7 +65,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Observed:
-    """What was measured of n showers.
+    """Observables and profiles of n showers.
 
     Attributes:
         columns: one value of each feature, shape (n, F), float64; NaN where a shower has no such value.
@@ -77,7 +77,7 @@ class Observed:
 
 
 class Observer(Protocol):
-    """All that is measured of the showers of one read-out."""
+    """Measurement of all observables of the showers of one read-out."""
 
     @property
     def geometry(self) -> Geometry:
@@ -93,22 +93,22 @@ class Observer(Protocol):
 
     @property
     def profiles(self) -> dict[str, Profile]:
-        """What each profile is a function of, by name."""
+        """The axes of each profile, by name."""
 
     @property
     def indexed_by(self) -> dict[str, str]:
-        """What the index counts, ``layer`` or ``channel``, of each group with several features."""
+        """The meaning of the index, ``layer`` or ``channel``, of each group with several features."""
 
     @property
     def correlated(self) -> tuple[str, ...]:
-        """Names of the few features whose correlations tell most."""
+        """Names of the few features that are most informative in a correlation matrix."""
 
     @property
     def summary_groups(self) -> tuple[str, ...]:
-        """The groups that are shown first."""
+        """The groups shown first."""
 
     def observe(self, showers: np.ndarray, conditions: np.ndarray) -> Observed:
-        """Measure showers; what a shower has does not depend on the others.
+        """Measure showers, each independently of the others.
 
         Args:
             showers: in GeV, or samples in the unit of the read-out, shape (n, *geometry.shape); n may be 0.
@@ -120,14 +120,14 @@ class Observer(Protocol):
 
 
 def observer_of(geometry: Geometry) -> Observer:
-    """The observer of a read-out."""
+    """Return the observer of a read-out."""
     module, name = OBSERVERS[geometry.kind].split(":")
     observer: Observer = getattr(importlib.import_module(module), name)(geometry)
     return observer
 
 
 def faults_of(geometry: Geometry, showers: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-    """The place in `FAULTS` of what each shower has, as far as cells and conditions tell, shape (n,), else `SOUND`."""
+    """Return the index in `FAULTS` of each shower's first fault (n,), from cells and conditions, else `SOUND`."""
     cells = showers.reshape(len(showers), -1)
     low, high = cells.min(axis=1), cells.max(axis=1)
     no_numbers = ~((low >= -LARGEST_CELL) & (high <= LARGEST_CELL))
@@ -143,7 +143,7 @@ def faults_of(geometry: Geometry, showers: np.ndarray, conditions: np.ndarray) -
 
 
 def cell_profiles(edges: np.ndarray) -> dict[str, Profile]:
-    """``spectrum``, cells in bins of their energy in GeV with edges (S + 1,), and ``hits_above``, cells above each."""
+    """Return the profiles ``spectrum`` (cells in bins of energy in GeV) and ``hits_above`` (cells above each edge)."""
     return {
         "spectrum": Profile(
             edges=edges, axis="cell energy [GeV]", title="cells per shower", log_axis=True, log_values=True
@@ -162,7 +162,7 @@ def cell_profiles(edges: np.ndarray) -> dict[str, Profile]:
 def check_shapes(
     geometry: VoxelGrid | LayeredReadout | Waveforms, showers: np.ndarray, conditions: np.ndarray
 ) -> None:
-    """Refuse showers or conditions of another form than `Observer.observe` takes.
+    """Check that the arrays have the shapes that `Observer.observe` takes.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -175,13 +175,13 @@ def check_shapes(
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """``part / whole``, elementwise; NaN where the whole is not above 0."""
+    """Return ``part / whole``, elementwise; NaN where the whole is not above 0."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.asarray(np.where(whole > 0, part / whole, np.nan))
 
 
 def mean_and_width(energies: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energy-weighted mean position and the square root of the central second moment, each of shape (...).
+    """Return the energy-weighted mean position and the root of the second central moment, each of shape (...).
 
     NaN where there is no energy.
 

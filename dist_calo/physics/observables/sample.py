@@ -1,4 +1,4 @@
-"""What a comparison keeps of a sample: sums over each of its groups, and whole rows of a random share of it.
+"""Sums over each group of a sample, and whole rows of a random share of its showers.
 
 The sums do not grow with the number of showers. For F observables, K bins of incident energy and V cells they take
 about ``64 * (400 F + 80 K F + F^2 + 2 V) * 8`` bytes: 60 MB for 100 observables of 25x25x25 cells.
@@ -17,11 +17,11 @@ from dist_calo.physics.observables.sums import SumState
 
 BINS = COARSE_BINS + 2 * MARGIN_BINS
 FARTHEST = 1e3
-"""Standard deviations from the Geant4 showers' median at which an observable is cut in moments and rows."""
+"""Standard deviations from the Geant4 showers' median at which an observable is clipped in moments and rows."""
 
 
 def correlation_sets(observer: Observer) -> dict[str, np.ndarray]:
-    """Columns that are correlated with each other, by name: those of each group of several, and the chosen few."""
+    """Return sets of columns to correlate, by name: those of each group of several, and the chosen few."""
     names = [feature.name for feature in observer.features]
     chosen = np.array([names.index(name) for name in observer.correlated])
     sets = {**columns_by_group(observer.features), "observables": chosen}
@@ -30,7 +30,7 @@ def correlation_sets(observer: Observer) -> dict[str, np.ndarray]:
 
 @dataclass
 class Rows:
-    """Whole rows of some showers of a sample.
+    """Observables, conditions and perhaps cells of single showers of a sample.
 
     Attributes:
         columns: observables, NaN where a shower has none, shape (n, F).
@@ -48,7 +48,7 @@ class Rows:
 
     @classmethod
     def joined(cls, parts: Sequence["Rows"]) -> "Rows":
-        """The rows of all parts, at least one, one part after the other."""
+        """Concatenate the rows of all parts, at least one."""
         showers = [part.showers for part in parts if part.showers is not None]
         return cls(
             columns=np.concatenate([part.columns for part in parts]),
@@ -59,11 +59,11 @@ class Rows:
         )
 
     def of(self, groups: np.ndarray) -> "Rows":
-        """The rows that lie in some groups."""
+        """Return the rows of these groups."""
         return self._chosen(np.isin(self.groups, groups))
 
     def sorted(self) -> "Rows":
-        """The rows in the order of the sample, whatever ranks and batches they came with."""
+        """Return the rows in the order of the sample, independent of ranks and batches."""
         return self._chosen(np.argsort(self.ids))
 
     def _chosen(self, places: np.ndarray) -> "Rows":
@@ -77,8 +77,8 @@ class Sample(SumState):
     """Mergeable sums over the showers of a sample, and the rows of a random share of them.
 
     Args:
-        observer: what is observed.
-        binning: how; both samples of a comparison use the same.
+        observer: measures the observables.
+        binning: bins of both samples of a comparison.
         shape: of a shower.
         share: of the showers whose rows are kept.
         with_showers: whether their cells are kept as well.
@@ -125,7 +125,7 @@ class Sample(SumState):
         )
 
     def add(self, ids: np.ndarray, showers: np.ndarray, conditions: np.ndarray) -> None:
-        """Add showers; those whose faults would make every sum NaN are counted only.
+        """Add showers; those whose faults would make every sum NaN are only counted.
 
         Args:
             ids: their numbers in the sample, each once over all ranks, shape (n,).
@@ -156,7 +156,7 @@ class Sample(SumState):
             self._rows.append(Rows(observed.columns[kept], conditions[kept], groups[kept], ids[kept], cells))
 
     def _far_off(self, response: np.ndarray) -> np.ndarray:
-        """Whether responses (n,) are under half or over twice those of all Geant4 showers."""
+        """Return whether responses (n,) are under half or over twice those of all Geant4 showers."""
         low, high = (float(ends[-1, self.response_column]) for ends in (self.binning.low, self.binning.high))
         return (
             (response < low / 2) | (response > 2 * high) if low > 0 else np.zeros(len(response), dtype=bool)
@@ -167,9 +167,9 @@ class Sample(SumState):
         np.add.at(self.sums["faults"], (groups_of(ids[bad]), faults[bad]), 1.0)
 
     def _scaled(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Observables in units of the Geant4 showers' standard deviation, 0 where there is none, and where there is.
+        """Return observables in Geant4 standard deviations from the median, 0 where missing, and where they exist.
 
-        Cut at `FARTHEST`, or one shower of a diverged generator would drown all others.
+        Clipped at `FARTHEST`, or one shower of a diverged generator would dominate all sums.
         """
         seen = np.isfinite(columns)
         scaled = np.clip((columns - self.binning.centre) / self.binning.scale, -FARTHEST, FARTHEST)
@@ -246,13 +246,13 @@ class Sample(SumState):
 
     @property
     def faults(self) -> dict[str, int]:
-        """Showers with each of `FAULTS`, by name; those that have none are left out."""
+        """Showers with each of `FAULTS`, by name; faults that do not occur are absent."""
         counts = self.sums["faults"].sum(axis=0).astype(int).tolist()
         return {name: count for name, count in zip(FAULTS, counts, strict=True) if count}
 
     @property
     def left_out(self) -> int:
-        """Showers that were counted and then left out; `count` is without them."""
+        """Showers counted as faulty and excluded from all sums; `count` is without them."""
         return int(self.sums["faults"][:, :LEFT_OUT].sum())
 
     @property
@@ -282,46 +282,46 @@ class Sample(SumState):
         self._rows = [rows]
 
     def of(self, groups: np.ndarray) -> "Part":
-        """The part of the sample that lies in some groups."""
+        """Return the sums over these groups."""
         return Part(self, groups)
 
 
 @dataclass
 class Part:
-    """Sums over some groups of a sample; a slot is a bin of incident energy, the last one all showers."""
+    """Sums over some groups of a sample; a slot is a bin of incident energy, the last one is all showers."""
 
     sample: Sample
     groups: np.ndarray
     _known: dict[str, np.ndarray] = field(default_factory=dict)
 
     def total(self, name: str) -> np.ndarray:
-        """A sum of the sample over these groups."""
+        """Return a sum of the sample over these groups."""
         if name not in self._known:
             self._known[name] = self.sample.sums[name][self.groups].sum(axis=0)
         return self._known[name]
 
     def in_slot(self, name: str, slot: int) -> np.ndarray:
-        """A sum over the showers of a slot."""
+        """Return a sum over the showers of a slot."""
         total = self.total(name)
         return np.asarray(total.sum(axis=0) if self.is_whole(slot) else total[slot])
 
     def is_whole(self, slot: int) -> bool:
-        """Whether a slot is that of all showers."""
+        """Return whether a slot is that of all showers."""
         return slot in (-1, self.sample.binning.slots - 1)
 
     def count(self, slot: int) -> float:
-        """Showers in a slot."""
+        """Return the number of showers in a slot."""
         return float(self.in_slot("count", slot))
 
     def mean(self, slot: int) -> np.ndarray:
-        """Mean of each observable in its unit, shape (F,); NaN where no shower has one."""
+        """Return the mean of each observable in its unit, shape (F,); NaN where no shower has one."""
         binning = self.sample.binning
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = self.in_slot("sum", slot) / self.in_slot("seen", slot)
         return np.asarray(binning.centre + binning.scale * mean)
 
     def deviation(self, slot: int) -> np.ndarray:
-        """Standard deviation of each observable in its unit, shape (F,)."""
+        """Return the standard deviation of each observable in its unit, shape (F,)."""
         seen = self.in_slot("seen", slot)
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = self.in_slot("sum", slot) / seen
@@ -329,30 +329,30 @@ class Part:
         return np.asarray(self.sample.binning.scale * np.sqrt(np.maximum(variance, 0.0)))
 
     def fraction(self, slot: int) -> np.ndarray:
-        """Share of the showers that have each observable, shape (F,)."""
+        """Return the share of the showers that have each observable, shape (F,)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self.in_slot("seen", slot) / self.count(slot))
 
     def histograms(self, slot: int, fine: bool = False) -> np.ndarray:
-        """Showers in each bin of each observable, margins included, shape (F, BINS) or, fine, (F, BINS * FINE)."""
+        """Return the histogram of each observable, margins included, shape (F, BINS) or, fine, (F, BINS * FINE)."""
         if not self.is_whole(slot):
             return np.asarray(self.total("coarse")[slot])
         counts = self.total("fine")
         return counts if fine else np.asarray(counts.reshape(len(counts), BINS, FINE).sum(axis=2))
 
     def edges(self, slot: int, column: int, fine: bool = False) -> np.ndarray:
-        """Edges of these bins of an observable in its unit."""
+        """Return the edges of these bins of an observable in its unit."""
         binning, parts = self.sample.binning, FINE if fine else 1
         low, high = float(binning.low[slot, column]), float(binning.high[slot, column])
         margin = (high - low) * MARGIN_BINS / COARSE_BINS
         return np.linspace(low - margin, high + margin, BINS * parts + 1)
 
     def correlation(self, name: str) -> np.ndarray:
-        """Pearson's correlations of a set of observables over the showers that have both, shape (k, k)."""
+        """Return Pearson's correlations of a set of observables over the showers that have both, shape (k, k)."""
         return correlations(*(self.total(f"{part} {name}") for part in PAIR_SUMS))
 
     def profile(self, name: str, slot: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean of a profile and the statistical error of the mean, each of shape (W,)."""
+        """Return the mean of a profile and its statistical error, each of shape (W,)."""
         count = self.count(slot)
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = self.in_slot(f"profile {name}", slot) / count
@@ -361,7 +361,7 @@ class Part:
             return mean, np.sqrt(np.maximum(variance, 0.0) / count)
 
     def image(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean shower and the variance of a cell from shower to shower, each of the shape of a shower."""
+        """Return the mean shower and the variance of each cell over showers, each of the shape of a shower."""
         count, everything = self.count(-1), self.sample.count
         shape = self.sample.shape
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -372,7 +372,7 @@ class Part:
 
 
 def _runs(places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows sorted by place, where the run of each place starts and ends, and the places."""
+    """Return the rows sorted by place, the start and end of the run of each place, and the places."""
     order = np.argsort(places, kind="stable")
     sorted_places = places[order]
     starts = np.flatnonzero(np.diff(sorted_places, prepend=-1))
@@ -380,7 +380,7 @@ def _runs(places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
 
 
 def _summed_by(places: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the rows (n, ...) of each place, shape (p, ...), and the places."""
+    """Sum the rows (n, ...) of each place, shape (p, ...), and return the places too."""
     order, starts, _, cells = _runs(places)
     return np.add.reduceat(rows[order], starts, axis=0), cells
 
@@ -388,9 +388,9 @@ def _summed_by(places: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.nda
 def _count(
     histogram: np.ndarray, number: np.ndarray, place: np.ndarray, seen: np.ndarray, parts: int
 ) -> None:
-    """Count values into the histogram with this number; ``place`` is 0 at the low and 1 at the high end of its bins."""
+    """Count values in the histogram with this number; ``place`` is 0 at the low and 1 at the high end."""
     size = histogram.shape[-1]
-    # Cut before the conversion: what a diverged generator makes does not fit into an integer.
+    # Clip before the conversion: values of a diverged generator overflow integers.
     bins = np.clip(
         np.floor(np.where(seen, place, 0.0) * (COARSE_BINS * parts)) + MARGIN_BINS * parts, 0, size - 1
     )

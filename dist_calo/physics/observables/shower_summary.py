@@ -1,4 +1,4 @@
-"""What is compared between generated and Geant4 showers: response, profiles, cell energies.
+"""Response, profiles and cell energies of showers on a voxel grid, as validation compares them.
 
 With ``E_xyz`` the energy of a cell, a shower's visible energy is ``E_vis = sum_xyz E_xyz``, its longitudinal profile
 ``E_z = sum_xy E_xyz`` and its transverse profiles ``E_x = sum_yz E_xyz`` and ``E_y = sum_xz E_xyz``. The energy
@@ -23,7 +23,7 @@ BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Bins:
-    """How observables are binned; both sides of a comparison use the same.
+    """Bins of observables, the same for both samples of a comparison.
 
     Attributes:
         energy: edges of the bins of incident energy in GeV, increasing. A shower outside counts in the whole sample
@@ -58,10 +58,10 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Observables:
-    """What was computed from showers. Arrays have the K bins of incident energy first, then one entry of all showers.
+    """Observables of a sample; arrays have the K bins of incident energy first, then one entry of all showers.
 
     Attributes:
-        bins: how they were binned.
+        bins: the bins.
         count: showers, shape (K + 1,).
         energy: mean incident energy in GeV, shape (K + 1,).
         response: mean of E_vis / E_inc, shape (K + 1,).
@@ -159,7 +159,7 @@ class ShowerSummary(SumState):
         return np.where(slots < 0, len(edges) - 1, slots)
 
     def compute(self, normalised: bool = False) -> Observables:
-        """The observables of all showers seen so far; what too few showers leave open is NaN.
+        """Compute the observables of all showers seen so far; NaN where there are too few.
 
         Args:
             normalised: profiles as shares of the mean visible energy, so that each sums to 1.
@@ -194,7 +194,7 @@ class ShowerSummary(SumState):
         )
 
     def _summed(self, name: str) -> np.ndarray:
-        """Sums of each bin of incident energy, then of all showers."""
+        """Sum over the showers of each bin of incident energy, then over all."""
         sums = self.sums[name]
         return np.concatenate([sums[:-1], sums.sum(axis=0, keepdims=True)])
 
@@ -206,8 +206,8 @@ class ShowerSummary(SumState):
 
 
 def profile_error(fake: ShowerSummary, real: ShowerSummary, normalised: bool = False) -> dict[str, float]:
-    """Mean relative error of each profile: ``mean_i |fake_i - real_i| / real_i`` over the layers, columns or rows with
-    energy in the real showers, over all showers.
+    """Return the mean relative error of each profile: ``mean_i |fake_i - real_i| / real_i`` over the
+    layers, columns or rows with energy in the real showers, over all showers.
 
     Args:
         fake: generated showers.
@@ -224,7 +224,7 @@ def _relative_error(fake: np.ndarray, real: np.ndarray) -> float:
 
 
 def compared(fake: ShowerSummary, real: ShowerSummary) -> dict[str, float]:
-    """The comparison in numbers: errors are 0 and ratios 1 where both agree.
+    """Compare two samples: errors are 0 and ratios 1 where both agree.
 
     Names are ``profile_error/longitudinal`` (x, y), ``response_ratio``, ``resolution_ratio`` and ``hits_ratio`` of all
     showers, and ``response_ratio/10-20_GeV`` and so on for the bins of incident energy that both have showers in.

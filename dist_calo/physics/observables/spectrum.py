@@ -1,4 +1,4 @@
-"""How many cells of a shower have which energy, counted by the first 16 bits of a float32."""
+"""Spectrum of cell energies, counted by the first 16 bits of a float32."""
 
 import math
 
@@ -8,11 +8,11 @@ _INFINITY = 0x7F80  # the first 16 bits; above are those of NaN and of negative 
 
 
 class CellSpectrum:
-    """Counts cells in logarithmic bins of their energy, eight a decade.
+    """Histogram of cells in logarithmic bins of their energy, eight a decade.
 
     Args:
         low: lowest energy that is counted, in GeV.
-        high: highest energy of a bin, in GeV; cells above are counted too, but not told apart.
+        high: highest energy of a bin, in GeV; cells above are counted together.
     """
 
     def __init__(self, low: float, high: float) -> None:
@@ -21,9 +21,9 @@ class CellSpectrum:
         self._bin_of_cell = _bin_table(self.edges)
 
     def counts(self, showers: np.ndarray) -> np.ndarray:
-        """Number of cells of each shower in each bin and, last, above all bins; shape (B, S + 1), float64.
+        """Return the number of cells of each shower in each bin and, last, above all bins, (B, S + 1), float64.
 
-        A cell that is not a number counts nowhere.
+        NaN cells are not counted.
 
         Args:
             showers: cell energies in GeV, shape (B, ...).
@@ -37,7 +37,7 @@ class CellSpectrum:
         for spectrum, shower in zip(spectra, bits, strict=True):
             seen = shower >= lowest
             sparse = 2 * np.count_nonzero(seen) < shower.size
-            # Places are found without a branch for each cell, which a boolean index needs.
+            # A boolean index would need a branch for each cell.
             kept = shower.take(np.flatnonzero(seen)) if sparse else shower
             bin_of_cell = self._bin_of_cell.take((kept >> 16).astype(np.intp))
             spectrum[:] = np.bincount(bin_of_cell, minlength=bins + 1)[:-1]
@@ -45,12 +45,12 @@ class CellSpectrum:
 
 
 def cells_above(counts: np.ndarray) -> np.ndarray:
-    """Cells at or above the lower edge of each bin, shape (B, S), of the counts (B, S + 1) of a `CellSpectrum`."""
+    """Return the cells at or above the lower edge of each bin (B, S), from counts (B, S + 1) of a `CellSpectrum`."""
     return np.asarray(np.cumsum(counts[:, ::-1], axis=1)[:, :0:-1])
 
 
 def spectrum_edges(low: float, high: float) -> np.ndarray:
-    """Edges of the spectrum of cell energies, eight a decade, shape (S + 1,), in GeV.
+    """Return the edges of the spectrum of cell energies, eight a decade, shape (S + 1,), in GeV.
 
     Each is rounded to a number whose float32 form ends in 16 zero bits, which is within 0.4 %: the first 16 bits of
     a cell's energy then tell its bin.
@@ -61,7 +61,7 @@ def spectrum_edges(low: float, high: float) -> np.ndarray:
 
 
 def _bin_table(edges: np.ndarray) -> np.ndarray:
-    """The bin for each value of the first 16 bits of a float32; S above the edges, S + 1 for what is not counted."""
+    """Return the bin for each value of the first 16 bits of a float32; S is above the edges, S + 1 not counted."""
     values = (np.arange(_INFINITY, dtype=np.uint32) << 16).view(np.float32)
     bins = np.searchsorted(edges, values, side="right") - 1
     table = np.full(0x10000, len(edges), dtype=np.intp)

@@ -1,4 +1,4 @@
-"""Sums that merge: what N ranks have seen is the sum of what each has seen."""
+"""Sums that merge: the sums over N ranks are the sum of those of each rank."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -20,7 +20,7 @@ class SumState:
         self.sums = {name: np.zeros(shape) for name, shape in shapes.items()}
 
     def merge(self, other: Self) -> Self:
-        """Add what another state has seen and return this one.
+        """Add the sums of another state and return this one.
 
         Raises:
             ValueError: if the two have other arrays or shapes.
@@ -35,7 +35,7 @@ class SumState:
         return self
 
     def to_vector(self) -> np.ndarray:
-        """All sums one after the other, shape (n,), float64, copied."""
+        """Return all sums one after the other, shape (n,), float64, copied."""
         return np.concatenate([array.ravel() for array in self.sums.values()])
 
     def from_vector(self, vector: np.ndarray) -> Self:

@@ -1,4 +1,4 @@
-"""Showers on a voxel grid: response, moments, layers, hits, the hottest cell and the angle.
+"""Observables of showers on a voxel grid: response, moments, layers, hits, hottest cell and angle.
 
 With ``E_xyz`` the energy of a cell, nearly everything follows from ``E_xz = sum_y E_xyz`` and ``E_yz = sum_x E_xyz``.
 A position is that of the middle of a cell, x and y in mm from the centre of the grid, the depth in layers from 0. A
@@ -30,7 +30,7 @@ CELL_ENERGY = (1e-7, 10.0)
 CELLS_AT_ONCE = 1 << 18
 """Cells that are summed at once: with what is made of them, they stay in the processor's cache."""
 LEAST_SHARE = 1e-6
-"""A layer with a smaller part of the visible energy has no say in the angle."""
+"""A layer with a smaller part of the visible energy is ignored for the angle."""
 
 LABELS = {
     "response": "E_vis / E_inc",
@@ -57,11 +57,11 @@ UNITS = {
 }
 PER_LAYER = ("layer_fraction", "layer_width")
 WITHOUT_RATIO = ("mean_x", "mean_y", "hottest_x", "hottest_y", "angle")
-"""Their zero is a convention."""
+"""Observables whose zero is a convention."""
 
 
 class VoxelObserver:
-    """See `dist_calo.physics.observables.observer.Observer`.
+    """Observer of a voxel grid; see `dist_calo.physics.observables.observer.Observer`.
 
     Args:
         geometry: the grid; ``angle`` is observed only where it has the condition ``theta``.
@@ -163,7 +163,7 @@ class VoxelObserver:
         )
 
     def _reduced(self, showers: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Of every cell: E_xz (n, X, Z), E_yz (n, Y, Z); number of cells hit, place and energy of the hottest, (n,)."""
+        """Return E_xz (n, X, Z), E_yz (n, Y, Z); number of cells hit, place and energy of the hottest, (n,)."""
         count, (columns, rows, layers) = len(showers), self.geometry.shape
         along_x = np.empty((count, columns, layers), dtype=np.float32)
         along_y = np.empty((count, rows, layers), dtype=np.float32)
@@ -183,7 +183,7 @@ class VoxelObserver:
         return along_x.astype(np.float64), along_y.astype(np.float64), hits, hottest, largest
 
     def _angle(self, layers: np.ndarray, dx: np.ndarray, dy: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        """Polar angles in rad, shape (n,), NaN without energy, as in Khattak et al., Eur. Phys. J. C 82, 386 (2022).
+        """Return polar angles in rad (n,), NaN without energy, as in Khattak et al., Eur. Phys. J. C 82, 386 (2022).
 
         Each layer's barycentre makes a slope with that of the shower: the distance along y over that in the plane of x
         and z, with the sign flipped in front of it. The angle pi/2 - atan(slope) is averaged with the layer's depth as

@@ -1,10 +1,10 @@
-"""Waveforms of detectors side by side: the pulse of each channel, and the light of all of them.
+"""Observables of waveforms of detectors: the pulse of each channel, and the light of all of them.
 
 ``amplitude`` and ``time`` are those of `dist_calo.physics.views.waveforms`. ``rise_time`` is that from 10 % to 90 % of
 the amplitude before the peak, ``pulse_width`` the full width at half maximum; both are found from the peak outwards,
 as the time is. A channel has a pulse if its amplitude is five standard deviations of its noise or more; without one it
-has no time, rise time or width. ``response`` is the sum of all amplitudes over the incident energy: a channel of mere
-noise contributes its largest sample.
+has no time, rise time or width. ``response`` is the sum of all amplitudes over the incident energy: a channel with
+noise only contributes its largest sample.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ PER_CHANNEL = ("amplitude", "time", "rise_time", "pulse_width")
 
 
 class SignalObserver:
-    """See `dist_calo.physics.observables.observer.Observer`.
+    """Observer of waveforms; see `dist_calo.physics.observables.observer.Observer`.
 
     Args:
         geometry: the channels.
@@ -128,7 +128,7 @@ class SignalObserver:
         )
 
     def _pulses(self, showers: np.ndarray) -> dict[str, np.ndarray]:
-        """Amplitude, time, rise time and width of each channel, each of shape (n, channels), float64."""
+        """Return the amplitude, time, rise time and width of each channel, each of shape (n, channels), float64."""
         import torch
 
         from dist_calo.pulses import FRACTION, amplitudes_and_times
@@ -153,7 +153,7 @@ class SignalObserver:
         return found
 
     def _spectrum(self, amplitude: np.ndarray) -> np.ndarray:
-        """Channels of each event in each bin of amplitude, shape (n, B), of amplitudes (n, channels)."""
+        """Count the channels of each event (n, channels) in bins of amplitude, shape (n, B)."""
         count, bins = len(amplitude), len(self._amplitude_edges) - 1
         place = np.searchsorted(self._amplitude_edges, amplitude, side="right") - 1
         inside = (place >= 0) & (place < bins)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file that needs no network, no script and no mouse."""
+"""Report of an evaluation: one HTML file that needs no network and no script."""
 
 from dist_calo.physics.report.page import Drawings as Drawings
 from dist_calo.physics.report.page import draw_bins as draw_bins

@@ -1,4 +1,4 @@
-"""What the figures of a report share: estimates of both samples, the span of ratios, panels without mains or ratios.
+"""Helpers of the report's figures: comparisons of points, differences, grids, ticks and labels.
 
 Figures are matplotlib `Figure` objects of their own: no global state is touched.
 """
@@ -29,13 +29,13 @@ WELL = 0.5
 MANY = 50
 """Points above which a curve is drawn as a line with a band."""
 MOST_DECADES = 10
-"""Of a logarithmic axis with small ticks."""
+"""Most decades of a logarithmic axis with small ticks."""
 LOG_FROM = 10.0
 """Ratio of the largest and the smallest value from which an axis is logarithmic."""
 
 
 def span_of(pair: Sequence[Estimate]) -> tuple[float, float]:
-    """The span of the ratio's axis that shows nearly all that is well measured."""
+    """Return the span of the ratio axis that shows nearly all well-measured ratios."""
     real, fake = pair
     with np.errstate(divide="ignore", invalid="ignore"):
         value, error = fake.value / real.value, np.hypot(fake.error, real.error) / np.abs(real.value)
@@ -52,7 +52,7 @@ def span_of(pair: Sequence[Estimate]) -> tuple[float, float]:
 def compare_points(
     main: "Axes", ratio: "Axes", places: np.ndarray, pair: Sequence[Estimate], labels: tuple[str, str]
 ) -> None:
-    """Values at positions: both as points with error bars, or as lines with bands where there are many; their ratio."""
+    """Draw values at positions: points with error bars, or lines with bands where there are many, and their ratio."""
     real, fake = pair
     many = len(places) > MANY
     for side, label, colour, marker in zip(pair, labels, (REFERENCE, GENERATED), ("o", "s"), strict=True):
@@ -83,7 +83,7 @@ def compare_points(
         size = np.where(real.value != 0, np.abs(real.value), np.nan)
         value, error, band = fake.value / real.value, fake.error / size, real.error / size
     low, high = span_of(pair)
-    # Around zero a ratio is mere noise.
+    # Around zero a ratio is dominated by noise.
     value = np.where(np.hypot(error, band) < high - low, value, np.nan)
     ratio.fill_between(places, 1.0 - band, 1.0 + band, color=REFERENCE, alpha=0.25, linewidth=0)
     ratio.axhline(1.0, color=REFERENCE, linewidth=1.0)
@@ -104,7 +104,7 @@ def compare_points(
 
 
 def differences(lower: "Axes", places: np.ndarray, pair: Sequence[Estimate], colour: str = GENERATED) -> None:
-    """Generated minus Geant4 at positions, where a ratio says nothing."""
+    """Draw generated minus Geant4 at positions, where a ratio has no meaning."""
     real, fake = pair
     lower.fill_between(places, -real.error, real.error, color=REFERENCE, alpha=0.25, linewidth=0)
     lower.axhline(0.0, color=REFERENCE, linewidth=1.0)
@@ -123,7 +123,7 @@ def differences(lower: "Axes", places: np.ndarray, pair: Sequence[Estimate], col
 def grid_of(
     count: int, columns: int, width: float = 3.3, height: float = 2.9
 ) -> "tuple[Figure, list[tuple[Axes, Axes]]]":
-    """A figure with so many pairs of panels, in rows, and the pairs."""
+    """Return a figure with so many pairs of panels, in rows, and the pairs."""
     columns = min(columns, count)
     figure, axes = panels.panel_grid(-(-count // columns), columns, width, height)
     pairs = list(zip(axes[0].flat, axes[1].flat, strict=True))
@@ -134,13 +134,13 @@ def grid_of(
 
 
 def finish_ticks(*axes: "Axes", whole: bool = False) -> None:
-    """Few ticks, and on logarithmic axes the small ones as one line: drawn one by one they take most of the time.
+    """Set few ticks, and draw small logarithmic ones as one line: one by one they take most of the time.
 
     Call it when the limits are settled.
 
     Args:
         axes: panels one above the other.
-        whole: whether the horizontal axis counts something.
+        whole: whether the horizontal axis has integer values.
     """
     from matplotlib.lines import Line2D
     from matplotlib.markers import MarkerStyle
@@ -175,7 +175,7 @@ def finish_ticks(*axes: "Axes", whole: bool = False) -> None:
 
 
 def written(label: str, width: int = 40) -> str:
-    """A label with ``E_vis`` as a symbol with an index, in two lines if it is longer than the width."""
+    """Return a label with ``E_vis`` as a symbol with an index, in two lines if it is longer than the width."""
     text = plain(label)
     if len(text) > width:
         text = "\n".join(textwrap.wrap(text, -(-len(text) // 2) + 6))
@@ -183,17 +183,17 @@ def written(label: str, width: int = 40) -> str:
 
 
 def counts_in_words(evaluation: Evaluation, slot: int) -> str:
-    """``2,920 Geant4, 2,920 generated``."""
+    """Return the numbers of showers, such as ``2,920 Geant4, 2,920 generated``."""
     sides = zip((evaluation.real_part, evaluation.fake_part), evaluation.names, strict=True)
     return ", ".join(f"{part.count(slot):,.0f} {name}" for part, name in sides)
 
 
 def is_wide(values: np.ndarray) -> bool:
-    """Whether values are positive and span so much that they need a logarithmic axis."""
+    """Return whether values are positive and span so much that they need a logarithmic axis."""
     known = values[np.isfinite(values)]
     return bool(known.size and known.min() > 0 and known.max() / known.min() > LOG_FROM)
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib does not take for a formula."""
+    """Return text in which matplotlib sees no formula."""
     return text.replace("$", r"\$")

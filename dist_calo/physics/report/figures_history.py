@@ -17,7 +17,7 @@ MOST_CURVES = 48
 
 
 def history_figure(history: dict[str, list[tuple[float, float]]]) -> "Figure | None":
-    """Every training curve in a panel of its own; None if there is none."""
+    """Draw every training curve in its own panel; None if there is none."""
     from matplotlib.figure import Figure
 
     curves = {name: np.asarray(points, dtype=np.float64) for name, points in history.items() if len(points)}

@@ -22,7 +22,7 @@ LEAST_DIFFERENCE = 5.0
 
 
 def correlations_figure(evaluation: Evaluation, name: str) -> "Figure":
-    """Correlations in per cent of a set of observables, of both samples, and their difference."""
+    """Draw the correlations in per cent of a set of observables, of both samples, and their difference."""
     from matplotlib.figure import Figure
 
     real, fake = (100 * part.correlation(name) for part in (evaluation.real_part, evaluation.fake_part))

@@ -33,27 +33,27 @@ PEAKED = 8.0
 
 
 def columns_of(evaluation: Evaluation, group: str) -> list[int]:
-    """Columns of a group of observables."""
+    """Return the columns of a group of observables."""
     return [int(column) for column in columns_by_group(evaluation.observer.features)[group]]
 
 
 def single_groups(evaluation: Evaluation) -> list[str]:
-    """Groups of one observable, of which the whole shower has one value."""
+    """Return the groups with one observable, which has one value a shower."""
     return [g for g in evaluation.observer.labels if len(columns_of(evaluation, g)) == 1]
 
 
 def indexed_groups(evaluation: Evaluation) -> list[str]:
-    """Groups of several observables, one for each layer or channel."""
+    """Return the groups with several observables, one for each layer or channel."""
     return [g for g in evaluation.observer.labels if len(columns_of(evaluation, g)) > 1]
 
 
 def spread(count: int) -> list[int]:
-    """Which of so many layers or channels get a histogram each: all of nine, else a few from the first to the last."""
+    """Choose the layers or channels that get a histogram each: all of up to nine, else a few evenly spaced."""
     return list(range(count)) if count <= SINGLE + 1 else layered.spread(count, SINGLE)
 
 
 def blocks(evaluation: Evaluation) -> Iterator[tuple[list[str], list[int], int]]:
-    """Figures of single layers or channels: their groups, their observables, and how many stand in a row."""
+    """Return the figures of single layers or channels: groups, observables, and how many stand in a row."""
     groups = indexed_groups(evaluation)
     chosen = {}
     for group in groups:
@@ -73,7 +73,7 @@ def blocks(evaluation: Evaluation) -> Iterator[tuple[list[str], list[int], int]]
 def histograms_figure(
     evaluation: Evaluation, slot: int, columns: Sequence[int], across: int = COLUMNS
 ) -> "Figure":
-    """Histograms of some observables, with their ratios."""
+    """Draw the histograms of some observables, with their ratios."""
     figure, pairs = figures.grid_of(len(columns), across, width=3.2, height=2.8)
     counts = [part.histograms(slot) for part in (evaluation.real_part, evaluation.fake_part)]
     features, labels = evaluation.observer.features, evaluation.observer.labels
@@ -126,13 +126,13 @@ def _histogram(
 
 
 def _merged(counts: Sequence[np.ndarray], first: int, last: int) -> int:
-    """How many bins are drawn as one, so that few showers do not make a comb."""
+    """Return how many bins are drawn as one, so that the histogram of few showers stays smooth."""
     a_bin = min(float(side.sum()) for side in counts) / (last - first)
     return next((merged for merged in (1, 2, 4) if merged * a_bin >= LEAST_IN_BIN), MOST_MERGED)
 
 
 def _range(counts: Sequence[np.ndarray]) -> tuple[int, int]:
-    """First and last bin that are drawn: the usual ones that are filled, and more where a sample has a part beyond."""
+    """Return the first and last bin to draw: the central ones that are filled, and more where a sample has tails."""
     first, last = MARGIN_BINS, len(counts[0]) - MARGIN_BINS
     for side in counts:
         share = np.cumsum(side) / max(float(side.sum()), 1.0)
@@ -141,14 +141,14 @@ def _range(counts: Sequence[np.ndarray]) -> tuple[int, int]:
     last = min(last, len(counts[0]))
     filled = np.flatnonzero(np.sum(counts, axis=0)[first:last])
     if len(filled):
-        # Whole numbers leave most of the bins empty; a bin on either side shows where they end.
+        # Integers leave most fine bins empty; one bin on either side shows where they end.
         first, last = first + int(filled[0]) - 1, min(first + int(filled[-1]) + 2, len(counts[0]))
     first = max(first, 0)
     return first, last
 
 
 def _cut(counts: np.ndarray, first: int, last: int) -> np.ndarray:
-    """The bins that are drawn; what lies beyond counts in the outer ones."""
+    """Return the bins to draw; all beyond counts in the outer ones."""
     inside = counts[first:last].copy()
     inside[0] += counts[:first].sum()
     inside[-1] += counts[last:].sum()
@@ -168,7 +168,7 @@ def _words(evaluation: Evaluation, slot: int, column: int) -> str:
 
 
 def indexed_figure(evaluation: Evaluation, slot: int, groups: Sequence[str]) -> "Figure":
-    """Mean and width of the observables of each layer or channel against its number, with both ratios below."""
+    """Draw mean and width of the observables of each layer or channel against its number, with both ratios."""
     figure, pairs = figures.grid_of(len(groups), 2, width=5.6, height=3.6)
     observer, sides = evaluation.observer, (evaluation.real_part, evaluation.fake_part)
     for group, (main, lower) in zip(groups, pairs, strict=True):
@@ -237,7 +237,7 @@ def _means_and_widths(
 
 
 def _ratios(lower: "Axes", index: np.ndarray, means: Sequence[Estimate], widths: Sequence[Estimate]) -> None:
-    """Ratio of the means, filled, and of the widths, open."""
+    """Draw the ratios of the means, filled, and of the widths, open."""
     (real, fake), (real_width, fake_width) = means, widths
     with np.errstate(divide="ignore", invalid="ignore"):
         band = real.error / np.abs(real.value)

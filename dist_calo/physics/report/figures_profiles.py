@@ -23,7 +23,7 @@ CURVE_POINTS = 200
 
 
 def response_figure(evaluation: Evaluation) -> "Figure":
-    """Energy response and resolution against the incident energy, with the fitted resolutions, and their ratios."""
+    """Draw energy response and resolution against the incident energy, with the fits and their ratios."""
     figure, axes = panels.compared_panels(2, width=4.9, rows=(5, 2))
     sides = (evaluation.real_part, evaluation.fake_part)
     slots = range(evaluation.binning.slots - 1)
@@ -55,7 +55,7 @@ def response_figure(evaluation: Evaluation) -> "Figure":
 
 
 def profiles_figure(evaluation: Evaluation, slot: int) -> "Figure":
-    """Every profile with its ratio."""
+    """Draw every profile with its ratio."""
     profiles = evaluation.observer.profiles
     names = [figures.plain(name) for name in evaluation.names]
     figure, pairs = figures.grid_of(len(profiles), COLUMNS, width=4.0, height=3.6)
@@ -150,6 +150,6 @@ def _fits(
 
 
 def _least(real: Estimate) -> float:
-    """The smallest value that is no single shower's."""
+    """Return the smallest value that more than one shower contributes to."""
     well = real.value[(real.value > 0) & (real.error < 0.7 * real.value)]
     return float(well.min()) if well.size else float(real.value[real.value > 0].min(initial=1.0))

@@ -25,7 +25,7 @@ PULL_BINS = np.linspace(-6.0, 6.0, 49)
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """A figure with what it shows."""
+    """Figure with its caption."""
 
     figure: "Figure"
     alt: str
@@ -34,7 +34,7 @@ class Drawing:
 
 
 def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
-    """Figures of the mean shower and of single showers, as the read-out has them."""
+    """Draw the mean shower and single showers, as suits the read-out."""
     geometry, names = (
         evaluation.geometry,
         (
@@ -101,7 +101,7 @@ def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
 
 
 def _pairs(examples: Examples) -> Examples:
-    """The examples that both samples have."""
+    """Return the examples that both samples have."""
     count = min(len(examples.real), len(examples.fake))
     return Examples(
         real=examples.real[:count], fake=examples.fake[:count], energies=examples.energies[:count]
@@ -109,7 +109,7 @@ def _pairs(examples: Examples) -> Examples:
 
 
 def pulls_figure(pulls: np.ndarray) -> "Figure":
-    """Histogram of pulls with the normal distribution."""
+    """Draw the histogram of pulls with the normal distribution."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 3.6), layout="tight")
@@ -133,7 +133,7 @@ def pulls_figure(pulls: np.ndarray) -> "Figure":
 
 
 def sections_figure(evaluation: Evaluation, means: tuple[np.ndarray, np.ndarray]) -> "Figure":
-    """The mean shower from the side and along the beam: both samples, their ratio, the largest pulls."""
+    """Draw the mean shower from the side and along the beam: both samples, their ratio, the largest pulls."""
     from matplotlib.colors import LogNorm, Normalize
     from matplotlib.figure import Figure
 
@@ -176,7 +176,7 @@ def sections_figure(evaluation: Evaluation, means: tuple[np.ndarray, np.ndarray]
 
 
 def _variance(evaluation: Evaluation) -> np.ndarray:
-    """Variance of the difference of the two mean showers, cell by cell."""
+    """Return the variance of the difference of the two mean showers, cell by cell."""
     parts = evaluation.real_part, evaluation.fake_part
     return np.asarray(sum(part.image()[1] / part.count(-1) for part in parts))
 
@@ -184,7 +184,7 @@ def _variance(evaluation: Evaluation) -> np.ndarray:
 def _draw_section(
     panel: "Axes", geometry: VoxelGrid, axis: int, image: np.ndarray, norm: Any, colours: str
 ) -> Any:
-    """A picture summed over y (axis 1), layers to the right and x upwards, or over the layers, x right and y up."""
+    """Draw a picture summed over y (axis 1), layers right and x up, or over the layers, x right and y up."""
     half = [0.5 * cells * pitch for cells, pitch in zip(geometry.shape, geometry.cell_size, strict=True)]
     if axis == 1:
         extent, label = (-0.5, geometry.shape[2] - 0.5, -half[0], half[0]), "layer"
@@ -205,14 +205,14 @@ def _draw_section(
 
 
 def _largest(pulls: np.ndarray, axis: int) -> np.ndarray:
-    """The pull that is largest in size along an axis; NaN where there is none."""
+    """Return the pull of largest absolute value along an axis; NaN where there is none."""
     sizes = np.where(np.isfinite(pulls), np.abs(pulls), -1.0)
     place = np.expand_dims(sizes.argmax(axis=axis), axis)
     return np.asarray(np.take_along_axis(pulls, place, axis).squeeze(axis))
 
 
 def _reach(values: np.ndarray, steps: tuple[float, ...]) -> float:
-    """The least of these half widths that holds nearly all values, or the largest."""
+    """Return the smallest of these half widths that covers nearly all values, or the largest."""
     known = np.abs(values[np.isfinite(values)])
     reach = float(np.quantile(known, 0.98)) if known.size else 0.0
     return next((step for step in steps if step >= reach), steps[-1])

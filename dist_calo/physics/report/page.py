@@ -1,4 +1,4 @@
-"""The page: what a template needs, put together from an evaluation."""
+"""HTML page of an evaluation, filled from a template."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ LONG = 14
 
 @dataclass(frozen=True, kw_only=True)
 class BinPage:
-    """A bin of incident energy."""
+    """Page of a bin of incident energy."""
 
     anchor: str
     label: str
@@ -50,7 +50,7 @@ class Chapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawings:
-    """What takes long to draw, in two halves that two processes may draw."""
+    """Figures that take long to draw, in two halves that two processes may draw."""
 
     chapters: list[Chapter]
     """Figures of all showers."""
@@ -59,17 +59,17 @@ class Drawings:
 
 
 def draw_chapters(evaluation: Evaluation) -> list[Chapter]:
-    """The figures of all showers."""
+    """Draw the figures of all showers."""
     return list(_chapters(evaluation))
 
 
 def draw_bins(evaluation: Evaluation) -> list[BinPage]:
-    """A page for each bin of incident energy; a single one is that of all showers."""
+    """Draw the page of each bin of incident energy; a single bin is that of all showers."""
     return list(_bins(evaluation))
 
 
 def report_html(evaluation: Evaluation, drawings: Drawings | None = None) -> str:
-    """The report of an evaluation as one HTML page with everything inside.
+    """Return the report of an evaluation as one self-contained HTML page.
 
     Args:
         evaluation: what was found.
@@ -108,7 +108,7 @@ def report_html(evaluation: Evaluation, drawings: Drawings | None = None) -> str
 
 
 def write_report(evaluation: Evaluation, path: Path, drawings: Drawings | None = None) -> None:
-    """Write the report; a file of this name is replaced at once when the new one is complete.
+    """Write the report; a file of this name is replaced only once the new one is complete.
 
     Args:
         evaluation: what was found.
@@ -196,7 +196,7 @@ def _profiles(evaluation: Evaluation, slot: int) -> Picture:
 
 
 def _observables(evaluation: Evaluation, slot: int, alone: bool = False) -> Iterator[Picture]:
-    """Figures of the observables of a bin of incident energy, or of all showers: of a bin those that tell most."""
+    """Draw the observables of a bin of incident energy or of all showers; for a bin only the main ones."""
     both, where = " and ".join(evaluation.names), evaluation.binning.labels[slot]
     singles = figures_observables.single_groups(evaluation)
     indexed = figures_observables.indexed_groups(evaluation)

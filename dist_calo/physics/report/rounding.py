@@ -1,4 +1,4 @@
-"""Numbers as a physicist writes them: the error with two digits, the value with as many decimals."""
+"""Rounding of numbers: the error to two digits, the value to as many decimals."""
 
 import math
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ MOST_DECIMALS, MOST_DIGITS = 5, 6
 LEVELS = (2.0, 3.0, 5.0, 10.0)
 """Distances from the floor in sigmas at which the colour of a number changes."""
 FAR = 100.0
-"""Sigmas that are no longer told apart."""
+"""Largest distance in sigmas that is written as a number."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
 class Digits:
-    """How a number is written: ``10**exponent`` is taken out, so many decimals are left."""
+    """Power of ten, ``10**exponent``, and number of decimals with which a number is written."""
 
     decimals: int
     exponent: int = 0
 
     @classmethod
     def of(cls, value: float, error: float) -> "Digits":
-        """Two digits of the error, or three of a value without one."""
-        # What rounding leaves is no error.
+        """Choose two digits of the error, or three of a value without one."""
+        # An error at the level of rounding counts as none.
         known = math.isfinite(error) and error > 1e-9 * abs(value)
         size = error if known else abs(value)
         if not math.isfinite(size) or size == 0:
             return cls(0)
-        # As rounded: .0996 is .10 and has one decimal less than it seems.
+        # Rounded first: .0996 becomes .10, which needs one decimal less.
         last = int(f"{size:.{1 if known else 2}e}".split("e")[1]) - (1 if known else 2)
         largest = max(abs(value) if math.isfinite(value) else 0.0, size)
         leading = math.floor(math.log10(largest))
@@ -41,13 +41,13 @@ class Digits:
         return cls(max(-last, 0))
 
     def write(self, number: float) -> str:
-        """The number without the power of ten; a dash where there is none."""
+        """Return the number without the power of ten; a dash where there is none."""
         if math.isnan(number):
             return "–"
         if math.isinf(number):
             return "∞" if number > 0 else f"{MINUS}∞"
         text = f"{number / 10.0**self.exponent:,.{self.decimals}f}"
-        # The sign of a rounded zero says nothing.
+        # Without the sign of a rounded zero.
         return text.lstrip("-") if not float(text.replace(",", "")) else text.replace("-", MINUS)
 
     @property
@@ -57,7 +57,7 @@ class Digits:
 
 
 def with_error(value: float, error: float) -> str:
-    """``0.0123 ± 0.0015``, ``(1.23 ± 0.15)·10⁻⁵``, or a value alone where there is no error."""
+    """Return ``0.0123 ± 0.0015``, ``(1.23 ± 0.15)·10⁻⁵``, or the value alone without an error."""
     digits = Digits.of(value, error)
     if not math.isfinite(error) or not math.isfinite(value):
         return digits.write(value) + digits.power * math.isfinite(value)
@@ -66,18 +66,18 @@ def with_error(value: float, error: float) -> str:
 
 
 def floor_of(number: Measured) -> str:
-    """The floor in the digits of its own spread: it may be far below the number."""
+    """Return the floor, rounded by its own spread: it may be far below the number."""
     digits = Digits.of(number.floor, number.spread)
     return digits.write(number.floor) + digits.power * math.isfinite(number.floor)
 
 
 def sigmas_in_words(sigmas: float) -> str:
-    """``5.3 σ``; nothing where nothing can be said."""
+    """Return ``5.3 σ``, or nothing where it is unknown."""
     if math.isnan(sigmas):
         return ""
     return f"> {FAR:.0f} σ" if sigmas > FAR else f"{sigmas:.1f} σ"
 
 
 def level_of(sigmas: float) -> int | None:
-    """Which colour a distance from the floor has, from 0 (at the floor) to ``len(LEVELS)``; None where unknown."""
+    """Return the colour level of a distance from the floor, 0 (at the floor) to ``len(LEVELS)``; None if unknown."""
     return None if math.isnan(sigmas) else sum(sigmas >= level for level in LEVELS)

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation as rows and cells of tables."""
+"""Tables of the numbers of an evaluation."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,14 +40,14 @@ SUBJECTS = {
     "high": "of the observables",
     "low": "of the cells",
 }
-"""What numbers are about that are not about a group of observables, in words."""
+"""Subjects of numbers that belong to no group of observables, in words."""
 WHOLE = ("fpd", "kpd", "auc", "jsd", "precision", "recall", "density", "coverage", "correlation", "image")
 """Kinds of numbers of all showers alone, as listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A number in a table; ``level`` is the colour of its distance from the floor, None where that is not known."""
+    """Number in a table; ``level`` is the colour of its distance from the floor, None where unknown."""
 
     text: str = ""
     floor: str = ""
@@ -58,7 +58,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of a table; its meaning is that of so many lines, of none where a line above has it."""
+    """Line of a table; its meaning spans so many lines, none where a line above shows it."""
 
     label: str
     cells: tuple[Cell, ...]
@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table; ``heads`` are those of its cells, each with what it means."""
+    """Table; ``heads`` are its column heads, each with its meaning."""
 
     caption: str
     first: str
@@ -77,7 +77,7 @@ class Table:
 
 
 def cell_of(name: str, number: Measured) -> Cell:
-    """The cell of a number."""
+    """Return the cell of a number."""
     sigmas = away(name, number)
     if number.value == number.error == number.floor == 0:
         return Cell(text="0", level=0)
@@ -93,9 +93,9 @@ def cell_of(name: str, number: Measured) -> Cell:
 def groups_table(
     caption: str, groups: Sequence[str], labels: Mapping[str, str], numbers: Mapping[str, Measured]
 ) -> Table:
-    """One row for each group of observables that has numbers, one column for each kind of number.
+    """Return one row for each group of observables, one column for each kind of number.
 
-    How often observables are missing is told where it is not at its floor.
+    The share of missing observables is listed where it is not at its floor.
     """
     names = [name for name in (f"missing/{group}" for group in groups) if name in numbers]
     lacking = any(away(name, numbers[name]) > AT_FLOOR for name in names)
@@ -106,7 +106,7 @@ def groups_table(
 
 
 def profiles_table(caption: str, observer: Observer, numbers: Mapping[str, Measured]) -> Table:
-    """One row for each profile."""
+    """Return one row for each profile."""
     labels = {
         name: f"{name.replace('_', ' ')}: {profile.title} against {profile.axis}"
         for name, profile in observer.profiles.items()
@@ -138,7 +138,7 @@ def _first(kinds: Sequence[str], group: str, numbers: Mapping[str, Measured]) ->
 def list_table(
     caption: str, numbers: Mapping[str, Measured], kinds: Sequence[str], labels: Mapping[str, str]
 ) -> Table:
-    """One row for each number of some kinds, with what it means."""
+    """Return one row for each number of some kinds, with its meaning."""
     rows: list[Row] = []
     for kind in kinds:
         names = [name for name in numbers if name.split("/")[0] == kind]
@@ -155,7 +155,7 @@ def list_table(
 
 
 def not_computed(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What is not there of all showers, that of one reason together, and why."""
+    """Return the numbers of all showers that are missing, grouped by reason."""
     absent: dict[str, list[str]] = {}
     for what, reason in evaluation.absent.items():
         if what not in evaluation.binning.labels:
@@ -164,7 +164,7 @@ def not_computed(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def units_table(evaluation: Evaluation, slot: int = -1) -> Table:
-    """Means, standard deviations and Wasserstein distances in the observables' units."""
+    """Return means, standard deviations and Wasserstein distances in the observables' units."""
     real, fake = evaluation.real_part, evaluation.fake_part
     features, labels = evaluation.observer.features, evaluation.observer.labels
     numbers, (real_name, fake_name) = evaluation.slots[slot], evaluation.names
@@ -202,7 +202,7 @@ def _deviation(part: Part, slot: int, column: int) -> Cell:
 
 
 def name_in_words(name: str, labels: Mapping[str, str]) -> str:
-    """What a number is about, such as ``separation: lateral width [mm]``."""
+    """Return a number's name in words, such as ``separation: lateral width [mm]``."""
     kind, *subject = name.split("/")
     title = KINDS[kind].title
     if not subject:
@@ -212,7 +212,7 @@ def name_in_words(name: str, labels: Mapping[str, str]) -> str:
 
 
 def set_in_words(name: str, observer: Observer) -> str:
-    """What a set of correlations is between, such as ``between the layers: E_layer / E_vis``."""
+    """Return a set of correlations in words, such as ``between the layers: E_layer / E_vis``."""
     if name in observer.indexed_by:
         return f"between the {observer.indexed_by[name]}s: {observer.labels[name]}"
     return "between observables"
@@ -220,7 +220,7 @@ def set_in_words(name: str, observer: Observer) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The outcome in a few numbers: the score and its floor, how many numbers are at their floors, the worst."""
+    """Summary of a report: the score and its floor, how many numbers are at their floors, and the worst."""
 
     score: str
     score_floor: str
@@ -230,7 +230,7 @@ class Verdict:
 
 
 def verdict_of(evaluation: Evaluation) -> Verdict:
-    """The outcome; numbers of single layers or channels are left to those of their group."""
+    """Summarise an evaluation; numbers of single layers or channels count only through their group."""
     numbers, labels = evaluation.numbers, evaluation.observer.labels
     judged = {name: sigmas for name, sigmas in _distances(numbers) if name.count("/") < 2}
     worst: dict[str, str] = {}

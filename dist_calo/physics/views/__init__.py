@@ -1,1 +1,1 @@
-"""What validation looks at, by read-out."""
+"""Observables and comparisons of validation during training, by read-out."""

@@ -1,4 +1,4 @@
-"""What the views of read-outs whose showers become rows of features share."""
+"""Common part of the views of read-outs whose showers become rows of features."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -10,7 +10,7 @@ from dist_calo.physics.observables.features import Feature, FeatureSummary, Rang
 
 
 class FeatureView:
-    """The part of a `dist_calo.physics.views.view.View` that does not depend on what is observed.
+    """Part of a `dist_calo.physics.views.view.View` that is the same for all read-outs.
 
     Args:
         geometry: the read-out.
@@ -29,7 +29,7 @@ class FeatureView:
         return self._ranges is not None
 
     def observe(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
-        """The features of showers (n, *shape) of incident energies (n,) in GeV, shape (n, F), or NaN."""
+        """Return the features (n, F) of showers (n, *shape) of incident energies (n,) in GeV, NaN where missing."""
         raise NotImplementedError
 
     def extremes(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ class FeatureView:
         self._ranges = Ranges.from_extremes(extremes)
 
     def summary(self) -> "ObservedShowers":
-        """An empty summary.
+        """Return an empty summary.
 
         Raises:
             ValueError: if the bins are not settled.

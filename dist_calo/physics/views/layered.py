@@ -1,4 +1,4 @@
-"""Showers in layers: the energy of each layer, how the layers go together, and what lies within one.
+"""Validation of showers in layers: the energy of each layer, their correlations, and the shapes in layers.
 
 With ``E_i`` the energy in layer i and ``E_vis`` their sum, the columns are ``layer_energy`` E_i in GeV, ``share`` the
 logarithm of E_i / E_vis to base 10, ``response`` E_vis / E_inc, ``depth`` the energy-weighted layer and ``depth_width``
@@ -36,22 +36,22 @@ RATIOS = ("layer_energy", "width", "hit_share", *OF_SHOWER)
 
 
 def hit_threshold(geometry: LayeredReadout) -> float:
-    """Energy in GeV above which a cell counts as hit."""
+    """Return the energy in GeV above which a cell counts as hit."""
     if not isinstance(geometry, CylindricalLayers):
         return GRID_THRESHOLD
     return FEW_CELLS_THRESHOLD if geometry.cells < FEW_CELLS else MANY_CELLS_THRESHOLD
 
 
 def length_unit(geometry: LayeredReadout) -> str:
-    """Unit of `cell_positions`: mm, or none where lengths are parts of the layer's size."""
+    """Return the unit of `cell_positions`: mm, or none where lengths are relative to the layer's size."""
     return "" if isinstance(geometry, LayeredGrid) and geometry.cell_sizes is None else "mm"
 
 
 def cell_positions(geometry: LayeredReadout) -> np.ndarray:
-    """Where the cells are in the plane of their layer, shape (V, 3): x along phi, y along eta, and the squared radius.
+    """Return cell positions in the plane of their layer (V, 3): x along phi, y along eta, squared radius.
 
     In mm about the middle of the layer; in units of the layer's size where the geometry does not tell the cells'. A
-    ring that is not cut in sectors has a radius, but x and y are NaN: it does not tell in which direction energy lies.
+    ring that is not cut in sectors has a radius, but x and y are NaN: its direction is undefined.
     """
     layers: list[np.ndarray] = []
     if isinstance(geometry, LayeredGrid):
@@ -75,7 +75,7 @@ def cell_positions(geometry: LayeredReadout) -> np.ndarray:
 
 
 class LayerView(FeatureView):
-    """See `dist_calo.physics.views.view.View`."""
+    """Validation of showers in layers; see `dist_calo.physics.views.view.View`."""
 
     headlines = (
         "separation/layer_energy",
@@ -102,7 +102,7 @@ class LayerView(FeatureView):
         super().__init__(geometry, features, "cells")
 
     def observe(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
-        """The features of showers (n, V) in GeV of incident energies (n,) in GeV, shape (n, F)."""
+        """Return the features of showers (n, V) in GeV of incident energies (n,) in GeV, shape (n, F)."""
         columns: dict[str, list[np.ndarray]] = {group: [] for group in PER_LAYER}
         for part in self._slices:
             cells, (x, y, square_radius) = showers[:, part], self._positions[part].T
@@ -131,9 +131,9 @@ class LayerView(FeatureView):
         return compared(fake, real, detailed=("layer_energy",))
 
     def score(self, numbers: dict[str, float]) -> float:
-        """Mean separation power of all observables, plus two mean differences.
+        """Return the mean separation power of all observables, plus two mean differences.
 
-        They are that of the shares of showers that have an observable and that of the layers' correlations.
+        These are of the shares of showers that have an observable and of the layers' correlations.
         """
         groups = (*PER_LAYER, *OF_SHOWER)
         # Geant4 showers in rings without sectors have no centre to compare.

@@ -1,4 +1,4 @@
-"""How showers of each read-out are looked at: their observables, how two samples are compared, and the pictures."""
+"""Validation of showers during training, by read-out: observables, comparison and pictures."""
 
 import importlib
 from collections.abc import Callable
@@ -23,7 +23,7 @@ VIEWS: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """A few showers to be drawn one by one.
+    """Showers to be drawn one by one.
 
     Attributes:
         real: Geant4 showers, shape (n, *geometry.shape).
@@ -37,37 +37,37 @@ class Examples:
 
 
 class View(Protocol):
-    """How showers of one read-out are looked at."""
+    """Observables and comparison of the showers of one read-out during training."""
 
     @property
     def headlines(self) -> tuple[str, ...]:
-        """The numbers that are shown at a glance."""
+        """Names of the numbers that the log shows."""
 
     @property
     def settled(self) -> bool:
-        """Whether the bins are known, so that no look at the real showers is needed first."""
+        """True once the bins are known and no real shower is needed to choose them."""
 
     def extremes(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
-        """Numbers whose maximum over all real showers decides the bins, shape (k,), float64; n may be 0."""
+        """Return numbers (k,), float64, whose maximum over all real showers decides the bins; n may be 0."""
 
     def settle(self, extremes: np.ndarray) -> None:
         """Decide the bins from these maxima."""
 
     def summary(self) -> Any:
-        """An empty `SumState` with these bins; its ``update(showers, energies)`` adds showers."""
+        """Return an empty `SumState` with these bins; its ``update(showers, energies)`` adds showers."""
 
     def numbers(self, fake: Any, real: Any) -> dict[str, float]:
-        """The comparison in numbers, by name."""
+        """Compare two samples and return the numbers by name."""
 
     def score(self, numbers: dict[str, float]) -> float:
-        """One number of the comparison, of which the best checkpoint has least."""
+        """Return one number for the whole comparison; the best checkpoint has the lowest."""
 
     def pictures(self, real: Any, fake: Any, examples: Examples) -> "dict[str, Callable[[], Figure]]":
-        """Functions that draw the comparison, by name."""
+        """Return functions that draw the comparison, by name."""
 
 
 def view_of(geometry: Geometry) -> View:
-    """The view of a read-out."""
+    """Return the view of a read-out."""
     module, name = VIEWS[geometry.kind].split(":")
     view: View = getattr(importlib.import_module(module), name)(geometry)
     return view

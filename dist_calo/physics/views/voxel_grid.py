@@ -1,4 +1,4 @@
-"""Showers on a voxel grid, as `dist_calo.physics.observables.shower_summary` measures them."""
+"""Validation of showers on a voxel grid, from `dist_calo.physics.observables.shower_summary`."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ ENERGY_BINS = 9
 
 
 class VoxelView:
-    """See `dist_calo.physics.views.view.View`.
+    """Validation of showers on a voxel grid; see `dist_calo.physics.views.view.View`.
 
     Args:
         geometry: the grid.
@@ -56,7 +56,7 @@ class VoxelView:
         return compared(fake, real)
 
     def score(self, numbers: dict[str, float]) -> float:
-        """Mean relative error of the profiles, plus that of the response."""
+        """Return the mean relative error of the profiles plus that of the response."""
         profiles = [value for name, value in numbers.items() if name.startswith("profile_error/")]
         return sum(profiles) / len(profiles) + abs(numbers["response_ratio"] - 1.0)
 

@@ -1,4 +1,4 @@
-"""Waveforms of detectors side by side: the amplitude and the time of each pulse, and how they go together.
+"""Validation of waveforms of detectors: amplitude and time of each pulse, and their correlations.
 
 The scores are those of Fakanov and Ratnikov: the mean over the detectors of the Wasserstein-1 distance of the
 amplitudes and of the times, and the mean absolute difference of the correlation matrices of both. A channel under five
@@ -30,7 +30,7 @@ BATCH = 256
 
 
 class SignalView(FeatureView):
-    """See `dist_calo.physics.views.view.View`."""
+    """Validation of waveforms; see `dist_calo.physics.views.view.View`."""
 
     headlines = (*SCORES, "fraction/time")
 
@@ -44,7 +44,7 @@ class SignalView(FeatureView):
         super().__init__(geometry, features, "waveform")
 
     def observe(self, showers: np.ndarray, energies: np.ndarray) -> np.ndarray:
-        """Amplitudes and times of events (n, channels, samples), shape (n, 2 channels)."""
+        """Return the amplitudes and times of events (n, channels, samples), shape (n, 2 channels)."""
         import torch
 
         from dist_calo.pulses import amplitudes_and_times
@@ -63,7 +63,7 @@ class SignalView(FeatureView):
         return compared(fake, real, detailed=("amplitude", "time"), share=SHARE)
 
     def score(self, numbers: dict[str, float]) -> float:
-        """Mean separation power of amplitudes and times, plus both correlation differences and the missing times."""
+        """Return the mean separation power plus both correlation differences and the share of missing times."""
         terms = ("separation/amplitude", "separation/time", "correlation/amplitude", "correlation/time")
         values = [numbers[name] for name in (*terms, "fraction/time")]
         return sum(values) if all(math.isfinite(value) for value in values) else math.inf

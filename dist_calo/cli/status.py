@@ -14,7 +14,7 @@ from dist_calo.cli.command_line import one_line_parser
 from dist_calo.config import CheckpointConfig, RunConfig, TrackingConfig
 from dist_calo.errors import CheckpointError
 from dist_calo.files import is_sound, read_json
-from dist_calo.leases import RunLock
+from dist_calo.leases.lease import Lease
 
 DESCRIPTION = """Where the run of a checkpoint folder stands: steps, checkpoints, MLflow run, and how to go on.
 
@@ -152,7 +152,7 @@ def queued(names: Sequence[str]) -> dict[str, str]:
 
 def _writer(folder: Path) -> str | None:
     """What the lock beside the checkpoints says of a job that trains there; nothing where it cannot be asked."""
-    lock = RunLock(folder / "lock")
+    lock = Lease(folder / "lock")
     with suppress(OSError):
         return f"now: {folder / 'lock'}{lock.held_by}" if lock.is_busy() else None
     return None

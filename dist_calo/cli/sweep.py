@@ -12,8 +12,8 @@ from dist_calo.cli.command_line import build_config, config_parser, one_line_par
 from dist_calo.cli.rank_runner import Job, on_ranks
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER, ConfigError
+from dist_calo.launching.environment import SWEEP_JOB, job_start
 from dist_calo.sweeping.definition import Sweep, read_sweep
-from dist_calo.sweeping.owner import JOB_VARIABLE, batch_job
 
 if TYPE_CHECKING:
     import argparse
@@ -83,7 +83,7 @@ def _supervised(line: list[str], ranks: int) -> int:
     from dist_calo.sweeping.study import claims
 
     order = _read(line).options
-    os.environ[JOB_VARIABLE] = ":".join(map(str, batch_job()))
+    os.environ[SWEEP_JOB] = ":".join(map(str, job_start()))
     while True:
         before = claims(order.folder)
         code = run_local([sys.executable, "-m", "dist_calo.cli.sweep", "run", *line], ranks)

@@ -5,19 +5,19 @@ While ``OUT`` is made there is a folder ``OUT.parts`` beside it::
     what.json           what is being made, so that another order is not mixed in
     part-0000012.h5     rows [12 P, 13 P) of OUT; under this name only once it is complete and on disk
     .part-0000013...    a part under way
-    lock                held by the process that leads, where the file system has locks
+    lock                the lease of the process that leads
 
 Joining copies the HDF5 chunks of the cells as they are stored, compressed. At that time the disk holds everything
 twice.
 """
 
-import fcntl
 import json
 import math
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from dist_calo.data.formats import open_file
 from dist_calo.data.formats.whole_files import abandon
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.files import publish, read_json, write_whole, writing
+from dist_calo.leases.lease import Lease
 
 if TYPE_CHECKING:
     import h5py
@@ -78,7 +79,8 @@ class PartFolder:
         self.out = out
         self.folder = out.with_name(f"{out.name}.parts")
         self._what = self.folder / "what.json"
-        self._lock: int | None = None
+        self._lease = Lease(self.folder / "lock")
+        self._held = ExitStack()
 
     def path(self, number: int) -> Path:
         """File of a part."""
@@ -102,7 +104,7 @@ class PartFolder:
         wanted = json.loads(json.dumps(what))
         try:
             self.folder.mkdir(exist_ok=True)
-            self._take_lock()
+            self._take_lease()
             try:
                 self._require_same(wanted)
             except ConfigError:
@@ -136,24 +138,17 @@ class PartFolder:
                     f"{_told(begun.get(name))}; {remedy}"
                 )
 
-    def _take_lock(self) -> None:
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
+    def _take_lease(self) -> None:
+        if not self._lease.wait(timeout_s=0.0):
             raise DataError(
-                f"{self.folder}: another process is making {self.out.name}; wait for it or name another --out"
-            ) from None
-        except OSError:
-            # A file system without locks: nothing is told of other processes.
-            self.close()
+                f"{self.folder}{self._lease.held_by}: another process is making {self.out.name}; wait for it or name "
+                "another --out"
+            )
+        self._held.enter_context(self._lease.kept())
 
     def close(self) -> None:
-        """Let go of the lock."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Let other processes in."""
+        self._held.close()
 
     def join(self, cut: Cut) -> Iterator[int]:
         """Join all parts into the file, and remove them; yields after each part how many showers in it are empty.

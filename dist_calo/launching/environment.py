@@ -47,8 +47,31 @@ _NUMBER = re.compile(r"\s*(0|[1-9][0-9]{0,9})\s*", re.ASCII)
 _HOROVOD_MPI_FLAGS = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "^openib"}
 
 
+SWEEP_JOB = "DIST_CALO_SWEEP_JOB"
+"""Variable that hands `job_start` to ranks whose launcher hides SLURM's variables."""
+
+
 class RanksNotStartedError(LaunchError):
     """Ranks were asked for in a batch job, and nothing has started them yet: ``--launch`` may."""
+
+
+def batch_job() -> str:
+    """Return the job that this process belongs to, ``-`` if to none; the nodes of an elastic run may be of several."""
+    return os.environ.get("DIST_CALO_JOB") or os.environ.get("SLURM_JOB_ID") or "-"
+
+
+def restarted() -> bool:
+    """Return whether this job was started before: requeued by SLURM, or its ranks anew by an elastic launcher."""
+    starters = ("SLURM", "TORCHELASTIC", "DIST_CALO")
+    return any(whole_number(os.environ, f"{by}_RESTART_COUNT", 0) for by in starters)
+
+
+def job_start(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Return the name of the SLURM job and how often it was started anew; an empty name outside of one."""
+    if SWEEP_JOB in environ:
+        job, _, start = environ[SWEEP_JOB].rpartition(":")
+        return job, whole_number({SWEEP_JOB: start}, SWEEP_JOB)
+    return environ.get("SLURM_JOB_ID", ""), whole_number(environ, "SLURM_RESTART_COUNT", 0)
 
 
 def find_world(environ: Mapping[str, str], node: str | None = None, process: int | None = None) -> World:

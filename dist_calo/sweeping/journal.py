@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from dist_calo.errors import ConfigError, MissingComponentError
 from dist_calo.files import from_json, writing
-from dist_calo.sweeping.lock import Lock
+from dist_calo.leases.short_lock import ShortLock
 
 _Log = make_dataclass(
     "_Log",
@@ -135,7 +135,7 @@ class Journal:
             self._file.append_logs(logs)
 
 
-class _RepairingLock(Lock):
+class _RepairingLock(ShortLock):
     """Before anything is appended, cuts off half a line that a killed process or node has left."""
 
     def __init__(self, journal: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_calo.config import RunConfig, TrackingConfig, flattened
-from dist_calo.sweeping.lock import locked
+from dist_calo.leases.short_lock import locked
 from dist_calo.sweeping.study import Study, Task
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.tracking.records import Record
@@ -132,7 +132,7 @@ class SweepRecord:
         }
         try:
             is_parent = run_id == self.run_id(None)
-            with locked(self.study.folder, "record"):
+            with locked(self.study.folder / "record.lock"):
                 spool = Spool.open(self.study.folder.absolute() / "spool", run_id, identity)
                 if not spool.lock():
                     return False

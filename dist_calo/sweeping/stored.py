@@ -8,8 +8,8 @@ from typing import Any
 
 from dist_calo.errors import ConfigError
 from dist_calo.files import read_json, write_whole
+from dist_calo.leases.short_lock import locked
 from dist_calo.sweeping.definition import Sweep, read_definition
-from dist_calo.sweeping.lock import locked
 
 CHANGEABLE = ("trials", "abandoned_after_s")
 """What commands that join a study may raise."""
@@ -29,7 +29,7 @@ def store(folder: Path, sweep: Sweep) -> str:
         OSError: if it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, "study"):
+    with locked(folder / "study.lock"):
         stored, uid = sweep, uuid.uuid4().hex[:12]
         if (folder / "sweep.json").exists():
             known, uid = stored_sweep(folder)

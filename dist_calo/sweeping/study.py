@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 from dist_calo.config import TrainConfig
 from dist_calo.errors import ConfigError
 from dist_calo.files import read_bytes
+from dist_calo.leases.short_lock import locked
+from dist_calo.leases.signs_of_life import Process, last_beat
+from dist_calo.sweeping.claim import Claim, is_locked
 from dist_calo.sweeping.definition import Sweep
 from dist_calo.sweeping.journal import Journal, load_optuna
-from dist_calo.sweeping.lock import locked
-from dist_calo.sweeping.owner import Owner, is_held, last_beat
 from dist_calo.sweeping.space import Value
 from dist_calo.sweeping.stored import store, stored_sweep
 
@@ -50,7 +51,7 @@ class Task:
     chosen: dict[str, Value]
     folder: Path
     resumed: bool
-    owner: Owner
+    owner: Claim
     """This worker."""
 
 
@@ -74,7 +75,7 @@ class Study:
         except KeyError:
             raise ConfigError(f"{folder}/journal.log: holds no study; name another folder") from None
         self._id = self._storage.get_study_id_from_name(NAME)
-        self._here = Owner.here()
+        self._here = Process.here()
         self._beats: dict[int, float] = {}
         self._held_until: dict[int, float] = {}
 
@@ -113,7 +114,7 @@ class Study:
 
     def _make(self, optuna: Any) -> None:
         """The study in the journal, and every combination of a grid in its queue, also where a worker died halfway."""
-        with locked(self.folder, "study"):
+        with locked(self.folder / "study.lock"):
             names = [study.study_name for study in self._storage.get_all_studies()]
             if NAME not in names and any(self.folder.glob("trials/*/owner.json")):
                 raise ConfigError(
@@ -181,7 +182,7 @@ class Study:
         """
         self._beats, self._held_until = {}, {}
         while not stop():
-            with locked(self.folder, "study"):
+            with locked(self.folder / "study.lock"):
                 self._reread()
                 task, unsure = self._orphan()
                 if task is None and len(self.trials) < self.sweep.total:
@@ -230,7 +231,7 @@ class Study:
 
     def _if_ours(self, task: Task, say: Callable[[], None]) -> bool:
         # Trials are taken over under this lock.
-        with locked(self.folder, "study"):
+        with locked(self.folder / "study.lock"):
             ours = task.owner.holds(task.folder)
             if ours:
                 say()
@@ -248,9 +249,9 @@ class Study:
             if trial.state != self._states.RUNNING:
                 continue
             folder = self.trial_folder(trial.number)
-            owner = Owner.of(folder)
+            owner = Claim.of(folder)
             if owner is not None and not owner.is_known_dead(self._here):
-                stamp, silence = last_beat(folder, self.folder / f".now.{self._here.host}.{self._here.pid}")
+                stamp, silence = last_beat(folder / "beat", self.folder)
                 if silence <= self.sweep.abandoned_after_s:
                     # A beat since we first looked: somebody is at work.
                     unsure |= stamp == self._beats.setdefault(trial.number, stamp)
@@ -269,7 +270,7 @@ class Study:
         """Whether a process that gives no other sign of life holds the trial, or writes its run."""
         from dist_calo.tracking.spool import Spool
 
-        if is_held(self.trial_folder(number)):
+        if is_locked(self.trial_folder(number)):
             return True
         with suppress(FileNotFoundError):  # sent meanwhile
             spools = [
@@ -278,7 +279,7 @@ class Study:
             return any(spool.is_busy() for spool in spools)
         return False
 
-    def _claimed(self, trial: "FrozenTrial", owner: Owner | None) -> Task | None:
+    def _claimed(self, trial: "FrozenTrial", owner: Claim | None) -> Task | None:
         """Take the trial over; None if it is no use."""
         folder = self.trial_folder(trial.number)
         noted = noted_failure(folder)
@@ -288,9 +289,7 @@ class Study:
             lost = f"its worker died {ATTEMPTS} times at step {step}, the last time on {owner.host if owner else '?'}"
             self._give_up(trial.number, noted or lost)
             return None
-        claim = Owner.here(attempt=attempt, step=step)
-        claim.write(folder)
-        (folder / "beat").touch()
+        claim = Claim.make(folder, attempt=attempt, step=step)
         # Its worker may have died before all settings were chosen; those that were are given again.
         self.optuna.sampler = self._sampler(trial.number)
         again = load_optuna().trial.Trial(self.optuna, self._trial_id(trial.number))
@@ -302,9 +301,7 @@ class Study:
         number = len(self.trials)
         folder = self.trial_folder(number)
         # The owner comes first: a trial without one would have to be left to its fate or be taken at once.
-        claim = Owner.here()
-        claim.write(folder)
-        (folder / "beat").touch()
+        claim = Claim.make(folder)
         self.optuna.sampler = self._sampler(number)
         trial = self.optuna.ask()
         if trial.number != number:

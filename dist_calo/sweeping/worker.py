@@ -16,10 +16,10 @@ from dist_calo.comm import CommunicationError
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_PREEMPTED, ConfigError, TrainingError, UserError
+from dist_calo.leases.signs_of_life import Beat
 from dist_calo.models import check_model
 from dist_calo.objectives import OBJECTIVES
 from dist_calo.sweeping.definition import Configure, Sweep
-from dist_calo.sweeping.owner import Beat
 from dist_calo.sweeping.record import SweepRecord
 from dist_calo.sweeping.study import PRUNED, TAKEN, Study, Task, note_failure
 from dist_calo.sweeping.table import trial_line
@@ -130,7 +130,7 @@ class Worker:
     def _train(self, assignment: Assignment, stop: StopRequest) -> bool:
         """Train one trial; False if the worker has to stop."""
         task, config = assignment.task, assignment.config
-        beat = None if self._study is None else Beat(task.folder, self._sweep.abandoned_after_s, task.owner)
+        beat = None if self._study is None else task.owner.beat(task.folder, self._sweep.abandoned_after_s)
         try:
             with (
                 beat or nullcontext(),

@@ -24,14 +24,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dist_calo.errors import TrackingError
 from dist_calo.files import read_bytes, read_json, write_whole
-from dist_calo.leases import SILENT_AFTER_S, RunLock, flock, restarted
+from dist_calo.launching.environment import restarted
+from dist_calo.leases.lease import SILENT_AFTER_S, Lease
+from dist_calo.leases.signs_of_life import flocked
 from dist_calo.masking import hidden
 from dist_calo.tracking.records import Identity, Record, line_at, read_refused, record_of, require_ordinary
 
@@ -64,7 +66,7 @@ class Spool:
         """Like ``sent``, while the disk takes no note of it."""
         self.lost = 0
         """Records that the store refused and the disk did not take."""
-        self._lock = RunLock(folder / "lock")
+        self._lock = Lease(folder / "lock")
 
     @classmethod
     def open(cls, root: Path, run_id: str | None, identity: Mapping[str, Any]) -> "Spool":
@@ -218,15 +220,11 @@ class Spool:
     @contextmanager
     def sending(self) -> Iterator[bool]:
         """Keep others from sending the run meanwhile; False if another process or thread sends it now."""
-        try:
-            handle = os.open(self.folder / "sending", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError:  # a full disk: a record that two send counts once
-            yield True
-            return
-        try:
-            yield flock(handle) is not False
-        finally:
-            os.close(handle)
+        with ExitStack() as stack:
+            alone = True
+            with suppress(OSError):  # a full disk: a record that two send counts once
+                alone = stack.enter_context(flocked(self.folder / "sending", create=True)) is not False
+            yield alone
 
     def append(self, records: Iterable[Record]) -> None:
         """Write records to the end of the journal, on disk when this returns.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from dist_calo.config import TrackingConfig
-from dist_calo.leases import batch_job
+from dist_calo.launching.environment import batch_job
 from dist_calo.tracking.pictures import Artist, Drawable
 from dist_calo.tracking.records import Record
 from dist_calo.tracking.spool import Spool

@@ -20,7 +20,6 @@ import re
 import shutil
 import socket
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +29,7 @@ import torch
 
 from dist_calo.errors import CheckpointError, remedy
 from dist_calo.files import is_sound, open_ordinary, read_json, seal_of, write_whole
-from dist_calo.leases import BEAT_EVERY_S, RunLock
+from dist_calo.leases.lease import Lease
 from dist_calo.masking import hidden
 
 FORMAT_VERSION = 2
@@ -103,7 +102,7 @@ class CheckpointFolder:
         """
         is_new = not self.folder.exists()
         self.require_writable()
-        lock, end = RunLock(self.folder / "lock"), threading.Event()
+        lock = Lease(self.folder / "lock")
         try:
             if not lock.wait():
                 raise CheckpointError(
@@ -116,22 +115,13 @@ class CheckpointFolder:
                     self.folder.rmdir()
             raise
 
-        def beat() -> None:
-            while not end.wait(BEAT_EVERY_S):
-                with suppress(OSError):
-                    lock.beat()
-
-        beats = threading.Thread(target=beat, name="checkpoint-lock", daemon=True)
-        beats.start()
         try:
-            yield
+            with lock.kept(remove=True):
+                yield
         finally:
-            end.set()
-            beats.join()
-            with suppress(OSError):
-                lock.release(remove=True)
-                if is_new:
-                    self.folder.rmdir()  # which fails unless the run was refused before it saved anything
+            if is_new:
+                with suppress(OSError):  # it is kept unless the run was refused before it saved anything
+                    self.folder.rmdir()
 
     def save(self, state: Mapping[str, Any], summary: Mapping[str, Any], *, best: bool = False) -> Path:
         """Write a checkpoint and remove those that are no longer kept.

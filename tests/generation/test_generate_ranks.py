@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -220,7 +221,9 @@ def test_two_processes_do_not_make_the_same_file(checkpoint, tmp_path, capsys):
     folder = PartFolder(tmp_path / "fake.h5")
     folder.open({"n": 1}, renew=False)
     assert generate(["--checkpoint", checkpoint, "--out", str(tmp_path / "fake.h5"), *ORDER]) == EXIT_USER
-    assert "another process is making fake.h5" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "another process is making fake.h5" in said
+    assert f"held by {socket.gethostname()}" in said
     folder.close()
 
 

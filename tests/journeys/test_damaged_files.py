@@ -17,10 +17,11 @@ from dist_calo.data.shards import build_manifest, read_manifest
 from dist_calo.deployment.registry import read_metrics
 from dist_calo.errors import UserError
 from dist_calo.generation.partial_output import PartFolder
-from dist_calo.leases import RunLock
+from dist_calo.leases import short_lock
+from dist_calo.leases.lease import Lease
 from dist_calo.scaling.plan import PLAN_FILE, read_plan
 from dist_calo.scaling.summary import summarise
-from dist_calo.sweeping import lock, study
+from dist_calo.sweeping import study
 from dist_calo.sweeping.definition import read_definition
 from dist_calo.tracking.server import address_of
 from dist_calo.tracking.spool import Spool
@@ -166,7 +167,7 @@ def checkpoints(folder):
     (folder / "lock").write_text("other 7\n")
 
     def lock_of():
-        found = RunLock(folder / "lock")
+        found = Lease(folder / "lock")
         with suppress(OSError):  # as it says, and as its users know
             return found.held_by, found.is_busy(), found.acquire(), found.release()
 
@@ -272,7 +273,7 @@ def kind(request, tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "PIPE_WITHIN_S", 0.01)
     monkeypatch.setattr(study, "POLL_S", 0.01)
     monkeypatch.setattr(study, "HELD_S", 0.05)
-    monkeypatch.setattr(lock, "ABANDONED_S", 0.2)
+    monkeypatch.setattr(short_lock, "ABANDONED_S", 0.2)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     folder = tmp_path / "sound"

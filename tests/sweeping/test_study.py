@@ -1,11 +1,9 @@
 """A study that several workers share: every trial is made once, and a dead worker's is gone on with."""
 
-import itertools
 import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,9 +13,9 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from dist_calo.errors import ConfigError
-from dist_calo.sweeping import lock
+from dist_calo.leases.signs_of_life import Beat, Process
+from dist_calo.sweeping.claim import BEATS, Claim
 from dist_calo.sweeping.journal import cut_to_whole_lines
-from dist_calo.sweeping.owner import BEATS, Beat, Owner, batch_job, last_beat
 from dist_calo.sweeping.picture import draw
 from dist_calo.sweeping.study import ATTEMPTS, PRUNED, TAKEN, Study, note_failure
 from dist_calo.sweeping.table import summary, table, trial_line
@@ -41,7 +39,7 @@ def states(study: Study) -> Counter:
 
 def forget(folder: Path, **changes) -> None:
     """Let a trial belong to a process that is not this one."""
-    owner = Owner.of(folder)
+    owner = Claim.of(folder)
     assert owner is not None
     replace(owner, **changes).write(folder)
 
@@ -128,7 +126,7 @@ def test_a_living_workers_trial_is_left_to_it(tmp_path):
     study = join(tmp_path, trials=1, abandoned_after_s=BEATS * 0.1)
     task = study.next()
     elsewhere(study, task)
-    with Beat(task.folder, BEATS * 0.1):
+    with Beat(task.folder / "beat", 0.1):
         assert study.next() is None
     assert study.report(task, 10, 1.0, last=False) == TAKEN
 
@@ -139,7 +137,7 @@ def test_a_halted_worker_that_holds_a_lock_is_not_dead(tmp_path, monkeypatch, si
     study = join(tmp_path, trials=2, abandoned_after_s=0.3)
     task = study.next()
     elsewhere(study, task)
-    held = Beat(task.folder, 1000.0)
+    held = Beat(task.folder / "beat", 100.0)
     if sign == "run":
         held = ExitStack()
         identity = {"uri": "http://127.0.0.1:9", "experiment": "sweeps", "run_name": study.run_name(0)}
@@ -150,7 +148,7 @@ def test_a_halted_worker_that_holds_a_lock_is_not_dead(tmp_path, monkeypatch, si
         assert other.number == 1
         study.fail(other, "any")
         assert study.next() is None
-        assert not Owner.of(task.folder).is_same(Owner.here())
+        assert not Claim.of(task.folder).is_same(Process.here())
     assert study.next().number == 0
 
 
@@ -158,7 +156,7 @@ def test_a_trial_that_was_taken_over_is_told_of_by_its_new_owner_alone(tmp_path)
     study = join(tmp_path, trials=1)
     task = study.next()
     study.report(task, 10, 3.0, last=False)
-    with Beat(task.folder, BEATS * 0.01, task.owner) as beat:
+    with task.owner.beat(task.folder, BEATS * 0.01) as beat:
         assert not beat.is_lost()
         elsewhere(study, task)
         beat._thread.join(60)
@@ -169,7 +167,7 @@ def test_a_trial_that_was_taken_over_is_told_of_by_its_new_owner_alone(tmp_path)
     assert told == (False, False, False, False)
     assert states(study) == {"RUNNING": 1}
     assert study.reason(0) is None
-    assert not Owner.of(task.folder).released
+    assert not Claim.of(task.folder).released
 
 
 def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path):
@@ -274,49 +272,6 @@ def test_a_worker_that_lost_the_lock_while_it_was_halted_takes_another_number(tm
     assert [others[0].chosen, task.chosen] == [alone.next().chosen, alone.next().chosen]
 
 
-@pytest.mark.parametrize("death", [{"created": 0.0}, {"machine": "another", "job": "7", "start": 0}])
-def test_the_lock_of_a_process_known_to_be_dead_is_taken_at_once(tmp_path, monkeypatch, death):
-    monkeypatch.setenv("DIST_CALO_SWEEP_JOB", "7:1")
-    dead = lock.Lock(tmp_path / "a.lock")
-    dead._here = replace(dead._here, **death)
-    dead.acquire()
-    monkeypatch.setattr(lock, "ABANDONED_S", float("inf"))
-    with lock.locked(tmp_path, "a"):
-        assert not dead.is_ours()
-        dead.release()
-        assert [path.name for path in tmp_path.iterdir()] == ["a.lock"]
-    assert not list(tmp_path.iterdir())
-
-
-def test_only_looks_that_were_answered_count_as_silence(tmp_path, monkeypatch):
-    holder = lock.Lock(tmp_path / "a.lock")
-    holder._here = replace(holder._here, machine="another")
-    holder.acquire()
-    clock, looks = itertools.count(0.0, 1000.0), []
-    monkeypatch.setattr(lock.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(lock.time, "sleep", looks.append)
-    monkeypatch.setattr(lock.log, "warning", lambda *_: None)
-    lock.Lock(tmp_path / "a.lock").acquire()
-    assert len(looks) == 1 + lock.ABANDONED_S / lock.LOOK_S
-
-
-def test_a_holder_that_works_for_long_shows_that_it_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "TOUCH_S", 0.01)
-    with lock.locked(tmp_path, "a"):
-        os.utime(tmp_path / "a.lock", (0, 0))
-        while (tmp_path / "a.lock").stat().st_mtime == 0:
-            time.sleep(0.01)
-
-
-def test_a_lock_made_meanwhile_is_put_back(tmp_path):
-    path = tmp_path / "a.lock"
-    faster = lock.Lock(path)
-    faster.acquire()
-    lock.Lock(path)._remove("of one that died")
-    assert faster.is_ours()
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_half_a_line_of_a_killed_writer_is_cut_off(tmp_path):
     study = join(tmp_path, trials=2)
     study.complete(study.next())
@@ -330,22 +285,6 @@ def test_half_a_line_of_a_killed_writer_is_cut_off(tmp_path):
         journal.write_bytes(content)
         cut_to_whole_lines(journal)
         assert journal.read_bytes() == content[: content.rfind(b"\n") + 1]
-
-
-def test_a_beat_is_known_by_the_file_systems_clock(tmp_path):
-    assert last_beat(tmp_path, tmp_path / "now") == (0.0, float("inf"))
-    with Beat(tmp_path, 1000.0):
-        stamp, silence = last_beat(tmp_path, tmp_path / "now")
-        assert stamp == (tmp_path / "beat").stat().st_mtime
-        assert 0 <= silence < 100
-    assert [path.name for path in tmp_path.iterdir()] == ["beat"]
-
-
-def test_the_batch_job_is_known_behind_a_launcher():
-    assert batch_job({}) == ("", 0)
-    assert batch_job({"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "2"}) == ("12", 2)
-    assert batch_job({"DIST_CALO_SWEEP_JOB": "12:2"}) == ("12", 2)
-    assert batch_job({"DIST_CALO_SWEEP_JOB": ":0"}) == ("", 0)
 
 
 def test_a_study_is_told_and_drawn(tmp_path):

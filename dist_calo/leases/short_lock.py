@@ -1,15 +1,14 @@
-"""Locks of a study's folder: files that one process alone can make, on local file systems, Lustre, GPFS and NFS.
+"""Locks that are held for an instant, many times a minute: files that one process alone can create.
 
-They need neither flock nor fcntl, which many clusters switch off. A lock names its holder. One whose holder is known to
-be dead, a process of this machine or an earlier start of the same batch job, is removed at once; any other one when its
-file has not changed for `ABANDONED_S`. Time in which a look at the file hung does not count: while a file server is
+They need no ``flock``, which many clusters switch off. A lock names its holder. One whose holder is known to be dead,
+a process of this machine or an earlier start of the same batch job, is removed at once; any other one when its file
+has not changed for `ABANDONED_S`. Time in which a look at the file hung does not count: while a file server is
 restarted the holder hangs as well, and it is the first to be halted where all jobs are.
 """
 
 import json
 import logging
 import os
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,22 +17,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dist_calo.files import from_json, read_bytes, writing
-from dist_calo.sweeping.owner import Owner
+from dist_calo.leases.signs_of_life import Process, Repeated
 
-log = logging.getLogger("dist_calo.sweep")
+log = logging.getLogger("dist_calo.leases")
 
 ABANDONED_S = 300.0
-"""Silence after which a lock's holder counts as dead: beyond the grace period of an NFS server, in seconds."""
+"""Silence after which a short lock's holder counts as dead: beyond an NFS server's grace period, in seconds."""
 TOUCH_S = 20.0
-"""How often a holder that works for long touches its lock, in seconds."""
+"""Time between two signs of life of a short lock, in seconds."""
 LOOK_S = 5.0
-"""The most that counts as silence between two looks, in seconds."""
+"""Longest time between two looks at a short lock that counts as silence, in seconds."""
 TOLD_S = 30.0
-"""Silence after which a worker says that it waits, in seconds."""
+"""Silence after which a process says that it waits for a short lock, in seconds."""
 
 
-class Lock:
-    """One lock, in the form that Optuna's journal asks for.
+class ShortLock:
+    """A lock, in the form that Optuna's journal asks for.
 
     Args:
         path: its file, there while somebody holds it.
@@ -41,7 +40,7 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._here = Owner.here()
+        self._here = Process.here()
         self._mine = ""
 
     def acquire(self) -> bool:
@@ -81,15 +80,13 @@ class Lock:
                 os.unlink(self._path)
 
     def is_ours(self) -> bool:
-        """Whether the lock that is there is the one that was made here."""
+        """Return whether the lock that is there is the one that was made here."""
         return self._mine != "" and _read(self._path) == self._mine
 
-    def keep(self, end: threading.Event) -> None:
-        """Show others that the holder lives, until the end is set."""
-        while not end.wait(TOUCH_S):
-            with suppress(OSError):
-                if self.is_ours():
-                    os.utime(self._path)
+    def touch(self) -> None:
+        """Give a sign of life."""
+        if self.is_ours():
+            os.utime(self._path)
 
     def _made(self) -> bool:
         try:
@@ -118,20 +115,18 @@ class Lock:
 
 
 @contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
-    """Keep other workers on any node out of one kind of work on this study.
+def locked(path: Path) -> Iterator[None]:
+    """Hold a short lock within a block.
 
     Raises:
         OSError: if the folder cannot be written.
     """
-    lock = Lock(folder / f"{name}.lock")
-    end = threading.Event()
+    lock = ShortLock(path)
     lock.acquire()
     try:
-        threading.Thread(target=lock.keep, args=(end,), name="sweep-lock", daemon=True).start()
-        yield
+        with Repeated(lock.touch, TOUCH_S):
+            yield
     finally:
-        end.set()
         lock.release()
 
 
@@ -142,8 +137,8 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _is_dead(text: str, here: Owner) -> bool:
+def _is_dead(text: str, here: Process) -> bool:
     try:
-        return from_json(text, tuple[str, Owner])[1].is_known_dead(here)
+        return from_json(text, tuple[str, Process])[1].is_known_dead(here)
     except ValueError:  # not written yet, or damaged: then it counts as abandoned after a while
         return False

@@ -1,36 +1,37 @@
-"""One writer for a spooled run, also where the file system's locks hold on one machine only.
+"""The right to write in a folder for as long as a run lasts, also where locks hold on one machine only.
 
 ``flock`` excludes other processes of this machine everywhere, and those of other machines where the file system passes
-locks on: NFS, GPFS, Lustre mounted with ``flock``. Elsewhere (``nolock``, ``localflock``, BeeGFS as it comes) it says
-yes on every machine, so the holder also gives signs of life: who it is, in the lock file, and that file's time.
-A file server keeps the lock of a machine that has died: with NFSv4 until the lease ends, with NFSv3 until that machine
-is back. A job that was started again therefore replaces the lock file of its earlier attempt.
+locks on: NFS, GPFS, Lustre mounted with ``flock``. Elsewhere (``nolock``, ``localflock``, BeeGFS by default) it
+succeeds on every machine, so the holder also gives signs of life: its name is in the lock file, and it touches that
+file. A file server keeps the lock of a machine that has died: with NFSv4 until the lease ends, with NFSv3 until that
+machine is back. A job that was started again therefore replaces the lock file of its earlier attempt.
 """
 
-import fcntl
 import logging
 import os
 import socket
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dist_calo.files import open_ordinary, writing
-from dist_calo.launching.environment import whole_number
+from dist_calo.launching.environment import batch_job, restarted
+from dist_calo.leases.signs_of_life import Repeated, flock, server_time
 
-log = logging.getLogger("dist_calo.tracking")
+log = logging.getLogger("dist_calo.leases")
 
 BEAT_EVERY_S = 5.0
-"""Time between two signs of life, in seconds."""
+"""Time between two signs of life of a lease, in seconds."""
 SILENT_AFTER_S = 30.0
-"""Time without a sign of life after which a job takes over a run of another machine, in seconds."""
+"""Time without a sign of life after which a job takes over a lease of another machine, in seconds."""
 LEASE_S = 150.0
-"""Time in which a file server lets go of the locks of a machine that is gone, in seconds: NFSv4's 90 and a margin."""
+"""Time in which a file server releases the locks of a machine that is gone, in seconds: NFSv4's 90 and a margin."""
 
 
-class RunLock:
-    """The lock of one folder.
+class Lease:
+    """The right to write in a folder, held for as long as a run lasts.
 
     Args:
         path: the lock file; its folder exists.
@@ -121,9 +122,9 @@ class RunLock:
         return True
 
     def wait(self, timeout_s: float = 3.0) -> bool:
-        """``acquire`` within this time; longer if it takes that to see that the last holder, elsewhere, is dead.
+        """Acquire the lease within this time; wait longer where a holder on another machine may be dead.
 
-        After that, an earlier attempt of this very job is dead, whatever the file server says of its lock.
+        After that, the lease of an earlier attempt of this job is taken over, although the file server keeps its lock.
         """
         began, told = time.monotonic(), False
         while not self.acquire():
@@ -132,7 +133,7 @@ class RunLock:
             if self.patience_s > SILENT_AFTER_S and not told:
                 told = True
                 log.warning(
-                    "%s%s: waiting up to %.0f s, in which a file server lets go of a machine that is gone",
+                    "%s%s: waiting up to %.0f s, in which a file server releases the locks of a machine that is gone",
                     self._path,
                     self.held_by,
                     self.patience_s,
@@ -142,7 +143,7 @@ class RunLock:
 
     @property
     def held_by(self) -> str:
-        """The machine and the job that the lock file names, to be read after its own name; empty if it names none."""
+        """Return the machine and the job that the lock file names, for messages after its name, or nothing."""
         with suppress(OSError), open_ordinary(self._path) as file:
             host, job = _holder(file.fileno())
             if host:
@@ -150,7 +151,7 @@ class RunLock:
         return ""
 
     def is_busy(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
-        """Whether ``acquire`` would fail now; the lock is left as it is, and nobody is kept out.
+        """Return whether ``acquire`` would fail now; the lock is left as it is, and nobody is kept out.
 
         Raises:
             OSError: if the lock file cannot be opened for writing, as locks need.
@@ -166,7 +167,7 @@ class RunLock:
             os.close(handle)
 
     def _is_elsewhere(self, handle: int, locked: bool | None, silent_after_s: float) -> bool:
-        """Whether a holder that the lock does not tell of seems to live."""
+        """Return whether a holder seems to live whose lock is not seen on this machine."""
         host, job = _holder(handle)
         if not host or (locked and host == _host()):
             return False
@@ -175,9 +176,8 @@ class RunLock:
         return self._silent_s(handle) < silent_after_s
 
     def _silent_s(self, handle: int) -> float:
-        """Time since the last sign of life, in seconds."""
-        with tempfile.NamedTemporaryFile(dir=self._path.parent) as now:  # in the file server's time
-            return os.fstat(now.fileno()).st_mtime - os.fstat(handle).st_mtime
+        """Return the time since the last sign of life, in seconds."""
+        return server_time(self._path.parent) - os.fstat(handle).st_mtime
 
     @staticmethod
     def _sign(handle: int) -> None:
@@ -186,7 +186,7 @@ class RunLock:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process holds the lock."""
+        """Return whether this process holds the lease."""
         return self._handle is not None
 
     def beat(self) -> None:
@@ -201,7 +201,7 @@ class RunLock:
         return False
 
     def release(self, *, remove: bool = False) -> None:
-        """Let other processes in; the file goes as well if it is in the way of people who look."""
+        """Let other processes in, and remove the file if asked to."""
         if self._handle is not None:
             os.ftruncate(self._handle, 0)
             if remove:
@@ -209,37 +209,25 @@ class RunLock:
             os.close(self._handle)
             self._handle = None
 
-
-def flock(handle: int) -> bool | None:
-    """Lock a file for as long as it is open; False if another process has, None on a file system without locks."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def batch_job() -> str:
-    """The job that this process belongs to, ``-`` if to none; the nodes of an elastic run may be of several jobs."""
-    return os.environ.get("DIST_CALO_JOB") or os.environ.get("SLURM_JOB_ID") or "-"
-
-
-def restarted() -> bool:
-    """Whether this job was started before: requeued by SLURM, or its ranks anew by an elastic launcher."""
-    starters = ("SLURM", "TORCHELASTIC", "DIST_CALO")
-    return any(whole_number(os.environ, f"{by}_RESTART_COUNT", 0) for by in starters)
+    @contextmanager
+    def kept(self, *, remove: bool = False) -> Iterator[None]:
+        """Give signs of life from a thread within a block, and `release` the lease at its end."""
+        try:
+            with Repeated(self.beat, BEAT_EVERY_S):
+                yield
+        finally:
+            with suppress(OSError):
+                self.release(remove=remove)
 
 
 def _holder(handle: int) -> tuple[str, str]:
-    """Machine and job that a lock file names; both empty if it names none."""
+    """Return the machine and job that a lock file names; both empty if it names none."""
     words = os.pread(handle, 4096, 0).decode(errors="replace").split(maxsplit=1)
     return (words[0], words[1].strip()) if len(words) == 2 else ("", "")
 
 
 def _is_earlier_attempt(host: str, job: str) -> bool:
-    """Whether a holder is an earlier start of this job, on another machine."""
+    """Return whether a holder is an earlier start of this job, on another machine."""
     return restarted() and host not in ("", _host()) and job == batch_job() != "-"
 
 

@@ -255,9 +255,9 @@ def _model(config: RunConfig, manifest: "Manifest") -> Iterator[Check]:
     import torch
 
     from dist_calo.comm.single import SingleCommunicator
-    from dist_calo.data.transforms import Transform
     from dist_calo.launching.environment import World
     from dist_calo.training.setup import build_learner
+    from dist_calo.transforms import Transform
 
     transform = Transform.from_config(config.transform)
     alone, cpu = SingleCommunicator(World()), torch.device("cpu")

@@ -22,12 +22,12 @@ from dist_calo.comm.threads import available_cores
 from dist_calo.config import RunConfig
 from dist_calo.data.loader import training_loader
 from dist_calo.data.shards import FileEntry, Manifest
-from dist_calo.data.transforms import Transform
 from dist_calo.diagnostics.findings import PACKAGES
 from dist_calo.launching.environment import World
 from dist_calo.launching.node import kernel_id
 from dist_calo.training.learner import Learner
 from dist_calo.training.setup import build_learner
+from dist_calo.transforms import Transform
 
 CODE = "code of dist_calo"
 _PIECE = 4 << 20

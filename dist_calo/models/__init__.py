@@ -3,17 +3,14 @@
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from dist_calo.config import ModelConfig
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor, nn
-
-    from dist_calo.randomness import Draws
+    from dist_calo.models.interfaces import Model
 
 MODELS: dict[str, str] = {
     "lcd_3dgan": "dist_calo.models.voxels.lcd_3dgan:fixed_angle",
@@ -33,34 +30,12 @@ The keyword-only parameters of the function are the model's options; an option i
 """
 
 
-class Model(Protocol):
-    """What the trainer needs of a model, an `nn.Module` besides; what an objective needs, the objective says."""
-
-    generating: tuple[str, ...]
-    """Networks whose weights generate; the moving average is theirs."""
-
-    @property
-    def geometry(self) -> Geometry:
-        """The read-out that showers have."""
-
-    @property
-    def networks(self) -> "dict[str, nn.Module]":
-        """What is optimised, each network by its own optimizer; every weight belongs to one of them."""
-
-    def generate(self, conditions: "Tensor", draws: "Draws") -> "Tensor":
-        """Showers in network units, shape (B, *geometry.shape), of conditions (B, C); a pure function of the draws."""
-
-    def calibrate(self, statistics: "Mapping[str, np.ndarray]") -> None:
-        """Take constants from training showers into buffers; once, before a run that starts anew.
-
-        Args:
-            statistics: ``energy`` (n,), ``energy_sum`` (n,), ``showers`` (n, ...) in physical units, and
-                ``network_units`` (n, ...), the same showers as the networks see them.
-        """
+Option = bool | int | float | str
+"""A value of `ModelConfig.options`."""
 
 
-def build_model(config: ModelConfig, geometry: Geometry) -> Any:
-    """Build the `Model` of a configuration; its weights come from torch's global generator, so seed it before.
+def build_model(config: ModelConfig, geometry: Geometry) -> "Model":
+    """Build the model of a configuration; its weights come from torch's global generator, so seed it before.
 
     Raises:
         ConfigError: if the name or an option is not known, an option has the wrong type or breaks a rule of the
@@ -79,18 +54,20 @@ def check_model(config: ModelConfig) -> None:
     _builder(config)
 
 
-def _builder(config: ModelConfig) -> tuple[Callable[..., Any], dict[str, Any]]:
+def _builder(config: ModelConfig) -> "tuple[Callable[..., Model], dict[str, Option]]":
     """The function that builds the model, and its options."""
     if config.name not in MODELS:
         raise ConfigError(
             f"model.name={config.name}: there is no such model; choose from {', '.join(sorted(MODELS))}"
         )
     module, function = MODELS[config.name].split(":")
-    build: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    build: Callable[..., Model] = getattr(importlib.import_module(module), function)
     return build, _checked_options(config.name, config.options, inspect.signature(build))
 
 
-def _checked_options(name: str, options: Mapping[str, Any], signature: inspect.Signature) -> dict[str, Any]:
+def _checked_options(
+    name: str, options: Mapping[str, Option], signature: inspect.Signature
+) -> dict[str, Option]:
     """The options with numbers in the type of their defaults."""
     defaults = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
     checked = {}

@@ -1,21 +1,8 @@
-"""What variational autoencoders have in common: the evidence lower bound of a shower and its divergence."""
-
-from collections.abc import Mapping
-from dataclasses import dataclass
+"""Parts of variational autoencoders: the encoder, its divergence from the prior, and its samples."""
 
 from torch import Tensor, nn
 
 from dist_calo.models.nn.blocks import Dense
-
-
-@dataclass(frozen=True, kw_only=True)
-class Elbo:
-    """Minus the evidence lower bound of B showers, in parts, up to constants."""
-
-    reconstruction: Mapping[str, Tensor]
-    """Minus the logarithm of the decoder's likelihood, in parts by name, each of shape (B,)."""
-    kl: Tensor
-    """Divergence of the encoder's distribution from the prior, shape (B,)."""
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

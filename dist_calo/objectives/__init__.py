@@ -1,4 +1,4 @@
-"""What the networks learn from, by name.
+"""The objectives of learning, by name.
 
 An objective knows the updates of a training step and the losses of each. Losses are sums over the samples it is given
 divided by the size of the global batch: over the ranks and micro-batches of a step they add up to the mean over the
@@ -6,18 +6,19 @@ global batch, however it was shared.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dist_calo.config import ObjectiveConfig
 from dist_calo.errors import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
+    from dist_calo.models.interfaces import Model, Statistics
     from dist_calo.randomness import Draws
+    from dist_calo.transforms import Transform
 
 OBJECTIVES: dict[str, str] = {
     "vanilla": "dist_calo.objectives.adversarial:vanilla",
@@ -30,7 +31,7 @@ OBJECTIVES: dict[str, str] = {
 
 
 KL_SETTINGS = ("kl_weight", "kl_warmup_steps")
-"""What autoencoders alone have."""
+"""Settings that autoencoders alone have."""
 
 
 def refuse_settings(config: ObjectiveConfig, names: tuple[str, ...]) -> None:
@@ -83,22 +84,17 @@ class Objective(Protocol):
             others are detached.
         """
 
-    def calibrate(self, statistics: "Mapping[str, np.ndarray]") -> None:
-        """Take constants from the training data, here and in the model; once, before the first step of a new run.
+    def calibrate(self, statistics: "Statistics") -> None:
+        """Take constants from the training data, here and in the model; once, before the first step of a new run."""
 
-        Args:
-            statistics: of a sample of n training showers: ``energy`` (n,), ``energy_sum`` (n,) and ``showers``
-                (n, ...) in GeV, and ``network_units`` (n, ...), the same showers as the networks see them.
-        """
+    def state_dict(self) -> "dict[str, Tensor]":
+        """Return the constants that ``calibrate`` found."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """What ``calibrate`` found, as plain tensors and numbers."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: "Mapping[str, Tensor]") -> None:
         """Continue from what ``state_dict`` returned."""
 
 
-def build_objective(config: ObjectiveConfig, model: Any, transform: Any) -> Objective:
+def build_objective(config: ObjectiveConfig, model: "Model", transform: "Transform") -> Objective:
     """Build the objective of a configuration.
 
     Args:
@@ -115,5 +111,6 @@ def build_objective(config: ObjectiveConfig, model: Any, transform: Any) -> Obje
             f"{', '.join(sorted(OBJECTIVES))}"
         )
     module, function = OBJECTIVES[config.name].split(":")
-    objective: Objective = getattr(importlib.import_module(module), function)(config, model, transform)
-    return objective
+    build: Callable[[ObjectiveConfig, Model, Transform], Objective]
+    build = getattr(importlib.import_module(module), function)
+    return build(config, model, transform)

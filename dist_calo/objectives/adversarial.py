@@ -7,17 +7,17 @@ several games, each about its own view of a shower, takes these updates for each
 are common to all.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dist_calo.config import ObjectiveConfig
 from dist_calo.errors import ConfigError
-from dist_calo.geometry import Geometry, VoxelGrid
+from dist_calo.geometry import VoxelGrid
+from dist_calo.models.interfaces import AdversarialModel, Game, Statistics, Verdict
 from dist_calo.objectives import KL_SETTINGS, Update, refuse_settings
 from dist_calo.objectives.auxiliary import (
     energy_sum,
@@ -27,59 +27,7 @@ from dist_calo.objectives.auxiliary import (
     polynomial,
 )
 from dist_calo.randomness import Draws
-
-
-class Verdict(Protocol):
-    """What a discriminator says: a score, and the incident energy in GeV if it has such a head, each of shape (B,)."""
-
-    @property
-    def score(self) -> Tensor: ...
-    @property
-    def energy(self) -> Tensor | None: ...
-
-
-class Game(Protocol):
-    """Two networks that learn from each other, by the names that the optimizers know them by."""
-
-    @property
-    def generator(self) -> str: ...
-    @property
-    def discriminator(self) -> str: ...
-    @property
-    def view(self) -> Callable[[Tensor], Tensor]:
-        """What the discriminator sees of showers in network units."""
-
-    @property
-    def generate(self) -> Callable[[Tensor, Draws], Tensor]:
-        """Such views, generated for conditions."""
-
-    @property
-    def judge(self) -> Callable[[Tensor, Tensor, Draws], Verdict]:
-        """What the discriminator says of views, given their conditions and random numbers for its dropout."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether a view is the whole shower."""
-
-    @property
-    def reads_energy(self) -> bool:
-        """Whether the verdict tells the incident energy."""
-
-
-class AdversarialModel(Protocol):
-    """What these objectives need of a model."""
-
-    @property
-    def geometry(self) -> Geometry: ...
-    @property
-    def games(self) -> Sequence[Game]: ...
-    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None: ...
-
-
-class Transform(Protocol):
-    """The way back from network units to GeV, differentiable."""
-
-    def inverse(self, showers: Any) -> Any: ...
+from dist_calo.transforms import Transform
 
 
 class ScoreLoss(Protocol):
@@ -257,17 +205,17 @@ class Adversarial:
             )
         return polynomial(self._response, self._column(conditions, "energy"))
 
-    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
+    def calibrate(self, statistics: Statistics) -> None:
         """Fit the energy response, and let the model take its constants."""
         if self._config.energy_sum_weight:
             self._response = torch.from_numpy(fit_response(statistics["energy"], statistics["energy_sum"]))
         self._model.calibrate(statistics)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The coefficients of the energy response, if it was fitted."""
         return {} if self._response is None else {"response": self._response}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue with the energy response of ``state_dict``."""
         self._response = state.get("response")
 

@@ -6,34 +6,15 @@ logarithm of the decoder's likelihood, up to a constant, and ``beta`` rises over
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
 
-import numpy as np
 from torch import Tensor
 
 from dist_calo.config import ObjectiveConfig
 from dist_calo.errors import ConfigError
+from dist_calo.models.interfaces import AutoencoderModel, Statistics
 from dist_calo.objectives import KL_SETTINGS, Update, refuse_settings
 from dist_calo.randomness import Draws
-
-
-class Elbo(Protocol):
-    """What an autoencoder makes of showers, one number each."""
-
-    @property
-    def reconstruction(self) -> Mapping[str, Tensor]:
-        """Terms of the reconstruction by name, each of shape (B,); their sum is minimised."""
-
-    @property
-    def kl(self) -> Tensor:
-        """Kullback-Leibler divergence of the encoder's distribution from the prior, shape (B,)."""
-
-
-class AutoencoderModel(Protocol):
-    """What this objective needs of a model, whose one network is called ``autoencoder``."""
-
-    def elbo(self, showers: Tensor, conditions: Tensor, draws: Draws) -> Elbo: ...
-    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None: ...
+from dist_calo.transforms import Transform
 
 
 @dataclass(frozen=True)
@@ -62,20 +43,20 @@ class Variational:
         """Weight of the divergence in a step, counted from 1."""
         return self.config.kl_weight * min(1.0, step / max(self.config.kl_warmup_steps, 1))
 
-    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
+    def calibrate(self, statistics: Statistics) -> None:
         """Let the model take its constants."""
         self.model.calibrate(statistics)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: all is in the model."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return nothing: all is in the model."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to continue from."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Ignore the state: all is in the model."""
 
 
-def vae(config: ObjectiveConfig, model: AutoencoderModel, transform: Any) -> Variational:
-    """The objective of autoencoders.
+def vae(config: ObjectiveConfig, model: AutoencoderModel, transform: Transform) -> Variational:
+    """Build the objective of autoencoders.
 
     Raises:
         ConfigError: if the model is none, or a term of adversarial learning is asked for.

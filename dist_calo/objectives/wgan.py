@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from dist_calo.config import ObjectiveConfig
-from dist_calo.objectives.adversarial import Adversarial, AdversarialModel, Game, Transform
+from dist_calo.models.interfaces import AdversarialModel, Game
+from dist_calo.objectives.adversarial import Adversarial
 from dist_calo.randomness import Draws
+from dist_calo.transforms import Transform
 
 
 class CriticScore:

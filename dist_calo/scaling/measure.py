@@ -19,7 +19,6 @@ from dist_calo.comm.threads import available_cores, processor_quota, set_threads
 from dist_calo.config import RunConfig
 from dist_calo.data.loader import Loader
 from dist_calo.data.shards import Manifest
-from dist_calo.data.transforms import Transform
 from dist_calo.launching.node import EnergyCounter, kernel_id, peak_memory_bytes
 from dist_calo.scaling.plan import Measurement
 from dist_calo.training.checkpoint import CheckpointFolder
@@ -28,6 +27,7 @@ from dist_calo.training.learner import Learner
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.setup import build_learner, build_validator, open_loader, require_enough_samples
 from dist_calo.training.trainer import TrainState
+from dist_calo.transforms import Transform
 
 
 @dataclass(frozen=True)

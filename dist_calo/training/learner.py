@@ -13,12 +13,12 @@ from dist_calo.comm.gradients import GradientAverager
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import OptimizerConfig, RunConfig
 from dist_calo.data.loader import Batch
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import CheckpointError, ConfigError, TrainingError
 from dist_calo.models.nn.batch_norm import SyncBatchNorm
 from dist_calo.objectives import Objective, Update
 from dist_calo.randomness import Draws
 from dist_calo.training.schedule import learning_rate
+from dist_calo.transforms import Transform
 
 
 def build_optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:

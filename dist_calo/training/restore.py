@@ -9,12 +9,12 @@ from torch import Tensor
 
 from dist_calo.comm import local_device
 from dist_calo.config import ModelConfig, RunConfig
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import CheckpointError, LaunchError
 from dist_calo.geometry import Geometry, geometry_from_dict
 from dist_calo.launching.environment import World
 from dist_calo.models import build_model
 from dist_calo.randomness import Draws
+from dist_calo.transforms import Transform
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ from dist_calo.config import RunConfig, flattened
 from dist_calo.data.loader import Loader, training_loader
 from dist_calo.data.order import Position
 from dist_calo.data.shards import Manifest, require_same_files
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import CheckpointError, ConfigError, DataError
 from dist_calo.launching.environment import most_ranks
 from dist_calo.models import build_model
@@ -39,6 +38,7 @@ from dist_calo.training.progress import Progress
 from dist_calo.training.restore import TrainedGenerator, require_same_run
 from dist_calo.training.trainer import Trainer, TrainState
 from dist_calo.training.validation import Validator
+from dist_calo.transforms import Transform
 
 
 @contextmanager

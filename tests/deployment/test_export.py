@@ -10,7 +10,6 @@ import torch
 
 from dist_calo.cli.export import main as export
 from dist_calo.config import ModelConfig, RunConfig
-from dist_calo.data.transforms import Transform
 from dist_calo.deployment.exporting import compare, export_onnx, export_torch, physical_module
 from dist_calo.deployment.exporting.operators import (
     exponential_less_one,
@@ -26,6 +25,7 @@ from dist_calo.models import MODELS, build_model
 from dist_calo.randomness import Draws
 from dist_calo.training.checkpoint import CheckpointFolder
 from dist_calo.training.restore import TrainedGenerator
+from dist_calo.transforms import Transform
 from tests.models.test_model_contract import transform_of
 from tests.support.geometries import GRID, geometry_of, rough_showers
 

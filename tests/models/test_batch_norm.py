@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dist_calo.errors import ConfigError
-from dist_calo.models.nn.batch_norm import (
-    Dropout,
-    SyncBatchNorm,
-    glorot_uniform,
-    he_uniform,
-    same_padding,
-    synchronise_batch_norm,
-)
+from dist_calo.models.nn.batch_norm import SyncBatchNorm, synchronise_batch_norm
+from dist_calo.models.nn.blocks import Dropout, glorot_uniform, he_uniform, same_padding
 from dist_calo.randomness import Draws
 from tests.support.simulated_ranks import on_simulated_ranks
 

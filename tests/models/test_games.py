@@ -5,7 +5,7 @@ import torch
 
 from dist_calo.config import ObjectiveConfig
 from dist_calo.errors import ConfigError
-from dist_calo.models.gan import Game, Verdict
+from dist_calo.models.interfaces import Game, Verdict
 from dist_calo.objectives import build_objective
 from dist_calo.objectives.vae import vae
 from dist_calo.randomness import Draws

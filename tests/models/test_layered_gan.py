@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from dist_calo.config import ModelConfig, ObjectiveConfig, TransformConfig
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import build_model
 from dist_calo.models.layered.energies import LayerEnergies
 from dist_calo.objectives import build_objective
 from dist_calo.randomness import Draws
+from dist_calo.transforms import Transform
 from tests.support.layers_showers import AMPLITUDES, GRID, RINGS, layer_energies, layered_showers
 
 SMALL = {"latent": 8, "hidden": 12, "modes": 2, "discriminator_width": 6}

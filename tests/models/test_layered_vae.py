@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from dist_calo.config import ModelConfig, ObjectiveConfig, TransformConfig
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import build_model
@@ -16,6 +15,7 @@ from dist_calo.models.autoencoder import divergence, widths
 from dist_calo.models.layered.vae import gamma_numbers
 from dist_calo.objectives import build_objective
 from dist_calo.randomness import Draws
+from dist_calo.transforms import Transform
 from tests.support.layers_showers import AMPLITUDES, GRID, RINGS, layer_energies, layered_showers
 
 NAMES = ("layers_vae", "layers_vae_plain")

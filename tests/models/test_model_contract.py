@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dist_calo.config import ModelConfig, ObjectiveConfig, TransformConfig
-from dist_calo.data.transforms import Transform
 from dist_calo.models import MODELS, build_model
 from dist_calo.objectives import build_objective
 from dist_calo.randomness import Draws
 from dist_calo.training.checkpoint import not_finite
+from dist_calo.transforms import Transform
 from tests.support.geometries import geometry_of, rough_showers
 
 ROWS = 64

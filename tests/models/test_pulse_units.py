@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from dist_calo.config import ModelConfig
-from dist_calo.data.transforms import Transform
 from dist_calo.geometry import Waveforms
 from dist_calo.models import build_model
 from dist_calo.models.waveforms.factorised import calibration as fit
 from dist_calo.models.waveforms.published.pulse_units import with_peak_one
 from dist_calo.pulses import amplitudes_and_times
 from dist_calo.randomness import Draws
+from dist_calo.transforms import Transform
 
 VOLT = 1e-3
 """Volts of one count."""

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_calo.config import ModelConfig, ObjectiveConfig
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid, Waveforms
 from dist_calo.models import build_model
@@ -23,6 +22,7 @@ from dist_calo.models.waveforms.factorised.shape_calibration import shape_fit
 from dist_calo.objectives import build_objective
 from dist_calo.pulses import amplitudes_and_times
 from dist_calo.randomness import Draws
+from dist_calo.transforms import Transform
 
 GEOMETRY = Waveforms(rows=3, columns=3, samples=256, sample_ns=0.2, noise=1.0)
 TRANSFORM = Transform(scale=0.01, power=1.0)

@@ -19,7 +19,6 @@ from dist_calo.config import (
 )
 from dist_calo.data.loader import Batch
 from dist_calo.data.order import Position
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid, Waveforms
 from dist_calo.launching.environment import World
@@ -30,6 +29,7 @@ from dist_calo.objectives import build_objective
 from dist_calo.pulses import amplitudes_and_times
 from dist_calo.randomness import Draws
 from dist_calo.training.learner import Learner
+from dist_calo.transforms import Transform
 
 FAMILIES = ("signals_shapes_amplitudes", "signals_full", "signals_simplified")
 OBJECTIVES = ("vanilla", "wgan", "wgan_gp")

@@ -13,8 +13,10 @@ from dist_calo.config import ModelConfig, ObjectiveConfig
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import build_model
-from dist_calo.models.gan import Game, GanModel, Verdict
-from dist_calo.models.nn.batch_norm import Dropout, SyncBatchNorm, synchronise_batch_norm
+from dist_calo.models.gan import GanModel
+from dist_calo.models.interfaces import Game, Verdict
+from dist_calo.models.nn.batch_norm import SyncBatchNorm, synchronise_batch_norm
+from dist_calo.models.nn.blocks import Dropout
 from dist_calo.objectives import OBJECTIVES, build_objective
 from dist_calo.objectives.adversarial import BinaryCrossEntropy, Hinge
 from dist_calo.objectives.wgan import CriticScore

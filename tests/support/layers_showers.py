@@ -3,8 +3,8 @@
 import numpy as np
 
 from dist_calo.config import TransformConfig
-from dist_calo.data.transforms import Transform
 from dist_calo.geometry import CylindricalLayers, LayeredGrid
+from dist_calo.transforms import Transform
 
 GRID = LayeredGrid(layers=((2, 8), (4, 4), (3, 2)))
 RINGS = CylindricalLayers(

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from dist_calo.config import ModelConfig, RunConfig
-from dist_calo.data.transforms import Transform
 from dist_calo.models import build_model
+from dist_calo.transforms import Transform
 
 
 def untrained_state(geometry, **more) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def untrained_state(geometry, **more) -> dict[str, Any]:
         "manifest": {"particle": "e-"},
         "transform": Transform(scale=1000.0, power=0.5).to_dict(),
         "model": model.state_dict(),
-        "average": {"generator": model.generator.state_dict()},
+        "average": {"generator": model.networks["generator"].state_dict()},
         "condition_ranges": {"energy": [15.0, 60.0]},
     }
     return state | more

@@ -17,13 +17,13 @@ from dist_calo.config import (
 )
 from dist_calo.data.loader import Batch
 from dist_calo.data.order import Position
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import TrainingError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.launching.environment import World
 from dist_calo.models import build_model
 from dist_calo.objectives import build_objective
 from dist_calo.training.learner import Learner, MovingAverage
+from dist_calo.transforms import Transform
 from tests.support.small_runs import same_bits
 
 CONFIG = RunConfig(

@@ -27,16 +27,13 @@ about whole showers. In one game about showers, the energies would move away fro
 that are not yet: a layer of less energy has fewer cells that could look wrong.
 """
 
-from collections.abc import Mapping
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, LayeredReadout
-from dist_calo.models.gan import Game
+from dist_calo.models.interfaces import Game, Model, Statistics
 from dist_calo.models.layered.calibration import squared_amplitudes
 from dist_calo.models.layered.cells import LayerCells
 from dist_calo.models.layered.energies import LayerEnergies
@@ -152,7 +149,7 @@ class CellsGenerator(nn.Module):
         return self.cells.normalised(amplitudes * (0.5 * log_hit).exp(), first, energy)
 
 
-class LayersGan(nn.Module):
+class LayersGan(Model):
     """The networks of both games; `calibrate` fits where learning starts from.
 
     Args:
@@ -165,6 +162,7 @@ class LayersGan(nn.Module):
     """
 
     generating = ("energies", "generator")
+    geometry: LayeredReadout
 
     def __init__(
         self,
@@ -175,8 +173,7 @@ class LayersGan(nn.Module):
         discriminator_width: int,
         blur: float,
     ) -> None:
-        super().__init__()
-        self.geometry = geometry
+        super().__init__(geometry)
         self.energies = EnergiesGenerator(geometry, ENERGIES_WIDTH)
         self.energies_discriminator = EnergiesDiscriminator(geometry, ENERGIES_WIDTH, blur)
         self.generator = CellsGenerator(geometry, latent, hidden, modes)
@@ -237,7 +234,7 @@ class LayersGan(nn.Module):
             self.energies.energies(self._normal(incident, draws), incident)
         )
 
-    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
+    def calibrate(self, statistics: Statistics) -> None:
         """Fit where learning starts from; deterministic.
 
         Args:

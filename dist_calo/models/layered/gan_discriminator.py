@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from dist_calo.geometry import LayeredReadout
-from dist_calo.models.gan import Verdict
+from dist_calo.models.interfaces import Verdict
 from dist_calo.models.layered.cells import LayerCells
 from dist_calo.models.layered.energies import LayerEnergies, in_float32
 from dist_calo.models.nn.blocks import SpectralNorm, fill, leaky

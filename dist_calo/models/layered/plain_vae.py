@@ -11,7 +11,6 @@ come out as sums of many smooth cells.
 """
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -19,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dist_calo.geometry import Geometry, LayeredReadout
-from dist_calo.models.autoencoder import Elbo, Encoder, divergence, sampled, widths
+from dist_calo.models.autoencoder import Encoder, divergence, sampled, widths
+from dist_calo.models.interfaces import Elbo, Model, Statistics
 from dist_calo.models.layered.calibration import energy_range
 from dist_calo.models.nn.blocks import Dense, fill
 from dist_calo.models.nn.requirements import column, require_conditions, require_kind, require_sizes
@@ -63,7 +63,7 @@ class PlainAutoencoder(nn.Module):
         return torch.cat([w.expand(size) for w, size in zip(self.log_width, self.sizes, strict=True)])
 
 
-class PlainVae(nn.Module):
+class PlainVae(Model):
     """The plain autoencoder.
 
     Args:
@@ -73,10 +73,11 @@ class PlainVae(nn.Module):
     """
 
     generating = ("autoencoder",)
+    geometry: LayeredReadout
 
     def __init__(self, geometry: LayeredReadout, latent: int, hidden: int) -> None:
-        super().__init__()
-        self.geometry, self.latent = geometry, latent
+        super().__init__(geometry)
+        self.latent = latent
         self.autoencoder = PlainAutoencoder(geometry, latent, hidden)
 
     @property
@@ -103,7 +104,7 @@ class PlainVae(nn.Module):
         z = draws.normal("latent", self.latent).to(conditions)
         return F.relu(self.autoencoder.decoded(z, self._energy(conditions))) * self.autoencoder.unit
 
-    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
+    def calibrate(self, statistics: Statistics) -> None:
         """Take the unit of the cells and the range of incident energies from training showers."""
         squares = np.square(statistics["network_units"], dtype=np.float64)
         fill(

@@ -27,8 +27,6 @@ negative and add up.
 The widths of all dense layers follow ``hidden``: 1500 is as published, with a latent of 50.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -36,7 +34,8 @@ from torch import Tensor, nn
 
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, LayeredReadout
-from dist_calo.models.autoencoder import Elbo, Encoder, divergence, sampled, widths
+from dist_calo.models.autoencoder import Encoder, divergence, sampled, widths
+from dist_calo.models.interfaces import Elbo, Model, Statistics
 from dist_calo.models.layered.calibration import squared_amplitudes
 from dist_calo.models.layered.cells import LayerCells
 from dist_calo.models.layered.energies import LayerEnergies, NormalEnergies
@@ -117,7 +116,7 @@ class LayersAutoencoder(nn.Module):
         return seen, shape, mean / seen
 
 
-class LayersVae(nn.Module):
+class LayersVae(Model):
     """The factorised autoencoder.
 
     Args:
@@ -128,10 +127,11 @@ class LayersVae(nn.Module):
     """
 
     generating = ("autoencoder",)
+    geometry: LayeredReadout
 
     def __init__(self, geometry: LayeredReadout, latent: int, hidden: int, modes: int) -> None:
-        super().__init__()
-        self.geometry, self.latent = geometry, latent
+        super().__init__(geometry)
+        self.latent = latent
         self.autoencoder = LayersAutoencoder(geometry, latent, hidden, modes)
 
     @property
@@ -211,7 +211,7 @@ class LayersVae(nn.Module):
         ]
         return torch.cat(parts, dim=1)
 
-    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
+    def calibrate(self, statistics: Statistics) -> None:
         """Fit where learning starts from; deterministic.
 
         Args:

@@ -1,10 +1,15 @@
 """Pieces that networks of several models are made of."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
+
+from dist_calo.errors import ConfigError
+from dist_calo.randomness import Draws
 
 
 def leaky(values: Tensor) -> Tensor:
@@ -49,6 +54,55 @@ class SpectralNorm(nn.Module):
             left = torch.where(finite, left, torch.nan)
             right = F.normalize(left @ matrix, dim=0)
         return weight / (left @ matrix @ right)
+
+
+class Dropout(nn.Module):
+    """Dropout whose choices belong to the samples, so that they do not depend on how a batch is shared among ranks.
+
+    Args:
+        probability: chance of an element to be set to zero while training.
+        name: unique within the network.
+    """
+
+    def __init__(self, probability: float, name: str) -> None:
+        super().__init__()
+        if not 0 <= probability < 1:
+            raise ConfigError(f"dropout={probability}: a probability must be at least 0 and below 1")
+        self.probability, self.name = probability, name
+
+    def forward(self, values: Tensor, draws: Draws) -> Tensor:
+        """Drop elements of values (B, ...), one row a sample of the draws; nothing in evaluation mode."""
+        return draws.dropout(values, self.probability, self.name) if self.training else values
+
+    def extra_repr(self) -> str:
+        return f"{self.probability:g}, {self.name!r}"
+
+
+def same_padding(kernel: tuple[int, int, int]) -> nn.ConstantPad3d:
+    """Zeros around (B, C, X, Y, Z) so that a convolution keeps the shape.
+
+    Of the k - 1 zeros of an even kernel the odd one stands behind, as in Keras.
+    """
+    sides = [side for k in reversed(kernel) for side in ((k - 1) // 2, k // 2)]
+    return nn.ConstantPad3d((sides[0], sides[1], sides[2], sides[3], sides[4], sides[5]), 0.0)
+
+
+def glorot_uniform(layer: nn.Module) -> None:
+    """Keras' default weights of convolutions and dense layers: uniform, variance 2 / (fan in + fan out); bias 0."""
+    if isinstance(layer, nn.Conv3d | nn.Linear):
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def he_uniform(layer: nn.Module) -> None:
+    """Weights of a layer before a rectifier (He et al., arXiv:1502.01852): uniform with variance 2 / fan in, bias 0."""
+    if isinstance(layer, nn.Conv3d | nn.Linear):
+        fan_in = layer.weight[0].numel()
+        bound = math.sqrt(6.0 / fan_in)
+        nn.init.uniform_(layer.weight, -bound, bound)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def fill(network: nn.Module, **values: ArrayLike) -> None:

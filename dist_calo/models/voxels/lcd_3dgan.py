@@ -23,8 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from dist_calo.geometry import Geometry
-from dist_calo.models.gan import GanModel, Verdict
-from dist_calo.models.nn.batch_norm import Dropout, SyncBatchNorm, glorot_uniform, he_uniform, same_padding
+from dist_calo.models.gan import GanModel
+from dist_calo.models.interfaces import Verdict
+from dist_calo.models.nn.batch_norm import SyncBatchNorm
+from dist_calo.models.nn.blocks import Dropout, glorot_uniform, he_uniform, same_padding
 from dist_calo.models.nn.requirements import column, require_grid, require_sizes
 from dist_calo.randomness import Draws
 

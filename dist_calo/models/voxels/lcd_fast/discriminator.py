@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from dist_calo.geometry import VoxelGrid
-from dist_calo.models.gan import Verdict
+from dist_calo.models.interfaces import Verdict
 from dist_calo.models.nn.blocks import SpectralNorm, leaky
 from dist_calo.models.nn.requirements import column
 from dist_calo.models.voxels.lcd_fast.orientation import coarser, oriented

@@ -28,8 +28,6 @@ are divided by their spectral norm (arXiv:1802.05957), computed afresh from the 
 call to call, as is usual, would depend on the number of micro-batches.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -38,6 +36,7 @@ from torch import Tensor, nn
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, VoxelGrid
 from dist_calo.models.gan import GanModel
+from dist_calo.models.interfaces import Statistics
 from dist_calo.models.nn.blocks import fill, leaky
 from dist_calo.models.nn.requirements import column, require_conditions, require_kind, require_sizes
 from dist_calo.models.voxels.lcd_fast import calibration as fit
@@ -153,6 +152,7 @@ def _doubling(before: int, after: int, small: tuple[int, ...], large: tuple[int,
 class LcdFast(GanModel):
     """Both networks; `calibrate` fits where learning starts from."""
 
+    geometry: VoxelGrid
     generator: FastGenerator
     discriminator: FastDiscriminator
 
@@ -162,7 +162,7 @@ class LcdFast(GanModel):
         uniform = draws.uniform("cells", self.geometry.cells).to(conditions)
         return oriented(self.generator(conditions, latent, uniform), draws)
 
-    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
+    def calibrate(self, statistics: Statistics) -> None:
         """Fit where learning starts from; deterministic.
 
         Args:

@@ -27,7 +27,6 @@ in counts or in volts makes no difference.
 """
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ from torch import Tensor, nn
 
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, Waveforms
-from dist_calo.models.gan import Game, Verdict
+from dist_calo.models.interfaces import Game, Model, Statistics, Verdict
 from dist_calo.models.nn.blocks import fill
 from dist_calo.models.nn.requirements import column, require_conditions, require_kind, require_sizes
 from dist_calo.models.waveforms.factorised import calibration as fit
@@ -59,10 +58,11 @@ NOISE_FLOOR = 3.0
 MEASURED_AT_ONCE = 256
 
 
-class SignalsFactorised(nn.Module):
+class SignalsFactorised(Model):
     """The four networks of two games; `calibrate` fits where learning starts from."""
 
-    generating: tuple[str, ...] = ("numbers_generator", "shapes_generator")
+    generating = ("numbers_generator", "shapes_generator")
+    geometry: Waveforms
 
     def __init__(
         self,
@@ -70,8 +70,7 @@ class SignalsFactorised(nn.Module):
         numbers: tuple[NumbersGenerator, NumbersDiscriminator],
         shapes: tuple[ShapesGenerator, ShapesDiscriminator],
     ) -> None:
-        super().__init__()
-        self.geometry = geometry
+        super().__init__(geometry)
         self.unit = 10.0 ** math.floor(math.log10(geometry.noise))
         self.noise = geometry.noise / self.unit
         self.numbers_generator, self.numbers_discriminator = numbers
@@ -175,7 +174,7 @@ class SignalsFactorised(nn.Module):
         """Network units of one unit of the samples."""
         return self.shapes_generator.get_buffer("scale")
 
-    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
+    def calibrate(self, statistics: Statistics) -> None:
         """Fit where learning starts from; deterministic.
 
         Args:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_calo.geometry import Geometry, Waveforms
-from dist_calo.models.gan import Game
+from dist_calo.models.interfaces import Game, Model, Statistics
 from dist_calo.models.nn.blocks import fill
 from dist_calo.models.nn.requirements import require_conditions, require_kind, require_sizes
 from dist_calo.models.waveforms.published import pulse_units as units
@@ -45,15 +45,14 @@ KNEE = 5.0
 """Samples are compressed as asinh(x / k) with k of so many standard deviations of the noise."""
 
 
-class SignalModel(nn.Module):
+class SignalModel(Model):
     """What the families share: networks by name, and the constants of the incident energy."""
 
     generating: tuple[str, ...] = ("generator",)
-    """Networks needed to generate signals."""
+    geometry: Waveforms
 
     def __init__(self, geometry: Waveforms, networks: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.geometry = geometry
+        super().__init__(geometry)
         self._names = tuple(networks)
         for name, network in networks.items():
             self.add_module(name, network)
@@ -63,7 +62,7 @@ class SignalModel(nn.Module):
         """What is optimised, each network by its own optimizer."""
         return {name: self.get_submodule(name) for name in self._names}
 
-    def calibrate(self, statistics: Mapping[str, np.ndarray]) -> None:
+    def calibrate(self, statistics: Statistics) -> None:
         """Take constants from training events; deterministic.
 
         Args:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_calo.geometry import Waveforms
-from dist_calo.models.gan import Verdict
+from dist_calo.models.interfaces import Verdict
 from dist_calo.models.nn.blocks import fill
 from dist_calo.models.nn.requirements import column
 from dist_calo.models.waveforms.published import pulse_units as units

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_calo.config import TransformConfig
-from dist_calo.data.transforms import Transform
 from dist_calo.errors import CheckpointError
+from dist_calo.transforms import Transform
 
 TRANSFORMS = [
     Transform(),

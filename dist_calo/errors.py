@@ -71,6 +71,10 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or belongs to another run."""
 
 
+class SpoiltCheckpointError(CheckpointError):
+    """A checkpoint that is of no use to anyone any more: damaged, or with numbers that are not finite."""
+
+
 class TrackingError(UserError):
     """A tracking store that does not exist or cannot be used as asked."""
 

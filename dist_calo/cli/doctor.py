@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dist_calo.cli.command_line import build_config, config_parser, run_command
-from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks
+from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks, settings_of
 from dist_calo.config import RunConfig
 from dist_calo.diagnostics.findings import PACKAGES
 from dist_calo.diagnostics.findings import Check as Check
@@ -90,13 +90,14 @@ def _read_cluster(arguments: Sequence[str]) -> Job[_ClusterOptions]:
     roll_call = call_roll(find_world(os.environ), min(CONNECT_SECONDS, config.comm.timeout_s))
     comm = replace(config.comm, timeout_s=min(CLUSTER_SECONDS, config.comm.timeout_s))
     options = _ClusterOptions(config, json, roll_call)
-    return Job(options=options, ranks=values.launch, comm=comm, device=config.train.device)
+    return Job(options=options, ranks=values.launch, comm=comm, device=config.train.device, must_agree=False)
 
 
 def _run_cluster(options: _ClusterOptions, communicator: "Communicator") -> int:
     from dist_calo.diagnostics.cluster_check import check_cluster
 
-    report = check_cluster(options.config, communicator, CONNECT_SECONDS)
+    settings = settings_of(options.config)
+    report = check_cluster(options.config, communicator, CONNECT_SECONDS, settings)
     if communicator.world.rank == 0:
         print(report.text(), flush=True)
         if options.json is not None:

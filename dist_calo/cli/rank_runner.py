@@ -55,6 +55,8 @@ class Job(Generic[Options]):
     comm: CommConfig = field(default_factory=CommConfig)
     device: str = "cpu"
     """Where networks live: auto, cpu or cuda."""
+    must_agree: bool = True
+    """Whether ranks with other settings, code or versions are refused."""
 
     def __post_init__(self) -> None:
         if self.ranks < 1:
@@ -110,7 +112,7 @@ def on_ranks(
             timeout_s=job.comm.timeout_s,
             device=device,
             silence_s=job.comm.silence_s,
-            facts=facts_of(job.options) if world.size > 1 else None,
+            facts=facts_of(job.options) if world.size > 1 and job.must_agree else None,
         )
         code = run(job.options, communicator)
         communicator.close()
@@ -130,17 +132,21 @@ def _show_crashes() -> None:
 
 
 def facts_of(options: object) -> dict[str, str]:
-    """What has to be the same on all ranks: settings, code, versions, and variables that change numbers.
+    """What has to be the same on all ranks: settings, code and versions."""
+    facts = {"code of dist_calo": f"{__version__} {_code()}", "python": platform.python_version()}
+    return settings_of(options) | facts | {package: installed(package) for package in PACKAGES}
+
+
+def settings_of(options: object) -> dict[str, str]:
+    """Settings that have to be the same on all ranks, and variables that change numbers.
 
     Args:
         options: the checked settings of a command; fields of dataclasses that are not compared are left out.
     """
     own = tuple(f".{name}" for name in PER_RANK)
     settings = flattened(_plain(options))
-    facts = {name: hidden(str(value)) for name, value in settings if not f".{name}".endswith(own)}
-    facts |= {"code of dist_calo": f"{__version__} {_code()}", "python": platform.python_version()}
-    facts |= {package: installed(package) for package in PACKAGES}
-    return facts | {name: os.environ.get(name, "") for name in NUMERIC_VARIABLES}
+    told = {name: hidden(str(value)) for name, value in settings if not f".{name}".endswith(own)}
+    return told | {name: os.environ.get(name, "") for name in NUMERIC_VARIABLES}
 
 
 def _plain(value: Any) -> Any:

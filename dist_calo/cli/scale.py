@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 from collections import defaultdict
@@ -148,20 +149,21 @@ def _how_to_run(plan: "Plan", results: Path) -> str:
     for number, point in enumerate(plan.points):
         groups[point.nodes].append(number)
     lines = []
+    folder, report = shlex.quote(str(results)), shlex.quote(str(results / "report"))
     for nodes, numbers in groups.items():
         points = [plan.points[number] for number in numbers]
         ranks = max(point.ranks_per_node for point in points)
         threads = max(point.threads for point in points)
         lines.append(
             f"  sbatch -N {nodes} --ntasks-per-node={ranks} --cpus-per-task={threads} --array={_ranges(numbers)} "
-            f"slurm/scaling.sh {results}"
+            f"slurm/scaling.sh {folder}"
         )
-    here = f"  dist-calo scale run {results}"
+    here = f"  dist-calo scale run {folder}"
     some = "" if set(groups) == {1} else "          # the points of one node"
     return (
         "on a cluster (add %1 to --array where jobs on other nodes disturb):\n"
         + "\n".join(lines)
-        + f"\nor on this machine:\n{here}{some}\nthen:\n  dist-calo scale report {results} --out {results}/report"
+        + f"\nor on this machine:\n{here}{some}\nthen:\n  dist-calo scale report {folder} --out {report}"
     )
 
 

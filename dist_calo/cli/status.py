@@ -39,8 +39,8 @@ def main(arguments: Sequence[str]) -> int:
     """Print the state of each folder.
 
     Raises:
-        CheckpointError: if a folder holds no checkpoint and no job trains there or waits for its turn, or no folder is
-            named and none lies here.
+        CheckpointError: if a folder holds no checkpoint and no job trains there or waits for its turn, what lies there
+            cannot be read, or no folder is named and none lies here; after all others.
     """
     parser = one_line_parser("dist-calo status", DESCRIPTION)
     parser.add_argument(
@@ -48,11 +48,17 @@ def main(arguments: Sequence[str]) -> int:
     )
     folders = [Path(folder) for folder in parser.parse_args(list(arguments)).folder] or _lying_here()
     jobs = queued([folder.name for folder in folders])
+    errors = []
     for number, folder in enumerate(folders):
         if number:
             print()
-        for name, text in describe(folder, jobs.get(folder.name)):
-            print(f"{name:<13}{text}")
+        try:
+            for name, text in describe(folder, jobs.get(folder.name)):
+                print(f"{name:<13}{text}")
+        except CheckpointError as error:
+            errors.append(str(error))
+    if errors:
+        raise CheckpointError("; ".join(errors))
     return 0
 
 
@@ -82,7 +88,8 @@ def describe(folder: Path, job: str | None = None) -> Iterator[tuple[str, str]]:
         job: what the queue says of its job, as `queued` returns it.
 
     Raises:
-        CheckpointError: if the folder holds no checkpoint, no job of its number is in the queue, and none trains there.
+        CheckpointError: if the folder holds no checkpoint, no job of its number is in the queue, and none trains there;
+            or what is written of the newest one is damaged.
     """
     writer = _writer(folder)
     if job:
@@ -102,11 +109,7 @@ def describe(folder: Path, job: str | None = None) -> Iterator[tuple[str, str]]:
             )
         yield "checkpoint", "none yet"
         return
-    try:
-        facts = read_json(newest, Facts, CheckpointError, "remove it, training does not need it")
-    except CheckpointError as error:
-        yield "checkpoint", str(error)
-        return
+    facts = read_json(newest, Facts, CheckpointError, "remove it, training does not need it")
     config, step, steps = facts.config, facts.step, facts.config.train.max_steps
     yield "run", f"{config.model.name} with {config.objective.name} on {config.data.described}"
     batch = config.train.global_batch_size
@@ -132,7 +135,15 @@ def _unsound(checkpoint: Path) -> str:
     try:
         sound = is_sound(checkpoint.read_bytes())
     except OSError as error:
-        return f", which cannot be read ({error.strerror}): checkpoint.resume=auto takes the one before it"
+        before = "checkpoint.resume=auto takes the one before it"
+        advice = (
+            before if isinstance(error, FileNotFoundError) else "make it readable, or name one to go on from"
+        )
+        before = "checkpoint.resume=auto takes the one before it"
+        advice = (
+            before if isinstance(error, FileNotFoundError) else "make it readable, or name one to go on from"
+        )
+        return f", which cannot be read ({error.strerror}): {advice}"
     return ", which is DAMAGED: checkpoint.resume=auto takes the one before it" if sound is False else ""
 
 
@@ -166,7 +177,7 @@ def _tracking(run_id: str | None, tracking: TrackingConfig) -> str:
     spool = Path(tracking.spool)
     if run_id is None or run_id.startswith(SPOOL_PREFIX):
         if run_id is None or not spool.is_dir() or (spool / run_id).is_dir():
-            return f"not sent to {tracking.uri} yet: dist-calo runs sync --spool {spool}"
+            return f"not sent to {tracking.uri} yet: dist-calo runs sync --spool {shlex.quote(str(spool))}"
         return (
             f"sent to {tracking.uri} after this checkpoint: the run with the tag dist_calo.spool_id={run_id}"
         )

@@ -161,7 +161,8 @@ def connect(
         timeout_s: time after which a rank that does not answer is an error, in seconds.
         device: where tensors will live, as `local_device` takes it.
         silence_s: time for which nothing is heard from a node before it is lost, in seconds.
-        facts: what has to be the same on all ranks, besides backend, kind of device and number of ranks.
+        facts: what has to be the same on all ranks, besides backend, kind of device and number of ranks; None where
+            versions may differ.
 
     Raises:
         ConfigError: if there is no such backend.
@@ -172,17 +173,13 @@ def connect(
     """
     backend = choose_backend(backend, world)
     device = local_device(device, world)
-    facts = {
-        **(facts or {}),
-        NUMBER: str(world.size),
-        "backend": backend,
-        "device": device.split(":")[0],
-    }
-    if backend in _MODULES:
-        facts[_MODULES[backend]] = installed(_MODULES[backend])
+    library = _MODULES.get(backend)
+    versions = {library: installed(library)} if library and facts is not None else {}
+    kind = device.split(":")[0]
+    facts = {**(facts or {}), NUMBER: str(world.size), "backend": backend, "device": kind, **versions}
     door = None
     if world.size > 1:
-        leave_when_asked()
+        leave_when_asked(world)
         _allow_files(_MOST_FILES)
         if backend == "torch":
             with Meter().blocked("meeting the other ranks"):

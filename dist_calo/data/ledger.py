@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import shlex
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -137,7 +138,9 @@ def require_own(folder: str | Path, run: LedgerRun, step: int) -> Kept:
     except OSError as error:
         raise DataError(f"data.ledger={folder}: cannot be read ({error.strerror}); name a folder") from error
     if foreign:
-        theirs = f"--checkpoint.dir={known.checkpoints} --checkpoint.resume=auto" if known else ""
+        theirs = (
+            f"--checkpoint.dir={shlex.quote(known.checkpoints)} --checkpoint.resume=auto" if known else ""
+        )
         remedy = f", or continue that run with {theirs}" if known else ""
         raise DataError(
             f"data.ledger={folder} holds the ledger of {known.described if known else 'another run'}, and this is "

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from dist_calo.comm import Communicator, choose_backend, connect, local_device
+from dist_calo.comm.agreement import require_agreement
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import RunConfig
 from dist_calo.data.shards import Manifest, build_manifest
@@ -42,7 +43,7 @@ from dist_calo.diagnostics.links import (
     tree_rounds,
 )
 from dist_calo.diagnostics.outliers import check_medians, slow_links, slow_nodes
-from dist_calo.errors import UserError
+from dist_calo.errors import LaunchError, UserError
 from dist_calo.training.setup import require_enough_samples
 
 Value = TypeVar("Value")
@@ -52,17 +53,20 @@ _MOST_TORCH_RANKS = 512
 """Of a backend that is not the trainer's: Gloo connects every rank with every other, twice."""
 
 
-def check_cluster(config: RunConfig, communicator: Communicator, timeout_s: float) -> Report:
+def check_cluster(
+    config: RunConfig, communicator: Communicator, timeout_s: float, settings: Mapping[str, str]
+) -> Report:
     """Measure all nodes; every rank calls it, and rank 0's report is complete.
 
     Args:
         config: the run's settings.
         communicator: connects all ranks; for what the doctor has to say, and measured as the others.
         timeout_s: for the backends that are connected besides, in seconds.
+        settings: names and values that have to be the same on all ranks.
     """
     began = time.perf_counter()
     doctor = ClusterCheck(config, communicator, timeout_s)
-    if doctor.look_at_versions():
+    if doctor.look_at_versions() and doctor.look_at_settings(settings):
         doctor.look_at_hardware()
         doctor.measure_steps()
         doctor.measure_disks()
@@ -102,6 +106,15 @@ class ClusterCheck:
         self._add(*check_versions(found, self._nodes))
         if len({versions.get(rank_probes.CODE) for versions in found.values()} - {None}) > 1:
             self._add(Check("FAIL", "dist_calo", "not the same code on all nodes: nothing more was measured"))
+            return False
+        return True
+
+    def look_at_settings(self, settings: Mapping[str, str]) -> bool:
+        """Whether all ranks have the same settings, without which they cannot work together."""
+        try:
+            require_agreement(self._communicator, settings)
+        except LaunchError as error:
+            self._add(Check("FAIL", "settings", f"{error}; nothing more was measured"))
             return False
         return True
 

@@ -27,6 +27,7 @@ PATIENCE_S = 10.0
 """Time that a run waits for a reader of its output that lives and does not read, in seconds."""
 
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
+_PARENT = os.getppid()
 _received: list[int] = []
 
 
@@ -47,6 +48,11 @@ def stop_signals() -> list[signal.Signals]:
     """Those of STOP_SIGNALS that this program heeds: not a SIGHUP that ``nohup`` has it ignore."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in STOP_SIGNALS if not (ignored and number == signal.SIGHUP)]
+
+
+def launcher_died() -> bool:
+    """Whether the launcher of ours that started this rank has died; the system sends its ranks SIGTERM then."""
+    return os.environ.get("DIST_CALO_LAUNCHER") == "local" and os.getppid() != _PARENT
 
 
 @contextmanager

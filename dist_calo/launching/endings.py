@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dist_calo.launching.signs import Page, Sign
 
+LAUNCHER_DIED = "the launcher of the ranks (--launch) has died, perhaps killed: its ranks end"
 _CRASH = ": a crash in compiled code; see the Python stack that it printed"
 _REASONS = {
     signal.SIGKILL: ": perhaps out of memory (look at dmesg, or start fewer ranks a node)",

@@ -8,6 +8,7 @@ spool/                           what MLflow has not taken yet
 import hashlib
 import itertools
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -233,7 +234,7 @@ def read_plan(folder: Path) -> Plan:
     file = folder / PLAN_FILE
     if not file.exists():
         raise ConfigError(
-            f"{file}: there is no such file; make the plan first: dist-calo scale plan {folder}"
+            f"{file}: there is no such file; make the plan first: dist-calo scale plan {shlex.quote(str(folder))}"
         )
     values = load_yaml(file)
     with errors_of(file):

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,8 @@ def write_report(results: Path, out: Path) -> list[str]:
     plan = read_plan(results)
     summary = summarise(results, plan)
     if not summary.rows:
-        raise DataError(f"{results}: holds no results yet; measure them: dist-calo scale run {results}")
+        command = f"dist-calo scale run {shlex.quote(str(results))}"
+        raise DataError(f"{results}: holds no results yet; measure them: {command}")
     parts = model_parts(summary)
     page, table = out / "report.html", out / "points.csv"
     out.mkdir(parents=True, exist_ok=True)

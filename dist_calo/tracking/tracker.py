@@ -11,6 +11,7 @@ does not take waits in memory (`dist_calo.tracking.unkept`) and is sent directly
 import json
 import logging
 import queue
+import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -242,7 +243,7 @@ class Tracker:
         return False
 
     def _later(self) -> str:
-        root = self._spool.folder.parent
+        root = shlex.quote(str(self._spool.folder.parent))
         return f"the rest is kept: dist-calo runs sync --spool {root}"
 
     def _put(self, entry: Entry, timeout_s: float = 0.0) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from dist_calo.errors import CheckpointError, remedy
+from dist_calo.errors import CheckpointError, SpoiltCheckpointError, remedy
 from dist_calo.files import is_sound, open_ordinary, read_json, seal_of, write_whole
 from dist_calo.leases.lease import Lease
 from dist_calo.masking import hidden
@@ -178,13 +178,13 @@ class CheckpointFolder:
                 )
 
     def best(self) -> tuple[Path, dict[str, Any]] | None:
-        """File and content of the best checkpoint that can be read, else of the newest; None if there is none.
+        """File and content of the best checkpoint that is sound, else of the newest; None if there is none.
 
         Raises:
-            CheckpointError: if there are checkpoints but none can be read.
+            CheckpointError: if there are checkpoints but none is sound, or one that may be cannot be read.
         """
         best = self.folder / BEST
-        return self._first_sound([*([best] if best.exists() else []), *self._newest_first()])
+        return self._first_sound(*([best] if best.exists() else []))
 
     def set_aside_after(self, step: int) -> None:
         """Move the checkpoints of later steps into ``abandoned/``: the run goes on from this step without them.
@@ -196,7 +196,7 @@ class CheckpointFolder:
         try:
             if best.exists() and load_checkpoint(best)["step"] > step:
                 later.append(best)
-        except CheckpointError as error:
+        except SpoiltCheckpointError as error:
             print(f"dist_calo: {error}; it is moved to {self.folder / ABANDONED}", file=sys.stderr)
             later.append(best)
         for path in [*later, *(path.with_suffix(".json") for path in later)]:
@@ -240,26 +240,25 @@ class CheckpointFolder:
             temporary.write_text(json.dumps(dict(facts)))
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read, or None if the folder holds none.
+        """The newest checkpoint that is sound, or None if the folder holds none.
 
         Raises:
-            CheckpointError: if there are checkpoints but none can be read.
+            CheckpointError: if there are checkpoints but none is sound, or one that may be cannot be read.
         """
-        found = self._first_sound(self._newest_first())
+        found = self._first_sound()
         return found[1] if found else None
 
-    def _newest_first(self) -> list[Path]:
-        return [self.path(step) for step in reversed(self.steps())]
-
-    def _first_sound(self, paths: list[Path]) -> tuple[Path, dict[str, Any]] | None:
+    def _first_sound(self, *preferred: Path) -> tuple[Path, dict[str, Any]] | None:
+        """The first of these and of all steps, newest first, that is sound."""
+        paths = [*preferred, *map(self.path, reversed(self.steps()))]
         for path in paths:
             try:
                 return path, load_checkpoint(path)
-            except CheckpointError as error:
+            except SpoiltCheckpointError as error:
                 print(f"dist_calo: {error}; trying the one before it", file=sys.stderr)
         if paths:
-            raise CheckpointError(
-                f"{self.folder}: none of its {len(paths)} checkpoints can be read; restore one or start elsewhere"
+            raise SpoiltCheckpointError(
+                f"{self.folder}: none of its {len(paths)} checkpoints is sound; restore one or start elsewhere"
             )
         return None
 
@@ -310,10 +309,10 @@ def require_finite(state: Mapping[str, Any], what: str) -> None:
     """Check all that training has made; NaN would not show in the cells: what is not above 0 has no energy.
 
     Raises:
-        CheckpointError: if a number is not finite; it begins with `what`.
+        SpoiltCheckpointError: if a number is not finite; it begins with `what`.
     """
     if (name := not_finite(state)) is not None:
-        raise CheckpointError(
+        raise SpoiltCheckpointError(
             f"{what}: the checkpoint of step {state['step']} has weights that are not finite ({name}); training has "
             "diverged: take an earlier one"
         )
@@ -323,8 +322,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint file onto the CPU.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, of another format version or another step than its name says,
-            or a number is not finite.
+        SpoiltCheckpointError: if the file is damaged, of another step than its name says, or a number is not finite.
+        CheckpointError: if it is missing, may not be read, or is of another format version.
     """
     try:
         with open_ordinary(path) as file:
@@ -332,26 +331,31 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path}: there is no such file") from None
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read ({error.strerror})") from error
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({error.strerror}): make it readable, or name another one"
+        ) from error
     sound = is_sound(content)
     if sound is False:
         reason = "it is empty" if not content else "its content is not what was written"
-        raise CheckpointError(f"checkpoint {path} is damaged ({reason}), or no checkpoint of dist_calo")
+        raise SpoiltCheckpointError(f"checkpoint {path} is damaged ({reason}), or no checkpoint of dist_calo")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(f"checkpoint {path}: no checkpoint of dist_calo, which hold no code") from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"checkpoint {path} cannot be read ({reason})") from error
+        # What is sealed is whole, and perhaps of a newer PyTorch.
+        kind = CheckpointError if sound else SpoiltCheckpointError
+        raise kind(f"checkpoint {path} cannot be read ({reason})") from error
     if not isinstance(state, dict) or state.get("format") not in range(1, FORMAT_VERSION + 1):
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(
-            f"checkpoint {path} has format {found}; this version of dist_calo reads formats 1 to {FORMAT_VERSION}"
+            f"checkpoint {path} has format {found}, and this version reads formats 1 to {FORMAT_VERSION}: use the "
+            "version of dist_calo that wrote it, or name another one"
         )
     named = _NAME.fullmatch(Path(path).name)
     if named and int(named[1]) != state["step"]:
-        raise CheckpointError(
+        raise SpoiltCheckpointError(
             f"checkpoint {path} holds step {state['step']}: give it back its own name, or take another one"
         )
     require_finite(state, str(path))
@@ -362,9 +366,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             file=sys.stderr,
         )
     tracking = state.get("config", {}).get("tracking", {})
-    tracking |= {
-        name: hidden(value) for name, value in tracking.items() if name == "uri"
-    }  # of earlier versions
+    if "uri" in tracking:
+        tracking["uri"] = hidden(tracking["uri"])  # of earlier versions
     return state
 
 

@@ -54,6 +54,8 @@ class StepTimes:
 class Progress:
     """Lines and bar of one run.
 
+    The lines of a step wait for `show`: what the log tells of has been saved, if it was to be.
+
     Args:
         max_steps: last step of the run.
         step: step that the run starts from.
@@ -65,6 +67,7 @@ class Progress:
         self._max_steps = max_steps
         self._show = show
         self._bar: Any = None
+        self._waiting: list[str] = []
         if show and launcher in ("none", "local") and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -80,12 +83,18 @@ class Progress:
         elif self._show:
             print(text, flush=True)
 
+    def show(self) -> None:
+        """Print the lines that wait."""
+        for text in self._waiting:
+            self.say(text)
+        self._waiting.clear()
+
     def line(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Report a logging interval."""
         losses = "  ".join(
             f"{k.removesuffix('/total')} {v:.4g}" for k, v in metrics.items() if k.endswith("/total")
         )
-        self.say(
+        self._waiting.append(
             f"step {step:>{len(str(self._max_steps))}}/{self._max_steps}  epoch {epoch}  {losses}  "
             f"{metrics['throughput/showers_per_s']:.1f} showers/s  "
             f"waiting for data {1e3 * metrics['time/wait_data_s']:.1f} ms, "
@@ -97,9 +106,10 @@ class Progress:
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report a validation in a few numbers."""
         values = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-        self.say(f"step {step}: validation  {values}")
+        self._waiting.append(f"step {step}: validation  {values}")
 
     def close(self) -> None:
-        """Leave the terminal tidy."""
+        """Print what waits, and leave the terminal tidy."""
+        self.show()
         if self._bar:
             self._bar.stop()

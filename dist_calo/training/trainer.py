@@ -13,6 +13,8 @@ from dist_calo.config import RunConfig
 from dist_calo.data.ledger import Ledger
 from dist_calo.data.loader import Batch, Loader
 from dist_calo.errors import DataError, TrainingError
+from dist_calo.launching.early_signals import launcher_died
+from dist_calo.launching.endings import LAUNCHER_DIED
 from dist_calo.launching.signs import SIGNS
 from dist_calo.tracking.tracker import NullTracker, Tracker
 from dist_calo.training.checkpoint import CheckpointFolder, not_finite
@@ -102,8 +104,11 @@ class Trainer:
                 self._log(batch)
                 improved = self._validate()
                 self._checkpoint(now=improved or self.stopped_by is not None)
+                self._progress.show()
         SIGNS.begin("at the end of the run")
         if self.stopped_by:
+            if launcher_died():
+                self._progress.say(LAUNCHER_DIED)
             self._progress.say(
                 f"{self.stopped_by}: stopped after step {self.state.step}, checkpoint in {self._folder.folder}; "
                 "the same command with --checkpoint.resume=auto goes on"

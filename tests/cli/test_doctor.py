@@ -128,7 +128,9 @@ def test_more_ranks_than_samples(monkeypatch: pytest.MonkeyPatch) -> None:
         )
     )
     assert found[-1].status == "ok"
-    monkeypatch.setattr("dist_calo.comm.find_world", lambda _: World(size=4, launcher="mpirun"))
+    monkeypatch.setattr(
+        "dist_calo.launching.environment.find_world", lambda _: World(size=4, launcher="mpirun")
+    )
     monkeypatch.setattr("dist_calo.comm.choose_backend", lambda *_: "single")
     monkeypatch.setattr("dist_calo.comm.connect", lambda *_: SingleCommunicator(World()))
     config = RunConfig(train=TrainConfig(global_batch_size=3))

@@ -64,8 +64,16 @@ def test_what_is_damaged_is_said(folder):
     ):
         file.write_bytes(spoilt)
         assert word in dict(describe(folder))["checkpoint"].split(": ")[0][-20:]
-    file.with_suffix(".json").write_bytes(b"\0" * 99)
-    assert "step-00000040.json: is damaged, line 1 is no JSON" in dict(describe(folder))["checkpoint"]
+
+
+def test_what_cannot_be_told_is_an_error_after_all_that_can(folder, tmp_path, capsys):
+    spoilt, nowhere = tmp_path / "spoilt", tmp_path / "nowhere"
+    spoilt.mkdir()
+    (spoilt / "step-00000040.json").write_bytes(b"\0" * 99)
+    told = "step-00000040.json: is damaged, line 1 is no JSON.*; .*nowhere does not exist"
+    with pytest.raises(CheckpointError, match=told):
+        main([str(spoilt), str(nowhere), str(folder)])
+    assert "unfinished" in capsys.readouterr().out
 
 
 def test_a_run_that_its_store_has_not_named_is_not_called_sent(folder, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from dist_calo.cli.data import main
 from dist_calo.config import DataConfig
 from dist_calo.data.conditions import read_conditions
 from dist_calo.data.formats import data_sets
+from dist_calo.data.formats.whole_files import open_file
 from dist_calo.data.shards import build_manifest, manifest_of, matching_files
 from dist_calo.errors import DataError
 from tests.support.shower_files import SHAPE, energies, showers, write_lcd
@@ -290,3 +291,11 @@ def test_early_targets_are_read_and_told(
     for command in ("inspect", "validate"):
         assert main([command, str(path)]) == 0
         assert f"incident energy: data set target{place} in GeV\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("locking", [False, True, "best-effort"])
+def test_a_file_is_read_that_this_process_has_open_with_any_locking(locking, tmp_path):
+    path = tmp_path / "EleEscan_0.h5"
+    write_lcd(path, 20)
+    with h5py.File(path, "r", locking=locking), open_file(path) as file:
+        assert len(file["energy"]) == 20

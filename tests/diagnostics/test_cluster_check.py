@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,21 @@ from tests.support.small_runs import write_showers
 def disjoint(pairs: list[tuple[int, int]]) -> bool:
     ends = [end for pair in pairs for end in pair]
     return len(ends) == len(set(ends))
+
+
+def test_ranks_with_other_settings_or_versions_are_findings(tmp_path: Path) -> None:
+    data = write_showers(tmp_path / "data", rows=(20,))
+    for rank, version in enumerate(("1.0", "1.1")):
+        package = tmp_path / str(rank) / f"h5py-{version}.dist-info"
+        package.mkdir(parents=True)
+        (package / "METADATA").write_text(f"Metadata-Version: 2.1\nName: h5py\nVersion: {version}\n")
+    command = f"{sys.executable} -m dist_calo.cli.doctor --cluster --data.path={data} --tracking.uri=none"
+    command = f"PYTHONPATH={tmp_path}/$RANK:$PYTHONPATH exec {command} --train.seed=$RANK"
+    run = run_ranks(["sh", "-c", command], 2, timeout=120)
+    assert run.returncode == 1
+    assert re.search(r"FAIL +versions +h5py is 1\.[01] on .*, and 1\.[01] on", run.output)
+    assert re.search(r"FAIL +settings +the ranks do not agree: .*: train\.seed=1, rank 0 ", run.output)
+    assert run.seconds < 60
 
 
 @given(st.integers(1, 600))

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,18 @@ def test_ctrl_c_that_ends_tee_as_well_leaves_a_checkpoint(data, tmp_path):
     assert "Traceback" not in errors
     # bash itself ends of the same Ctrl-C once its commands have ended.
     assert shell.returncode in (75, -signal.SIGINT)
+
+
+def test_a_launcher_that_is_killed_is_named_and_what_the_log_tells_of_is_saved(data, tmp_path):
+    command = training(data, tmp_path, "--train.max_steps=100000", "--checkpoint.every_steps=1", "--launch=2")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
+        line = next(line for line in launcher.stdout if line.startswith("step "))
+        step = int(re.match(r"step +(\d+)/", line)[1])
+        assert saved(tmp_path)[-1] >= f"step-{step:08d}.pt"
+        launcher.kill()
+        rest = launcher.stdout.read()
+    assert "the launcher of the ranks (--launch) has died" in rest
+    assert re.search(r"SIGTERM: stopped after step \d+, checkpoint in ", rest)
 
 
 def test_a_full_disk_under_the_log_costs_the_log_alone(data, tmp_path):

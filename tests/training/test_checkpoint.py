@@ -15,6 +15,7 @@ import torch
 
 from dist_calo.errors import CheckpointError
 from dist_calo.files import is_sound
+from dist_calo.training import checkpoint
 from dist_calo.training.checkpoint import (
     ABANDONED_AFTER_S,
     CheckpointFolder,
@@ -144,6 +145,37 @@ def test_what_is_damaged_is_said_and_the_newest_sound_one_is_used(spoil, tmp_pat
     folder.set_aside_after(2)
     folder.save(state(3), {})
     assert (folder.steps(), folder.newest()["step"]) == ([1, 2, 3], 3)
+
+
+def test_what_is_whole_and_cannot_be_read_here_is_refused(tmp_path, monkeypatch, capsys):
+    folder = CheckpointFolder(tmp_path)
+    for step in (1, 2):
+        folder.save(state(step), {}, best=step == 2)
+    saved = folder.path(2).read_bytes()
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", checkpoint.FORMAT_VERSION + 1)
+    newer = checkpoint.checkpoint_bytes(state(2))
+    monkeypatch.undo()
+    folder.path(2).write_bytes(newer)
+    with pytest.raises(
+        CheckpointError, match=r"step-00000002.pt has format 3, .*: use the version of dist_calo that"
+    ):
+        folder.newest()
+    (tmp_path / "best.pt").write_bytes(newer)
+    for read in (folder.best, lambda: folder.set_aside_after(1)):
+        with pytest.raises(CheckpointError, match=r"best\.pt has format 3"):
+            read()
+    folder.path(2).write_bytes(saved)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoint, "open_ordinary", refuse)
+    with pytest.raises(
+        CheckpointError, match=r"step-00000002.pt cannot be read \(Permission denied\): make it read"
+    ):
+        folder.newest()
+    assert folder.steps() == [1, 2]
+    assert not capsys.readouterr().err
 
 
 def test_a_checkpoint_without_a_checksum_is_read_with_a_word(tmp_path, capsys):

@@ -7,11 +7,13 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import NoReturn
 
 from dist_calo.comm.protocol import Communicator
 from dist_calo.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER, UserError, of_user
-from dist_calo.launching.endings import tell_job
+from dist_calo.launching.early_signals import launcher_died
+from dist_calo.launching.endings import LAUNCHER_DIED, tell_job
 from dist_calo.launching.environment import World
 from dist_calo.launching.signs import SIGNS
 from dist_calo.masking import mask
@@ -74,14 +76,20 @@ def leave_silently(code: int, stop: Callable[[int], object] = os._exit) -> None:
     stop(code)
 
 
-def leave_when_asked() -> None:
+def leave_when_asked(world: World) -> None:
     """Have SIGTERM end this rank as an error of another one does, unless somebody has a use for the signal already.
 
     Launchers send it when another rank has died; who leaves at once cannot say which.
     """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        if world.rank == 0 and launcher_died():
+            say(world, f"error: {LAUNCHER_DIED}")
+        leave_silently(128 + number)
+
     with suppress(ValueError):  # signals belong to the main thread
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, lambda number, _: leave_silently(128 + number))
+            signal.signal(signal.SIGTERM, end)
 
 
 def leave_in_order(code: int) -> NoReturn:

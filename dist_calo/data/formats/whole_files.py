@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,17 +25,23 @@ def open_file(path: str | Path) -> "h5py.File":
     Raises:
         DataError: if it does not exist, may not be read, is no complete HDF5 file, or is being written.
     """
-    import h5py
-
     try:
-        try:
-            return h5py.File(path, "r", locking=False)
-        except OSError as error:
-            if "locking flag values" not in str(error):
-                raise
-            return h5py.File(path, "r")  # this process has it open already, with a lock
+        return _opened_anyhow(path)
     except OSError as error:
         raise DataError(f"{path}: {_why_not_opened(str(path), error)}") from error
+
+
+def _opened_anyhow(path: str | Path) -> "h5py.File":
+    """The file, opened without a lock, or as this process has opened it before: HDF5 wants the same of both."""
+    import h5py
+
+    for locking in (False, True):
+        try:
+            return h5py.File(path, "r", locking=locking)
+        except OSError as error:
+            if "flag values don't match" not in str(error):
+                raise
+    return h5py.File(path, "r", locking="best-effort")
 
 
 def require_not_being_written(file: "h5py.File") -> None:
@@ -78,7 +85,7 @@ def _why_not_opened(path: str, error: OSError) -> str:
     if "already open for write" in text:
         return (
             "another process has the file open for writing: wait until it has closed it; if that process has died, "
-            f"h5clear -s {path} marks the file as closed"
+            f"h5clear -s {shlex.quote(path)} marks the file as closed"
         )
     if "truncated" in text:
         return f"not a complete HDF5 file ({text}): it is truncated, make or copy it again"

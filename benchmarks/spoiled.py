@@ -12,9 +12,9 @@ import math
 import numpy as np
 
 from dist_calo.geometry import VoxelGrid
-from dist_calo.physics.metrics.evaluation import away, measured_sums
+from dist_calo.physics.metrics.evaluation import measured_sums, sigmas_above_floor
 from dist_calo.physics.metrics.half_sample_bootstrap import Measured
-from dist_calo.physics.metrics.row_comparison import measured_frechet, measured_rows
+from dist_calo.physics.metrics.multivariate_metrics import measured_frechet, measured_rows
 from dist_calo.physics.observables.energy_bins import Binning
 from dist_calo.physics.observables.observer import observer_of
 from dist_calo.physics.observables.sample import Sample
@@ -124,8 +124,11 @@ def main() -> None:
     print("| fault | numbers farthest from their floor, in sigmas |\n|---|---|")
     for name, spoil in FAULTS.items():
         numbers = {n: m for n, m in numbers_of(reference, *spoil(*good)).items() if n.count("/") == 1}
-        far = sorted(numbers.items(), key=lambda item: -away(*item))[: options.shown]
-        print(f"| {name} | " + ", ".join(f"`{n}` {away(n, m):.1f}" for n, m in far) + " |", flush=True)
+        far = sorted(numbers.items(), key=lambda item: -sigmas_above_floor(*item))[: options.shown]
+        print(
+            f"| {name} | " + ", ".join(f"`{n}` {sigmas_above_floor(n, m):.1f}" for n, m in far) + " |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

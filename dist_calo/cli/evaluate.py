@@ -67,9 +67,9 @@ def _edges(text: str | None) -> tuple[float, ...] | None:
 
 
 def _run(options: Namespace, communicator: "Communicator") -> int:
-    from dist_calo.evaluation.run import Question, answer
+    from dist_calo.evaluation.run import EvaluationRequest, evaluate
 
-    question = Question(
+    request = EvaluationRequest(
         real=options.real,
         fake=options.fake,
         checkpoint=options.checkpoint,
@@ -91,7 +91,7 @@ def _run(options: Namespace, communicator: "Communicator") -> int:
         out=Path(options.out),
         report=not options.no_report,
     )
-    evaluation = answer(question, communicator)
+    evaluation = evaluate(request, communicator)
     if evaluation is not None:
         _tell(evaluation)
         for name in ("metrics.json", *(() if options.no_report else ("report.html",))):
@@ -100,10 +100,10 @@ def _run(options: Namespace, communicator: "Communicator") -> int:
 
 
 def _tell(evaluation: "Evaluation") -> None:
-    from dist_calo.physics.metrics.evaluation import away
+    from dist_calo.physics.metrics.evaluation import sigmas_above_floor
 
-    known = [item for item in evaluation.numbers.items() if not math.isnan(away(*item))]
-    numbers = sorted(known, key=lambda item: -away(*item))
+    known = [item for item in evaluation.numbers.items() if not math.isnan(sigmas_above_floor(*item))]
+    numbers = sorted(known, key=lambda item: -sigmas_above_floor(*item))
     if evaluation.bad_in_words:
         print(evaluation.bad_in_words)
     meaning = f"mean Wasserstein-1 distance of the observables / {evaluation.names[0]}'s sigma"
@@ -114,7 +114,7 @@ def _tell(evaluation: "Evaluation") -> None:
         print(f"score {evaluation.score:.4g} ({meaning})")
     if not numbers:
         return
-    near = sum(away(name, number) <= 2 for name, number in numbers)
+    near = sum(sigmas_above_floor(name, number) <= 2 for name, number in numbers)
     print(f"{near} of {len(numbers)} numbers are within 2 sigmas of their floor; farthest away:")
     for name, number in numbers[:5]:
         print(

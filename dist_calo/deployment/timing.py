@@ -17,7 +17,7 @@ from dist_calo.errors import DataError
 from dist_calo.generation.incident_conditions import Beam
 from dist_calo.geometry import geometry_from_dict
 from dist_calo.launching.environment import World
-from dist_calo.physics.views.view import view_of
+from dist_calo.physics.monitors.monitor import monitor_of
 from dist_calo.randomness import Draws
 from dist_calo.training.restore import TrainedGenerator
 from dist_calo.training.validation import Validator
@@ -149,7 +149,7 @@ class Scorer:
     def floor(self, generator: TrainedGenerator) -> float:
         """The score that a perfect generator of half as many showers would have: one half of the real ones against
         the other."""
-        return view_of(self._manifest.geometry).score(self._validator(generator).floor())
+        return monitor_of(self._manifest.geometry).score(self._validator(generator).floor())
 
     def score(self, generator: TrainedGenerator) -> Score:
         """Generate for the real showers' conditions and compare."""

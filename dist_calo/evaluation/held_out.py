@@ -8,20 +8,20 @@ from dist_calo.config import DataConfig, RunConfig, TrainConfig
 from dist_calo.data.row_blocks import Split
 from dist_calo.data.shards import Manifest
 from dist_calo.launching.environment import World
-from dist_calo.physics.views.view import View
+from dist_calo.physics.monitors.monitor import Monitor
 from dist_calo.training.restore import restore_generator
 from dist_calo.training.validation import Validator
 
 
 def held_out_validator(
-    state: Mapping[str, Any], split: Split = "test", view: View | None = None
+    state: Mapping[str, Any], split: Split = "test", monitor: Monitor | None = None
 ) -> Validator:
     """What compares the generator of a checkpoint with a split of the data that it was trained on, on one rank.
 
     Args:
         state: what `dist_calo.training.checkpoint.load_checkpoint` returned.
         split: which showers.
-        view: how showers are looked at; by default that of the geometry.
+        monitor: observables and comparison; by default those of the geometry.
 
     Raises:
         CheckpointError: if the checkpoint's networks do not fit the model of this version.
@@ -32,4 +32,4 @@ def held_out_validator(
     )
     manifest = Manifest.from_dict(state["manifest"])
     communicator = SingleCommunicator(World())
-    return Validator(config, manifest, restore_generator(state), communicator, split=split, view=view)
+    return Validator(config, manifest, restore_generator(state), communicator, split=split, monitor=monitor)

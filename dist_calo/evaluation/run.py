@@ -32,7 +32,7 @@ from dist_calo.evaluation.samples import (
 from dist_calo.files import write_whole, writing
 from dist_calo.physics.metrics.evaluation import Evaluation, measured_sums
 from dist_calo.physics.metrics.half_sample_bootstrap import LEAST_SHOWERS, Measured
-from dist_calo.physics.metrics.row_comparison import (
+from dist_calo.physics.metrics.multivariate_metrics import (
     LEAST_ROWS,
     measured_classifier,
     measured_frechet,
@@ -50,7 +50,7 @@ ENERGIES_DIFFER = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class EvaluationRequest:
     """What is to be compared with what.
 
     Attributes:
@@ -86,7 +86,7 @@ class Question:
     report: bool = True
 
 
-def answer(question: Question, communicator: Communicator) -> Evaluation | None:
+def evaluate(request: EvaluationRequest, communicator: Communicator) -> Evaluation | None:
     """Compare, write ``metrics.json`` and ``report.html``, and log both; the evaluation on rank 0, None on others.
 
     Raises:
@@ -95,23 +95,23 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
     began = time.monotonic()
     first = communicator.world.rank == 0
     state = None
-    if question.checkpoint is not None:
-        found = state_of(question.checkpoint, question.tracking_uri) if first else None
+    if request.checkpoint is not None:
+        found = state_of(request.checkpoint, request.tracking_uri) if first else None
         state = communicator.broadcast_object(found)
-    uri = question.tracking_uri or (state["config"]["tracking"]["uri"] if state else TrackingConfig().uri)
+    uri = request.tracking_uri or (state["config"]["tracking"]["uri"] if state else TrackingConfig().uri)
     if first:
         require_store(uri)
-        _require_writable(question.out)
+        _require_writable(request.out)
     set_threads(communicator, None)
-    reference = _reference(question, state, communicator)
-    fake = _fake(question, state, reference, communicator)
+    reference = _reference(request, state, communicator)
+    fake = _fake(request, state, reference, communicator)
     samples = collect(
         reference,
         fake,
         communicator,
-        edges=question.edges,
-        rows=question.rows,
-        with_showers="low" in question.levels,
+        edges=request.edges,
+        rows=request.rows,
+        with_showers="low" in request.levels,
         say=_say if first else lambda _: None,
     )
     slots, whole = _numbers(samples, communicator, paired=fake.paired)
@@ -122,9 +122,9 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
         slots=slots,
         whole=whole,
         examples=samples.examples,
-        names=question.names,
+        names=request.names,
     )
-    drawings = _drawn(evaluation, communicator) if question.report else None
+    drawings = _drawn(evaluation, communicator) if request.report else None
     if not first:
         # Whatever rank 0 does alone, for hours perhaps, it tells now and then that it goes on.
         while communicator.broadcast_object(None):
@@ -133,13 +133,13 @@ def answer(question: Question, communicator: Communicator) -> Evaluation | None:
     say = _Alive(communicator)
     record = EvaluationRecord(uri, state["run_id"] if state else None)
     about = describe_run()
-    facts = _facts(question, state, reference, fake, samples, record, about, communicator)
-    for level in question.levels:
+    facts = _facts(request, state, reference, fake, samples, record, about, communicator)
+    for level in request.levels:
         whole |= measured_classifier(samples.real, samples.fake, level, say)
-    notes = tuple(_notes(question, samples))
+    notes = tuple(_notes(request, samples))
     evaluation = replace(evaluation, whole=whole, facts=facts, history=record.history(), notes=notes)
     facts["Evaluation"]["wall time"] = f"{time.monotonic() - began:.0f} s"
-    files = _write(evaluation, question.out, drawings)
+    files = _write(evaluation, request.out, drawings)
     record.log(evaluation, files, int(state["step"]) if state else 0, about)
     if record.problem:
         print(f"not logged to MLflow: {record.problem}", file=sys.stderr)
@@ -177,9 +177,11 @@ def _require_writable(folder: Path) -> None:
             folder.rmdir()
 
 
-def _reference(question: Question, state: Mapping[str, Any] | None, communicator: Communicator) -> Files:
-    if question.real is not None:
-        return _files(question, question.real, communicator)
+def _reference(
+    request: EvaluationRequest, state: Mapping[str, Any] | None, communicator: Communicator
+) -> Files:
+    if request.real is not None:
+        return _files(request, request.real, communicator)
     assert state is not None, "the command line demands --real without a checkpoint"
     first = communicator.world.rank == 0
     data = DataConfig(**state["config"]["data"])
@@ -192,11 +194,13 @@ def _reference(question: Question, state: Mapping[str, Any] | None, communicator
         )
     if not data.test_fraction:
         raise DataError("data.test_fraction=0: training kept no showers for a test; name some with --real")
-    return Files(manifest=manifest, config=data, split="test", most=question.showers)
+    return Files(manifest=manifest, config=data, split="test", most=request.showers)
 
 
-def _files(question: Question, path: str, communicator: Communicator, as_found: bool = False) -> Files:
-    config = replace(question.reading, path=path)
+def _files(
+    request: EvaluationRequest, path: str, communicator: Communicator, as_found: bool = False
+) -> Files:
+    config = replace(request.reading, path=path)
     told: dict[str, str | None] = {}
     try:
         if communicator.world.rank == 0:
@@ -218,7 +222,7 @@ def _files(question: Question, path: str, communicator: Communicator, as_found: 
         # There are no data.path and no data.cell_unit on this command line.
         words = str(error).replace("data.path=", "")
         raise type(error)(re.sub(r"data\.(cell|energy)_unit=(\w+) \(.*?\)", here, words)) from None
-    return Files(manifest=manifest, config=config, most=question.showers)
+    return Files(manifest=manifest, config=config, most=request.showers)
 
 
 def _told_units(config: DataConfig) -> dict[str, str | None]:
@@ -233,18 +237,18 @@ def _told_units(config: DataConfig) -> dict[str, str | None]:
 
 
 def _fake(
-    question: Question, state: Mapping[str, Any] | None, reference: Files, communicator: Communicator
+    request: EvaluationRequest, state: Mapping[str, Any] | None, reference: Files, communicator: Communicator
 ) -> FakeShowers:
     readout = reference.manifest.geometry
-    if question.fake is not None:
+    if request.fake is not None:
         # What a generator does wrong is what is asked for: only the reference must be sound.
-        files = _files(question, question.fake, communicator, as_found=True)
+        files = _files(request, request.fake, communicator, as_found=True)
         require_same_readout(readout, files.manifest.geometry)
         return FilesOf(files=files)
     assert state is not None, "the command line demands files or a checkpoint"
-    generator = restore_generator(state, generating_device(question.device, communicator.world))
+    generator = restore_generator(state, generating_device(request.device, communicator.world))
     require_same_readout(readout, generator.geometry, generates=True)
-    return GeneratedFor(generator=generator, known=readout, seed=question.seed)
+    return GeneratedFor(generator=generator, known=readout, seed=request.seed)
 
 
 def _numbers(
@@ -277,13 +281,13 @@ def _drawn(evaluation: Evaluation, communicator: Communicator) -> Drawings:
     return Drawings(chapters=found[0][0], bins=found[second][1])
 
 
-def _notes(question: Question, samples: Samples) -> list[str]:
+def _notes(request: EvaluationRequest, samples: Samples) -> list[str]:
     """What the reader should know before trusting the numbers."""
     from scipy.stats import ks_2samp
 
     notes = []
     real, fake = samples.real, samples.fake
-    for name, sample in zip(question.names, (real, fake), strict=True):
+    for name, sample in zip(request.names, (real, fake), strict=True):
         if sample.count < LEAST_ROWS:
             errors = f"need at least {LEAST_SHOWERS}" if sample.count < LEAST_SHOWERS else "are rough"
             notes.append(
@@ -299,9 +303,9 @@ def _notes(question: Question, samples: Samples) -> list[str]:
             notes.append(
                 f"{sample.outside:,} of {sample.count:,} {name} showers lie outside of the bins of incident energy."
             )
-    if question.fake is not None and fake.faults.get("response", 0) > fake.count / 2:
+    if request.fake is not None and fake.faults.get("response", 0) > fake.count / 2:
         notes.append(
-            f"The response of most {question.names[1]} showers is far off. If their cells or incident energies are in "
+            f"The response of most {request.names[1]} showers is far off. If their cells or incident energies are in "
             "another unit, tell it in the attributes cell_units and energy_units of their files."
         )
     energies = [np.asarray(sample.rows.conditions[:, 0], dtype=np.float64) for sample in (real, fake)]
@@ -315,7 +319,7 @@ def _notes(question: Question, samples: Samples) -> list[str]:
 
 
 def _facts(
-    question: Question,
+    request: EvaluationRequest,
     state: Mapping[str, Any] | None,
     reference: Files,
     fake: FakeShowers,
@@ -326,12 +330,12 @@ def _facts(
 ) -> dict[str, dict[str, str]]:
     facts: dict[str, dict[str, str]] = {}
     if state is not None:
-        facts = describe_model(state, str(question.checkpoint))
+        facts = describe_model(state, str(request.checkpoint))
         facts["Training"] |= record.facts()
         if record.run_id:  # a checkpoint may know no more than the name of the run's spool
             facts["Model"]["MLflow run"] = record.run_id
     split = "" if reference.split == "all" else f", {reference.split} split"
-    real, generated = question.names
+    real, generated = request.names
     facts["Evaluation"] = {
         real: f"{samples.real.count:,} showers of {reference.config.described}{split}",
         generated: f"{samples.fake.count:,} showers {fake.described}",

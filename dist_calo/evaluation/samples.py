@@ -24,9 +24,9 @@ from dist_calo.data.shards import Manifest
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.geometry import Geometry
 from dist_calo.physics.observables.energy_bins import BINNING_SHOWERS, Binning
+from dist_calo.physics.observables.examples import Examples
 from dist_calo.physics.observables.observer import Observer, observer_of
 from dist_calo.physics.observables.sample import Rows, Sample
-from dist_calo.physics.views.view import Examples
 from dist_calo.randomness import Draws
 from dist_calo.training.restore import TrainedGenerator
 

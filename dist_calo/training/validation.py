@@ -17,7 +17,8 @@ from dist_calo.data.loader import evaluation_loader
 from dist_calo.data.row_blocks import Split, split_blocks
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError
-from dist_calo.physics.views.view import Examples, View, view_of
+from dist_calo.physics.monitors.monitor import Monitor, monitor_of
+from dist_calo.physics.observables.examples import Examples
 from dist_calo.randomness import Draws
 from dist_calo.training.restore import TrainedGenerator
 
@@ -29,7 +30,7 @@ BATCH_PER_RANK = 64
 class Comparison:
     """What a validation saw, the same on all ranks."""
 
-    view: View
+    monitor: Monitor
     real: Any
     """Summary of the Geant4 showers."""
     fake: Any
@@ -39,7 +40,7 @@ class Comparison:
     @cached_property
     def numbers(self) -> dict[str, float]:
         """The comparison in numbers, by name; NaN where the real showers tell nothing."""
-        return self.view.numbers(self.fake, self.real)
+        return self.monitor.numbers(self.fake, self.real)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -53,18 +54,18 @@ class Comparison:
     def headlines(self) -> dict[str, float]:
         """The score and the few numbers that are shown at a glance."""
         return {"score": self.score} | {
-            name: self.numbers[name] for name in self.view.headlines if name in self.numbers
+            name: self.numbers[name] for name in self.monitor.headlines if name in self.numbers
         }
 
     @property
     def score(self) -> float:
         """What the best checkpoint has least of."""
-        score = self.view.score(self.numbers)
+        score = self.monitor.score(self.numbers)
         return score if math.isfinite(score) else math.inf
 
     def pictures(self) -> dict[str, Callable[[], Any]]:
         """Functions that draw each picture, by name."""
-        drawn = self.view.pictures(self.real, self.fake, self.examples)
+        drawn = self.monitor.pictures(self.real, self.fake, self.examples)
         return {f"pictures/{name}": draw for name, draw in drawn.items()}
 
 
@@ -80,7 +81,7 @@ class Validator:
         generator: what generates, with the weights that it has at the time of the call.
         communicator: how the ranks talk.
         split: which showers.
-        view: how showers are looked at; by default that of the geometry.
+        monitor: observables and comparison; by default those of the geometry.
 
     Raises:
         DataError: if the split is empty.
@@ -93,14 +94,14 @@ class Validator:
         generator: TrainedGenerator,
         communicator: Communicator,
         split: Split = "validation",
-        view: View | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         self._config = config
         self._manifest = manifest
         self._generator = generator
         self._communicator = communicator
         self._split = split
-        self._view = view or view_of(manifest.geometry)
+        self._monitor = monitor or monitor_of(manifest.geometry)
         self.samples = split_blocks(manifest, split, config.data).samples
         """Showers of the split."""
         if not self.samples:
@@ -125,7 +126,7 @@ class Validator:
         """
         if self._real is None:
             self._real = self._read()
-        fake = self._view.summary()
+        fake = self._monitor.summary()
         drawn = np.empty(0)
         for (ids, conditions), drawing in itertools.product(
             self._conditions, range(repeat, repeat + generations)
@@ -136,7 +137,7 @@ class Validator:
             drawn = drawn if drawn.size else showers[:EXAMPLES].copy()
         drawn = self._communicator.broadcast_object(drawn, self._source)
         return Comparison(
-            view=self._view,
+            monitor=self._monitor,
             real=self._real,
             fake=self._summed(fake),
             examples=Examples(real=self._examples[0], fake=drawn, energies=self._examples[1]),
@@ -147,25 +148,25 @@ class Validator:
 
         What a perfect generator of as many showers as half of the split would reach.
         """
-        if not self._view.settled:
+        if not self._monitor.settled:
             self._settle()
-        halves = [(self._view.summary(), self._view.summary()) for _ in range(repeats)]
+        halves = [(self._monitor.summary(), self._monitor.summary()) for _ in range(repeats)]
         for batch in self._batches():
             for repeat, pair in enumerate(halves):
                 draws = Draws(self._config.train.seed, repeat, batch.ids, "halves")
                 first = draws.uniform("half").numpy()[:, 0] < 0.5
                 for summary, mine in zip(pair, (first, ~first), strict=True):
                     summary.update(batch.showers[mine], batch.conditions[mine, 0])
-        numbers = [self._view.numbers(*(self._summed(half) for half in pair)) for pair in halves]
+        numbers = [self._monitor.numbers(*(self._summed(half) for half in pair)) for pair in halves]
         # Of few showers a half may leave a bin of energy empty, which then has no numbers.
         names = [name for name in numbers[0] if all(name in values for values in numbers)]
         return {name: float(np.mean([values[name] for values in numbers])) for name in names}
 
     def _read(self) -> Any:
         """Sums over the split's showers on all ranks; remembers this rank's conditions and the examples."""
-        if not self._view.settled:
+        if not self._monitor.settled:
             self._settle()
-        summary = self._view.summary()
+        summary = self._monitor.summary()
         examples: np.ndarray | None = None
         for batch in self._batches():
             if len(batch.ids):
@@ -196,11 +197,11 @@ class Validator:
             yield from itertools.islice(loader, -(-self._config.train.validation_showers // size))
 
     def _settle(self) -> None:
-        """Let the view decide its bins from all showers of the split, the same on all ranks."""
-        each = (self._view.extremes(batch.showers, batch.conditions[:, 0]) for batch in self._batches())
+        """Let the monitor decide its bins from all showers of the split, the same on all ranks."""
+        each = (self._monitor.extremes(batch.showers, batch.conditions[:, 0]) for batch in self._batches())
         found = torch.from_numpy(functools.reduce(np.maximum, each))
         self._communicator.all_reduce(found, "max")
-        self._view.settle(found.numpy())
+        self._monitor.settle(found.numpy())
 
     def _summed(self, summary: Any) -> Any:
         vector = torch.from_numpy(summary.to_vector())

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from dist_calo.physics.metrics.comparison import score_of
 from dist_calo.physics.metrics.distances import separations
 from dist_calo.physics.metrics.evaluation import measured_sums
-from dist_calo.physics.metrics.observable_comparison import chi_squares
+from dist_calo.physics.metrics.observable_metrics import chi_squares
+from dist_calo.physics.metrics.profile_metrics import score_of
 from tests.support.gaussians import normal, sampled
 
 COUNT = 60_000

@@ -7,7 +7,7 @@ from scipy.linalg import sqrtm
 from dist_calo.physics.metrics.frechet_distance import (
     Moments,
     frechet_distance,
-    frechet_from_parts,
+    frechet_from_groups,
     frechet_from_rows,
 )
 
@@ -107,7 +107,7 @@ def test_a_sample_of_fewer_groups_is_extrapolated_without_bias(groups, size):
     for seed in range(30):
         few = Moments.from_rows(rows(size, 10, 2 * seed), seed=seed, groups=groups)
         many = Moments.from_rows(rows(100, 10, 2 * seed + 1), seed=seed, groups=32)
-        found += [frechet_from_parts(few, many, seed=seed), frechet_from_parts(many, few, seed=seed)]
+        found += [frechet_from_groups(few, many, seed=seed), frechet_from_groups(many, few, seed=seed)]
     values = np.array([one.value for one in found])
     assert np.isfinite(values).all()
     assert abs(values.mean()) < 0.2 * np.mean([one.distances[-1] for one in found])
@@ -132,10 +132,10 @@ def test_the_same_seed_gives_the_same_value_and_a_constant_feature_adds_nothing(
 def test_parts_that_do_not_go_together_are_refused():
     parts = Moments.from_rows(rows(200, 3, 0), seed=0)
     with pytest.raises(ValueError, match="at least 8 groups"):
-        frechet_from_parts(*[Moments.from_rows(rows(200, 3, 0), seed=0, groups=7)] * 2)
+        frechet_from_groups(*[Moments.from_rows(rows(200, 3, 0), seed=0, groups=7)] * 2)
     with pytest.raises(ValueError, match="the same features"):
-        frechet_from_parts(parts, Moments.from_rows(rows(200, 2, 0), seed=0))
+        frechet_from_groups(parts, Moments.from_rows(rows(200, 2, 0), seed=0))
     with pytest.raises(ValueError, match="at least two rows"):
-        frechet_from_parts(*[Moments.from_rows(rows(2, 3, 0), seed=0)] * 2)
+        frechet_from_groups(*[Moments.from_rows(rows(2, 3, 0), seed=0)] * 2)
     with pytest.raises(ValueError, match="shapes must be"):
         Moments(count=parts.count, sums=parts.sums, products=parts.products[:5])

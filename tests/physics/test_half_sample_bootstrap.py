@@ -5,14 +5,12 @@ import pytest
 
 from dist_calo.physics.metrics.distances import separations
 from dist_calo.physics.metrics.half_sample_bootstrap import (
-    GROUPS,
     MOST_SIGMAS,
     Design,
-    groups_of,
-    halvings,
+    half_samples,
     measured,
-    share_of,
 )
+from dist_calo.physics.observables.groups import GROUPS, groups_of, share_of
 
 
 def test_groups_are_alike_and_belong_to_the_number_alone():
@@ -35,10 +33,10 @@ def test_a_share_is_random_and_takes_of_all_groups_alike():
 
 
 def test_halves_of_the_reference_are_disjoint_and_whole():
-    for halving in halvings(Design(count=5)):
-        assert sorted([*halving.real, *halving.rest]) == list(range(GROUPS))
-        assert len(set(halving.fake)) == GROUPS // 2
-    first, again = next(halvings()), next(halvings())
+    for halves in half_samples(Design(count=5)):
+        assert sorted([*halves.real, *halves.rest]) == list(range(GROUPS))
+        assert len(set(halves.fake)) == GROUPS // 2
+    first, again = next(half_samples()), next(half_samples())
     np.testing.assert_array_equal(first.fake, again.fake)
 
 

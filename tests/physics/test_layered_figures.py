@@ -5,8 +5,8 @@ import pytest
 
 from dist_calo.geometry import CylindricalLayers, LayeredGrid
 from dist_calo.physics.figures import layered
-from dist_calo.physics.views.layered import LayerView
-from dist_calo.physics.views.view import Examples
+from dist_calo.physics.monitors.layered import LayerMonitor
+from dist_calo.physics.observables.examples import Examples
 from tests.support.layer_samples import GRID, two_samples
 from tests.support.pictures import contrast
 
@@ -22,7 +22,7 @@ def compared(geometry, counts=(400, 400), dark=0):
     samples = [
         [part[:count] for part in sample] for count, sample in zip(counts, two_samples(geometry), strict=True)
     ]
-    view = LayerView(geometry)
+    view = LayerMonitor(geometry)
     view.settle(view.extremes(*two_samples(geometry)[0]))
     for showers, _ in samples:
         showers[:dark, : geometry.layer_cells[0]] = 0.0

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_calo.geometry import CylindricalLayers, LayeredGrid
+from dist_calo.physics.monitors.layered import LayerMonitor
 from dist_calo.physics.observables import layered
 from dist_calo.physics.observables.layered import LayerObserver, RadialDensity
 from dist_calo.physics.observables.observer import observer_of
-from dist_calo.physics.views.layered import LayerView
 from tests.support.layer_samples import GRID, made_up
 from tests.support.observed import check_described
 
@@ -36,7 +36,7 @@ def seen(geometry, **cells) -> dict[str, float]:
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_what_training_looks_at_is_the_same(geometry):
     showers, energies = made_up(geometry, 60, 0)
-    view, observer = LayerView(geometry), LayerObserver(geometry)
+    view, observer = LayerMonitor(geometry), LayerObserver(geometry)
     expected = {
         feature.name: column
         for feature, column in zip(view.features, view.observe(showers, energies).T, strict=True)

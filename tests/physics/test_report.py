@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from dist_calo.physics.metrics.half_sample_bootstrap import Measured
-from dist_calo.physics.metrics.metric_definitions import KINDS
+from dist_calo.physics.metrics.metric_definitions import METRICS
 from dist_calo.physics.report import report_html, write_report
 from dist_calo.physics.report.rounding import floor_of, level_of, sigmas_in_words, with_error
 from tests.support.evaluations import evaluated
@@ -121,7 +121,7 @@ def test_every_summary_group_stands_in_the_first_table(page, evaluation):
 
 def test_every_number_of_all_showers_has_its_meaning(page, evaluation):
     for name in evaluation.whole:
-        assert KINDS[name.split("/")[0]].meaning in words(page)
+        assert METRICS[name.split("/")[0]].meaning in words(page)
 
 
 def test_what_is_not_computed_is_said_with_the_remedy(page):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dist_calo.physics.metrics.half_sample_bootstrap import GROUPS, groups_of
+from dist_calo.physics.observables.groups import GROUPS, groups_of
 from tests.support.gaussians import normal, sampled
 
 ALL = np.arange(GROUPS)

@@ -15,9 +15,9 @@ from benchmarks.spoiled import (
     with_a_dead_cell,
     with_shuffled_layers,
 )
-from dist_calo.physics.metrics.evaluation import away
-from dist_calo.physics.metrics.metric_definitions import kind_of
-from dist_calo.physics.metrics.row_comparison import measured_classifier
+from dist_calo.physics.metrics.evaluation import sigmas_above_floor
+from dist_calo.physics.metrics.metric_definitions import definition_of
+from dist_calo.physics.metrics.multivariate_metrics import measured_classifier
 from dist_calo.physics.observables.sample import Sample
 
 COUNT = 6000
@@ -47,17 +47,21 @@ def reference():
 @pytest.mark.parametrize(("spoil", "seen_by"), SEEN_BY)
 def test_a_spoiled_sample_is_more_than_five_sigmas_away(reference, good, spoil, seen_by):
     numbers = numbers_of(reference, *spoil(*good))
-    found = {name: away(name, numbers[name]) for name in seen_by}
+    found = {name: sigmas_above_floor(name, numbers[name]) for name in seen_by}
     assert min(found.values()) > 5, found
 
 
 def test_equal_samples_are_at_their_floor(reference, good):
     numbers = numbers_of(reference, *good)
-    beyond = {name: away(name, number) for name, number in numbers.items() if not away(name, number) <= 2}
+    beyond = {
+        name: sigmas_above_floor(name, number)
+        for name, number in numbers.items()
+        if not sigmas_above_floor(name, number) <= 2
+    }
     # By chance one signed number in 22 is beyond two sigmas; many of the 350 go together.
     assert len(beyond) < 0.1 * len(numbers), beyond
     assert max(beyond.values()) < 4.5, beyond
-    distances = [name for name in numbers if not kind_of(name).signed]
+    distances = [name for name in numbers if not definition_of(name).signed]
     assert len(distances) > 100
     assert sum(name in beyond for name in distances) < 0.05 * len(distances), beyond
 

@@ -5,8 +5,8 @@ import pytest
 
 from dist_calo.geometry import Waveforms
 from dist_calo.physics.figures import waveforms
-from dist_calo.physics.views.view import Examples
-from dist_calo.physics.views.waveforms import SignalView
+from dist_calo.physics.monitors.waveforms import WaveformMonitor
+from dist_calo.physics.observables.examples import Examples
 from tests.support.pictures import contrast
 
 GEOMETRY = Waveforms(rows=2, columns=3, samples=50, sample_ns=0.5, noise=1.0)
@@ -26,7 +26,7 @@ def events(seed, count=300):
 
 @cache
 def compared(counts=(300, 300), silent=False):
-    view = SignalView(GEOMETRY)
+    view = WaveformMonitor(GEOMETRY)
     view.settle(view.extremes(*events(0)))
     samples = [[part[:count].copy() for part in events(seed)] for seed, count in enumerate(counts)]
     if silent:

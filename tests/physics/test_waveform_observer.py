@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_calo.geometry import Waveforms
+from dist_calo.physics.monitors.waveforms import WaveformMonitor
 from dist_calo.physics.observables.observer import observer_of
-from dist_calo.physics.observables.waveforms import PER_CHANNEL, SignalObserver
-from dist_calo.physics.views.waveforms import SignalView
+from dist_calo.physics.observables.waveforms import PER_CHANNEL, WaveformObserver
 from tests.support.geometries import rough_showers
 from tests.support.observed import check_described
 
@@ -84,7 +84,7 @@ def test_an_event_without_signal():
 
 def test_profiles():
     showers = event(c0=gaussian(30.0, 50.0, 5.0), c1=gaussian(1000.0, 60.0, 5.0))
-    observer = SignalObserver(GEOMETRY)
+    observer = WaveformObserver(GEOMETRY)
     profiles = observer.observe(showers, np.ones((1, 1))).profiles
     np.testing.assert_allclose(profiles["waveform"][0], showers[0, 0] + showers[0, 1], rtol=1e-6)
     np.testing.assert_array_equal(
@@ -100,7 +100,7 @@ def test_profiles():
 
 def test_what_training_looks_at_is_the_same():
     showers, conditions = rough_showers(ROUGH, 40)
-    observer, view = SignalObserver(ROUGH), SignalView(ROUGH)
+    observer, view = WaveformObserver(ROUGH), WaveformMonitor(ROUGH)
     columns = observer.observe(showers, conditions).columns
     names = [feature.name for feature in observer.features]
     shared = [names.index(feature.name) for feature in view.features]
@@ -110,7 +110,7 @@ def test_what_training_looks_at_is_the_same():
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 1000), cuts=st.lists(st.integers(0, 9), max_size=3))
 def test_any_batches_and_any_scale(seed, cuts):
-    observer = SignalObserver(ROUGH)
+    observer = WaveformObserver(ROUGH)
     showers, conditions = rough_showers(ROUGH, 9, seed)
     before = showers.copy()
     whole = observer.observe(showers, conditions)
@@ -125,7 +125,7 @@ def test_any_batches_and_any_scale(seed, cuts):
     np.testing.assert_allclose(whole.profiles["waveform"], showers.sum(axis=1), rtol=1e-5, atol=1e-3)
     # Against twice the noise, twice the signal is the same.
     louder = Waveforms(rows=1, columns=3, samples=300, sample_ns=0.4, noise=2.0)
-    scaled = SignalObserver(louder).observe(2 * showers, conditions).columns
+    scaled = WaveformObserver(louder).observe(2 * showers, conditions).columns
     factors = [2.0 if feature.group in ("response", "amplitude") else 1.0 for feature in observer.features]
     np.testing.assert_allclose(scaled, whole.columns * factors, rtol=1e-6)
 
@@ -135,9 +135,9 @@ def test_diverged_events_give_no_warning():
     showers[0, 0, 0], showers[1, 0, 0], showers[2], showers[3] = np.nan, np.inf, -1.0, 3e38
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        SignalObserver(GEOMETRY).observe(showers, np.ones((4, 1)))
+        WaveformObserver(GEOMETRY).observe(showers, np.ones((4, 1)))
 
 
 @pytest.mark.parametrize("geometry", [GEOMETRY, ROUGH, Waveforms(rows=1, columns=1, samples=8)])
 def test_what_is_observed_is_described(geometry):
-    check_described(SignalObserver(geometry), geometry)
+    check_described(WaveformObserver(geometry), geometry)

@@ -6,9 +6,9 @@ import numpy as np
 
 from dist_calo.physics.metrics.evaluation import Evaluation, measured_sums
 from dist_calo.physics.observables.energy_bins import Binning
+from dist_calo.physics.observables.examples import Examples
 from dist_calo.physics.observables.observer import observer_of
 from dist_calo.physics.observables.sample import Sample
-from dist_calo.physics.views.view import Examples
 
 BATCH = 512
 

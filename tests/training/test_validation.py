@@ -12,8 +12,8 @@ from dist_calo.data.row_blocks import split_blocks
 from dist_calo.data.shards import build_manifest
 from dist_calo.errors import DataError
 from dist_calo.launching.environment import World
+from dist_calo.physics.monitors.voxel_grid import VoxelMonitor
 from dist_calo.physics.observables.shower_summary import Bins
-from dist_calo.physics.views.voxel_grid import VoxelView
 from dist_calo.training.validation import Comparison, Validator
 from tests.support.simulated_ranks import on_simulated_ranks
 from tests.support.small_runs import write_showers
@@ -66,7 +66,7 @@ def on_ranks(size, config, manifest, view):
     def on_rank(rank, all_reduce):
         communicator = SimulatedCommunicator(rank, size, shared, all_reduce)
         generator = Constant()
-        validator = Validator(config, manifest, generator, communicator, view=view())
+        validator = Validator(config, manifest, generator, communicator, monitor=view())
         validator.run()
         generator.samples.clear()
         return generator, validator.run(repeat=1)
@@ -100,13 +100,13 @@ def test_again_reads_nothing_and_gives_the_same(setting, monkeypatch):
 
 
 def settled_view(manifest):
-    return lambda: VoxelView(manifest.geometry, Bins())
+    return lambda: VoxelMonitor(manifest.geometry, Bins())
 
 
 def test_three_ranks_find_what_one_finds(setting):
     config, manifest = setting
     view = settled_view(manifest)
-    alone = Validator(config, manifest, Constant(), SingleCommunicator(World()), view=view()).run()
+    alone = Validator(config, manifest, Constant(), SingleCommunicator(World()), monitor=view()).run()
     ranks = on_ranks(3, config, manifest, view)
     asked = sorted(sample for generator, _ in ranks for sample in generator.samples)
     assert len(asked) == len(set(asked)) == alone.real.compute().count[-1]
@@ -125,7 +125,7 @@ def test_more_ranks_than_showers_still_have_examples_to_draw(tmp_path, settled):
     manifest = build_manifest(config.data)
     samples = split_blocks(manifest, "validation", config.data).samples
     assert 0 < samples < 4
-    view = settled_view(manifest) if settled else lambda: VoxelView(manifest.geometry)
+    view = settled_view(manifest) if settled else lambda: VoxelMonitor(manifest.geometry)
     ranks = on_ranks(4, config, manifest, view)
     assert not ranks[0][0].samples
     first = next(generator for generator, _ in ranks if generator.samples)
@@ -153,7 +153,7 @@ def test_numbers_that_are_not_finite_are_counted():
         def score(self, numbers):
             return numbers["a"]
 
-    metrics = Comparison(view=Numbers(), real=None, fake=None, examples=None).metrics
+    metrics = Comparison(monitor=Numbers(), real=None, fake=None, examples=None).metrics
     assert metrics == {
         "validation/score": 1.0,
         "validation/undefined": 2.0,

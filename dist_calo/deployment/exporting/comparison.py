@@ -17,8 +17,8 @@ import torch
 from dist_calo.deployment.exporting.physical import PhysicalGenerator
 from dist_calo.errors import CheckpointError
 from dist_calo.geometry import Geometry, LayeredReadout
+from dist_calo.physics.observables.layered_cells import hit_threshold
 from dist_calo.physics.observables.shower_summary import Bins
-from dist_calo.physics.views.layered import hit_threshold
 from dist_calo.randomness import Draws
 
 Program = Callable[[Sequence[np.ndarray]], np.ndarray]

@@ -12,8 +12,8 @@ import numpy as np
 from dist_calo.geometry import CylindricalLayers, LayeredGrid, LayeredReadout
 from dist_calo.physics.figures import panels
 from dist_calo.physics.figures.panels import LABELS, MEV
+from dist_calo.physics.observables.examples import Examples
 from dist_calo.physics.observables.features import FeatureSummary
-from dist_calo.physics.views.view import Examples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,9 +12,9 @@ import numpy as np
 from dist_calo.geometry import Waveforms
 from dist_calo.physics.figures import panels
 from dist_calo.physics.figures.panels import GENERATED, LABELS, REFERENCE
+from dist_calo.physics.observables.examples import Examples
 from dist_calo.physics.observables.features import FeatureSummary
-from dist_calo.physics.views.view import Examples
-from dist_calo.physics.views.waveforms import SHARE
+from dist_calo.physics.observables.waveforms import SHARE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

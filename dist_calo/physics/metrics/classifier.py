@@ -40,7 +40,7 @@ SLICE = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class ClassifierResult:
     """Result of a classifier on the test rows.
 
     Attributes:
@@ -80,7 +80,7 @@ def classify(
     learning_rate: float = 2e-4,
     device: str = "cpu",
     say: Callable[[str], None] | None = None,
-) -> Verdict:
+) -> ClassifierResult:
     """Train a classifier on two samples of rows and test it.
 
     Both samples are cut to the size of the smaller one, at random. The result depends on the seed and, through rounding
@@ -129,7 +129,7 @@ def classify(
     output, truth = _judge(network, rows["test"]), labels["test"]
     probability = calibration.predict(output)
     auc_error, jsd_error = _bootstrap_errors(probability, truth, seed)
-    return Verdict(
+    return ClassifierResult(
         auc=area_under_curve(probability, truth),
         auc_error=auc_error,
         jsd=jensen_shannon(probability, truth),

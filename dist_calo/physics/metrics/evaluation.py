@@ -9,22 +9,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dist_calo.geometry import Geometry
-from dist_calo.physics.metrics.comparison import compared_in_slot, compared_whole, score_of
 from dist_calo.physics.metrics.half_sample_bootstrap import (
-    GROUPS,
     LEAST_SHOWERS,
     Design,
     Measured,
     MeasuredArray,
     measured_arrays,
 )
-from dist_calo.physics.metrics.metric_definitions import kind_of
-from dist_calo.physics.metrics.observable_comparison import LEAST_FOR_WIDTH, compared_observables, named
-from dist_calo.physics.metrics.row_comparison import LEAST_ROWS
+from dist_calo.physics.metrics.metric_definitions import definition_of
+from dist_calo.physics.metrics.multivariate_metrics import LEAST_ROWS
+from dist_calo.physics.metrics.observable_metrics import LEAST_FOR_WIDTH, compared_observables, named
+from dist_calo.physics.metrics.profile_metrics import compared_in_slot, compared_whole, score_of
 from dist_calo.physics.observables.energy_bins import Binning
+from dist_calo.physics.observables.examples import Examples
+from dist_calo.physics.observables.groups import GROUPS
 from dist_calo.physics.observables.observer import FAULTS, Observer
-from dist_calo.physics.observables.sample import Part, Sample
-from dist_calo.physics.views.view import Examples
+from dist_calo.physics.observables.sample import GroupSums, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +67,12 @@ class Evaluation:
         return self.real.binning
 
     @property
-    def real_part(self) -> Part:
+    def real_part(self) -> GroupSums:
         """All Geant4 showers."""
         return self.real.of(np.arange(GROUPS))
 
     @property
-    def fake_part(self) -> Part:
+    def fake_part(self) -> GroupSums:
         """All generated showers."""
         return self.fake.of(np.arange(GROUPS))
 
@@ -157,10 +157,12 @@ class Evaluation:
         }
 
 
-def away(name: str, number: Measured) -> float:
+def sigmas_above_floor(name: str, number: Measured) -> float:
     """Return by how many sigmas a number is worse than its floor; for a signed number its absolute distance."""
     sigmas = number.sigmas
-    return abs(sigmas) if kind_of(name).signed else max(sigmas, 0.0) if math.isfinite(sigmas) else sigmas
+    return (
+        abs(sigmas) if definition_of(name).signed else max(sigmas, 0.0) if math.isfinite(sigmas) else sigmas
+    )
 
 
 def measured_sums(
@@ -178,7 +180,7 @@ def measured_sums(
     """
     slots = range(real.binning.slots)
 
-    def compare(part: Part, reference: Part) -> dict[str, ArrayLike]:
+    def compare(part: GroupSums, reference: GroupSums) -> dict[str, ArrayLike]:
         found: dict[str, ArrayLike] = {
             f"whole {name}": value for name, value in compared_whole(part, reference).items()
         }
@@ -194,12 +196,16 @@ def measured_sums(
     everything = np.arange(GROUPS)
     counts = [min(sample.of(everything).count(slot) for sample in (real, fake)) for slot in slots]
     return (
-        tuple(_told(_of_slot(numbers, slot, real.observer), counts[slot]) for slot in slots),
-        _told({name: array[()] for name, array in _beginning(numbers, "whole ").items()}, counts[-1]),
+        tuple(
+            _without_unknown_errors(_of_slot(numbers, slot, real.observer), counts[slot]) for slot in slots
+        ),
+        _without_unknown_errors(
+            {name: array[()] for name, array in _with_prefix(numbers, "whole ").items()}, counts[-1]
+        ),
     )
 
 
-def _told(numbers: dict[str, Measured], showers: float) -> dict[str, Measured]:
+def _without_unknown_errors(numbers: dict[str, Measured], showers: float) -> dict[str, Measured]:
     """Remove errors and floors where a sample has too few showers."""
     if showers >= LEAST_SHOWERS:
         return numbers
@@ -208,13 +214,13 @@ def _told(numbers: dict[str, Measured], showers: float) -> dict[str, Measured]:
 
 
 def _of_slot(numbers: Mapping[str, MeasuredArray], slot: int, observer: Observer) -> dict[str, Measured]:
-    mine = _beginning(numbers, f"{slot} ")
-    single = _beginning(mine, "single ")
+    mine = _with_prefix(numbers, f"{slot} ")
+    single = _with_prefix(mine, "single ")
     several = {name: array for name, array in mine.items() if not name.startswith("single ")}
     return {**named(observer, several), **{name: array[()] for name, array in single.items()}}
 
 
-def _beginning(numbers: Mapping[str, MeasuredArray], start: str) -> dict[str, MeasuredArray]:
+def _with_prefix(numbers: Mapping[str, MeasuredArray], start: str) -> dict[str, MeasuredArray]:
     return {name.removeprefix(start): array for name, array in numbers.items() if name.startswith(start)}
 
 

@@ -141,7 +141,7 @@ def frechet_distance(
     return float(shift @ shift + np.trace(covariance_a) + np.trace(covariance_b) - 2.0 * root)
 
 
-def frechet_from_parts(parts_a: Moments, parts_b: Moments, *, seed: int = 0) -> Extrapolated:
+def frechet_from_groups(parts_a: Moments, parts_b: Moments, *, seed: int = 0) -> Extrapolated:
     """Return the Frechet distance extrapolated to infinite sample size, from sums over groups alone.
 
     Subsets have the same share of the groups on both sides, at least one group. Where a sample has too
@@ -185,9 +185,9 @@ def frechet_from_parts(parts_a: Moments, parts_b: Moments, *, seed: int = 0) -> 
 
 
 def frechet_from_rows(a: np.ndarray, b: np.ndarray, *, seed: int = 0, groups: int = GROUPS) -> Extrapolated:
-    """Return `frechet_from_parts` of two samples of rows (n, F) and (m, F)."""
+    """Return `frechet_from_groups` of two samples of rows (n, F) and (m, F)."""
     parts = [Moments.from_rows(rows, seed=seed + side, groups=groups) for side, rows in enumerate((a, b))]
-    return frechet_from_parts(*parts, seed=seed)
+    return frechet_from_groups(*parts, seed=seed)
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:

@@ -1,9 +1,8 @@
 """Errors and floors of metrics from random halves of the samples.
 
-Every shower belongs to one of 64 groups by a hash of its number in the sample, whatever rank or batch it came with.
-Sums are kept for each group; a half of a sample is the sum of 32 groups. A number that compares two samples is then
-taken many times between half of the generated and half of the Geant4 showers, and between that half of the Geant4
-showers and the other one:
+Every shower belongs to one of 64 groups (`dist_calo.physics.observables.groups`). Sums are kept for each group; a half
+of a sample is the sum of 32 groups. A number that compares two samples is then taken many times between half of the
+generated and half of the Geant4 showers, and between that half of the Geant4 showers and the other one:
 
 - its **floor** is the mean of the latter: the value for a generator as good as Geant4 itself;
 - its **error** is the standard deviation of the former, the half-sample bootstrap: a half drawn without replacement
@@ -22,7 +21,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-GROUPS = 64
+from dist_calo.physics.observables.groups import GROUPS
+
 HALVINGS = 50
 """Halvings from which errors and floors are taken; the error is known to a tenth."""
 LEAST_SHOWERS = 20
@@ -56,7 +56,7 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Halving:
+class HalfSamples:
     """Groups of three parts of the samples."""
 
     real: np.ndarray
@@ -69,25 +69,6 @@ class Halving:
     """All of them, or as many as hold half as many showers as the Geant4 sample."""
 
 
-def hashed(ids: np.ndarray) -> np.ndarray:
-    """Return a well-mixed 64-bit number for each sample number (n,): SplitMix64's finaliser (Steele et al., 2014)."""
-    with np.errstate(over="ignore"):
-        mixed = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
-
-
-def groups_of(ids: np.ndarray) -> np.ndarray:
-    """Return the group of each sample number (n,), from 0 to GROUPS - 1."""
-    return (hashed(ids) % np.uint64(GROUPS)).astype(np.int64)
-
-
-def share_of(ids: np.ndarray, share: float) -> np.ndarray:
-    """Return whether each sample number (n,) is in a random share of all; independent of the groups."""
-    return np.asarray((hashed(ids) >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Design:
     """Sizes and pairing of the halves of two samples.
@@ -96,7 +77,7 @@ class Design:
         ratio: generated showers for each Geant4 shower.
         paired: whether a generated shower has the conditions of the Geant4 shower of the same number. Halves of both
             then hold the same groups: common fluctuations then cancel.
-        count: halvings.
+        count: number of random halves.
     """
 
     ratio: float = 1.0
@@ -104,7 +85,7 @@ class Design:
     count: int = HALVINGS
 
 
-def halvings(design: Design = Design(), seed: int = 0) -> Iterator[Halving]:
+def half_samples(design: Design = Design(), seed: int = 0) -> Iterator[HalfSamples]:
     """Draw random halves, the same for the same seed."""
     generator = np.random.Generator(np.random.Philox(key=seed))
     half = GROUPS // 2
@@ -114,7 +95,7 @@ def halvings(design: Design = Design(), seed: int = 0) -> Iterator[Halving]:
         first, second = generator.permutation(GROUPS), generator.permutation(GROUPS)
         chosen = (first if design.paired else second)[:half]
         rest = first[half : half + fewer_rest]
-        yield Halving(real=first[:half], rest=rest, half=chosen, fake=chosen[:fewer_fake])
+        yield HalfSamples(real=first[:half], rest=rest, half=chosen, fake=chosen[:fewer_fake])
 
 
 def measured(
@@ -132,16 +113,16 @@ class MeasuredArray:
 
     def __init__(self, value: ArrayLike, halves: np.ndarray, fewer: np.ndarray, floors: np.ndarray) -> None:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            # A number that no halving has stays NaN.
+            # A number that no pair of halves has stays NaN.
             warnings.simplefilter("ignore", RuntimeWarning)
             mean, floor = np.nanmean(fewer, axis=0), np.nanmean(floors, axis=0)
             error, spread = np.nanstd(halves, axis=0), np.nanstd(floors, axis=0)
-            away = mean - floor
+            difference = mean - floor
             # Equal constants differ by rounding, which is neither a distance nor an error.
             rounding = 1e-12 * np.maximum(1.0, np.abs(floor))
-            same = np.abs(away) <= rounding
+            same = np.abs(difference) <= rounding
             error = np.where(error <= rounding, np.fmax(error, spread), error)
-            sigmas = np.where(same, 0.0, np.clip(away / error, -MOST_SIGMAS, MOST_SIGMAS))
+            sigmas = np.where(same, 0.0, np.clip(difference / error, -MOST_SIGMAS, MOST_SIGMAS))
         self._fields = (np.asarray(value), error, floor, spread, sigmas)
 
     def __getitem__(self, place: int | tuple[()]) -> Measured:
@@ -166,13 +147,13 @@ def measured_arrays(
     everything = np.arange(GROUPS)
     values = compare(fake(everything), real(everything))
     halves, fewer, floors = [], [], []
-    for halving in halvings(design):
-        part = real(halving.real)
-        halves.append(compare(fake(halving.half), part))
+    for samples in half_samples(design):
+        part = real(samples.real)
+        halves.append(compare(fake(samples.half), part))
         fewer.append(
-            halves[-1] if len(halving.fake) == len(halving.half) else compare(fake(halving.fake), part)
+            halves[-1] if len(samples.fake) == len(samples.half) else compare(fake(samples.fake), part)
         )
-        floors.append(compare(real(halving.rest), part))
+        floors.append(compare(real(samples.rest), part))
     return {
         name: MeasuredArray(value, *(_stacked(rows, name, value) for rows in (halves, fewer, floors)))
         for name, value in values.items()

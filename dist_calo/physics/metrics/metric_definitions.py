@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class MetricDefinition:
     """Definition of one kind of metric.
 
     Attributes:
@@ -21,101 +21,107 @@ class Kind:
     signed: bool = False
 
 
-KINDS: dict[str, Kind] = {
-    "separation": Kind(
+METRICS: dict[str, MetricDefinition] = {
+    "separation": MetricDefinition(
         title="separation",
         meaning="separation power of the two histograms, 1/2 Σ (h - g)² / (h + g) at unit area: 0 equal, 1 disjoint",
     ),
-    "chi2_ndf": Kind(
+    "chi2_ndf": MetricDefinition(
         title="χ²/ndf", meaning="χ² of the two histograms over its degrees of freedom: 1 for equal ones"
     ),
-    "wasserstein": Kind(title="W₁", meaning="Wasserstein-1 distance in the observable's unit"),
-    "wasserstein_scaled": Kind(
+    "wasserstein": MetricDefinition(title="W₁", meaning="Wasserstein-1 distance in the observable's unit"),
+    "wasserstein_scaled": MetricDefinition(
         title="W₁/σ", meaning="Wasserstein-1 distance divided by the standard deviation of the Geant4 showers"
     ),
-    "shift": Kind(
+    "shift": MetricDefinition(
         title="shift/σ",
         meaning="generated minus Geant4 mean, in standard deviations of the Geant4 showers",
         signed=True,
     ),
-    "shifts": Kind(title="|shift|/σ", meaning="mean over layers or channels of the size of that shift"),
-    "width": Kind(
+    "shifts": MetricDefinition(
+        title="|shift|/σ", meaning="mean over layers or channels of the size of that shift"
+    ),
+    "width": MetricDefinition(
         title="width - 1",
         meaning="generated over Geant4 standard deviation, minus 1",
         signed=True,
     ),
-    "widths": Kind(title="|width - 1|", meaning="mean over layers or channels of the size of that number"),
-    "relative_error": Kind(
+    "widths": MetricDefinition(
+        title="|width - 1|", meaning="mean over layers or channels of the size of that number"
+    ),
+    "relative_error": MetricDefinition(
         title="relative error",
         meaning="|generated - Geant4 mean| / |Geant4 mean|, averaged over layers or channels",
     ),
-    "missing": Kind(
+    "missing": MetricDefinition(
         title="missing",
         meaning="difference of the shares of showers that have the observable at all, averaged over layers or channels",
     ),
-    "profile_error": Kind(
+    "profile_error": MetricDefinition(
         title="relative error",
         meaning="mean over the bins of a profile of |generated - Geant4| / Geant4, as 3DGAN's papers define it",
     ),
-    "profile_chi2": Kind(
+    "profile_chi2": MetricDefinition(
         title="χ²/bin",
         meaning="mean over the bins of a profile of ((generated - Geant4) / statistical error)²",
     ),
-    "response": Kind(
+    "response": MetricDefinition(
         title="response", meaning="relative difference of the mean response or of the resolution", signed=True
     ),
-    "resolution_fit": Kind(
+    "resolution_fit": MetricDefinition(
         title="resolution fit",
         meaning="difference of a term of σ/E = a/√E ⊕ b/E ⊕ c",
         signed=True,
     ),
-    "correlation": Kind(
+    "correlation": MetricDefinition(
         title="correlation",
         meaning="mean size of the difference of the correlation matrices, diagonal included",
     ),
-    "image": Kind(
+    "image": MetricDefinition(
         title="mean shower",
         meaning="largest difference of the mean energy of a cell in statistical errors, or χ²/cell",
     ),
-    "fpd": Kind(
+    "fpd": MetricDefinition(
         title="FPD",
         meaning="Fréchet distance of all observables in units of their standard deviations, extrapolated to infinitely "
         "many showers",
         signed=True,
     ),
-    "kpd": Kind(
+    "kpd": MetricDefinition(
         title="KPD",
         meaning="squared maximum mean discrepancy of all observables with a kernel of degree 4, median of batches",
         signed=True,
     ),
-    "precision": Kind(
+    "precision": MetricDefinition(
         title="precision",
         meaning="share of generated showers within the neighbourhood of a Geant4 shower",
         signed=True,
     ),
-    "recall": Kind(
+    "recall": MetricDefinition(
         title="recall",
         meaning="share of Geant4 showers within the neighbourhood of a generated shower",
         signed=True,
     ),
-    "density": Kind(
+    "density": MetricDefinition(
         title="density",
         meaning="mean number of Geant4 neighbourhoods that a generated shower lies in, divided by k",
         signed=True,
     ),
-    "coverage": Kind(
+    "coverage": MetricDefinition(
         title="coverage",
         meaning="share of Geant4 showers with a generated one in their neighbourhood",
         signed=True,
     ),
-    "auc": Kind(title="AUC", meaning="area under the curve of a classifier: .5 cannot tell, 1 always can"),
-    "jsd": Kind(
+    "auc": MetricDefinition(
+        title="AUC", meaning="area under the curve of a classifier: .5 cannot tell, 1 always can"
+    ),
+    "jsd": MetricDefinition(
         title="JSD",
         meaning="Jensen-Shannon divergence by that classifier: 0 equal, 1 disjoint",
     ),
 }
 
 
-def kind_of(name: str) -> Kind:
+def definition_of(name: str) -> MetricDefinition:
     """Return the definition of a metric by its name."""
-    return KINDS[name.split("/")[0]]
+    return METRICS[name.split("/")[0]]

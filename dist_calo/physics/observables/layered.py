@@ -1,6 +1,6 @@
 """Observables of showers in layers: the energy over layers, within each of them, and over the cells.
 
-Groups that `dist_calo.physics.views.layered` has too are defined identically. In a layer, ``centre_x``, ``centre_y``
+Groups that `dist_calo.physics.monitors.layered` has too are defined identically. In a layer, ``centre_x``, ``centre_y``
 and, for rings, ``centre_r`` are energy-weighted means of the cells' positions, ``width_x``, ``width_y`` and
 ``width_r`` the square roots of their central second moments, as in the CaloChallenge's evaluation; its eta and phi are
 x and y of a cylinder, but it counts alpha from -pi, so that its centres have the other sign. ``sparsity`` is, as
@@ -17,6 +17,7 @@ import numpy as np
 
 from dist_calo.geometry import CylindricalLayers, LayeredReadout
 from dist_calo.physics.observables.features import Feature
+from dist_calo.physics.observables.layered_cells import cell_positions, hit_threshold, length_unit
 from dist_calo.physics.observables.observer import (
     Observed,
     Profile,
@@ -26,7 +27,6 @@ from dist_calo.physics.observables.observer import (
     ratio,
 )
 from dist_calo.physics.observables.spectrum import CellSpectrum, cells_above
-from dist_calo.physics.views.layered import cell_positions, hit_threshold, length_unit
 
 CELL_ENERGY = (1e-6, 1e4)
 """Lowest and highest cell energy of the spectrum, in GeV: the CaloChallenge's particles have up to 4 TeV."""

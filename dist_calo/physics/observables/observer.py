@@ -1,6 +1,6 @@
 """Complete measurement of each shower of a read-out, for its evaluation.
 
-A `dist_calo.physics.views.view.View` computes a few observables during training. An `Observer` measures all of
+A `dist_calo.physics.monitors.monitor.Monitor` computes a few observables during training. An `Observer` measures all of
 them: as columns, one value a shower, and as profiles, values of each shower that are a function of something.
 """
 
@@ -17,7 +17,7 @@ OBSERVERS: dict[str, str] = {
     "voxel_grid": "dist_calo.physics.observables.voxel_grid:VoxelObserver",
     "layers": "dist_calo.physics.observables.layered:LayerObserver",
     "cylinder": "dist_calo.physics.observables.layered:LayerObserver",
-    "waveforms": "dist_calo.physics.observables.waveforms:SignalObserver",
+    "waveforms": "dist_calo.physics.observables.waveforms:WaveformObserver",
 }
 """Module and class of the observer of each kind of read-out: ``Observer(geometry)``."""
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dist_calo.physics.metrics.half_sample_bootstrap import GROUPS, groups_of, share_of
 from dist_calo.physics.observables.energy_bins import COARSE_BINS, FINE, MARGIN_BINS, Binning
 from dist_calo.physics.observables.features import PAIR_SUMS, columns_by_group, correlations, pair_sums
+from dist_calo.physics.observables.groups import GROUPS, groups_of, share_of
 from dist_calo.physics.observables.observer import FAULTS, LEFT_OUT, SOUND, Observer, faults_of
 from dist_calo.physics.observables.sums import SumState
 
@@ -281,13 +281,13 @@ class Sample(SumState):
     def rows(self, rows: Rows) -> None:
         self._rows = [rows]
 
-    def of(self, groups: np.ndarray) -> "Part":
+    def of(self, groups: np.ndarray) -> "GroupSums":
         """Return the sums over these groups."""
-        return Part(self, groups)
+        return GroupSums(self, groups)
 
 
 @dataclass
-class Part:
+class GroupSums:
     """Sums over some groups of a sample; a slot is a bin of incident energy, the last one is all showers."""
 
     sample: Sample

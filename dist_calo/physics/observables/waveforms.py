@@ -1,10 +1,10 @@
 """Observables of waveforms of detectors: the pulse of each channel, and the light of all of them.
 
-``amplitude`` and ``time`` are those of `dist_calo.physics.views.waveforms`. ``rise_time`` is that from 10 % to 90 % of
-the amplitude before the peak, ``pulse_width`` the full width at half maximum; both are found from the peak outwards,
-as the time is. A channel has a pulse if its amplitude is five standard deviations of its noise or more; without one it
-has no time, rise time or width. ``response`` is the sum of all amplitudes over the incident energy: a channel with
-noise only contributes its largest sample.
+``amplitude`` and ``time`` are those of `dist_calo.pulses`. ``rise_time`` is that from 10 % to 90 % of the amplitude
+before the peak, ``pulse_width`` the full width at half maximum; both are found from the peak outwards, as the time is.
+A channel has a pulse if its amplitude is five standard deviations of its noise or more; without one it has no time,
+rise time or width. ``response`` is the sum of all amplitudes over the incident energy: a channel with noise only
+contributes its largest sample.
 """
 
 import numpy as np
@@ -14,6 +14,8 @@ from dist_calo.physics.observables.features import Feature
 from dist_calo.physics.observables.observer import Observed, Profile, check_shapes, ratio
 from dist_calo.pulses import SIGNIFICANCE
 
+SHARE = 0.99
+"""The bins of the separation power reach over this share of the events: noise alone makes a few times far from all."""
 RISE = (0.1, 0.9)
 """Parts of the amplitude between which a pulse rises."""
 DECADES = 5
@@ -26,7 +28,7 @@ MOST_CORRELATED_CHANNELS = 4
 PER_CHANNEL = ("amplitude", "time", "rise_time", "pulse_width")
 
 
-class SignalObserver:
+class WaveformObserver:
     """Observer of waveforms; see `dist_calo.physics.observables.observer.Observer`.
 
     Args:

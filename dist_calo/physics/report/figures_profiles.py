@@ -7,10 +7,10 @@ import numpy as np
 
 from dist_calo.physics.figures import panels
 from dist_calo.physics.figures.panels import GENERATED, REFERENCE
-from dist_calo.physics.metrics.comparison import fitted_resolution, response_of
 from dist_calo.physics.metrics.evaluation import Evaluation
+from dist_calo.physics.metrics.profile_metrics import fitted_resolution, response_of
 from dist_calo.physics.metrics.resolution import ResolutionFit
-from dist_calo.physics.observables.sample import Part
+from dist_calo.physics.observables.sample import GroupSums
 from dist_calo.physics.observables.shower_summary import Estimate
 from dist_calo.physics.report import figures
 
@@ -103,7 +103,7 @@ _STYLES: tuple[dict[str, Any], dict[str, Any]] = (
 )
 
 
-def _energy(part: Part, slot: int) -> float:
+def _energy(part: GroupSums, slot: int) -> float:
     count = part.count(slot)
     return float(part.in_slot("energy", slot)) / count if count else math.nan
 

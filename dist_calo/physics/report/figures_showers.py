@@ -9,10 +9,10 @@ import numpy as np
 from dist_calo.geometry import VoxelGrid, Waveforms
 from dist_calo.physics.figures import layered, panels, voxel_grid, waveforms
 from dist_calo.physics.figures.panels import GENERATED, MEV, REFERENCE
-from dist_calo.physics.metrics.comparison import cell_pulls
 from dist_calo.physics.metrics.evaluation import Evaluation
+from dist_calo.physics.metrics.profile_metrics import cell_pulls
+from dist_calo.physics.observables.examples import Examples
 from dist_calo.physics.report import figures
-from dist_calo.physics.views.view import Examples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

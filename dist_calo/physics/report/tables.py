@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dist_calo.physics.metrics.evaluation import Evaluation, away
+from dist_calo.physics.metrics.evaluation import Evaluation, sigmas_above_floor
 from dist_calo.physics.metrics.half_sample_bootstrap import Measured
-from dist_calo.physics.metrics.metric_definitions import KINDS, kind_of
+from dist_calo.physics.metrics.metric_definitions import METRICS, definition_of
 from dist_calo.physics.observables.observer import Observer
-from dist_calo.physics.observables.sample import Part
+from dist_calo.physics.observables.sample import GroupSums
 from dist_calo.physics.report.rounding import floor_of, level_of, sigmas_in_words, with_error
 
 COLUMNS = (
@@ -78,7 +78,7 @@ class Table:
 
 def cell_of(name: str, number: Measured) -> Cell:
     """Return the cell of a number."""
-    sigmas = away(name, number)
+    sigmas = sigmas_above_floor(name, number)
     if number.value == number.error == number.floor == 0:
         return Cell(text="0", level=0)
     return Cell(
@@ -98,7 +98,7 @@ def groups_table(
     The share of missing observables is listed where it is not at its floor.
     """
     names = [name for name in (f"missing/{group}" for group in groups) if name in numbers]
-    lacking = any(away(name, numbers[name]) > AT_FLOOR for name in names)
+    lacking = any(sigmas_above_floor(name, numbers[name]) > AT_FLOOR for name in names)
     columns = (*COLUMNS, MISSING) if lacking else COLUMNS
     return _table(
         caption, "observable", columns, {group: labels.get(group, group) for group in groups}, numbers
@@ -126,7 +126,7 @@ def _table(
         cells = tuple(_first(kinds, subject, numbers) for _, kinds in columns)
         if any(cell.text for cell in cells):
             rows.append(Row(label=label, cells=cells))
-    heads = tuple((title, KINDS[kinds[0]].meaning) for title, kinds in columns)
+    heads = tuple((title, METRICS[kinds[0]].meaning) for title, kinds in columns)
     return Table(caption=caption, first=first, heads=heads, rows=tuple(rows))
 
 
@@ -146,7 +146,7 @@ def list_table(
             Row(
                 label=name_in_words(name, labels),
                 cells=(cell_of(name, numbers[name]),),
-                meaning=kind_of(name).meaning,
+                meaning=definition_of(name).meaning,
                 lines=0 if place else len(names),
             )
             for place, name in enumerate(names)
@@ -159,7 +159,7 @@ def not_computed(evaluation: Evaluation) -> list[tuple[str, str]]:
     absent: dict[str, list[str]] = {}
     for what, reason in evaluation.absent.items():
         if what not in evaluation.binning.labels:
-            absent.setdefault(reason, []).append(KINDS[what].title if what in KINDS else what)
+            absent.setdefault(reason, []).append(METRICS[what].title if what in METRICS else what)
     return [(", ".join(titles), reason) for reason, titles in absent.items()]
 
 
@@ -180,7 +180,7 @@ def units_table(evaluation: Evaluation, slot: int = -1) -> Table:
         rows.append(Row(label=labels[feature.group], cells=tuple(cells)))
     of = "standard deviation"
     heads = [(f"mean, {real_name}", ""), (f"mean, {fake_name}", ""), (f"{of}, {real_name}", "")]
-    heads += [(f"{of}, {fake_name}", ""), ("W₁", KINDS["wasserstein"].meaning)]
+    heads += [(f"{of}, {fake_name}", ""), ("W₁", METRICS["wasserstein"].meaning)]
     return Table(
         caption="Means, widths and Wasserstein distances of all showers, in the observables' own units",
         first="observable",
@@ -189,13 +189,13 @@ def units_table(evaluation: Evaluation, slot: int = -1) -> Table:
     )
 
 
-def _mean(part: Part, slot: int, column: int) -> Cell:
+def _mean(part: GroupSums, slot: int, column: int) -> Cell:
     seen = float(part.in_slot("seen", slot)[column])
     mean, deviation = float(part.mean(slot)[column]), float(part.deviation(slot)[column])
     return Cell(text=with_error(mean, deviation / math.sqrt(seen) if seen else math.nan))
 
 
-def _deviation(part: Part, slot: int, column: int) -> Cell:
+def _deviation(part: GroupSums, slot: int, column: int) -> Cell:
     seen, deviation = float(part.in_slot("seen", slot)[column]), float(part.deviation(slot)[column])
     # That of a normal distribution.
     return Cell(text=with_error(deviation, deviation / math.sqrt(2 * (seen - 1)) if seen > 1 else math.nan))
@@ -204,7 +204,7 @@ def _deviation(part: Part, slot: int, column: int) -> Cell:
 def name_in_words(name: str, labels: Mapping[str, str]) -> str:
     """Return a number's name in words, such as ``separation: lateral width [mm]``."""
     kind, *subject = name.split("/")
-    title = KINDS[kind].title
+    title = METRICS[kind].title
     if not subject:
         return title
     words = SUBJECTS.get(subject[0], labels.get(subject[0], subject[0].replace("_", " ")))
@@ -219,7 +219,7 @@ def set_in_words(name: str, observer: Observer) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class ReportSummary:
     """Summary of a report: the score and its floor, how many numbers are at their floors, and the worst."""
 
     score: str
@@ -229,7 +229,7 @@ class Verdict:
     worst: tuple[tuple[str, str], ...]
 
 
-def verdict_of(evaluation: Evaluation) -> Verdict:
+def summary_of(evaluation: Evaluation) -> ReportSummary:
     """Summarise an evaluation; numbers of single layers or channels count only through their group."""
     numbers, labels = evaluation.numbers, evaluation.observer.labels
     judged = {name: sigmas for name, sigmas in _distances(numbers) if name.count("/") < 2}
@@ -242,7 +242,7 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
         for name in (f"wasserstein_scaled/{group}" for group in labels)
         if name in numbers and math.isfinite(numbers[name].floor)
     ]
-    return Verdict(
+    return ReportSummary(
         score=with_error(evaluation.score, math.nan) if math.isfinite(evaluation.score) else "unknown",
         score_floor=with_error(float(np.mean(floors)), math.nan) if floors else "",
         at_floor=sum(sigmas <= AT_FLOOR for sigmas in judged.values()),
@@ -256,6 +256,6 @@ def verdict_of(evaluation: Evaluation) -> Verdict:
 
 def _distances(numbers: Mapping[str, Measured]) -> Iterator[tuple[str, float]]:
     for name, number in numbers.items():
-        sigmas = away(name, number)
+        sigmas = sigmas_above_floor(name, number)
         if not math.isnan(sigmas):
             yield name, sigmas

@@ -2,41 +2,26 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from dist_calo.geometry import Geometry
+from dist_calo.physics.observables.examples import Examples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VIEWS: dict[str, str] = {
-    "voxel_grid": "dist_calo.physics.views.voxel_grid:VoxelView",
-    "layers": "dist_calo.physics.views.layered:LayerView",
-    "cylinder": "dist_calo.physics.views.layered:LayerView",
-    "waveforms": "dist_calo.physics.views.waveforms:SignalView",
+MONITORS: dict[str, str] = {
+    "voxel_grid": "dist_calo.physics.monitors.voxel_grid:VoxelMonitor",
+    "layers": "dist_calo.physics.monitors.layered:LayerMonitor",
+    "cylinder": "dist_calo.physics.monitors.layered:LayerMonitor",
+    "waveforms": "dist_calo.physics.monitors.waveforms:WaveformMonitor",
 }
-"""Module and class of the view of each kind of read-out: ``View(geometry)``."""
+"""Module and class of the monitor of each kind of read-out: ``Monitor(geometry)``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Examples:
-    """Showers to be drawn one by one.
-
-    Attributes:
-        real: Geant4 showers, shape (n, *geometry.shape).
-        fake: showers generated for the same conditions, shape (n, *geometry.shape).
-        energies: their incident energies in GeV, shape (n,).
-    """
-
-    real: np.ndarray
-    fake: np.ndarray
-    energies: np.ndarray
-
-
-class View(Protocol):
+class Monitor(Protocol):
     """Observables and comparison of the showers of one read-out during training."""
 
     @property
@@ -66,8 +51,8 @@ class View(Protocol):
         """Return functions that draw the comparison, by name."""
 
 
-def view_of(geometry: Geometry) -> View:
-    """Return the view of a read-out."""
-    module, name = VIEWS[geometry.kind].split(":")
-    view: View = getattr(importlib.import_module(module), name)(geometry)
-    return view
+def monitor_of(geometry: Geometry) -> Monitor:
+    """Return the monitor of a read-out."""
+    module, name = MONITORS[geometry.kind].split(":")
+    monitor: Monitor = getattr(importlib.import_module(module), name)(geometry)
+    return monitor

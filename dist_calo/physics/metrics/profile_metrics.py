@@ -1,7 +1,7 @@
 """Metrics of profiles, response, correlations and the mean shower of two samples, from their sums.
 
 `dist_calo.physics.metrics.metric_definitions` says what each number means; single observables are compared in
-`dist_calo.physics.metrics.observable_comparison`.
+`dist_calo.physics.metrics.observable_metrics`.
 """
 
 import math
@@ -10,15 +10,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from dist_calo.physics.metrics.distances import correlation_difference
-from dist_calo.physics.metrics.observable_comparison import LEAST_FOR_WIDTH
+from dist_calo.physics.metrics.observable_metrics import LEAST_FOR_WIDTH
 from dist_calo.physics.metrics.resolution import TERMS, ResolutionFit, fit_resolution
-from dist_calo.physics.observables.sample import Part
+from dist_calo.physics.observables.sample import GroupSums
 
 LEAST_IN_CELL = 50.0
 """With fewer (effective) showers in a cell its mean is not Gaussian, and the cell is not compared."""
 
 
-def compared_in_slot(fake: Part, real: Part, slot: int) -> dict[str, float]:
+def compared_in_slot(fake: GroupSums, real: GroupSums, slot: int) -> dict[str, float]:
     """Compare the profiles and the response in a bin of incident energy, or of all showers (the last slot).
 
     Empty where either sample has no shower there.
@@ -28,7 +28,7 @@ def compared_in_slot(fake: Part, real: Part, slot: int) -> dict[str, float]:
     return {**_profiles(fake, real, slot), **_response(fake, real, slot)}
 
 
-def compared_whole(fake: Part, real: Part) -> dict[str, float]:
+def compared_whole(fake: GroupSums, real: GroupSums) -> dict[str, float]:
     """Compare correlations, the mean shower and the terms of the energy resolution, for all showers only.
 
     Empty where either sample has fewer than `LEAST_FOR_WIDTH` showers.
@@ -42,7 +42,7 @@ def compared_whole(fake: Part, real: Part) -> dict[str, float]:
     return {**values, **_image(fake, real), **_resolution_terms(fake, real)}
 
 
-def _profiles(fake: Part, real: Part, slot: int) -> dict[str, float]:
+def _profiles(fake: GroupSums, real: GroupSums, slot: int) -> dict[str, float]:
     values = {}
     for name in real.sample.observer.profiles:
         (f, f_error), (r, r_error) = fake.profile(name, slot), real.profile(name, slot)
@@ -56,7 +56,7 @@ def _profiles(fake: Part, real: Part, slot: int) -> dict[str, float]:
     return values
 
 
-def response_of(part: Part, slot: int) -> tuple[float, float, float, float]:
+def response_of(part: GroupSums, slot: int) -> tuple[float, float, float, float]:
     """Return mean response and resolution (standard deviation / mean) of a slot, each with its statistical error."""
     column = part.sample.response_column
     mean, deviation = float(part.mean(slot)[column]), float(part.deviation(slot)[column])
@@ -69,7 +69,7 @@ def response_of(part: Part, slot: int) -> tuple[float, float, float, float]:
     return mean, deviation / math.sqrt(count), resolution, error
 
 
-def _response(fake: Part, real: Part, slot: int) -> dict[str, float]:
+def _response(fake: GroupSums, real: GroupSums, slot: int) -> dict[str, float]:
     (f_mean, _, f_resolution, _), (r_mean, _, r_resolution, _) = (
         response_of(fake, slot),
         response_of(real, slot),
@@ -82,7 +82,7 @@ def _response(fake: Part, real: Part, slot: int) -> dict[str, float]:
     }
 
 
-def fitted_resolution(part: Part) -> ResolutionFit | None:
+def fitted_resolution(part: GroupSums) -> ResolutionFit | None:
     """Fit the energy resolution over the bins of incident energy that have `LEAST_FOR_WIDTH` showers."""
     slots = [slot for slot in range(part.sample.binning.slots - 1) if part.count(slot) >= LEAST_FOR_WIDTH]
     energy = [float(part.in_slot("energy", slot)) / part.count(slot) for slot in slots]
@@ -91,14 +91,14 @@ def fitted_resolution(part: Part) -> ResolutionFit | None:
     return fit_resolution(np.array(energy), resolution, error)
 
 
-def _resolution_terms(fake: Part, real: Part) -> dict[str, float]:
+def _resolution_terms(fake: GroupSums, real: GroupSums) -> dict[str, float]:
     f, r = fitted_resolution(fake), fitted_resolution(real)
     if f is None or r is None:
         return {}
     return {f"resolution_fit/{term}": getattr(f, term) - getattr(r, term) for term in TERMS}
 
 
-def _image(fake: Part, real: Part) -> dict[str, float]:
+def _image(fake: GroupSums, real: GroupSums) -> dict[str, float]:
     """Compare the mean showers: the largest pull shows a dead cell, the chi-square a wrong region."""
     pulls = cell_pulls(fake, real)
     known = pulls[np.isfinite(pulls)]
@@ -107,7 +107,7 @@ def _image(fake: Part, real: Part) -> dict[str, float]:
     return {"image/largest_pull": float(np.abs(known).max()), "image/chi2_cell": float(np.mean(known**2))}
 
 
-def cell_pulls(fake: Part, real: Part) -> np.ndarray:
+def cell_pulls(fake: GroupSums, real: GroupSums) -> np.ndarray:
     """Return the pull of each cell of the mean shower, (generated - Geant4) / statistical error.
 
     NaN where too few showers of either sample left energy.

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from dist_calo.geometry import CylindricalLayers, LayeredGrid
-from dist_calo.physics.views.layered import LayerView, cell_positions, hit_threshold
-from dist_calo.physics.views.view import view_of
+from dist_calo.physics.monitors.layered import LayerMonitor
+from dist_calo.physics.monitors.monitor import monitor_of
+from dist_calo.physics.observables.layered_cells import cell_positions, hit_threshold
 from tests.support.layer_samples import GRID, two_samples
 
 CYLINDER = CylindricalLayers(r_edges=((0.0, 2.0, 6.0), (), (0.0, 10.0)), sectors=(4, 0, 1))
@@ -17,7 +18,7 @@ def seen(geometry, **cells) -> dict[str, float]:
     shower = np.zeros((1, geometry.cells), dtype=np.float32)
     for name, energy in cells.items():
         shower[0, int(name[1:])] = energy
-    view = LayerView(geometry)
+    view = LayerMonitor(geometry)
     values = view.observe(shower, ENERGY)[0]
     return dict(zip([feature.name for feature in view.features], values.tolist(), strict=True))
 
@@ -120,12 +121,12 @@ def test_energy_around_the_axis_has_the_radius_as_its_width():
 
 
 def test_both_kinds_of_layers_have_this_view():
-    assert isinstance(view_of(GRID), LayerView)
-    assert isinstance(view_of(CYLINDER), LayerView)
+    assert isinstance(monitor_of(GRID), LayerMonitor)
+    assert isinstance(monitor_of(CYLINDER), LayerMonitor)
 
 
 def test_bins_are_settled_before_a_summary():
-    view = LayerView(GRID)
+    view = LayerMonitor(GRID)
     assert not view.settled
     with pytest.raises(ValueError, match="bins are not settled"):
         view.summary()
@@ -138,7 +139,7 @@ def test_bins_are_settled_before_a_summary():
 def summaries(geometry, fake=None):
     """The view, the summary of a sample and that of another one, by default the same."""
     real, _ = two_samples(geometry)
-    view = LayerView(geometry)
+    view = LayerMonitor(geometry)
     view.settle(view.extremes(*real))
     return view, view.summary().update(*real), view.summary().update(*(fake or real))
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from dist_calo.geometry import Waveforms
-from dist_calo.physics.views.view import view_of
-from dist_calo.physics.views.waveforms import BATCH, SCORES, SignalView
+from dist_calo.physics.monitors.monitor import monitor_of
+from dist_calo.physics.monitors.waveforms import BATCH, SCORES, WaveformMonitor
 
 GEOMETRY = Waveforms(rows=2, columns=2, samples=64, sample_ns=0.5, noise=1.0)
 CHANNELS = GEOMETRY.channels
@@ -31,15 +31,15 @@ def events(count=300, seed=0):
 
 
 def summaries(fake):
-    view = SignalView(GEOMETRY)
+    view = WaveformMonitor(GEOMETRY)
     view.settle(view.extremes(*events()))
     return view, view.summary().update(*events()), view.summary().update(fake, events()[1])
 
 
 def test_amplitudes_and_times_of_known_pulses():
     amplitudes, times = [[10.0, 200.0, 30.0, 100.0]], [[10.0, 12.25, 15.125, 20.0]]
-    view = view_of(GEOMETRY)
-    assert isinstance(view, SignalView)
+    view = monitor_of(GEOMETRY)
+    assert isinstance(view, WaveformMonitor)
     values = view.observe(ramps(amplitudes, times), np.array([5.0]))
     np.testing.assert_allclose(values, np.concatenate([amplitudes, times], axis=1), rtol=1e-5)
     assert [feature.name for feature in view.features][3:5] == ["amplitude/3", "time/0"]
@@ -47,21 +47,21 @@ def test_amplitudes_and_times_of_known_pulses():
 
 
 def test_a_channel_without_signal_has_an_amplitude_and_no_time():
-    values = SignalView(GEOMETRY).observe(ramps([[4.9, 5.1, 0.0, 100.0]], [[10.0] * 4]), np.array([5.0]))
+    values = WaveformMonitor(GEOMETRY).observe(ramps([[4.9, 5.1, 0.0, 100.0]], [[10.0] * 4]), np.array([5.0]))
     np.testing.assert_allclose(values[0, :4], [4.9, 5.1, 0.0, 100.0], rtol=1e-6)
     assert np.isfinite(values[0, 4:]).tolist() == [False, True, False, True]
 
 
 def test_events_measured_in_batches_are_those_measured_at_once():
     waveforms, energies = events(2 * BATCH + 7)
-    view = SignalView(GEOMETRY)
+    view = WaveformMonitor(GEOMETRY)
     apart = [view.observe(waveforms[[i]], energies[[i]]) for i in (0, BATCH - 1, BATCH, 2 * BATCH + 6)]
     whole = view.observe(waveforms, energies)
     np.testing.assert_array_equal(whole[[0, BATCH - 1, BATCH, 2 * BATCH + 6]], np.concatenate(apart))
 
 
 def test_no_events_have_no_features():
-    assert SignalView(GEOMETRY).observe(events()[0][:0], events()[1][:0]).shape == (0, 2 * CHANNELS)
+    assert WaveformMonitor(GEOMETRY).observe(events()[0][:0], events()[1][:0]).shape == (0, 2 * CHANNELS)
 
 
 def test_a_sample_differs_from_itself_in_nothing():
@@ -128,7 +128,7 @@ def test_channels_of_mere_noise_make_no_score_better():
 
 
 def test_bins_are_settled_before_a_summary():
-    view = SignalView(GEOMETRY)
+    view = WaveformMonitor(GEOMETRY)
     assert not view.settled
     with pytest.raises(ValueError, match="bins are not settled"):
         view.summary()

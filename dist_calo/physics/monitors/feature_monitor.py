@@ -9,8 +9,8 @@ from dist_calo.geometry import LayeredReadout, Waveforms
 from dist_calo.physics.observables.features import Feature, FeatureSummary, Ranges, extremes
 
 
-class FeatureView:
-    """Part of a `dist_calo.physics.views.view.View` that is the same for all read-outs.
+class FeatureMonitor:
+    """Part of a `dist_calo.physics.monitors.monitor.Monitor` that is the same for all read-outs.
 
     Args:
         geometry: the read-out.
@@ -50,13 +50,13 @@ class FeatureView:
 
 
 class ObservedShowers(FeatureSummary):
-    """Sums over the features of showers as a view observes them, with the mean shower."""
+    """Sums over the features of showers as a monitor observes them, with the mean shower."""
 
-    def __init__(self, view: FeatureView, ranges: Ranges, shape: tuple[int, ...]) -> None:
-        super().__init__(view.features, ranges, {view.image: shape})
-        self._view = view
+    def __init__(self, monitor: FeatureMonitor, ranges: Ranges, shape: tuple[int, ...]) -> None:
+        super().__init__(monitor.features, ranges, {monitor.image: shape})
+        self._monitor = monitor
 
     def update(self, showers: np.ndarray, energies: np.ndarray) -> Self:
         """Add showers (n, *shape) of incident energies (n,) in GeV, and return this summary."""
-        values = self._view.observe(showers, energies)
-        return self.add(values, {self._view.image: showers.sum(axis=0, dtype=np.float64)})
+        values = self._monitor.observe(showers, energies)
+        return self.add(values, {self._monitor.image: showers.sum(axis=0, dtype=np.float64)})

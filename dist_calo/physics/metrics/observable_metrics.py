@@ -12,7 +12,7 @@ from dist_calo.physics.metrics.distances import relative_error, separations
 from dist_calo.physics.metrics.half_sample_bootstrap import Measured, MeasuredArray
 from dist_calo.physics.observables.features import columns_by_group
 from dist_calo.physics.observables.observer import Observer
-from dist_calo.physics.observables.sample import Part
+from dist_calo.physics.observables.sample import GroupSums
 
 SIZES = {"shift": "shifts", "width": "widths"}
 """Signed metrics, and the names of the mean absolute value over several of them."""
@@ -22,7 +22,7 @@ ONE_BY_ONE = ("separation", "wasserstein_scaled", "shift", "width")
 """Metrics that are given for each layer or channel of a group as well."""
 
 
-def compared_observables(fake: Part, real: Part, slot: int) -> dict[str, np.ndarray]:
+def compared_observables(fake: GroupSums, real: GroupSums, slot: int) -> dict[str, np.ndarray]:
     """Compare each observable, shape (F,) a metric, in a bin of incident energy or of all showers (last slot).
 
     For a kind called ``separation`` there is ``each separation`` and its mean over every group, ``mean separation`` of
@@ -67,7 +67,7 @@ def _means(values: np.ndarray, number: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
 
 
-def _numbers(fake: Part, real: Part, slot: int) -> dict[str, np.ndarray]:
+def _numbers(fake: GroupSums, real: GroupSums, slot: int) -> dict[str, np.ndarray]:
     lacking, wrong = (part.in_slot("seen", slot) == 0 for part in (real, fake))
     h, g = fake.histograms(slot), real.histograms(slot)
     mean, deviation = real.mean(slot), real.deviation(slot)
@@ -104,7 +104,7 @@ def chi_squares(h: np.ndarray, g: np.ndarray) -> np.ndarray:
         return np.asarray(np.where(freedom > 0, terms.sum(axis=1) / np.maximum(freedom, 1), np.nan))
 
 
-def _wasserstein(fake: Part, real: Part, slot: int) -> np.ndarray:
+def _wasserstein(fake: GroupSums, real: GroupSums, slot: int) -> np.ndarray:
     """Return the Wasserstein-1 distances in the observables' units, shape (F,)."""
     whole = real.is_whole(slot)
     h, g = fake.histograms(slot, fine=whole), real.histograms(slot, fine=whole)

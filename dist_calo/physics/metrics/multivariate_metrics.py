@@ -9,11 +9,17 @@ from functools import partial
 
 import numpy as np
 
-from dist_calo.physics.metrics.frechet_distance import Moments, frechet_from_parts
-from dist_calo.physics.metrics.half_sample_bootstrap import Design, Halving, Measured, halvings, measured
+from dist_calo.physics.metrics.frechet_distance import Moments, frechet_from_groups
+from dist_calo.physics.metrics.half_sample_bootstrap import (
+    Design,
+    HalfSamples,
+    Measured,
+    half_samples,
+    measured,
+)
 from dist_calo.physics.metrics.kernel_distance import kernel_distance
 from dist_calo.physics.metrics.precision_recall import precision_recall_density_coverage
-from dist_calo.physics.observables.sample import FARTHEST, Part, Rows, Sample
+from dist_calo.physics.observables.sample import FARTHEST, GroupSums, Rows, Sample
 
 SUBJECT = "observables"
 HALVINGS = 8
@@ -49,12 +55,12 @@ def standardised(rows: Rows, sample: Sample) -> np.ndarray:
     return np.where(np.isfinite(rows.columns), np.clip(scaled, -FARTHEST, FARTHEST), 0.0)
 
 
-def _frechet(fake: Part, real: Part) -> dict[str, float]:
+def _frechet(fake: GroupSums, real: GroupSums) -> dict[str, float]:
     sides = [_moments(side) for side in (fake, real)]
-    return {f"fpd/{SUBJECT}": frechet_from_parts(*sides).value}
+    return {f"fpd/{SUBJECT}": frechet_from_groups(*sides).value}
 
 
-def _moments(part: Part) -> Moments:
+def _moments(part: GroupSums) -> Moments:
     sums = part.sample.sums
     return Moments(
         count=sums["count"][part.groups].sum(axis=1),
@@ -102,17 +108,17 @@ def measured_classifier(
         return {}
     train = partial(classify, seed=0, hidden=hidden, epochs=epochs, say=say)
     ratio = len(fake.rows.groups) / len(real.rows.groups)
-    halving: Halving = next(halvings(Design(ratio=ratio, count=1)))
+    halves: HalfSamples = next(half_samples(Design(ratio=ratio, count=1)))
     say(f"classifier, {level} level")
-    first = inputs(real.rows.of(halving.real), real)
+    first = inputs(real.rows.of(halves.real), real)
     # Extreme values are as separable when clipped, and unclipped ones would spoil the training.
     farthest = 10.0 * np.abs(first).max()
-    verdict = train(first, np.clip(inputs(fake.rows.of(halving.fake), real), -farthest, farthest))
+    result = train(first, np.clip(inputs(fake.rows.of(halves.fake), real), -farthest, farthest))
     say(f"classifier, {level} level, between two halves of the reference")
-    floor = train(first, inputs(real.rows.of(halving.rest), real))
+    floor = train(first, inputs(real.rows.of(halves.rest), real))
     pairs = {
-        "auc": (verdict.auc, verdict.auc_error, floor.auc, floor.auc_error),
-        "jsd": (verdict.jsd, verdict.jsd_error, floor.jsd, floor.jsd_error),
+        "auc": (result.auc, result.auc_error, floor.auc, floor.auc_error),
+        "jsd": (result.jsd, result.jsd_error, floor.jsd, floor.jsd_error),
     }
     return {
         f"{kind}/{level}_level": Measured(

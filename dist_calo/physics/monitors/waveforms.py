@@ -14,23 +14,22 @@ import numpy as np
 
 from dist_calo.geometry import Waveforms
 from dist_calo.physics.metrics.distances import compared
+from dist_calo.physics.monitors.feature_monitor import FeatureMonitor, ObservedShowers
+from dist_calo.physics.observables.examples import Examples
 from dist_calo.physics.observables.features import Feature
-from dist_calo.physics.views.feature_view import FeatureView, ObservedShowers
-from dist_calo.physics.views.view import Examples
+from dist_calo.physics.observables.waveforms import SHARE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCORES = ("wasserstein/amplitude", "wasserstein/time", "correlation/amplitude", "correlation/time")
 """The four published numbers."""
-SHARE = 0.99
-"""The bins of the separation power reach over this share of the events: noise alone makes a few times far from all."""
 BATCH = 256
 """Events that are measured at once, which bounds the memory of the measurement."""
 
 
-class SignalView(FeatureView):
-    """Validation of waveforms; see `dist_calo.physics.views.view.View`."""
+class WaveformMonitor(FeatureMonitor):
+    """Validation of waveforms; see `dist_calo.physics.monitors.monitor.Monitor`."""
 
     headlines = (*SCORES, "fraction/time")
 

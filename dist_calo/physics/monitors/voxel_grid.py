@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dist_calo.geometry import VoxelGrid
+from dist_calo.physics.observables.examples import Examples
 from dist_calo.physics.observables.shower_summary import Bins, ShowerSummary, compared
-from dist_calo.physics.views.view import Examples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 ENERGY_BINS = 9
 
 
-class VoxelView:
-    """Validation of showers on a voxel grid; see `dist_calo.physics.views.view.View`.
+class VoxelMonitor:
+    """Validation of showers on a voxel grid; see `dist_calo.physics.monitors.monitor.Monitor`.
 
     Args:
         geometry: the grid.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, get_args
 from dist_calo.cli.command_line import add_model_options, one_line_parser, run_command
 from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks
 from dist_calo.data.formats.schema import SchemaName
-from dist_calo.generation.incident_conditions import parse_spread
-from dist_calo.generation.run import DEFAULT_SHOWERS, Request
+from dist_calo.generation.incident_conditions import parse_range
+from dist_calo.generation.run import DEFAULT_SHOWERS, GenerationRequest
 
 if TYPE_CHECKING:
     from dist_calo.comm.protocol import Communicator
@@ -39,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return on_ranks("dist_calo.cli.generate", given, _read, _run)
 
 
-def _read(arguments: Sequence[str]) -> Job[Request]:
+def _read(arguments: Sequence[str]) -> Job[GenerationRequest]:
     options = _parser().parse_args(list(arguments))
     asked = {"energy": options.energy, "theta": options.theta}
-    request = Request(
+    request = GenerationRequest(
         checkpoint=options.checkpoint,
         out=Path(options.out),
         n=options.n,
-        spreads={name: parse_spread(f"--{name}", text) for name, text in asked.items() if text is not None},
+        ranges={name: parse_range(f"--{name}", text) for name, text in asked.items() if text is not None},
         conditions=options.conditions,
         schema=options.schema,
         seed=options.seed,
@@ -58,7 +58,7 @@ def _read(arguments: Sequence[str]) -> Job[Request]:
     return Job(options=request, ranks=options.launch)
 
 
-def _run(request: Request, communicator: "Communicator") -> int:
+def _run(request: GenerationRequest, communicator: "Communicator") -> int:
     from dist_calo.generation.run import make_showers
 
     return make_showers(request, communicator)

@@ -11,7 +11,7 @@ from dist_calo.deployment import runtimes
 from dist_calo.deployment.exporting.programs import export_onnx
 from dist_calo.deployment.timing import Score, Scorer, time_generation
 from dist_calo.errors import CheckpointError, MissingComponentError
-from dist_calo.generation.incident_conditions import beam_of
+from dist_calo.generation.incident_conditions import requested_conditions
 from dist_calo.training.restore import TrainedGenerator
 
 PYTORCH, FP32, INT8 = "PyTorch", "ONNX Runtime fp32", "ONNX Runtime int8"
@@ -32,7 +32,7 @@ class Bench:
     ) -> None:
         self.scorer = scorer
         self._generator, self._seconds = generator, seconds
-        self._beam = beam_of(state, generator.geometry, {}, None)
+        self._conditions = requested_conditions(state, generator.geometry, {}, None)
         self._files: dict[str, Path] = {}
         self._bytes: dict[str, int] = {}
         self._absent: dict[str, str] = {}
@@ -87,7 +87,7 @@ class Bench:
 
     def _measure(self, row: dict[str, Any], name: str, form: TrainedGenerator, batch: int) -> None:
         _tell(f"{name}, {row['threads']} thread(s), batch {batch}")
-        row = row | time_generation(form, self._beam, batch, self._seconds).to_dict()
+        row = row | time_generation(form, self._conditions, batch, self._seconds).to_dict()
         score = self._scores.get(name)
         if score is not None:
             row |= asdict(score) | {"usable": self._scores[PYTORCH].allows(score)}

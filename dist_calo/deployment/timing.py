@@ -14,7 +14,7 @@ from dist_calo.config import DataConfig, RunConfig, TrainConfig
 from dist_calo.data.row_blocks import Split, split_blocks
 from dist_calo.data.shards import Manifest, manifest_of, matching_files
 from dist_calo.errors import DataError
-from dist_calo.generation.incident_conditions import Beam
+from dist_calo.generation.incident_conditions import IncidentConditions
 from dist_calo.geometry import geometry_from_dict
 from dist_calo.launching.environment import World
 from dist_calo.physics.monitors.monitor import monitor_of
@@ -56,12 +56,14 @@ class Timing:
         return asdict(self)
 
 
-def time_generation(generator: TrainedGenerator, beam: Beam, batch: int, seconds: float) -> Timing:
+def time_generation(
+    generator: TrainedGenerator, incident: IncidentConditions, batch: int, seconds: float
+) -> Timing:
     """Generate batches for some seconds, the first of them untimed, and at least three timed ones.
 
     Args:
         generator: what generates, with the threads that it is to use already set.
-        beam: incident energies and other conditions.
+        incident: incident energies and other conditions.
         batch: showers asked for at a time.
         seconds: when to stop, after the least number of timings.
     """
@@ -74,7 +76,7 @@ def time_generation(generator: TrainedGenerator, beam: Beam, batch: int, seconds
     ):
         first = len(walls) * at_a_time
         draws = Draws(0, 0, range(first, first + at_a_time), "generate")
-        conditions = torch.from_numpy(beam.of(draws))
+        conditions = torch.from_numpy(incident.draw(draws))
         wall, processor = time.perf_counter(), time.process_time()
         generator.generate(conditions, draws)
         walls.append(time.perf_counter() - wall)

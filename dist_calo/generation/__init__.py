@@ -1,1 +1,1 @@
-"""Making samples of showers, on all ranks."""
+"""Generation of samples of showers, on all ranks."""

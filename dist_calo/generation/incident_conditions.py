@@ -1,4 +1,4 @@
-"""Which particles to make showers of: the conditions of each generated sample, a function of seed and sample alone."""
+"""Incident conditions of generated showers: energies and angles, a function of seed and number of the shower."""
 
 import hashlib
 import math
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from dist_calo.randomness import Draws
 
 DEFAULT_RANGES = {"energy": (10.0, 100.0), "theta": (math.pi / 2, math.pi / 2)}
-"""In GeV and rad, for checkpoints that do not tell what training saw."""
+"""Ranges in GeV and rad for checkpoints that do not hold those of training."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
+class ConditionRange:
     """The values that a condition takes: uniform between two bounds, or those of a list in turn."""
 
     low: float
@@ -30,14 +30,14 @@ class Spread:
 
     @property
     def text(self) -> str:
-        """As the command line has it: ``50.0``, ``10.0:100.0`` or ``10.0,20.0,50.0``."""
+        """Return the values as the command line has them: ``50.0``, ``10.0:100.0`` or ``10.0,20.0,50.0``."""
         if self.listed:
             return ",".join(map(repr, self.listed))
         return repr(self.low) if self.low == self.high else f"{self.low!r}:{self.high!r}"
 
 
-def parse_spread(option: str, text: str) -> Spread:
-    """One number, a range ``LOW:HIGH`` or a list ``A,B,C``.
+def parse_range(option: str, text: str) -> ConditionRange:
+    """Read one number, a range ``LOW:HIGH`` or a list ``A,B,C``.
 
     Raises:
         ConfigError: if the text is none of them, a number is not finite, or the bounds are in the wrong order.
@@ -45,83 +45,86 @@ def parse_spread(option: str, text: str) -> Spread:
     try:
         if "," in text:
             listed = tuple(float(part) for part in text.split(","))
-            spread = Spread(low=min(listed), high=max(listed), listed=listed)
+            values = ConditionRange(low=min(listed), high=max(listed), listed=listed)
         else:
             low, high = (float(part) for part in (text if ":" in text else f"{text}:{text}").split(":"))
-            spread, listed = Spread(low=low, high=high), (low, high)
+            values, listed = ConditionRange(low=low, high=high), (low, high)
     except ValueError:
         raise ConfigError(
             f"{option} {text}: give one number, a range such as 10:100, or a list such as 10,20,50"
         ) from None
-    if not all(map(math.isfinite, listed)) or not spread.low <= spread.high:
+    if not all(map(math.isfinite, listed)) or not values.low <= values.high:
         raise ConfigError(f"{option} {text}: the lower bound comes first and all numbers are finite")
-    return spread
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpreadBeam:
+class RangeConditions:
     """Conditions drawn from ranges, or taken from lists in turn."""
 
-    spreads: tuple[tuple[str, Spread], ...]
+    ranges: tuple[tuple[str, ConditionRange], ...]
     """Name and values of each condition, in the geometry's order."""
 
-    def of(self, draws: "Draws") -> np.ndarray:
-        """Conditions of samples, float32 with shape (B, C).
+    def draw(self, draws: "Draws") -> np.ndarray:
+        """Return the conditions of samples, float32 with shape (B, C).
 
         Of two lists all combinations come in turn, the first list's next value with each sample.
         """
         columns, turn = [], draws.samples
-        for name, spread in self.spreads:
-            if spread.listed:
-                columns.append(np.asarray(spread.listed)[turn % len(spread.listed)])
-                turn = turn // len(spread.listed)
+        for name, values in self.ranges:
+            if values.listed:
+                columns.append(np.asarray(values.listed)[turn % len(values.listed)])
+                turn = turn // len(values.listed)
             else:
-                columns.append(spread.low + (spread.high - spread.low) * draws.uniform(name).numpy()[:, 0])
+                columns.append(values.low + (values.high - values.low) * draws.uniform(name).numpy()[:, 0])
         return np.stack(columns, axis=1).astype(np.float32)
 
-    def energies(self) -> tuple[float, float]:
-        """Lowest and highest energy, in GeV."""
-        return self.spreads[0][1].low, self.spreads[0][1].high
+    def energy_range(self) -> tuple[float, float]:
+        """Return the lowest and the highest energy, in GeV."""
+        return self.ranges[0][1].low, self.ranges[0][1].high
 
     def describe(self) -> dict[str, str]:
-        """Plain values, by the names of the options."""
-        return {name: spread.text for name, spread in self.spreads}
+        """Return plain values, by the names of the options."""
+        return {name: values.text for name, values in self.ranges}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListedBeam:
+class TableConditions:
     """The rows of a table in turn, from the first again after the last: 4 bytes a row and condition on each rank."""
 
     rows: np.ndarray
     """Float32 with shape (N, C)."""
 
-    def of(self, draws: "Draws") -> np.ndarray:
-        """Conditions of samples, float32 with shape (B, C)."""
+    def draw(self, draws: "Draws") -> np.ndarray:
+        """Return the conditions of samples, float32 with shape (B, C)."""
         found: np.ndarray = self.rows[draws.samples % len(self.rows)]
         return found
 
-    def energies(self) -> tuple[float, float]:
-        """Lowest and highest energy, in GeV."""
+    def energy_range(self) -> tuple[float, float]:
+        """Return the lowest and the highest energy, in GeV."""
         return float(self.rows[:, 0].min()), float(self.rows[:, 0].max())
 
     def describe(self) -> dict[str, str]:
-        """Plain values, by the names of the options."""
+        """Return plain values, by the names of the options."""
         digest = hashlib.sha256(np.ascontiguousarray(self.rows).tobytes()).hexdigest()
         return {"conditions": f"{len(self.rows)} rows, SHA-256 {digest[:16]}"}
 
 
-Beam = SpreadBeam | ListedBeam
+IncidentConditions = RangeConditions | TableConditions
 
 
-def beam_of(
-    state: Mapping[str, Any], geometry: "Geometry", asked: Mapping[str, Spread], conditions: str | None
-) -> Beam:
-    """What is asked for, else what training saw; says on standard error where the two do not go together.
+def requested_conditions(
+    state: Mapping[str, Any],
+    geometry: "Geometry",
+    asked: Mapping[str, ConditionRange],
+    conditions: str | None,
+) -> IncidentConditions:
+    """Return the conditions that are asked for, else those of training; print a warning where they extrapolate.
 
     Args:
         state: the checkpoint.
         geometry: its read-out.
-        asked: values by condition.
+        asked: ranges of values by condition.
         conditions: shower file, or glob, whose conditions are to be taken; None for none.
 
     Raises:
@@ -146,23 +149,25 @@ def beam_of(
         for number, name in enumerate(geometry.conditions):
             low, high = float(rows[:, number].min()), float(rows[:, number].max())
             _tell_extrapolation(f"--conditions {conditions}: {name}", name, low, high, seen)
-        return ListedBeam(rows=rows)
-    for name, spread in asked.items():
+        return TableConditions(rows=rows)
+    for name, values in asked.items():
         if name not in geometry.conditions:
             raise ConfigError(
-                f"--{name} {spread.text}: this model knows no {name}, only {', '.join(geometry.conditions)}; "
+                f"--{name} {values.text}: this model knows no {name}, only {', '.join(geometry.conditions)}; "
                 "leave it out or take another checkpoint"
             )
-        _tell_extrapolation(f"--{name} {spread.text}", name, spread.low, spread.high, seen)
+        _tell_extrapolation(f"--{name} {values.text}", name, values.low, values.high, seen)
     ranges = DEFAULT_RANGES | seen
-    default = {name: Spread(low=ranges[name][0], high=ranges[name][1]) for name in geometry.conditions}
-    return SpreadBeam(spreads=tuple((default | dict(asked)).items()))
+    default = {
+        name: ConditionRange(low=ranges[name][0], high=ranges[name][1]) for name in geometry.conditions
+    }
+    return RangeConditions(ranges=tuple((default | dict(asked)).items()))
 
 
 def _tell_extrapolation(
-    told: str, name: str, low: float, high: float, seen: Mapping[str, tuple[float, float]]
+    option: str, name: str, low: float, high: float, seen: Mapping[str, tuple[float, float]]
 ) -> None:
-    """Say on standard error that training saw other values.
+    """Print a warning if training saw other values.
 
     Raises:
         ConfigError: if they are far from those and would be among them in another unit.
@@ -171,11 +176,11 @@ def _tell_extrapolation(
         return
     first, last = seen[name]
     unit, (other, size) = CONDITIONS[name].unit, CONDITIONS[name].mistaken
-    # A sample of the training showers tells the range: its ends are not sharp.
+    # The range comes from a sample of the training showers, so its ends are not exact.
     margin = 0.01 * (last - first)
     if first - margin <= low * size <= high * size <= last + margin and low > 10 * last:
         raise ConfigError(
-            f"{told}: training saw {first:.4g} to {last:.4g} {unit}, and these are in {unit}: if they were meant in "
+            f"{option}: training saw {first:.4g} to {last:.4g} {unit}, and these are in {unit}: if they were meant in "
             f"{other}, give {low * size:.4g}:{high * size:.4g}"
         )
     if low < first - margin or high > last + margin:

@@ -1,8 +1,9 @@
-"""A large shower file made in parts: each part is a complete file, and in the end they are joined.
+"""The partial output of a generation: each part is a complete file, and at the end they are joined.
 
 While ``OUT`` is made there is a folder ``OUT.parts`` beside it::
 
-    what.json           what is being made, so that another order is not mixed in
+    request.json        settings of the sample, so that parts of another one are not mixed in;
+                        earlier versions called it what.json
     part-0000012.h5     rows [12 P, 13 P) of OUT; under this name only once it is complete and on disk
     .part-0000013...    a part under way
     lock                the lease of the process that leads
@@ -39,7 +40,7 @@ _NAME = re.compile(r"part-(\d{7,})\.h5")
 
 
 def part_rows(samples: int, batch_size: int) -> int:
-    """Rows of a part: whole batches and whole HDF5 chunks, whatever the number of ranks.
+    """Return the rows of a part: whole batches and whole HDF5 chunks, whatever the number of ranks.
 
     About 1,000, up to 10,000 where there would be more than 16,384 parts, and less where there would be fewer than 16;
     at least the least common multiple of the batch size and the 32 rows of a chunk.
@@ -50,8 +51,8 @@ def part_rows(samples: int, batch_size: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
-    """How the rows of a file are cut into parts."""
+class Partition:
+    """The division of the rows of a file into parts."""
 
     samples: int
     """Rows of the file."""
@@ -60,15 +61,15 @@ class Cut:
 
     @property
     def count(self) -> int:
-        """Number of parts."""
+        """Return the number of parts."""
         return -(-self.samples // self.rows)
 
     def part(self, number: int) -> range:
-        """The rows of a part."""
+        """Return the rows of a part."""
         return range(number * self.rows, min((number + 1) * self.rows, self.samples))
 
 
-class PartFolder:
+class PartialOutput:
     """The folder that holds the parts of a file.
 
     Args:
@@ -78,30 +79,31 @@ class PartFolder:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.folder = out.with_name(f"{out.name}.parts")
-        self._what = self.folder / "what.json"
+        self._request = self.folder / "request.json"
+        self._earlier = self.folder / "what.json"
         self._lease = Lease(self.folder / "lock")
         self._held = ExitStack()
 
     def path(self, number: int) -> Path:
-        """File of a part."""
+        """Return the file of a part."""
         return self.folder / f"part-{number:07d}.h5"
 
     def complete(self) -> set[int]:
-        """Numbers of the parts that are complete."""
+        """Return the numbers of the parts that are complete."""
         return {int(match[1]) for match in map(_NAME.fullmatch, os.listdir(self.folder)) if match}
 
-    def open(self, what: Mapping[str, Any], *, renew: bool) -> None:
-        """Begin, or go on with what another process has begun; for one process alone.
+    def open(self, settings: Mapping[str, Any], *, renew: bool) -> None:
+        """Begin a sample, or continue the one that another process has begun; for one process alone.
 
         Args:
-            what: what is made, plain values by the names of the options that ask for it.
-            renew: whether parts of something else are dropped.
+            settings: those of the sample, plain values by the names of the options.
+            renew: whether parts of another sample are dropped.
 
         Raises:
-            ConfigError: if the folder has parts of something else.
-            DataError: if another process is at it, or the folder cannot be written.
+            ConfigError: if the folder has parts of another sample.
+            DataError: if another process works on it, or the folder cannot be written.
         """
-        wanted = json.loads(json.dumps(what))
+        wanted = json.loads(json.dumps(settings))
         try:
             self.folder.mkdir(exist_ok=True)
             self._take_lease()
@@ -110,13 +112,14 @@ class PartFolder:
             except ConfigError:
                 if not renew:
                     raise
-                self._what.unlink(missing_ok=True)
+                self._request.unlink(missing_ok=True)
                 for number in self.complete():
                     self.path(number).unlink()
             for left in self.folder.glob(".*.tmp"):
                 left.unlink()
-            with write_whole(self._what) as temporary:
+            with write_whole(self._request) as temporary:
                 temporary.write_text(json.dumps(wanted, indent=2) + "\n")
+            self._earlier.unlink(missing_ok=True)
         except OSError as error:
             raise DataError(
                 f"{self.folder}: cannot be written ({error.strerror}): name a file in a folder that exists and has room"
@@ -126,7 +129,9 @@ class PartFolder:
         anew = "--force to start anew, or another --out"
         remedy = f"give the same options to continue, {anew}"
         try:
-            begun = read_json(self._what, dict[str, Any], ConfigError, f"give {anew}")
+            is_earlier = self._earlier.exists() and not self._request.exists()
+            file = self._earlier if is_earlier else self._request
+            begun = read_json(file, dict[str, Any], ConfigError, f"give {anew}")
         except (ConfigError, FileNotFoundError) as error:
             if self.complete():
                 raise ConfigError(str(error)) from None
@@ -134,8 +139,8 @@ class PartFolder:
         for name in wanted | begun:
             if begun.get(name) != wanted.get(name):
                 raise ConfigError(
-                    f"--{name} {_told(wanted.get(name))}: {self.folder} was begun with "
-                    f"{_told(begun.get(name))}; {remedy}"
+                    f"--{name} {_shown(wanted.get(name))}: {self.folder} was begun with "
+                    f"{_shown(begun.get(name))}; {remedy}"
                 )
 
     def _take_lease(self) -> None:
@@ -150,8 +155,8 @@ class PartFolder:
         """Let other processes in."""
         self._held.close()
 
-    def join(self, cut: Cut) -> Iterator[int]:
-        """Join all parts into the file, and remove them; yields after each part how many showers in it are empty.
+    def join(self, partition: Partition) -> Iterator[int]:
+        """Join all parts into the file, and remove them; yield after each part how many showers in it are empty.
 
         Raises:
             DataError: if a part is missing or damaged.
@@ -164,9 +169,9 @@ class PartFolder:
         try:
             with writing(self.out, "what was there before stays"):
                 whole = h5py.File(temporary, "w", locking=False)
-                for number in range(cut.count):
+                for number in range(partition.count):
                     with open_file(self.path(number)) as part:
-                        yield self._add(whole, part, cut, number)
+                        yield self._add(whole, part, partition, number)
                 whole.flush()
                 whole.close()
                 publish(temporary, self.out)
@@ -178,15 +183,15 @@ class PartFolder:
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _add(self, whole: "h5py.File", part: "h5py.File", cut: Cut, number: int) -> int:
-        rows = cut.part(number)
+    def _add(self, whole: "h5py.File", part: "h5py.File", partition: Partition, number: int) -> int:
+        rows = partition.part(number)
         attributes = dict(part.attrs)
         empty = int(attributes.pop("empty_showers", 0))
         try:
             if number == 0:
                 whole.attrs.update(attributes)
                 for values in part.values():
-                    _like(values, whole, cut.samples).attrs.update(values.attrs)
+                    _like(values, whole, partition.samples).attrs.update(values.attrs)
             for name, target in whole.items():
                 if len(part[name]) != len(rows):
                     raise DataError(f"{len(part[name])} rows of {name} instead of {len(rows)}")
@@ -199,7 +204,7 @@ class PartFolder:
 
 
 def _like(values: "h5py.Dataset", whole: "h5py.File", rows: int) -> "h5py.Dataset":
-    """A data set stored in the same way, with another number of rows."""
+    """Make a data set that is stored in the same way, with another number of rows."""
     return whole.create_dataset(
         values.name.lstrip("/"),
         (rows, *values.shape[1:]),
@@ -213,7 +218,7 @@ def _like(values: "h5py.Dataset", whole: "h5py.File", rows: int) -> "h5py.Datase
 
 
 def _copy(source: "h5py.Dataset", target: "h5py.Dataset", first: int) -> None:
-    """Copy all rows; chunks that begin where a chunk of the target does are copied as they are stored."""
+    """Copy all rows; chunks that begin at a chunk of the target are copied as they are stored."""
     chunk_rows = source.chunks[0]
     if first % chunk_rows:
         target[first : first + len(source)] = source[:]
@@ -224,5 +229,5 @@ def _copy(source: "h5py.Dataset", target: "h5py.Dataset", first: int) -> None:
         target.id.write_direct_chunk((first + row, *rest), stored, skipped_filters)
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "(none)" if value is None else str(value)

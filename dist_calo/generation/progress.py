@@ -1,4 +1,4 @@
-"""How far all ranks are with work that each does alone, told without holding any of them up."""
+"""Progress of all ranks with work that each does alone, shared without making any of them wait."""
 
 import sys
 import time
@@ -20,16 +20,16 @@ class Stopped(Exception):
     """Some rank has been asked to stop; raised on all of them."""
 
 
-class Tally:
-    """Counts over all ranks by one all-reduce of 24 bytes a second, which goes on while a rank works.
+class Progress:
+    """A count over all ranks by one all-reduce of 24 bytes a second, which runs while a rank works.
 
     Every rank takes part in every exchange, those that have finished at the pace of the others: so nobody waits longer
     than one piece of another rank's work, and the end is seen by all in the same exchange.
 
     Args:
         communicator: of all ranks.
-        show: told the sum over all ranks after each exchange.
-        asked_to_stop: whether this rank has been.
+        show: called with the sum over all ranks after each exchange.
+        asked_to_stop: returns whether this rank has been asked to stop.
 
     Raises, in any method:
         Stopped: if some rank has been asked to stop.
@@ -49,7 +49,7 @@ class Tally:
         self._under_way: tuple[torch.Tensor, Work] | None = None
 
     def add(self, count: int) -> None:
-        """Count what this rank has done since the last call; call it after each piece of work."""
+        """Add to the count of this rank; call it after each piece of work."""
         self._mine += count
         if count:
             self._pieces += 1
@@ -58,12 +58,12 @@ class Tally:
             self._exchange(finished=False)
 
     def wait_for_all(self) -> None:
-        """Say that this rank has finished, and wait until all have; every rank calls it once."""
+        """Wait until all ranks have finished; every rank calls it once."""
         while not self._exchange(finished=True):
             pass
 
     def _exchange(self, *, finished: bool) -> bool:
-        """Take in the exchange under way and begin the next, unless that one found everybody finished."""
+        """Finish the exchange under way and begin the next; return True if all ranks have finished."""
         if self._under_way is not None:
             sums, work = self._under_way
             work.wait()
@@ -81,13 +81,13 @@ class Tally:
 
 
 class ShowerCount:
-    """What the user sees meanwhile: a bar on a terminal, a line now and then in a log file; rank 0 alone speaks.
+    """The progress that rank 0 shows: a bar on a terminal, a line every 30 s in a log file.
 
     Args:
         total: showers to make.
         kept: showers that were there before.
         show: False on ranks other than 0.
-        launcher: what started the ranks. Those of a cluster write log files, even where they look like terminals.
+        launcher: what started the ranks; those of a cluster write log files, even where they look like terminals.
     """
 
     def __init__(self, total: int, kept: int, *, show: bool, launcher: str = "none") -> None:
@@ -95,15 +95,15 @@ class ShowerCount:
         self._began = self._told = time.monotonic()
         self._bar: Any = None
         if show and launcher in ("none", "local") and sys.stdout.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich import progress as rich
 
-            columns = (TextColumn("showers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns)
+            columns = (rich.TextColumn("showers"), rich.BarColumn(), rich.MofNCompleteColumn())
+            self._bar = rich.Progress(*columns, rich.TimeRemainingColumn())
             self._task = self._bar.add_task("showers", total=total, completed=kept)
             self._bar.start()
 
     def made(self, showers: int) -> None:
-        """Report how many showers all ranks have made together, besides those that were there before."""
+        """Show how many showers all ranks have made together, besides those that were there before."""
         if self._bar:
             self._bar.update(self._task, completed=self._kept + showers)
         now = time.monotonic()
@@ -117,6 +117,6 @@ class ShowerCount:
             self._told = now
 
     def close(self) -> None:
-        """Leave the terminal tidy."""
+        """Remove the bar from the terminal."""
         if self._bar:
             self._bar.stop()

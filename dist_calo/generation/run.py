@@ -1,4 +1,4 @@
-"""Making showers on all ranks: parts of the file side by side, joined by rank 0 in the end.
+"""Generation of a sample on all ranks: each rank makes parts of the file, and rank 0 joins them at the end.
 
 The samples are cut into parts (`dist_calo.generation.partial_output`), a function of their number and the batch size.
 Each part is one rank's work and one file; the parts that are missing are dealt out to the ranks in turn. A batch
@@ -8,7 +8,7 @@ bit of the result.
 At 4,096 ranks: rank 0 alone reads the checkpoint, the conditions and the folder, and sends weights, conditions (4 bytes
 a shower and condition) and the list of missing parts (8 bytes a part, at most 16,384 up to 160 million showers) to all
 in one broadcast. A rank has one file open, the part that it writes; it holds one batch and a chunk of compressed
-showers. 24 bytes a second and rank tell how far all are. Joining is rank 0's alone, at the speed of the file system.
+showers. Progress takes 24 bytes a second and rank. Rank 0 alone joins, at the speed of the file system.
 """
 
 import errno
@@ -26,24 +26,29 @@ from dist_calo import __version__
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.formats.schema import SchemaName, schema_of
 from dist_calo.errors import EXIT_PREEMPTED, ConfigError, DataError
-from dist_calo.generation.incident_conditions import Beam, ListedBeam, Spread, beam_of
-from dist_calo.generation.partial_output import CHUNK_ROWS, Cut, PartFolder, part_rows
+from dist_calo.generation.incident_conditions import (
+    ConditionRange,
+    IncidentConditions,
+    TableConditions,
+    requested_conditions,
+)
+from dist_calo.generation.partial_output import CHUNK_ROWS, PartialOutput, Partition, part_rows
 from dist_calo.geometry import CONDITIONS
 from dist_calo.randomness import Draws
 
 if TYPE_CHECKING:
     from dist_calo.comm.protocol import Communicator
-    from dist_calo.generation.progress import Tally
+    from dist_calo.generation.progress import Progress
     from dist_calo.training.restore import TrainedGenerator
 
 DEFAULT_SHOWERS = 1000
 _NEEDED = ("step", "run_id", "config", "geometry", "transform", "model", "average")
-"""What of a checkpoint is sent to the ranks."""
+"""Entries of a checkpoint that are sent to the ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to make, as the command line says.
+class GenerationRequest:
+    """The sample to generate, as the command line asks for it.
 
     Raises:
         ConfigError: if values contradict each other.
@@ -54,7 +59,7 @@ class Request:
     out: Path
     n: int | None = None
     """Showers; None for as many as `conditions` has rows, else 1,000."""
-    spreads: Mapping[str, Spread] = field(default_factory=dict)
+    ranges: Mapping[str, ConditionRange] = field(default_factory=dict)
     """Incident energies in GeV and angles in rad, where they are not those of training."""
     conditions: str | None = None
     """Shower file, or glob, whose conditions are taken."""
@@ -69,31 +74,31 @@ class Request:
         for name, value in (("n", self.n), ("batch-size", self.batch_size)):
             if value is not None and value < 1:
                 raise ConfigError(f"--{name} {value}: must be at least 1")
-        for name, spread in self.spreads.items():
-            CONDITIONS[name].require(f"--{name} {spread.text}", spread.low, spread.high)
-        if self.conditions is not None and self.spreads:
-            name, spread = next(iter(self.spreads.items()))
+        for name, values in self.ranges.items():
+            CONDITIONS[name].require(f"--{name} {values.text}", values.low, values.high)
+        if self.conditions is not None and self.ranges:
+            name, values = next(iter(self.ranges.items()))
             raise ConfigError(
-                f"--{name} {spread.text} --conditions {self.conditions}: both tell the {name}; leave one out"
+                f"--{name} {values.text} --conditions {self.conditions}: both tell the {name}; leave one out"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What rank 0 tells the others."""
+class Setup:
+    """The inputs that rank 0 sends to all ranks."""
 
     state: dict[str, Any]
     """The checkpoint, without what only training needs."""
-    beam: Beam
-    cut: Cut
+    conditions: IncidentConditions
+    partition: Partition
     missing: np.ndarray
     """Numbers of the parts to be made, int64."""
     attributes: dict[str, Any]
-    """What the file tells about itself."""
+    """Attributes of the file."""
 
 
-def make_showers(request: Request, communicator: "Communicator") -> int:
-    """Make the file on all ranks; collective.
+def make_showers(request: GenerationRequest, communicator: "Communicator") -> int:
+    """Generate the sample on all ranks; collective.
 
     Returns:
         The exit code: 0, or EXIT_PREEMPTED if a signal stopped the ranks; the complete parts are kept then.
@@ -102,7 +107,7 @@ def make_showers(request: Request, communicator: "Communicator") -> int:
         UserError: if the request does not fit the checkpoint, the file exists, the weights make cells that are not
             finite, or the disk is full.
     """
-    from dist_calo.generation.progress import ShowerCount, Stopped, Tally
+    from dist_calo.generation.progress import Progress, ShowerCount, Stopped
     from dist_calo.launching.signs import SIGNS
     from dist_calo.training.preemption import StopRequest
     from dist_calo.training.restore import generating_device, restore_generator
@@ -110,16 +115,20 @@ def make_showers(request: Request, communicator: "Communicator") -> int:
     SIGNS.begin("in set-up", unit="batch")
     world = communicator.world
     device = generating_device(request.device, world)
-    folder = PartFolder(request.out)
+    folder = PartialOutput(request.out)
     with ExitStack() as stack:
         stack.callback(folder.close)
         stack.enter_context(_room(folder))
-        plan = communicator.broadcast_object(_plan(request, folder) if world.rank == 0 else None)
-        generator = restore_generator(plan.state, device)
-        kept = plan.cut.samples - sum(len(plan.cut.part(number)) for number in plan.missing.tolist())
+        setup = communicator.broadcast_object(_set_up(request, folder) if world.rank == 0 else None)
+        generator = restore_generator(setup.state, device)
+        kept = setup.partition.samples - sum(
+            len(setup.partition.part(number)) for number in setup.missing.tolist()
+        )
         if world.rank == 0 and kept:
-            print(f"continuing: {kept} of {plan.cut.samples} showers are in {folder.folder}", flush=True)
-        count = ShowerCount(plan.cut.samples, kept, show=world.rank == 0, launcher=world.launcher)
+            print(
+                f"continuing: {kept} of {setup.partition.samples} showers are in {folder.folder}", flush=True
+            )
+        count = ShowerCount(setup.partition.samples, kept, show=world.rank == 0, launcher=world.launcher)
         stack.callback(count.close)
         stack.enter_context(_one_thread())
         stop = stack.enter_context(StopRequest(communicator))
@@ -128,21 +137,21 @@ def make_showers(request: Request, communicator: "Communicator") -> int:
             return stop.received is not None
 
         try:
-            tally = Tally(communicator, count.made, asked_to_stop)
-            for number in plan.missing[world.rank :: world.size].tolist():
-                _make_part(request, plan, generator, number, folder.path(number), tally)
-            tally.wait_for_all()
+            progress = Progress(communicator, count.made, asked_to_stop)
+            for number in setup.missing[world.rank :: world.size].tolist():
+                _make_part(request, setup, generator, number, folder.path(number), progress)
+            progress.wait_for_all()
             SIGNS.begin("while the parts are joined")
-            # What is joined at last is not stopped for a signal: the parts outlive a kill all the same.
-            empty = _joined(folder, plan.cut, Tally(communicator), world.rank)
+            # Joining does not stop for a signal: the parts are kept even if the process is killed.
+            empty = _joined(folder, setup.partition, Progress(communicator), world.rank)
         except Stopped:
             if world.rank == 0:
                 print(f"stopped; complete parts are kept in {folder.folder}: give the same command again")
             return EXIT_PREEMPTED
     if world.rank == 0:
-        low, high = plan.beam.energies()
+        low, high = setup.conditions.energy_range()
         print(
-            f"{request.out}: {plan.cut.samples} showers of {low:g} to {high:g} GeV, from step {generator.step}"
+            f"{request.out}: {setup.partition.samples} showers of {low:g} to {high:g} GeV, from step {generator.step}"
         )
         if empty:
             print(
@@ -151,22 +160,22 @@ def make_showers(request: Request, communicator: "Communicator") -> int:
     return 0
 
 
-def _joined(folder: PartFolder, cut: Cut, tally: "Tally", rank: int) -> int:
-    """Have rank 0 join the parts, and return how many showers are empty, which rank 0 alone learns.
+def _joined(folder: PartialOutput, partition: Partition, progress: "Progress", rank: int) -> int:
+    """Join the parts on rank 0, and return there how many showers are empty; 0 on other ranks.
 
-    The others follow at its pace, so that no collective waits for all of its work.
+    The others exchange progress with it, so that no collective lasts as long as all of its work.
     """
     empty = 0
     if rank == 0:
-        for found in folder.join(cut):
+        for found in folder.join(partition):
             empty += found
-            tally.add(0)
-    tally.wait_for_all()
+            progress.add(0)
+    progress.wait_for_all()
     return empty
 
 
-def _plan(request: Request, folder: PartFolder) -> Plan:
-    """Read what is needed and open the folder; on rank 0."""
+def _set_up(request: GenerationRequest, folder: PartialOutput) -> Setup:
+    """Read the inputs and open the folder of the parts; on rank 0."""
     from dist_calo.geometry import geometry_from_dict
     from dist_calo.training.model_sources import state_of
 
@@ -181,24 +190,24 @@ def _plan(request: Request, folder: PartFolder) -> Plan:
         schema_of(geometry, particle, request.schema)
     except ConfigError as error:
         raise ConfigError(f"--{error}") from error
-    beam = beam_of(state, geometry, request.spreads, request.conditions)
-    n = request.n or (len(beam.rows) if isinstance(beam, ListedBeam) else DEFAULT_SHOWERS)
-    what = {
+    conditions = requested_conditions(state, geometry, request.ranges, request.conditions)
+    n = request.n or (len(conditions.rows) if isinstance(conditions, TableConditions) else DEFAULT_SHOWERS)
+    settings = {
         "n": n,
         "seed": request.seed,
         "batch-size": request.batch_size,
-        **beam.describe(),
+        **conditions.describe(),
         "schema": request.schema,
         "device": request.device,
         "checkpoint": f"step {state['step']}, SHA-256 {_digest(state)[:16]}, dist_calo {__version__}",
     }
-    folder.open(what, renew=request.force)
-    cut = Cut(samples=n, rows=part_rows(n, request.batch_size))
-    return Plan(
+    folder.open(settings, renew=request.force)
+    partition = Partition(samples=n, rows=part_rows(n, request.batch_size))
+    return Setup(
         state={name: state[name] for name in _NEEDED},
-        beam=beam,
-        cut=cut,
-        missing=np.setdiff1d(np.arange(cut.count), np.fromiter(folder.complete(), dtype=np.int64)),
+        conditions=conditions,
+        partition=partition,
+        missing=np.setdiff1d(np.arange(partition.count), np.fromiter(folder.complete(), dtype=np.int64)),
         attributes={
             "generator": f"dist_calo, step {state['step']}, MLflow run {state['run_id']}",
             "seed": request.seed,
@@ -208,29 +217,34 @@ def _plan(request: Request, folder: PartFolder) -> Plan:
 
 
 def _make_part(
-    request: Request, plan: Plan, generator: "TrainedGenerator", number: int, path: Path, tally: "Tally"
+    request: GenerationRequest,
+    setup: Setup,
+    generator: "TrainedGenerator",
+    number: int,
+    path: Path,
+    progress: "Progress",
 ) -> None:
     import torch
 
-    rows, empty = plan.cut.part(number), 0
+    rows, empty = setup.partition.part(number), 0
     with ShowerWriter(
-        path, generator.geometry, plan.attributes, chunk_rows=CHUNK_ROWS, schema=request.schema
+        path, generator.geometry, setup.attributes, chunk_rows=CHUNK_ROWS, schema=request.schema
     ) as writer:
         for start in range(rows.start, rows.stop, request.batch_size):
-            # Samples beyond the last are made too, and dropped: arithmetic may differ in batches of another size.
+            # Samples beyond the last are generated too and dropped: rounding may differ in batches of another size.
             draws = Draws(request.seed, 0, range(start, start + request.batch_size), "generate")
-            conditions = plan.beam.of(draws)
+            conditions = setup.conditions.draw(draws)
             made = min(request.batch_size, rows.stop - start)
             showers = generator.generate_finite(torch.from_numpy(conditions), draws)[:made]
             empty += int((showers.flatten(1) == 0).all(dim=1).sum())
             writer.append(showers.numpy(), conditions[:made])
-            tally.add(made)
+            progress.add(made)
         writer.tell({"empty_showers": empty})
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute with one thread: the order of sums, and so the last bits, may depend on their number."""
+    """Compute with one thread: the order of sums, and so the last bits, may depend on the number of threads."""
     import torch
 
     before = torch.get_num_threads()
@@ -242,8 +256,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _room(folder: PartFolder) -> Iterator[None]:
-    """One line where the disk is full, or fails, with what is kept."""
+def _room(folder: PartialOutput) -> Iterator[None]:
+    """Turn the error of a full disk into one line that says what is kept."""
     try:
         yield
     except OSError as error:
@@ -257,7 +271,7 @@ def _room(folder: PartFolder) -> Iterator[None]:
 
 
 def _digest(state: Mapping[str, Any]) -> str:
-    """SHA-256 of all in a checkpoint that decides what it generates."""
+    """Return the SHA-256 of all in a checkpoint that decides what it generates."""
     digest = hashlib.sha256()
     for name in ("geometry", "transform", "condition_ranges"):
         digest.update(json.dumps(state.get(name), sort_keys=True).encode())

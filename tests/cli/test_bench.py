@@ -16,7 +16,7 @@ from dist_calo.deployment.exporting import programs
 from dist_calo.deployment.runtimes import threads_of_torch
 from dist_calo.deployment.timing import LEAST_TIMINGS, Score, time_generation
 from dist_calo.errors import DataError, MissingComponentError
-from dist_calo.generation.incident_conditions import beam_of
+from dist_calo.generation.incident_conditions import requested_conditions
 from dist_calo.randomness import Draws
 from dist_calo.simulation import geant4_reference
 from dist_calo.simulation.geant4_reference import recorded_seconds, simulated_seconds
@@ -122,7 +122,9 @@ def test_one_thread_uses_one_core(checkpoint):
     state = load_checkpoint(checkpoint)
     generator = restore_generator(state)
     with threads_of_torch(1):
-        timing = time_generation(generator, beam_of(state, generator.geometry, {}, None), 20, seconds=0.1)
+        timing = time_generation(
+            generator, requested_conditions(state, generator.geometry, {}, None), 20, seconds=0.1
+        )
     # More processor time than wall time would need a second thread.
     assert timing.cores < 1.1
 
@@ -140,8 +142,8 @@ def test_a_large_batch_is_made_in_parts_that_bound_memory(checkpoint, monkeypatc
             assert isinstance(draws, Draws)
             sizes.append(len(conditions))
 
-    beam = beam_of(load_checkpoint(checkpoint), Recording.geometry, {}, None)
-    found = time_generation(Recording(), beam, 10_000, seconds=1e-9)
+    conditions = requested_conditions(load_checkpoint(checkpoint), Recording.geometry, {}, None)
+    found = time_generation(Recording(), conditions, 10_000, seconds=1e-9)
     assert set(sizes) == {4}
     assert (found.batch, found.at_a_time, found.timings) == (10_000, 4, len(sizes) - 1)
 

@@ -12,7 +12,7 @@ from dist_calo.cli.generate import main as generate
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.shards import manifest_of, scan_rows
 from dist_calo.errors import EXIT_USER, CheckpointError, ConfigError
-from dist_calo.generation.incident_conditions import SpreadBeam, parse_spread
+from dist_calo.generation.incident_conditions import RangeConditions, parse_range
 from dist_calo.geometry import CylindricalLayers, LayeredGrid, VoxelGrid, Waveforms
 from dist_calo.randomness import Draws
 from dist_calo.training.checkpoint import CheckpointFolder
@@ -162,11 +162,11 @@ def test_energies_of_a_list_come_in_turn(checkpoints, tmp_path):
 
 
 def test_of_two_lists_all_combinations_come_in_turn():
-    spreads = (
-        ("energy", parse_spread("--energy", "10,20")),
-        ("theta", parse_spread("--theta", "1.0,1.5,2.0")),
+    ranges = (
+        ("energy", parse_range("--energy", "10,20")),
+        ("theta", parse_range("--theta", "1.0,1.5,2.0")),
     )
-    found = SpreadBeam(spreads=spreads).of(Draws(0, 0, range(12), "generate"))
+    found = RangeConditions(ranges=ranges).draw(Draws(0, 0, range(12), "generate"))
     assert len({tuple(row) for row in found[:6].tolist()}) == 6
     np.testing.assert_array_equal(found[:6], found[6:])
 
@@ -176,9 +176,9 @@ def test_of_two_lists_all_combinations_come_in_turn():
     [("10:100", 10, 100, ()), ("50", 50, 50, ()), ("1e1", 10, 10, ()), ("10,5,20", 5, 20, (10, 5, 20))],
 )
 def test_energies_are_a_number_a_range_or_a_list(text, low, high, listed):
-    spread = parse_spread("--energy", text)
-    assert (spread.low, spread.high, spread.listed) == (low, high, listed)
-    assert parse_spread("--energy", spread.text) == spread
+    found = parse_range("--energy", text)
+    assert (found.low, found.high, found.listed) == (low, high, listed)
+    assert parse_range("--energy", found.text) == found
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import torch
 
 from dist_calo.cli.generate import main as generate
 from dist_calo.comm import connect
-from dist_calo.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER
-from dist_calo.generation.partial_output import CHUNK_ROWS, Cut, PartFolder, part_rows
-from dist_calo.generation.progress import Tally
+from dist_calo.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER, ConfigError
+from dist_calo.generation.partial_output import CHUNK_ROWS, PartialOutput, Partition, part_rows
+from dist_calo.generation.progress import Progress
 from dist_calo.geometry import VoxelGrid
 from dist_calo.launching.environment import World
 from dist_calo.training.checkpoint import CheckpointFolder
@@ -79,10 +79,10 @@ def test_parts_are_whole_batches_and_whole_chunks():
         for batch in (1, 16, 100, 1000, 4096):
             rows = part_rows(samples, batch)
             assert rows % batch == rows % CHUNK_ROWS == 0
-            cut = Cut(samples=samples, rows=rows)
-            assert cut.part(0).start == 0
-            assert cut.part(cut.count - 1).stop == samples
-            assert cut.part(cut.count - 1).start < samples
+            partition = Partition(samples=samples, rows=rows)
+            assert partition.part(0).start == 0
+            assert partition.part(partition.count - 1).stop == samples
+            assert partition.part(partition.count - 1).start < samples
     assert part_rows(1000, 100) == part_rows(10**6, 100) == 800
     assert part_rows(10**9, 100) == 9600
 
@@ -201,10 +201,10 @@ def test_complete_parts_are_kept_as_they_are(checkpoint, whole, tmp_path, capsys
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dist_calo.generation.partial_output.PartFolder.join", stop)
+        patch.setattr("dist_calo.generation.partial_output.PartialOutput.join", stop)
         assert generate(given) == EXIT_INTERRUPTED
     assert len(list(parts.glob("part-*.h5"))) == 8
-    assert json.loads((parts / "what.json").read_text())["n"] == 230
+    assert json.loads((parts / "request.json").read_text())["n"] == 230
     third = parts / "part-0000002.h5"
     content = third.read_bytes()
     third.write_bytes(content[:1000])
@@ -217,8 +217,23 @@ def test_complete_parts_are_kept_as_they_are(checkpoint, whole, tmp_path, capsys
     assert_equal_files(whole, out)
 
 
+def test_settings_under_their_earlier_name_are_read(tmp_path):
+    output = PartialOutput(tmp_path / "fake.h5")
+    output.open({"n": 1}, renew=False)
+    output.close()
+    output.path(0).touch()
+    (output.folder / "request.json").rename(output.folder / "what.json")
+    with pytest.raises(ConfigError, match=r"--n 2: .* was begun with 1"):
+        output.open({"n": 2}, renew=False)
+    output.close()
+    output.open({"n": 1}, renew=False)
+    output.close()
+    assert output.complete() == {0}
+    assert sorted(os.listdir(output.folder)) == ["lock", "part-0000000.h5", "request.json"]
+
+
 def test_two_processes_do_not_make_the_same_file(checkpoint, tmp_path, capsys):
-    folder = PartFolder(tmp_path / "fake.h5")
+    folder = PartialOutput(tmp_path / "fake.h5")
     folder.open({"n": 1}, renew=False)
     assert generate(["--checkpoint", checkpoint, "--out", str(tmp_path / "fake.h5"), *ORDER]) == EXIT_USER
     said = capsys.readouterr().err
@@ -244,7 +259,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(checkpoint, tmp
     assert "no room is left on the disk" in run.stderr
     assert run.stderr.count("\n") == 1
     assert os.listdir(tmp_path) == ["fake.h5.parts"]
-    assert sorted(os.listdir(tmp_path / "fake.h5.parts")) == ["lock", "what.json"]
+    assert sorted(os.listdir(tmp_path / "fake.h5.parts")) == ["lock", "request.json"]
 
 
 def spoiled(checkpoint, path, value):
@@ -275,10 +290,10 @@ def test_weights_that_are_not_numbers_are_refused(checkpoint, tmp_path, capsys):
 
 def test_a_rank_alone_counts_what_it_adds():
     seen = []
-    tally = Tally(connect("single", World()), seen.append)
-    tally.add(3)
-    tally.add(4)
-    tally.wait_for_all()
+    progress = Progress(connect("single", World()), seen.append)
+    progress.add(3)
+    progress.add(4)
+    progress.wait_for_all()
     assert seen == [7]
 
 

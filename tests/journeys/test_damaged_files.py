@@ -16,7 +16,7 @@ from dist_calo.data.ledger import Ledger, LedgerRun, claim_ledger, read_ledger, 
 from dist_calo.data.shards import build_manifest, read_manifest
 from dist_calo.deployment.registry import read_metrics
 from dist_calo.errors import UserError
-from dist_calo.generation.partial_output import PartFolder
+from dist_calo.generation.partial_output import PartialOutput
 from dist_calo.leases import short_lock
 from dist_calo.leases.lease import Lease
 from dist_calo.scaling.plan import PLAN_FILE, read_plan
@@ -181,7 +181,7 @@ def checkpoints(folder):
 
 def parts(folder):
     def read():
-        made = PartFolder(folder / "o.h5")
+        made = PartialOutput(folder / "o.h5")
         try:
             made.open({"n": 3, "seed": 0, "energies": [1.0, 2.0]}, renew=False)
         finally:
@@ -189,7 +189,7 @@ def parts(folder):
 
     read()
     (folder / "o.h5.parts" / "part-0000001.h5").write_bytes(b"")
-    return {"what.json": ("o.h5.parts/what.json", read)}
+    return {"request.json": ("o.h5.parts/request.json", read)}
 
 
 def scaling(folder):

@@ -66,7 +66,7 @@ def test_a_command_says_which_file_and_why_and_works_once_there_is_room(
         assert str(tmp_path) in said[0]
         assert os.strerror(number) in said[0] or "no room is left" in said[0]
         # What generate has begun is kept, and said so.
-        assert set(files_below(tmp_path)) <= {"lock", "what.json"}
+        assert set(files_below(tmp_path)) <= {"lock", "request.json"}
     assert dist_calo(given) == 0
     assert not [name for name in files_below(tmp_path) if name.endswith(".tmp")]
 

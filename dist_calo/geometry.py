@@ -1,4 +1,4 @@
-"""What a detector reads out: the shape of a shower and the quantities that it is conditioned on.
+"""Read-outs of detectors: the shape of a shower and the quantities that it is conditioned on.
 
 A geometry is all that models, objectives and the trainer know of a detector. Energies are GeV, angles rad, lengths mm,
 times ns everywhere inside the package; readers convert.
@@ -15,7 +15,7 @@ from dist_calo.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """A quantity that a shower can be conditioned on, and the values that it can have."""
+    """Quantity that a shower is conditioned on, with its possible values."""
 
     name: str
     """In words."""
@@ -28,20 +28,20 @@ class Condition:
     """The unit that values may have by mistake, and its size in the unit that they should have."""
 
     def allows(self, values: Any) -> Any:
-        """Which values, numbers or arrays of them, are possible: neither NaN nor infinity is."""
+        """Return which values, numbers or arrays, are possible: neither NaN nor infinity is."""
         above = values >= self.least if self.least_is_allowed else values > self.least
         return above & (values <= self.highest)
 
     @property
     def rule(self) -> str:
-        """What a value must be, in words."""
+        """The rule for a value, in words."""
         low = (
             f"{self.least:g} to" if self.least_is_allowed else f"above {self.least:g} {self.unit} and at most"
         )
         return f"{low} {self.highest:g} {self.unit}"
 
     def require(self, option: str, low: float, high: float) -> None:
-        """Check the bounds of what a user asks for.
+        """Check the bounds of a value that a user asks for.
 
         Args:
             option: what was given and its text, for the message.
@@ -76,7 +76,7 @@ _LAYERS_IN_WORDS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Readout:
-    """What all geometries share.
+    """Common part of all geometries.
 
     Raises:
         ConfigError: if a condition is not known or the energy is not the first.
@@ -98,18 +98,18 @@ class Readout:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as stored in checkpoints and HDF5 attributes."""
+        """Return plain values, as stored in checkpoints and HDF5 attributes."""
         return {"kind": self.kind, **asdict(self)}
 
     @property
     def described(self) -> str:
-        """What is read out, in words, such as ``25 x 25 x 25 cells``."""
+        """The read-out in words, such as ``25 x 25 x 25 cells``."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class VoxelGrid(Readout):
-    """A calorimeter read out as a regular grid of cells.
+    """Calorimeter read out as a regular grid of cells.
 
     Raises:
         ConfigError: if the shape is not three positive numbers or a condition is not known.
@@ -140,7 +140,7 @@ class VoxelGrid(Readout):
 
 @dataclass(frozen=True, kw_only=True)
 class LayeredReadout(Readout):
-    """Layers of cells one behind the other; a shower is the cells of all of them in one row, layer by layer."""
+    """Layers of cells; a shower is one row of the cells of all of them, layer by layer."""
 
     @property
     def layer_cells(self) -> tuple[int, ...]:
@@ -149,7 +149,7 @@ class LayeredReadout(Readout):
 
     @property
     def layer_slices(self) -> tuple[slice, ...]:
-        """Where each layer's cells lie in the row of a shower."""
+        """Slices of each layer's cells in the row of a shower."""
         ends = [0, *itertools.accumulate(self.layer_cells)]
         return tuple(slice(first, last) for first, last in itertools.pairwise(ends))
 
@@ -170,7 +170,7 @@ class LayeredReadout(Readout):
 
 @dataclass(frozen=True, kw_only=True)
 class LayeredGrid(LayeredReadout):
-    """A calorimeter of layers with rectangular cells, whose size differs from layer to layer.
+    """Calorimeter of layers with rectangular cells, whose size differs from layer to layer.
 
     Raises:
         ConfigError: if there is no layer, a layer has no cell, or the sizes do not go with the layers.
@@ -318,5 +318,5 @@ def geometry_from_dict(values: Mapping[str, Any]) -> Geometry:
 
 
 def _as_tuple(value: Any) -> Any:
-    """Lists, which JSON makes of tuples, as tuples again."""
+    """Turn lists, which JSON makes of tuples, back into tuples."""
     return tuple(_as_tuple(part) for part in value) if isinstance(value, list | tuple) else value

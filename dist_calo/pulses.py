@@ -1,4 +1,4 @@
-"""Amplitude and time of a pulse, by a constant-fraction discriminator that walks back from the peak.
+"""Amplitude and time of a pulse, by a constant-fraction discriminator that searches back from the peak.
 
 The amplitude is the largest sample above the baseline. The time is where the rising edge crosses a fixed fraction of
 it: from the peak back to the last sample below, and from there forward by linear interpolation. So a pulse's time does
@@ -22,7 +22,7 @@ def amplitudes_and_times(
     fraction: float = FRACTION,
     significance: float = SIGNIFICANCE,
 ) -> tuple[Tensor, Tensor]:
-    """Measure pulses.
+    """Measure amplitudes and times of pulses.
 
     Args:
         waveforms: samples above the baseline, in any unit, shape (..., samples).

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def derived_seed(seed: int, *purpose: str | int) -> int:
-    """A 64-bit seed for one purpose, independent of the seeds for all others."""
+    """Return a 64-bit seed for one purpose, independent of the seeds for all others."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
@@ -48,12 +48,12 @@ class Draws:
         return int(self._key[1])
 
     def named(self, *purpose: str | int) -> "Draws":
-        """Numbers of the same samples for another purpose."""
+        """Return numbers of the same samples for another purpose."""
         seed, step, *rest = self._key
         return Draws(int(seed), int(step), self.samples, *rest, *purpose)
 
     def _uniform(self, name: str, size: int) -> np.ndarray:
-        """Uniform numbers in [0, 1) with shape (B, size), float64."""
+        """Return uniform numbers in [0, 1) with shape (B, size), float64."""
         out = np.empty((len(self.samples), size))
         blocks = -(-size // 4)
         key = derived_seed(int(self._key[0]), *self._key[1:], name)
@@ -66,13 +66,13 @@ class Draws:
         return out
 
     def uniform(self, name: str, size: int = 1) -> "torch.Tensor":
-        """Uniform numbers in [0, 1), shape (B, size), float32."""
+        """Return uniform numbers in [0, 1), shape (B, size), float32."""
         import torch
 
         return torch.from_numpy(self._uniform(name, size).astype(np.float32))
 
     def normal(self, name: str, size: int) -> "torch.Tensor":
-        """Standard normal numbers, shape (B, size), float32."""
+        """Return standard normal numbers, shape (B, size), float32."""
         import torch
 
         half = -(-size // 2)

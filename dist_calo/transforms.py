@@ -1,4 +1,4 @@
-"""What a network sees of a cell's energy, and the way back to GeV.
+"""Transforms between the energy of a cell in GeV and the units of a network.
 
     y = log(1 + (scale x)^power)        x = y^-1: ((exp(y) - 1)^(1/power)) / scale
 
@@ -22,7 +22,7 @@ Array = TypeVar("Array")
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """The settings of `TransformConfig`, ready to use, and stored with the networks trained with them."""
+    """Transform of `TransformConfig`, stored with the networks that were trained with it."""
 
     threshold: float = 0.0
     """GeV."""
@@ -36,7 +36,7 @@ class Transform:
         return cls.from_dict(asdict(config))
 
     def forward(self, cells: Array) -> Array:
-        """Network units of energies in GeV, of any shape; negative ones give 0 where the power is not 1."""
+        """Convert energies in GeV, of any shape, to network units; negative ones give 0 where the power is not 1."""
         x: Any = cells
         xp = _namespace(x)
         if self.threshold > 0:
@@ -47,7 +47,7 @@ class Transform:
         return xp.log1p(x) if self.log else x
 
     def inverse(self, values: Array) -> Array:
-        """Energies in GeV of network units, of any shape; values below 0 give 0 where the power is not 1."""
+        """Convert network units, of any shape, to energies in GeV; values below 0 give 0 where the power is not 1."""
         x: Any = values
         xp = _namespace(x)
         if self.log:
@@ -56,12 +56,12 @@ class Transform:
         return x / self.scale if self.scale != 1 else x
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as stored in checkpoints."""
+        """Return plain values, as stored in checkpoints."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Transform":
-        """The transform that `to_dict` described.
+        """Rebuild the transform that `to_dict` described.
 
         Raises:
             CheckpointError: if the values are not those of a transform of this version.
@@ -76,7 +76,7 @@ class Transform:
 
 
 def _namespace(x: Any) -> Any:
-    """The module whose functions work on `x`."""
+    """Return the module whose functions work on `x`."""
     if isinstance(x, np.ndarray | np.generic):
         return np
     import torch
@@ -85,7 +85,7 @@ def _namespace(x: Any) -> Any:
 
 
 def _power(xp: Any, x: Any, exponent: float) -> Any:
-    """x to the exponent where x is above 0, else 0; with a finite gradient everywhere."""
+    """Return x to the exponent where x is above 0, else 0; with a finite gradient everywhere."""
     if exponent == 1:
         return x
     above = x > 0

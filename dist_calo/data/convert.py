@@ -1,4 +1,4 @@
-"""Writing showers anew: from older schemas, other units and chunks, or one file for each split."""
+"""Rewriting of shower files: from older schemas, with other units and chunks, or one file for each split."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Rewrite:
-    """How showers are changed and stored."""
+    """Changes to showers and to their storage."""
 
     cells_factor: float = 1.0
     """Factor on the energies of cells."""
@@ -40,7 +40,7 @@ class Rewrite:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a file that was written holds."""
+    """Content of a file that was written."""
 
     rows: int
     extras: tuple[str, ...]
@@ -93,7 +93,7 @@ def split(manifest: Manifest, folder: Path, config: DataConfig, rewrite: Rewrite
 
 
 def _attributes(manifest: Manifest, files: Sequence[FileEntry]) -> dict[str, Any]:
-    """What all of these files say of where their showers come from, and their names."""
+    """Return the attributes of origin that all of these files share, and the files' names."""
     shared: dict[str, Any] = {}
     for number, entry in enumerate(files):
         with entry.open() as file, made_sense_of(file):

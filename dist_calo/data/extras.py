@@ -1,7 +1,7 @@
-"""Data sets that go with the showers row by row and that no reader reads: carried along when showers are written anew.
+"""Extra data sets with one row for each shower that no reader reads: copied when showers are rewritten.
 
-Such are the truth behind signals (``edep``, ``t0``), the energy beside the cells (``overflow``) or where the particle
-hit (``impact``).
+Examples are the truth behind signals (``edep``, ``t0``), the energy outside the cells (``overflow``) and the impact
+point of the particle (``impact``).
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _LEAST_COMPRESSED = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
-    """What is carried along from some files."""
+    """Extra data sets to copy from some files."""
 
     arrays: tuple[StoredArray, ...]
     in_cell_unit: frozenset[str]
@@ -38,7 +38,7 @@ class Extras:
     are not the same in all files."""
 
     def read(self, file: "h5py.File", start: int, stop: int, cells_factor: float) -> dict[str, np.ndarray]:
-        """Rows of an open file.
+        """Read rows of an open file.
 
         Args:
             file: one of the files.
@@ -66,7 +66,7 @@ class Extras:
 
 @dataclass
 class _Found:
-    """The same data set in some of the files."""
+    """Extra data set in some of the files."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -74,7 +74,7 @@ class _Found:
 
 
 def extras_of(manifest: Manifest, files: Sequence[FileEntry]) -> Extras:
-    """The data sets that these files have besides those that are read, and that all of them have alike."""
+    """Return the data sets that these files have besides those that are read, if all of them have the same."""
     format_ = format_named(manifest.format)
     own = {array.name for array in schema_of(manifest.geometry).arrays}
     shared: dict[str, _Found] = {}
@@ -102,7 +102,7 @@ def extras_of(manifest: Manifest, files: Sequence[FileEntry]) -> Extras:
 
 
 def _alike(file: "h5py.File", name: str, rows: int) -> _Found | None:
-    """A data set with a row for each shower, None if it is another thing."""
+    """Return a data set with one row for each shower, None if it is something else."""
     import h5py
 
     try:

@@ -1,4 +1,4 @@
-"""Whether a file is still the one that was looked at when its manifest was made."""
+"""Identity of data files: the check that a file is still the one in the manifest."""
 
 import functools
 import hashlib
@@ -13,7 +13,7 @@ _END_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class FileIdentity:
-    """What tells a file from another one, or from itself after a change."""
+    """Fingerprint of a file, which detects changes and exchanged files."""
 
     path: str
     bytes: int
@@ -21,12 +21,12 @@ class FileIdentity:
     """SHA-256 of the size and of the first and last MiB."""
     mtime_ns: int = 0
     """Time of the last change when the file was looked at, in ns; with the inode, it spares reading the file again.
-    Neither is part of what the file is: a copy is the same."""
+    Neither belongs to the identity: a copy is the same file."""
     inode: int = 0
 
 
 def identity_of(path: str) -> FileIdentity:
-    """The identity of a file as it is now.
+    """Return the identity of a file as it is now.
 
     Raises:
         OSError: if it cannot be read.
@@ -42,7 +42,7 @@ def identity_of(path: str) -> FileIdentity:
 
 
 def what_changed(known: Iterable[FileIdentity]) -> str | None:
-    """The first file that has changed, and what of it, None if none has: a look at each by its name.
+    """Return the first file that has changed and how, None if none has; one ``stat`` for each file.
 
     Where time or inode differ, as after ``touch`` or in a copy, the content decides, once for each such time.
     """
@@ -66,7 +66,7 @@ def what_changed(known: Iterable[FileIdentity]) -> str | None:
 
 
 def require_unchanged(*known: FileIdentity) -> None:
-    """Check that files are what they were.
+    """Check that files have not changed.
 
     Raises:
         DataError: naming the first that is not, and what has changed.
@@ -77,7 +77,7 @@ def require_unchanged(*known: FileIdentity) -> None:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _seen(path: str, size: int, mtime_ns: int, inode: int) -> str:
-    """The fingerprint of a file as it was at a time."""
+    """Return the fingerprint of a file as it was at a time."""
     return _fingerprint(path, size)
 
 

@@ -1,11 +1,11 @@
-"""The ledger: which samples each rank used at which step, so that anyone can check the order of a run.
+"""Ledger of the samples that each rank used at each step, as proof of the order of a run.
 
 A folder with one append-only text file a rank, ``rank-00000.tsv``, and one line a step::
 
     epoch<TAB>step<TAB>comma-separated global sample ids
 
 Steps count from the start of the run and rise within a file. A sample's global id is its row's index over the
-files in sorted order. ``run.json`` beside them says whose ledger it is, and how many ranks wrote it from which step on;
+files in sorted order. ``run.json`` beside them names the run, and how many ranks wrote from which step on;
 ledgers of earlier versions lack it.
 """
 
@@ -44,7 +44,7 @@ Starts = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerRun:
-    """Whose a ledger is."""
+    """Run that a ledger belongs to."""
 
     uid: str
     """Tells the run from all others."""
@@ -60,16 +60,16 @@ class LedgerRun:
 
 
 class Kept(NamedTuple):
-    """What lies in a ledger's folder when a run goes on."""
+    """Content of a ledger's folder that a resumed run keeps."""
 
     starts: Starts
-    """Which ranks wrote what is to be kept; empty if the ledger does not tell."""
+    """Ranks that wrote the kept lines; empty if unknown."""
     files: tuple[int, ...]
     """Numbers of the ranks that have a file."""
 
 
 class Ledger:
-    """One rank's file, flushed at every step. `claim_ledger` and `truncate_after` make the folder ready first.
+    """File of one rank, flushed at every step. `claim_ledger` and `truncate_after` prepare the folder first.
 
     Raises:
         DataError: if the file cannot be written to.
@@ -78,7 +78,7 @@ class Ledger:
     def __init__(self, folder: str | Path, rank: int) -> None:
         self._path = path = Path(folder) / f"rank-{rank:05d}.tsv"
         try:
-            # Without a buffer, nothing is left that closing it would have to write.
+            # Unbuffered, so that closing the file writes nothing.
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise DataError(f"data.ledger={folder}: {path.name} cannot be written to ({error})") from error
@@ -92,7 +92,7 @@ class Ledger:
                 line = line[self._file.write(line) :]
 
     def secure(self) -> None:
-        """Wait until all steps recorded so far are on disk: a node that crashes takes what it has not written along."""
+        """Wait until all steps recorded so far are on disk: a node that crashes loses what it has not written."""
         with writing(self._path, _STAYS):
             os.fsync(self._file.fileno())
 
@@ -101,7 +101,7 @@ class Ledger:
 
 
 def ledger_run(folder: str | Path) -> LedgerRun | None:
-    """Whose ledger a folder holds; None if it does not say, or there is none.
+    """Return the run of the ledger in a folder; None if it is not recorded or there is none.
 
     Raises:
         DataError: if that cannot be read.
@@ -113,7 +113,7 @@ def ledger_run(folder: str | Path) -> LedgerRun | None:
 
 
 def require_own(folder: str | Path, run: LedgerRun, step: int) -> Kept:
-    """Check that a run may go on with a ledger, by its names alone; nothing is changed.
+    """Check by names alone that a run may continue a ledger; nothing is changed.
 
     Args:
         folder: of the ledger, which need not exist.
@@ -155,7 +155,7 @@ def require_own(folder: str | Path, run: LedgerRun, step: int) -> Kept:
 
 
 def claim_ledger(folder: str | Path, run: LedgerRun, step: int, ranks: int) -> Kept:
-    """Make a folder ready for a run, before its ranks call `truncate_after`; one rank calls it.
+    """Prepare a folder for a run, before its ranks call `truncate_after`; one rank calls it.
 
     Args:
         folder: the ledger's folder, made if it is missing.
@@ -187,7 +187,7 @@ def truncate_after(
     rows: int | None = None,
     ids_of: IdsOf | None = None,
 ) -> None:
-    """Check what is kept of a ledger, line by line, and drop all that comes after a step, whole or not.
+    """Check the lines of a ledger up to a step, and remove all after it, complete or not.
 
     The ranks share the files: each takes its own, and those of ranks that are no more.
 
@@ -213,7 +213,7 @@ def truncate_after(
 
 
 def read_ledger(folder: str | Path) -> dict[tuple[int, int], np.ndarray]:
-    """The global sample ids of each (epoch, step), those of rank 0 first, int64.
+    """Return the global sample ids of each (epoch, step), those of rank 0 first, int64.
 
     Takes 8 bytes a sample, and opens one file at a time. Half a line at the end of a file is left out.
 
@@ -240,7 +240,7 @@ def read_ledger(folder: str | Path) -> dict[tuple[int, int], np.ndarray]:
 def _kept(
     file: BinaryIO, path: Path, step: int, starts: Starts, rank: int, rows: int | None, ids_of: IdsOf | None
 ) -> int:
-    """Where the lines of a rank end that are kept, in bytes; all of them are proven to be there and whole."""
+    """Return the size in bytes of the lines of a rank to keep, after a check that all of them are complete."""
     ends = [*(after for after, _ in starts[1:]), step]
     parts = [(range(start[0] + 1, end + 1), start[1]) for start, end in zip(starts, ends, strict=False)]
     due = ((at, ranks) for steps, ranks in parts if rank < ranks for at in steps)
@@ -282,12 +282,12 @@ def _kept(
 
 
 def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Lines and their numbers from 1; one that is too long comes in pieces."""
+    """Yield lines and their numbers from 1; one that is too long comes in pieces."""
     return enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1)
 
 
 def _parsed(line: bytes) -> tuple[int, int, list[int]]:
-    """Epoch, step and sample ids of a whole line.
+    """Return epoch, step and sample ids of a whole line.
 
     Raises:
         ValueError: if it is not of the ledger's form.

@@ -1,4 +1,4 @@
-"""Batches of a rank's own samples, read ahead by a thread.
+"""Loader of a rank's batches, read ahead by a thread.
 
 The thread takes one window of `Order` after the other: it finds the rows that this rank needs, reads the rows
 of each block by one contiguous read, and puts every shower straight to its place in the window's batches. A
@@ -24,7 +24,7 @@ from dist_calo.data.shards import Manifest
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One rank's samples of a global batch, those of the first micro-batch first; n may be 0."""
+    """Samples of a global batch for one rank, those of the first micro-batch first; n may be 0."""
 
     showers: np.ndarray
     """Energies of cells in GeV, float32 with shape (n, *geometry.shape)."""
@@ -48,7 +48,7 @@ class Batch:
 
 
 class Loader:
-    """Iterates over the batches of one rank from a position on.
+    """Iterator over the batches of one rank from a position on.
 
     Args:
         manifest: the data set.
@@ -107,13 +107,13 @@ class Loader:
             if isinstance(window, BaseException):
                 raise window
             self._may_read.release()
-            # Let go of each batch as it is used, so that the window is freed with its last one.
+            # Drop each batch once used, so that the window is freed with its last one.
             window.reverse()
             while window:
                 yield window.pop()
 
     def what_changed(self) -> str | None:
-        """A file of the run that has changed, looked at by its name; each rank looks at its share of all files."""
+        """Return a file of the run that has changed, if any; each rank checks its share of all files."""
         return what_changed(
             file
             for entry in self._manifest.files[self._rank :: self._size]
@@ -121,7 +121,7 @@ class Loader:
         )
 
     def close(self) -> None:
-        """End the reading thread; batches that were handed out stay valid."""
+        """Stop the reading thread; batches that were handed out stay valid."""
         self._stop.set()
         self._may_read.release()
         self._windows.put(None)
@@ -150,7 +150,7 @@ class Loader:
             reader.close()
 
     def _plan(self) -> Iterator[tuple[int, range]]:
-        """Epoch and steps of each window, from the first batch on."""
+        """Yield epoch and steps of each window, from the first batch on."""
         epoch, step = self._epoch, self._step
         while self._last_epoch is None or epoch < self._last_epoch:
             for window in range(self._order.window_of(step), self._order.windows_per_epoch):
@@ -188,7 +188,7 @@ class Loader:
 
 
 def training_order(manifest: Manifest, config: DataConfig, seed: int, global_batch_size: int) -> Order:
-    """The global batches of the training split; raises as `training_loader` does."""
+    """Return the global batches of the training split; raises as `training_loader` does."""
     return Order(
         split_blocks(manifest, "train", config),
         seed=seed,
@@ -209,7 +209,7 @@ def training_loader(
     accumulation: int = 1,
     start: Position | None = None,
 ) -> Loader:
-    """Shuffled batches of the training split, epoch after epoch for ever.
+    """Return a loader of shuffled batches of the training split, epoch after epoch without end.
 
     Raises:
         ConfigError: if not one batch can be made.
@@ -235,7 +235,7 @@ def evaluation_loader(
     rank: int = 0,
     size: int = 1,
 ) -> Loader:
-    """Every sample of a split exactly once over all ranks, in the order of the files, none of them padded.
+    """Return a loader of every sample of a split exactly once over all ranks, in file order, without padding.
 
     Raises:
         DataError: if the split is empty.
@@ -253,7 +253,7 @@ def evaluation_loader(
 def ordered_loader(
     manifest: Manifest, blocks: Blocks, *, global_batch_size: int, rank: int, size: int, ahead: int
 ) -> Loader:
-    """Every sample of some blocks exactly once over all ranks, in their order, read so many batches ahead.
+    """Return a loader of every sample of some blocks exactly once over all ranks, in their order.
 
     Raises:
         DataError: if there is no sample.

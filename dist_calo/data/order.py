@@ -1,4 +1,4 @@
-"""Which samples make up which global batch: a pure function of (seed, epoch, data set, global batch size).
+"""Order of samples: global batches as a pure function of (seed, epoch, data set, global batch size).
 
 1. The blocks of the split are permuted for the epoch; laid end to end they are the epoch's *stream* of N
    samples.
@@ -33,7 +33,7 @@ _EPOCHS_KEPT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far training has come, the same on every rank and for every number of ranks."""
+    """Progress of a training, the same on every rank and for every number of ranks."""
 
     epoch: int = 0
     samples_seen: int = 0
@@ -42,7 +42,7 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One rank's samples of a global batch, those of the first micro-batch first."""
+    """Samples of a global batch for one rank, those of the first micro-batch first."""
 
     ids: np.ndarray
     """Global sample ids, int64 with shape (n,)."""
@@ -57,7 +57,7 @@ class Share:
 
 
 class Order:
-    """The global batches of every epoch.
+    """Global batches of every epoch.
 
     Args:
         blocks: the blocks of the split.
@@ -104,24 +104,24 @@ class Order:
         return max(1, -(-self._whole_batches // self.window))
 
     def batch_size(self, step: int) -> int:
-        """Samples of the step-th batch of an epoch, over all ranks."""
+        """Return the number of samples of the step-th batch of an epoch, over all ranks."""
         return self.global_batch_size if step < self._whole_batches else self._rest
 
     def window_steps(self, window: int) -> range:
-        """Steps of an epoch that are shuffled together in this window."""
+        """Return the steps of an epoch that are shuffled together in this window."""
         last = window == self.windows_per_epoch - 1
         return range(window * self.window, self.steps_per_epoch if last else (window + 1) * self.window)
 
     def window_of(self, step: int) -> int:
-        """The window that a step of an epoch belongs to."""
+        """Return the window that a step of an epoch belongs to."""
         return min(step // self.window, self.windows_per_epoch - 1)
 
     def batch_ids(self, epoch: int, step: int) -> np.ndarray:
-        """Global sample ids of a global batch in the order of their slots, int64."""
+        """Return the global sample ids of a global batch in the order of their slots, int64."""
         return self._ids(epoch, step, np.arange(self.batch_size(step)))
 
     def share(self, epoch: int, step: int, rank: int, size: int, accumulation: int = 1) -> Share:
-        """The samples of a global batch that a rank trains on.
+        """Return the samples of a global batch that a rank trains on.
 
         Micro-batch m holds every ``accumulation``-th slot beginning with slot m, and the rank-th of ``size``
         contiguous parts of it, equal but for 1 sample, belongs to the rank: so a micro-batch is the same for
@@ -151,7 +151,7 @@ class Order:
         )
 
     def locate(self, position: Position) -> tuple[int, int]:
-        """Epoch and step of the next batch at a position.
+        """Return epoch and step of the next batch at a position.
 
         Raises:
             DataError: if no batch begins there, as when the data set or the batch size has changed.
@@ -168,13 +168,13 @@ class Order:
         return position.epoch, step
 
     def position_after(self, epoch: int, step: int) -> Position:
-        """The position once this batch has been used; the end of an epoch is the beginning of the next."""
+        """Return the position after this batch; the end of an epoch is the start of the next."""
         if step + 1 == self.steps_per_epoch:
             return Position(epoch=epoch + 1)
         return Position(epoch=epoch, samples_seen=(step + 1) * self.global_batch_size)
 
     def _ids(self, epoch: int, step: int, slots: np.ndarray) -> np.ndarray:
-        """Global ids of the samples in these ascending slots of a batch."""
+        """Return the global ids of the samples in these ascending slots of a batch."""
         if not self._shuffle:
             return self._stream_ids(epoch, step * self.global_batch_size + slots)
         window = self.window_of(step)
@@ -192,12 +192,12 @@ class Order:
         return self._stream_ids(epoch, begin + starts + within)
 
     def _longer_runs(self, length: int) -> np.ndarray:
-        """Runs of the last window with a sample more than others; they make the smaller batch."""
+        """Return the runs of the last window with one sample more than others; they make the smaller batch."""
         bounds = np.arange(self.global_batch_size + 1, dtype=np.int64) * length // self.global_batch_size
         return np.flatnonzero(np.diff(bounds) > length // self.global_batch_size)
 
     def _draw(self, epoch: int, window: int, runs: np.ndarray, count: int) -> np.ndarray:
-        """Random words of each run, uint64 with shape (runs, count)."""
+        """Draw random words for each run, uint64 with shape (runs, count)."""
         counters = -(-count // _PHILOX_WORDS)
         out = np.empty((len(runs), counters * _PHILOX_WORDS), dtype=np.uint64)
         key = derived_seed(self._seed, "order", epoch, window)
@@ -210,13 +210,13 @@ class Order:
         return out[:, :count]
 
     def _stream_ids(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        """Global ids of places in the stream of an epoch."""
+        """Return the global ids of places in the stream of an epoch."""
         first_ids, starts = self._stream(epoch)
         block = np.searchsorted(starts, places, side="right") - 1
         return first_ids[block] + places - starts[block]
 
     def _stream(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """First id of each block and its place, in the order of the stream."""
+        """Return the first id of each block and its place, in the order of the stream."""
         if epoch not in self._streams:
             first_ids, rows = self.blocks.first_ids, self.blocks.rows
             if self._shuffle:
@@ -230,7 +230,7 @@ class Order:
 
 
 def _contiguous(numbers: np.ndarray) -> list[tuple[int, int]]:
-    """Ranges of places between which ascending numbers have no gaps."""
+    """Return the ranges of places between which ascending numbers have no gaps."""
     if not len(numbers):
         return []
     breaks = (np.flatnonzero(np.diff(numbers) != 1) + 1).tolist()

@@ -1,4 +1,4 @@
-"""Samples of a data set by global id, straight into their places in memory."""
+"""Reader of samples of a data set by global id, directly into their places in memory."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _SPARE_ARRAYS = 2
 
 
 class Reader:
-    """Reads samples block by block and keeps the files used last open.
+    """Reader of samples, block by block, which keeps the last used files open.
 
     Raises, while reading:
         DataError: if a file has changed or cannot be read, or a row breaks a rule.
@@ -69,7 +69,7 @@ class Reader:
     def _raise_first(
         self, files: np.ndarray, rows: np.ndarray, showers: np.ndarray, conditions: np.ndarray
     ) -> None:
-        """Raise for the first row that breaks a rule, if one does; the rows are in the order of the files."""
+        """Raise an error for the first row that breaks a rule, if any; rows are in file order."""
         for number, (file, row) in enumerate(zip(files.tolist(), rows.tolist(), strict=True)):
             one = slice(number, number + 1)
             for problem in self._opened(file).problems(showers[one], conditions[one], row):
@@ -85,7 +85,7 @@ class Reader:
             options = self._manifest.options
             geometry = self._manifest.geometry
             try:
-                # The geometry is that of the manifest: thousands of ranks search no folders for a binning.
+                # The geometry of the manifest spares thousands of ranks a search for binning files.
                 found = self._format.describe(file, options, known=geometry)
                 if (found.rows, found.geometry) != (entry.rows, geometry):
                     raise DataError(f"{entry.path}: the file has changed since the manifest was made")
@@ -104,16 +104,16 @@ class Reader:
 
 
 class _Memory:
-    """Arrays whose memory is used again once the last view of them is gone.
+    """Arrays whose memory is reused once their last view is gone.
 
-    Memory fresh from the system costs more time than copying showers into it.
+    New memory from the system takes more time than copying showers into it.
     """
 
     def __init__(self) -> None:
         self._spare: deque[np.ndarray] = deque(maxlen=_SPARE_ARRAYS)
 
     def array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An uninitialised float32 array."""
+        """Return an uninitialised float32 array."""
         size = int(np.prod(shape))
         memory = self._spare.popleft() if self._spare else np.empty(0, dtype=np.float32)
         if len(memory) < size:
@@ -122,7 +122,7 @@ class _Memory:
 
 
 class _Loan:
-    """Owner, in NumPy's eyes, of the memory of an array; gives it back when no view of the array is left."""
+    """Owner, for NumPy, of the memory of an array; returns it when no view of the array is left."""
 
     def __init__(self, memory: np.ndarray, lender: "deque[np.ndarray]") -> None:
         self._memory = memory

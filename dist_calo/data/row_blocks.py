@@ -34,7 +34,7 @@ class Blocks:
 
 
 def block_rows(entry: FileEntry) -> int:
-    """Rows of a block of this file (its last block may be shorter).
+    """Return the number of rows of a block of this file (its last block may be shorter).
 
     The smallest number of whole chunks with at least 32 rows, at most 1,024; 64 rows where the file is not
     chunked. Small files, of at most 1,024 rows, are cut into at least 16 blocks, so that they too can be
@@ -48,7 +48,7 @@ def block_rows(entry: FileEntry) -> int:
 
 
 def split_of(block: np.ndarray, validation_fraction: float, test_fraction: float) -> np.ndarray:
-    """Which split the blocks of a file belong to, by their number within the file.
+    """Return the split of the blocks of a file, from their number within the file.
 
     The golden-ratio sequence frac((k + 1) 0.618...) spreads evenly over [0, 1): its lowest part is
     validation, the next test. So a row's split depends on its place in its file alone and stays when files
@@ -64,7 +64,7 @@ def split_of(block: np.ndarray, validation_fraction: float, test_fraction: float
 
 
 def split_blocks(manifest: Manifest, split: Split, config: DataConfig) -> Blocks:
-    """The blocks of one split.
+    """Return the blocks of one split.
 
     Raises:
         DataError: if it is empty, though its fraction is not 0, because the files are too small.

@@ -1,6 +1,6 @@
-"""The manifest: which files a data set consists of, and what proves that they have not changed.
+"""Manifest of a data set: its files, and the fingerprints that show that they have not changed.
 
-One rank builds it (it opens every file) and hands it to the others as plain values; everything else about the
+One rank builds it (it opens every file) and broadcasts it as plain values; everything else about the
 data follows from it. A sample's global id is its row's index over all files in sorted order.
 """
 
@@ -34,7 +34,7 @@ _SCAN_BYTES = 32 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry(FileIdentity):
-    """One shower file."""
+    """File of a data set."""
 
     name: str
     """Name below the folder that all files share."""
@@ -46,11 +46,11 @@ class FileEntry(FileIdentity):
 
     @property
     def content(self) -> tuple[Any, ...]:
-        """All that must be the same wherever the file lies."""
+        """Return all that must be the same wherever the file is."""
         return self.rows, self.bytes, self.chunk_rows, self.fingerprint
 
     def open(self) -> "h5py.File":
-        """The file, opened for reading.
+        """Open the file for reading.
 
         Raises:
             DataError: if it has changed since it was first read, or cannot be read.
@@ -61,14 +61,14 @@ class FileEntry(FileIdentity):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The files of a data set, in sorted order."""
+    """Files of a data set, in sorted order."""
 
     format: str
     geometry: Geometry
     particle: str | None
     files: tuple[FileEntry, ...]
     options: ReadOptions = field(default_factory=ReadOptions)
-    """What the user says of the files."""
+    """Settings for the files."""
 
     @property
     def rows(self) -> int:
@@ -82,9 +82,9 @@ class Manifest:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 over names, rows, sizes and fingerprints: the same in whatever folder the files lie.
+        """SHA-256 over names, rows, sizes and fingerprints, independent of the folder.
 
-        What the user says of the files goes in too; a binning as the geometry that it tells, not as a path.
+        The settings for the files are included; a binning as its geometry, not as a path.
         """
         lines = [f"{entry.name}\t{entry.rows}\t{entry.bytes}\t{entry.fingerprint}\n" for entry in self.files]
         lines += [f"source\t{part.fingerprint}\n" for entry in self.files for part in entry.sources]
@@ -96,7 +96,7 @@ class Manifest:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as broadcast to the ranks, stored beside the data and logged."""
+        """Return plain values, as broadcast to the ranks, stored beside the data and logged."""
         return {
             "version": _VERSION,
             "format": self.format,
@@ -110,7 +110,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Manifest":
-        """The manifest that `to_dict` described.
+        """Rebuild the manifest that `to_dict` described.
 
         Raises:
             DataError: if the values are no manifest of this version, or do not fit their checksum.
@@ -136,12 +136,12 @@ class Manifest:
         return manifest
 
     def to_json(self) -> str:
-        """Readable text of `to_dict`."""
+        """Return `to_dict` as readable text."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
 def build_manifest(config: DataConfig, as_found: bool = False) -> Manifest:
-    """The manifest of the files that ``config.path`` names.
+    """Build the manifest of the files that ``config.path`` names.
 
     Opens every file and reads a few of its showers, to check their units, unless showers are taken as they are found.
     Where ``config.manifest`` names a manifest, the files must be those in it.
@@ -188,7 +188,7 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def matching_files(*patterns: str) -> list[str]:
-    """The files that paths or globs name, sorted; ``**`` means any depth of folders.
+    """Return the files that paths or globs name, sorted; ``**`` means any depth of folders.
 
     Raises:
         DataError: if one of them names none.
@@ -210,7 +210,7 @@ def matching_files(*patterns: str) -> list[str]:
 
 
 def _literal_where_it_exists(pattern: str) -> str:
-    """A glob in which the first names that exist as they stand, brackets and all, mean themselves."""
+    """Escape the leading names of a glob that exist literally, brackets included."""
     done, left = "/" * pattern.startswith("/"), [part for part in pattern.split("/") if part]
     escaped = done
     while left and os.path.lexists(os.path.join(done, left[0])):
@@ -242,7 +242,7 @@ def _why_no_match(pattern: str, matches: Sequence[str]) -> str:
 def manifest_of(
     paths: Sequence[str], format_name: str = "auto", options: ReadOptions | None = None
 ) -> Manifest:
-    """The manifest of these files; raises as `build_manifest` does."""
+    """Build the manifest of these files; raises as `build_manifest` does."""
     options = options or ReadOptions()
     ordered = sorted(set(paths))
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in ordered])
@@ -285,7 +285,7 @@ def manifest_of(
 
 
 def require_same_files(before: Manifest, now: Manifest) -> None:
-    """Check that a data set has the files that it had before, wherever they lie, and that they are read as before.
+    """Check that a data set has the same files as before, in whatever folder, read in the same way.
 
     Raises:
         DataError: naming the first file that is missing, new or changed, or what differs in how they are read.
@@ -322,7 +322,7 @@ def _entry(sources: Sequence[Mapping[str, Any]] = (), **values: Any) -> FileEntr
 
 
 def _reading(manifest: Manifest) -> dict[str, Any]:
-    """What a manifest's files were taken for, as plain values."""
+    """Return how a manifest's files are read, as plain values."""
     geometry = {f"geometry {name}": value for name, value in manifest.geometry.to_dict().items()}
     return {"format": manifest.format, "particle": manifest.particle, **geometry}
 

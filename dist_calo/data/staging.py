@@ -1,4 +1,4 @@
-"""Which files a job copies to the local disks of its nodes: ``python -m dist_calo.data.staging 'files/*.h5'``."""
+"""Files that a job copies to the local disks of its nodes: ``python -m dist_calo.data.staging 'files/*.h5'``."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from dist_calo.errors import DataError
 
 
 def files_to_stage(pattern: str) -> list[str]:
-    """The files of a glob, and descriptions of binnings beside them, which readers look for there.
+    """Return the files of a glob, and the binning files beside them, where readers search for them.
 
     Raises:
         DataError: if the glob names no file, or files of several folders, which one folder could not hold alike, or one
@@ -27,7 +27,7 @@ def files_to_stage(pattern: str) -> list[str]:
 
 
 def _takes_from_others(path: str) -> bool:
-    """Whether a file has virtual data sets, raw files or external links."""
+    """Return whether a file has virtual data sets, raw files or external links."""
     import h5py
 
     # What cannot be opened is for the command to tell that reads it.
@@ -42,7 +42,7 @@ def _takes_from_others(path: str) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the names with a zero byte behind each; nothing if they cannot be staged."""
+    """Print the names, each ended by a zero byte; nothing if they cannot be staged."""
     try:
         sys.stdout.write("".join(f"{file}\0" for file in files_to_stage(arguments[0])))
     except DataError as error:

@@ -1,4 +1,4 @@
-"""What a data set looks like at a glance, from a few of its showers."""
+"""Summary of a data set, from a few of its showers."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _PIECES, _PIECE_ROWS = 8, 32
 
 
 def summarise(manifest: Manifest) -> dict[str, Any]:
-    """Facts about each file and all of them, as plain values.
+    """Return facts about each file and all of them, as plain values.
 
     Energies, sampling fraction (energy in all cells / incident energy) and the share of empty cells are those
     of at most 256 showers a file, in 8 places spread over it. Waveforms have neither of the last two: None.
@@ -37,7 +37,7 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
 
 
 def energy_sources(manifest: Manifest) -> list[str]:
-    """What the files' incident energies are, each way once."""
+    """Return the descriptions of the files' incident energies, each once."""
     found: dict[str, None] = {}
     for entry in manifest.files:
         with entry.open() as file:
@@ -46,7 +46,7 @@ def energy_sources(manifest: Manifest) -> list[str]:
 
 
 def _mean(files: list[dict[str, Any]], name: str) -> float | None:
-    """The mean over the sampled showers of all files, None where it has no meaning."""
+    """Return the mean over the sampled showers of all files, None where it has no meaning."""
     if any(file[name] is None for file in files):
         return None
     return float(np.average([file[name] for file in files], weights=[file["sampled_rows"] for file in files]))
@@ -81,7 +81,7 @@ def _summarise_file(manifest: Manifest, entry: FileEntry) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The summary as text, a line a file."""
+    """Return the summary as text, one line a file."""
     lines = [
         f"{summary['rows']} showers of {summary['cells']} in {len(summary['files'])} file(s), "
         f"{_megabytes(summary['bytes'])}; schema {summary['format']}, "

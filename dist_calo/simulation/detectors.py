@@ -1,4 +1,4 @@
-"""The detectors that can be simulated: where their cells lie, and which constants hold for them.
+"""Detectors that can be simulated: positions of their cells, and constants of their parametrisation.
 
 Depths are measured from the front face in mm, x and y from the middle of the read-out window.
 """
@@ -43,7 +43,7 @@ class Parametrisation:
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """Rectangular cells in layers, all in one row of numbers.
+    """Rectangular cells in layers, with a flat numbering.
 
     The cell in layer ``l``, column ``i`` along x and ``j`` along y is number ``first[l] + i step_x[l] + j step_y[l]``.
 
@@ -70,7 +70,7 @@ class Cells:
 
 @dataclass(frozen=True, kw_only=True)
 class Detector:
-    """A calorimeter and the beam on it.
+    """Calorimeter with the beam on it.
 
     Attributes:
         name: as on the command line.
@@ -95,7 +95,7 @@ class Detector:
     chain: PulseChain | None = None
 
     def geometry(self, conditions: tuple[str, ...] = ("energy",)) -> Geometry:
-        """The read-out of its showers, conditioned on the energy and, where showers are tilted, on ``theta``."""
+        """Return the read-out of its showers, conditioned on the energy and, where showers are tilted, on ``theta``."""
         grid = self.cells
         if self.chain is not None:
             return replace(waveform_geometry(self.chain), conditions=conditions)
@@ -112,26 +112,26 @@ class Detector:
 
     @property
     def parametrisation(self) -> Parametrisation:
-        """Its constants."""
+        """Build a parametrisation from plain numbers."""
         return read_constants(CONSTANTS)[self.constants]
 
     @property
     def slices(self) -> np.ndarray:
-        """Depths in mm between which a shower at normal incidence is cut, each slice within one layer."""
+        """Depths in mm that divide a shower at normal incidence into slices, each within one layer."""
         end = self.layer_edges[-1]
         return np.unique([*self.layer_edges, *np.arange(round(end / self.pitch) + 1) * self.pitch])
 
 
 @lru_cache(maxsize=4)
 def read_constants(path: Path) -> dict[str, Parametrisation]:
-    """The parametrisations in a file, by name."""
+    """Read the parametrisations in a file, by name."""
     import yaml
 
     return {name: parametrisation(values) for name, values in yaml.safe_load(path.read_text()).items()}
 
 
 def parametrisation(values: dict[str, Any]) -> Parametrisation:
-    """A parametrisation from plain numbers."""
+    """Build a parametrisation from plain numbers."""
 
     def tuples(part: dict[str, Any]) -> dict[str, Any]:
         return {name: tuple(value) if isinstance(value, list) else value for name, value in part.items()}
@@ -148,7 +148,7 @@ def parametrisation(values: dict[str, Any]) -> Parametrisation:
 
 
 def _voxels(columns: int, rows: int, layers: int, size: float) -> Cells:
-    """Cells ordered x, y, layer."""
+    """Return cells ordered x, y, layer."""
     ones = np.ones(layers, dtype=np.int64)
     return Cells(
         shape=(columns, rows, layers),
@@ -163,7 +163,7 @@ def _voxels(columns: int, rows: int, layers: int, size: float) -> Cells:
 
 
 def images(layers: tuple[tuple[int, int], ...], side: float) -> Cells:
-    """Layers of rows along y (eta) and columns along x (phi), the faster index, all of one size in mm."""
+    """Return layers of rows along y (eta) and columns along x (phi), the faster index, all of one size in mm."""
     rows, columns = np.array(layers).T
     return Cells(
         shape=(int((rows * columns).sum()),),
@@ -178,7 +178,7 @@ def images(layers: tuple[tuple[int, int], ...], side: float) -> Cells:
 
 
 def _towers(layers: int, side: int, size: float) -> Cells:
-    """Cells ordered layer, x, y."""
+    """Return cells ordered layer, x, y."""
     ones = np.ones(layers, dtype=np.int64)
     return Cells(
         shape=(layers, side, side),
@@ -235,7 +235,7 @@ DETECTORS = {
 
 
 def find_detector(name: str) -> Detector:
-    """The detector of that name.
+    """Return the detector of that name.
 
     Raises:
         ConfigError: if there is none.

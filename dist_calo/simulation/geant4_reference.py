@@ -37,7 +37,7 @@ _OBJECT_BYTES = 2**15
 
 
 def recorded_seconds(files: Sequence[str]) -> float | None:
-    """Seconds for a shower that the files record, the mean over those that do; None where none does.
+    """Return the mean recorded seconds for a shower over the files that have them; None where none does.
 
     Raises:
         DataError: if one is not a number above 0.
@@ -64,7 +64,7 @@ def recorded_seconds(files: Sequence[str]) -> float | None:
 def simulated_seconds(
     geometry: Mapping[str, Any], energies: tuple[float, float], showers: int
 ) -> tuple[float, str]:
-    """Run Geant4 in a process of its own and take the time.
+    """Run Geant4 in a process of its own and measure its time.
 
     Args:
         geometry: what a checkpoint says of its read-out.
@@ -137,7 +137,7 @@ def _run(showers: int, energies: tuple[float, float], scored: bool = False) -> d
 
 
 class _Symbols:
-    """C++ functions of the wheel's library, by their mangled names."""
+    """Functions of the wheel's C++ library, by their mangled names."""
 
     def __init__(self, path: str) -> None:
         import ctypes
@@ -162,7 +162,7 @@ class _Symbols:
         return place
 
     def string(self, text: str) -> int:
-        """Address of a ``std::string`` as libstdc++ lays it out: characters, length, capacity."""
+        """Return the address of a ``std::string`` as libstdc++ lays it out: characters, length, capacity."""
         characters = self._ctypes.create_string_buffer(text.encode())
         address = self._ctypes.addressof(characters)
         layout = (self._ctypes.c_size_t * 4)(address, len(text), len(text), 0)
@@ -171,7 +171,7 @@ class _Symbols:
 
 
 def _add_processes(symbols: _Symbols) -> None:
-    """Transport and the electromagnetic processes of electrons, positrons and photons."""
+    """Add transport and the electromagnetic processes of electrons, positrons and photons."""
     helper = symbols.call("_ZN19G4PhysicsListHelper20GetPhysicsListHelperEv")
     symbols.call("_ZN19G4PhysicsListHelper17AddTransportationEv", helper)
     electron = symbols.call("_ZN10G4Electron10DefinitionEv")
@@ -218,7 +218,7 @@ def _add_processes(symbols: _Symbols) -> None:
 
 
 def _simulate(showers: int, low: float, high: float, scored: bool) -> dict[str, float]:
-    """Shoot electrons along the axis; the process cannot be used for anything else afterwards.
+    """Simulate electrons along the axis; the process cannot be used for anything else afterwards.
 
     Returns:
         ``seconds`` (processor seconds a shower), ``mean_energy`` in GeV, and ``fraction``, the energy in the silicon

@@ -1,4 +1,4 @@
-"""How a shower's energy is spread along its axis, and how that differs from shower to shower.
+"""Longitudinal profile of a shower's energy, and its fluctuations.
 
 Grindhammer and Peters, hep-ex/0001020, sections 2.1 and 3: with the depth ``t`` in radiation lengths,
 
@@ -47,7 +47,7 @@ class Longitudinal:
     visible: tuple[float, ...] = (1.0,) * len(NODES)
 
     def draw(self, energies: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shape parameters of some showers.
+        """Draw the shape parameters of some showers.
 
         Args:
             energies: incident energies in GeV, shape (n,).
@@ -65,12 +65,12 @@ class Longitudinal:
         return np.maximum(alpha, LEAST_ALPHA), maximum
 
     def visible_shares(self, alpha: np.ndarray, maximum: np.ndarray, edges: np.ndarray) -> np.ndarray:
-        """Visible energy between consecutive depths as a share of the mean of all, shape (n, K); see `shares`."""
+        """Return the visible energy between consecutive depths as a share of the mean of all (n, K); see `shares`."""
         tau = 0.5 * (edges[..., 1:] + edges[..., :-1]) / self.radiation_length / maximum[:, None]
         return self.shares(alpha, maximum, edges) * np.interp(tau, NODES, self.visible)
 
     def shares(self, alpha: np.ndarray, maximum: np.ndarray, edges: np.ndarray) -> np.ndarray:
-        """Share of the energy between consecutive depths, shape (n, K).
+        """Return the share of the energy between consecutive depths, shape (n, K).
 
         Args:
             alpha: shape (n,).

@@ -1,4 +1,4 @@
-"""Parametrised electron showers after Grindhammer and Peters (hep-ex/0001020): spots of energy thrown into cells.
+"""Parametrised electron showers after Grindhammer and Peters (hep-ex/0001020): energy spots summed in cells.
 
 A shower draws its longitudinal profile; slices of it fluctuate against each other, as particles deposit in lumps what
 the profile spreads evenly; each slice draws a Poisson number of spots for core and tail, each spot an exponential
@@ -22,7 +22,7 @@ def simulate(
     theta: np.ndarray,
     numbers: np.random.Generator,
 ) -> np.ndarray:
-    """Showers of given energies and angles, float32 with shape (n, *cells.shape), in GeV.
+    """Simulate showers of given energies and angles, float32 with shape (n, *cells.shape), in GeV.
 
     A tilted axis meets a layer after a longer way and further along y, and the layer cuts the shower obliquely: the
     spots in it spread around the axis, in y by 1 / sin(theta) wider.
@@ -52,7 +52,7 @@ def simulate(
     counts = numbers.poisson(spots[:, :, None] * weights)
 
     def of_spots(values: np.ndarray) -> np.ndarray:
-        """Values that broadcast to (n, K, 2) for each spot."""
+        """Return values that broadcast to (n, K, 2) for each spot."""
         return np.repeat(np.broadcast_to(values, counts.shape).ravel(), counts.ravel())
 
     x, y = places(of_spots(radii.astype(np.float32)), numbers)
@@ -68,7 +68,7 @@ def simulate(
 
 
 def lumpy(shares: np.ndarray, lumps: np.ndarray, numbers: np.random.Generator) -> np.ndarray:
-    """Shares that fluctuate against each other around the given ones and have the same sum: a Dirichlet distribution.
+    """Draw Dirichlet-distributed shares about the given ones, with the same sum.
 
     Args:
         shares: shape (n, K).
@@ -80,7 +80,7 @@ def lumpy(shares: np.ndarray, lumps: np.ndarray, numbers: np.random.Generator) -
 
 
 def places(radii: np.ndarray, numbers: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Spots around the axis, in the plane across it.
+    """Draw the positions of spots around the axis, in the plane across it.
 
     Args:
         radii: radius R of each spot's component, float32 with shape (spots,); a radius r holds r^2 / (r^2 + R^2).
@@ -106,7 +106,7 @@ def into_cells(
     y: np.ndarray,
     deposits: np.ndarray,
 ) -> np.ndarray:
-    """Sum spots in the cells in which they lie; those beside the window are lost.
+    """Sum the energies of spots in their cells; those outside the window are lost.
 
     Args:
         cells: where the cells lie.
@@ -122,7 +122,7 @@ def into_cells(
     """
 
     def of_layer(values: np.ndarray) -> np.ndarray:
-        """Numbers of each layer for each spot; one number where all layers agree."""
+        """Return numbers of each layer for each spot; one number where all layers agree."""
         return values[0] if (values == values[0]).all() else values[layer]
 
     columns, rows = of_layer(cells.columns), of_layer(cells.rows)

@@ -1,4 +1,4 @@
-"""How a shower's energy is spread around its axis: a core and a tail whose widths grow with depth.
+"""Radial profile of a shower's energy: a core and a tail whose widths grow with depth.
 
 Grindhammer and Peters, hep-ex/0001020, section 2.2: with the distance ``r`` from the axis,
 
@@ -29,7 +29,7 @@ class Radial:
     weight: tuple[float, float, float]
 
     def components(self, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Radii in mm and weights, which sum to 1, of core and tail, each of shape (*tau.shape, 2)."""
+        """Return radii in mm and weights, which sum to 1, of core and tail, each of shape (*tau.shape, 2)."""
         # Beyond these depths nothing was fitted: exponentials must not run away there.
         tau = np.clip(tau, 0.02, 4.0)
         core = self.core[0] * tau ** self.core[1]
@@ -42,12 +42,12 @@ class Radial:
 
 
 def containment(radius: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
-    """Share of a component of radius ``scale`` within ``radius``."""
+    """Return the share of a component of radius ``scale`` within ``radius``."""
     return np.asarray(radius**2 / (radius**2 + scale**2))
 
 
 def column_shares(edges: np.ndarray, scale: np.ndarray | float, spread: float = 0.0) -> np.ndarray:
-    """Share of a component between parallel planes, for an axis uniform within ``spread`` around 0.
+    """Return the share of a component between parallel planes, for an axis uniform within ``spread`` around 0.
 
     Args:
         edges: places of the planes in mm, shape (C + 1,).

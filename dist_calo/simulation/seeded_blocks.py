@@ -1,4 +1,4 @@
-"""Simulated showers in blocks, whose random numbers depend on the seed and the block's number alone.
+"""Simulated showers in blocks whose random numbers depend on the seed and the block's number alone.
 
 So it does not matter how many showers are made, in what order, or by how many processes.
 """
@@ -18,7 +18,7 @@ BLOCK = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Beam:
-    """What hits the calorimeter.
+    """Particle, energies and angles of the beam.
 
     Attributes:
         energy: lowest and highest incident energy in GeV, uniform between.
@@ -31,13 +31,13 @@ class Beam:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What showers are conditioned on: the angle only where it is not that of normal incidence."""
+        """Conditions of the showers; the angle only where it is not that of normal incidence."""
         tilted = self.theta != (NORMAL_INCIDENCE, NORMAL_INCIDENCE)
         return ("energy", "theta") if tilted else ("energy",)
 
 
 def simulate_block(name: str, beam: Beam, seed: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """The showers of one block.
+    """Simulate the showers of one block.
 
     Args:
         name: of the detector.

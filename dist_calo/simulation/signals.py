@@ -1,4 +1,4 @@
-"""From the energy deposited in a sampling calorimeter to the digitised pulses of its channels.
+"""Digitised pulses of a sampling calorimeter's channels, from the deposited energy.
 
 A channel is a stack of layers read out by fibres from its back. The light of a layer follows the shower through the
 stack, the fibre back to the photodetector, and two decays: of the scintillator and of the wavelength-shifting fibre.
@@ -33,7 +33,7 @@ DECAYS_PER_RECORD = 10
 
 @dataclass(frozen=True, kw_only=True)
 class PulseChain:
-    """What happens to the light, with the constants of a lead-scintillator array with fibre read-out (shashlik).
+    """Light and electronics of a lead-scintillator array with fibre read-out (shashlik), with its constants.
 
     Raises:
         ConfigError: if a constant breaks a rule.
@@ -131,20 +131,20 @@ class PulseChain:
 
     @property
     def arrival_ns(self) -> NDArray[np.float64]:
-        """From the first sample to the prompt light of each layer at the photodetector, in ns, shape (layers,)."""
+        """Return the time from the first sample to the prompt light of each layer, in ns, shape (layers,)."""
         front = self.layer_pitch_mm * np.arange(self.layers)
         back = self.layer_pitch_mm * self.layers - front
         return np.asarray(self.delay_ns + (front + self.refractive_index * back) / LIGHT_MM_PER_NS)
 
     @property
     def response(self) -> NDArray[np.float64]:
-        """A photoelectron's pulse in ADC counts, at 0, 1, 2 ... samples after it, shape (samples,)."""
+        """Return the pulse of a photoelectron in ADC counts, 0, 1, 2 ... samples after it, shape (samples,)."""
         time = np.arange(self.samples) * self.sample_ns / self.response_ns
         return np.asarray(self.response_counts * time * np.exp(1.0 - time))
 
 
 def waveform_geometry(chain: PulseChain) -> Waveforms:
-    """The read-out of the waveforms above the baseline that a chain makes."""
+    """Return the read-out of the waveforms above the baseline that a chain makes."""
     return Waveforms(
         rows=chain.rows,
         columns=chain.columns,
@@ -156,7 +156,7 @@ def waveform_geometry(chain: PulseChain) -> Waveforms:
 
 @dataclass(frozen=True, kw_only=True)
 class Digitised:
-    """Waveforms of n events, and the truth behind them."""
+    """Waveforms of n events, with the truth."""
 
     signals: NDArray[np.int16]
     """ADC counts, baseline included, shape (n, channels, samples)."""
@@ -237,7 +237,7 @@ def signals_from_deposits(
 
 
 def signal_attributes(chain: PulseChain) -> dict[str, float | str]:
-    """Attributes of the data set ``signals`` that a reader needs: baseline, noise and time of a sample."""
+    """Return the attributes of ``signals`` that a reader needs: baseline, noise and time of a sample."""
     return {
         "baseline": chain.baseline_counts,
         "noise_counts": chain.noise_counts,
@@ -248,7 +248,7 @@ def signal_attributes(chain: PulseChain) -> dict[str, float | str]:
 
 
 class LightCurve:
-    """Expected light and pulses of a chain, with all that is the same for every event computed once."""
+    """Expected light and pulses of a chain; what all events share is computed once."""
 
     def __init__(self, chain: PulseChain) -> None:
         self.chain = chain
@@ -269,7 +269,7 @@ class LightCurve:
         self._response = np.fft.rfft(chain.response, self._period)
 
     def expected(self, energies: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
-        """Mean photoelectrons in the bins of one sample's width around each sample.
+        """Return the mean photoelectrons in bins of one sample's width around each sample.
 
         Args:
             energies: deposits in GeV, shape (channels, layers).
@@ -283,13 +283,13 @@ class LightCurve:
         return np.maximum(means, 0.0)
 
     def pulses(self, electrons: NDArray[np.integer | np.floating]) -> NDArray[np.float64]:
-        """Waveforms in ADC counts above the baseline, without noise, of photoelectrons of shape (channels, samples)."""
+        """Return waveforms in ADC counts above the baseline, without noise, of photoelectrons (channels, samples)."""
         spectrum = np.fft.rfft(electrons, self._period) * self._response
         return np.fft.irfft(spectrum, self._period)[:, : self.chain.samples]
 
 
 def _mean_arrival(energies: NDArray[np.float64], chain: PulseChain) -> NDArray[np.float64]:
-    """Mean arrival of the prompt light of each channel in ns, shape (channels,); NaN without a deposit."""
+    """Return the mean arrival of each channel's prompt light in ns (channels,); NaN without a deposit."""
     total = energies.sum(axis=1)
     weighted = energies @ chain.arrival_ns
     return np.divide(weighted, total, out=np.full(len(total), np.nan), where=total > 0)

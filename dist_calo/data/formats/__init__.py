@@ -1,4 +1,4 @@
-"""One reader per file schema, found by the data sets that a file holds."""
+"""One reader for each file schema, recognised by the data sets of a file."""
 
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ FORMATS: dict[str, Format] = {
 
 
 def format_named(name: str) -> Format:
-    """The schema of that name.
+    """Return the schema of that name.
 
     Raises:
         ConfigError: if there is none; the message lists the choices.
@@ -52,7 +52,7 @@ def format_named(name: str) -> Format:
 
 
 def recognise(file: "h5py.File") -> Format:
-    """The schema of an open file.
+    """Return the schema of an open file.
 
     Raises:
         DataError: if the data sets fit no known schema.
@@ -72,7 +72,7 @@ def examine(
     options: ReadOptions = AS_FILES_SAY,
     known: Geometry | None = None,
 ) -> tuple[Format, Layout, list[str]]:
-    """What an open file holds, and the other files that hold some of it, once it has been looked at on all sides.
+    """Check an open file completely; return its content and the other files that hold part of it.
 
     Args:
         file: an open file.

@@ -8,9 +8,9 @@ Data sets, N rows each:
 * ``theta`` (N, 1) or (N,), optional: polar angle of the incident particle in rad, or in degrees where its attribute
   ``units`` is ``deg``.
 
-Which voxels there are is told by a binning file (`dist_calo.data.formats.binning`): the option ``data.binning``; else
+A binning file defines the voxels (`dist_calo.data.formats.binning`): the option ``data.binning``; else
 the attribute ``binning``, which holds the file's text; else a file ``*.xml`` beside the data; else that of the
-challenge's data set with this number of voxels. The attributes ``cell_units`` and ``energy_units`` tell other units.
+challenge's data set with this number of voxels. The attributes ``cell_units`` and ``energy_units`` give other units.
 """
 
 from dataclasses import replace
@@ -98,7 +98,7 @@ class CaloChallengeFormat:
 
 
 def binning_of(file: "h5py.File", options: ReadOptions) -> Binning:
-    """What the voxels of a file are.
+    """Return the binning of a file's voxels.
 
     Raises:
         DataError: if no binning, or binnings that differ, have the file's number of voxels; if the binning that the
@@ -128,7 +128,7 @@ def binning_of(file: "h5py.File", options: ReadOptions) -> Binning:
 
 
 def _only(matching: list[Binning], file: "h5py.File", source: str) -> Binning:
-    """The binning, if all that match are the same, or the one for the file's particle."""
+    """Return the common binning if all candidates are the same, or the one for the file's particle."""
     particle = particle_of(file)
     of_particle = [
         binning
@@ -148,7 +148,7 @@ def _only(matching: list[Binning], file: "h5py.File", source: str) -> Binning:
 
 
 def _beside(folder: Path) -> list[Binning]:
-    """The binnings in a folder; XML files of other kinds are passed over."""
+    """Read the binnings in a folder; XML files of other kinds are ignored."""
     found = []
     for path in sorted(folder.glob("*.xml")):
         try:

@@ -9,8 +9,8 @@ Data sets, N rows each:
 * others, such as ``overflow`` (N, layers), the energy beside the cells, are not read.
 
 The unit of the cells is in the attribute ``cell_units`` or ``units`` (such as ``GeV, mm``). CaloGAN's own files
-hold MeV and say nothing, which is what is assumed then. The attribute ``cell_sizes_mm`` (layers, 2) tells the pitch
-of the cells in eta and phi.
+are in MeV without such an attribute, so MeV is the default. The attribute ``cell_sizes_mm`` (layers, 2) gives the
+pitch of the cells in eta and phi.
 """
 
 import math
@@ -83,7 +83,7 @@ class LayersFormat:
 
 
 def _layers(file: "h5py.File") -> list["h5py.Dataset"]:
-    """The layers in their order; none may be missing between the first and the last."""
+    """Return the layers in their order; none may be missing between the first and the last."""
     found = [int(match[1]) for name in file if (match := _LAYER.fullmatch(name))]
     return [
         numbers(file, f"layer_{layer}", "(N, eta, phi)", lambda shape: len(shape) == 3 and min(shape[1:]) > 0)
@@ -96,7 +96,7 @@ def _conditions(file: "h5py.File") -> tuple[str, ...]:
 
 
 def _cell_sizes(file: "h5py.File", layers: int) -> tuple[tuple[float, float], ...] | None:
-    """Pitch of each layer's cells in eta and phi, in mm."""
+    """Return the pitch of each layer's cells in eta and phi, in mm."""
     if "cell_sizes_mm" not in file.attrs:
         return None
     found = np.asarray(file.attrs["cell_sizes_mm"])

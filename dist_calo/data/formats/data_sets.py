@@ -1,4 +1,4 @@
-"""What the readers of all schemas share: finding data sets of the right shape, and reading rows from them."""
+"""Common part of all readers: data sets of the right shape, and rows from them."""
 
 import functools
 import importlib
@@ -37,7 +37,7 @@ PLUGINS = {
 def numbers(
     file: "h5py.File", name: str, wanted: str, fits: Callable[[tuple[int, ...]], bool], missing: str = ""
 ) -> "h5py.Dataset":
-    """An array of numbers whose shape fits.
+    """Return a data set of numbers, checked for its shape.
 
     Args:
         file: where it lies.
@@ -64,7 +64,7 @@ def numbers(
 
 
 def named_object(file: "h5py.File", name: str, missing: str = "") -> Any:
-    """What a file has under a name: a name that is missing is told apart from one that leads nowhere.
+    """Return the object of that name in a file, and tell a missing name from a broken link.
 
     Raises:
         DataError: if there is no such name, or a link that leads to nothing, or the object is damaged.
@@ -92,7 +92,7 @@ def named_object(file: "h5py.File", name: str, missing: str = "") -> Any:
 
 
 def column(file: "h5py.File", name: str, missing: str = "") -> "h5py.Dataset":
-    """A number for each row: an array of shape (N, 1) or (N,); raises as `numbers` does."""
+    """Return a data set with one number for each row, shape (N, 1) or (N,); raises as `numbers` does."""
     return numbers(file, name, "(N, 1) or (N,)", lambda shape: math.prod(shape[1:]) == 1, missing)
 
 
@@ -114,7 +114,7 @@ def require_equal_rows(first: "h5py.Dataset", *others: "h5py.Dataset") -> None:
 
 
 def text_attribute(holder: "h5py.File | h5py.Dataset", name: str) -> str | None:
-    """An attribute as text, None where there is none."""
+    """Return an attribute as text, None where there is none."""
     found = holder.attrs.get(name)
     if found is None:
         return None
@@ -122,14 +122,14 @@ def text_attribute(holder: "h5py.File | h5py.Dataset", name: str) -> str | None:
 
 
 def require_filters(data_set: "h5py.Dataset") -> None:
-    """Check that HDF5 can decompress a data set; hdf5plugin is loaded where it is installed and may be needed.
+    """Check that HDF5 can decompress a data set; loads hdf5plugin where it is installed and may be needed.
 
     Raises:
         DataError: naming the filter that is missing.
     """
     import h5py
 
-    if data_set.is_virtual:  # its sources may need anything
+    if data_set.is_virtual:  # its sources may need any filter
         load_plugins()
     plist = data_set.id.get_create_plist()
     for place in range(plist.get_nfilters()):
@@ -149,7 +149,7 @@ def require_filters(data_set: "h5py.Dataset") -> None:
 
 @functools.cache
 def load_plugins() -> bool:
-    """Register the filters of hdf5plugin; False where it is not installed."""
+    """Register the filters of hdf5plugin; return False where it is not installed."""
     try:
         importlib.import_module("hdf5plugin")
     except ImportError:
@@ -158,12 +158,12 @@ def load_plugins() -> bool:
 
 
 def called(data_set: "h5py.Dataset") -> str:
-    """What messages call a data set."""
+    """Return the name of a data set in messages."""
     return f"{data_set.file.filename}: data set {str(data_set.name).lstrip('/')}"
 
 
 class FileRows:
-    """Rows of an open file whose showers lie in one or more data sets and whose conditions lie in others.
+    """Rows of an open file whose cells and conditions are each in one or more data sets.
 
     Args:
         cells: the data sets whose rows make a shower, one after the other.
@@ -260,6 +260,6 @@ class FileRows:
 
 
 def _angle_factor(data_set: "h5py.Dataset") -> float:
-    """Factor to rad, by the attribute ``units``: files that tell nothing hold rad."""
+    """Return the factor to rad, from the attribute ``units``; without it, the file is in rad."""
     told = text_attribute(data_set, "units") or ""
     return math.pi / 180 if told.strip().lower().startswith("deg") else 1.0

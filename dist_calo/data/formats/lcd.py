@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 SHAPES = ((25, 25, 25), (51, 51, 25))
 """Read-out windows of the LCD files, in cells."""
 PREFIXES = {"EleEscan_": "e-", "GammaEscan_": "gamma", "Pi0Escan_": "pi0", "ChPiEscan_": "pi+-"}
-"""Particle told by the first letters of a file's name."""
+"""Particle by the first letters of a file's name."""
 RESPONSES = (2.5e-3, 5.0)
 """Sum of the cells over the incident energy of electrons, photons and neutral pions: about 0.02 in files of what the
 silicon sees, 50 to 100 times that in the published ones, and 20 and more where MeV are read as GeV."""
 HADRON_RESPONSES = (1e-4, 5.0)
-"""The same where other particles, or not known ones, may pass with a few MeV."""
+"""The same for other or unknown particles, some of which deposit only a few MeV."""
 _SHOWER_EARLY = ("e-", "e+", "gamma", "pi0")
 _SPELLINGS = {
     "electron": "e-",
@@ -48,7 +48,7 @@ _SPELLINGS = {
 
 
 def particle_of(file: "h5py.File") -> str | None:
-    """The particle that a file's attribute or name tells, None if neither does."""
+    """Return the particle from a file's attribute or name, None if neither has it."""
     attribute = file.attrs.get("particle")
     if attribute is not None:
         name = attribute.decode() if isinstance(attribute, bytes) else str(attribute)
@@ -108,13 +108,13 @@ class LcdFormat:
 
 
 def _condition_columns(file: "h5py.File") -> tuple[str, ...]:
-    """Names of the data sets that hold the conditions."""
+    """Return the names of the data sets that hold the conditions."""
     energy = "energy" if "energy" in file or "target" not in file else "target"
     return (energy, "theta") if "theta" in file else (energy,)
 
 
 def _cell_size(file: "h5py.File") -> tuple[float, float, float]:
-    """Pitch of the cells in x, y and depth, in mm."""
+    """Return the pitch of the cells in x, y and depth, in mm."""
     found = np.asarray(file.attrs["cell_size_mm"])
     if found.shape != (3,) or found.dtype.kind not in "fiu" or not (np.isfinite(found) & (found > 0)).all():
         raise DataError(
@@ -126,7 +126,7 @@ def _cell_size(file: "h5py.File") -> tuple[float, float, float]:
 
 
 def _column(file: "h5py.File", name: str) -> "h5py.Dataset":
-    """The values of a condition."""
+    """Return the values of a condition."""
     if name == "target":
         return numbers(
             file,

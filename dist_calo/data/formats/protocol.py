@@ -1,6 +1,6 @@
-"""What a reader of one file schema offers, and the rules that every shower must keep.
+"""Interface of a reader of one file schema, and the rules for every shower.
 
-Readers give showers in GeV as float32 whatever the file holds. Nothing else in the package knows a schema.
+Readers give showers in GeV as float32, independent of the file. Only readers know schemas.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ REMEDIES = {
     EMPTY_SHOWER: ", dist-calo data convert --min-sum 0 --out NEW.h5 leaves such showers out",
     NEGATIVE_CELL: ", dist-calo data convert --cut 1e-9 --out NEW.h5 sets such cells to 0",
 }
-"""What to do about rows that break some rules."""
+"""Remedies for rows that break rules."""
 _INFINITY_BITS = 0x7F800000
 """Bit pattern of float32 infinity: finite numbers that are not negative lie below, all others at or above."""
 
@@ -33,14 +33,14 @@ UNITS = {"GeV": 1.0, "MeV": 1e-3, "keV": 1e-6}
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What files may leave unsaid; see `dist_calo.config.DataConfig`."""
+    """Options for what files do not say themselves; see `dist_calo.config.DataConfig`."""
 
     cell_unit: Unit = "auto"
     energy_unit: Unit = "auto"
     binning: str | None = None
-    """File that tells the cells of cylindrical layers."""
+    """File that defines the cells of cylindrical layers."""
     as_found: bool = False
-    """Whether showers may break the rules below and have any energies: whoever reads them judges them."""
+    """Whether showers may break the rules below and have any energies: the caller checks them."""
 
 
 AS_FILES_SAY = ReadOptions()
@@ -49,7 +49,7 @@ AS_FILES_SAY = ReadOptions()
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a shower file holds, known without reading its showers."""
+    """Description of a shower file, known without reading its showers."""
 
     rows: int
     geometry: Geometry
@@ -58,12 +58,12 @@ class Layout:
     storage: str
     """Compression of the showers, such as ``gzip`` or ``none``."""
     particle: str | None
-    """What hit the calorimeter, such as ``e-``; None where the file does not say."""
+    """Incident particle, such as ``e-``; None where the file does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """The first row of a data set that breaks a rule."""
+    """First row of a data set that breaks a rule."""
 
     data_set: str
     row: int
@@ -71,7 +71,7 @@ class Problem:
 
     @property
     def advice(self) -> str:
-        """What to do, in words."""
+        """Remedy in words."""
         return f"dist-calo data validate lists all problems{REMEDIES.get(self.rule, '')}"
 
     def __str__(self) -> str:
@@ -79,14 +79,14 @@ class Problem:
 
 
 class ShowerRows(Protocol):
-    """The rows of one open file."""
+    """Rows of one open file."""
 
     data_sets: tuple[tuple[str, ...], tuple[str, ...]]
     """The data sets that are read: those of the cells and those of the conditions."""
     cells_factor: float
     """Factor on the cells of the file."""
     energy_source: str
-    """What of the file is the incident energy, such as ``target[:, 0, 1] in GeV``."""
+    """Description of the incident energy in the file, such as ``target[:, 0, 1] in GeV``."""
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read contiguous rows.
@@ -115,18 +115,18 @@ class ShowerRows(Protocol):
         """
 
     def conditions(self, start: int, stop: int) -> np.ndarray:
-        """The conditions of contiguous rows, as `read` gives them, without reading showers.
+        """Read the conditions of contiguous rows, as `read` does, without the showers.
 
         Raises:
             DataError: if the file is damaged.
         """
 
     def problems(self, showers: np.ndarray, conditions: np.ndarray, first_row: int) -> list[Problem]:
-        """The rules broken by contiguous rows that were read, each with its first bad row."""
+        """Return the rules broken by contiguous rows that were read, each with its first bad row."""
 
 
 class Format(Protocol):
-    """One file schema."""
+    """Schema of shower files."""
 
     name: str
     needs: str
@@ -135,12 +135,12 @@ class Format(Protocol):
     """Data sets that are not read and hold energies in the unit of the cells."""
 
     def recognises(self, file: "h5py.File") -> bool:
-        """Whether the file's data sets look like this schema."""
+        """Return whether the file's data sets look like this schema."""
 
     def describe(
         self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY, known: Geometry | None = None
     ) -> Layout:
-        """Rows, geometry and chunks of a file, from its data sets' shapes and attributes.
+        """Return rows, geometry and chunks of a file, from the shapes and attributes of its data sets.
 
         Args:
             file: an open file.
@@ -153,14 +153,14 @@ class Format(Protocol):
         """
 
     def check(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> None:
-        """Look at a few showers of a file that `describe` accepts, whether their units can be right.
+        """Check on a few showers that the units of a file that `describe` accepts are plausible.
 
         Raises:
             DataError: if the energies contradict the units that the file or the options tell.
         """
 
     def rows(self, file: "h5py.File", options: ReadOptions = AS_FILES_SAY) -> ShowerRows:
-        """The rows of a file that `describe` accepts; valid as long as the file is open."""
+        """Return the rows of a file that `describe` accepts; valid as long as the file is open."""
 
 
 def rows_are_good(
@@ -169,7 +169,7 @@ def rows_are_good(
     signed: bool = False,
     names: Sequence[str] = tuple(CONDITIONS),
 ) -> bool:
-    """Whether all rows keep the rules of `broken_rules`, in one quick pass over the cells.
+    """Return whether all rows keep the rules of `broken_rules`, in one fast pass over the cells.
 
     Read as integers, the bits of float32 numbers that are not negative are ordered like the numbers
     themselves and negative numbers and NaN come after infinity: so the largest bit pattern of a shower tells
@@ -199,7 +199,7 @@ def broken_rules(
     columns: tuple[str, ...],
     signed: bool = False,
 ) -> list[Problem]:
-    """Every rule that some row breaks, with the first such row.
+    """Return every rule that some row breaks, with the first such row.
 
     Args:
         showers: energies of cells in GeV, or signed samples, float32 with shape (n, ...).

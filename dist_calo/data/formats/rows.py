@@ -1,4 +1,4 @@
-"""Rows of a data set, straight from the file to their places in memory.
+"""Rows of a data set, read from the file directly into their places in memory.
 
 HDF5 fills one contiguous range of rows; a shuffled batch then takes a second copy, which costs nearly as
 much as the read itself. Here h5py only says where a chunk lies in the file, and each row goes from there
@@ -25,7 +25,7 @@ Storage = Literal["plain", "gzip", "other"]
 
 
 class RowReader:
-    """Reads rows of one data set of an open file.
+    """Reader of rows of one data set of an open file.
 
     Args:
         data_set: numbers with shape (N, ...).
@@ -124,7 +124,7 @@ class RowReader:
 
 
 def _storage(data_set: "h5py.Dataset") -> tuple[Storage, bool]:
-    """How a data set is stored, and whether its bytes are shuffled."""
+    """Return the storage of a data set, and whether its bytes are shuffled."""
     import h5py
 
     file = data_set.file

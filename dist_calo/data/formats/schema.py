@@ -1,4 +1,4 @@
-"""Which data sets and attributes a file of each geometry has: the writer's side of the readers' schemas."""
+"""Data sets and attributes of a file of each geometry: the writer's side of the readers' schemas."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ _NUMBER = np.dtype(np.float32)
 
 @dataclass(frozen=True, kw_only=True)
 class StoredArray:
-    """A data set to write."""
+    """Data set to write."""
 
     name: str
     shape: tuple[int, ...]
@@ -31,7 +31,7 @@ class StoredArray:
 
 @dataclass(frozen=True, kw_only=True)
 class SchemaArray(StoredArray):
-    """A data set that a schema has."""
+    """Data set of a schema."""
 
     values: Callable[[np.ndarray, np.ndarray], np.ndarray]
     """Its rows, shape (n, *shape), from showers and conditions as the package has them."""
@@ -39,7 +39,7 @@ class SchemaArray(StoredArray):
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """What a file consists of."""
+    """Data sets and attributes of a file."""
 
     attributes: dict[str, Any]
     arrays: tuple[SchemaArray, ...]
@@ -57,7 +57,7 @@ OWN_ATTRIBUTES = (
 
 
 def schema_of(geometry: Geometry, particle: str | None = None, name: SchemaName = "native") -> Schema:
-    """How showers of a geometry are stored.
+    """Return the schema in which showers of a geometry are stored.
 
     Args:
         geometry: shape and conditions of the showers.
@@ -108,7 +108,7 @@ def schema_of(geometry: Geometry, particle: str | None = None, name: SchemaName 
 
 
 def _calochallenge(geometry: Geometry) -> Schema:
-    """Rows of cells in MeV, in the order of the geometry's array; attributes tell what the rows are made of."""
+    """Return the schema with cells in MeV, in the order of the geometry's array, and their origin as attributes."""
     match geometry:
         case VoxelGrid():
             told: dict[str, Any] = {
@@ -145,7 +145,7 @@ def _layer(number: int, shape: tuple[int, int], part: slice) -> SchemaArray:
 
 
 def _conditions(geometry: Geometry, energy: str = "energy", factor: float = 1.0) -> tuple[SchemaArray, ...]:
-    """The conditions, of which the energy may have another name and unit."""
+    """Return the conditions; the energy may have another name and unit."""
 
     def column(number: int, name: str) -> SchemaArray:
         scale = np.float32(factor if number == 0 else 1.0)

@@ -11,8 +11,8 @@ Data sets, N rows each:
 Attributes of ``signals``:
 
 * ``sample_ns``: time between two samples in ns, and ``noise`` (or ``noise_counts``): standard deviation of a sample's
-  noise in the samples' unit. Both must be there: neither can be told reliably from the samples.
-* ``baseline``: what a sample without signal is, subtracted by the reader; 0 if not given.
+  noise in the samples' unit. Both are required: neither can be determined reliably from the samples.
+* ``baseline``: value of a sample without signal, subtracted by the reader; 0 if not given.
 * ``units``: the samples' unit, ``ADC counts`` if not given.
 * ``channels``: rows x columns of detectors, such as ``3x3 row-major [x, y]``; if not given, a square, or one row
   if the channels make none.
@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     import h5py
 
 ENERGIES = (0.05, 1e3)
-"""Incident energies that a data set may have in the median, in GeV: without deposits nothing else tells the unit."""
+"""Incident energies that a data set may have in the median, in GeV: without deposits there is no other check of the
+unit."""
 
 SAMPLE_NS = (1e-3, 1e3)
 """Times between two samples that a digitiser may have, in ns: less are seconds, more are picoseconds or Hz."""
@@ -134,7 +135,7 @@ class SignalsFormat:
 
 
 def read_deposits(path: str | Path, start: int, stop: int) -> np.ndarray:
-    """The energies deposited in the detectors, the truth behind rows of a file's signals.
+    """Read the energies deposited in the detectors, the truth for rows of a file's signals.
 
     Args:
         path: a file that holds ``edep``.
@@ -171,7 +172,7 @@ def _signals(file: "h5py.File") -> "h5py.Dataset":
 
 
 def _deposits(file: "h5py.File", count: int) -> "h5py.Dataset | None":
-    """The energies deposited behind the signals, None where there are none that go with them."""
+    """Return the deposited energies that belong to the signals, None without any."""
     import h5py
 
     found = named_object(file, "edep") if "edep" in file else None
@@ -183,7 +184,7 @@ def _deposits(file: "h5py.File", count: int) -> "h5py.Dataset | None":
 
 
 def _array(signals: "h5py.Dataset") -> tuple[int, int]:
-    """Rows and columns of detectors."""
+    """Return the rows and columns of detectors."""
     channels = signals.shape[1]
     told = text_attribute(signals, "channels")
     if told is None:
@@ -199,13 +200,13 @@ def _array(signals: "h5py.Dataset") -> tuple[int, int]:
 
 
 def _baseline(signals: "h5py.Dataset") -> float:
-    """What a sample without signal is."""
+    """Return the value of a sample without signal."""
     told = _number(signals, "baseline")
     return 0.0 if told is None else told
 
 
 def _number(signals: "h5py.Dataset", name: str) -> float | None:
-    """A finite number among the attributes, None where it is missing."""
+    """Return a finite number among the attributes, None where it is missing."""
     if name not in signals.attrs:
         return None
     found = np.asarray(signals.attrs[name])
@@ -220,7 +221,7 @@ def _number(signals: "h5py.Dataset", name: str) -> float | None:
 def _required(
     signals: "h5py.Dataset", name: str, meaning: str, bounds: tuple[float, float] = (0.0, math.inf)
 ) -> float:
-    """A number within bounds among the attributes, under its name or that name with ``_counts``."""
+    """Return a number within bounds among the attributes, under its name or that name with ``_counts``."""
     found = _number(signals, name)
     if found is None:
         found = _number(signals, f"{name}_counts")

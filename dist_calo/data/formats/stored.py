@@ -1,4 +1,4 @@
-"""Whether the numbers of a data set are in its file, or in the files that it points to.
+"""Check that the numbers of a data set exist in its file, or in the files that it refers to.
 
 HDF5 gives a fill value, zero as a rule, for what was never written, for a part of a virtual data set whose source is
 missing, and for the missing end of an external raw file. Such zeros look like data, so they are found before anything
@@ -45,7 +45,7 @@ def require_stored(data_set: "h5py.Dataset", *, may_be_filled: bool = False) -> 
 
 
 class _Check:
-    """One data set and all that it is made of."""
+    """Check of one data set and all its sources."""
 
     def __init__(self, may_be_filled: bool) -> None:
         self._may_be_filled = may_be_filled
@@ -76,7 +76,7 @@ class _Check:
             raise DataError(f"{me}, row {missing[0]}: {reason} ({len(missing)} of {len(written)} rows)")
 
     def _external(self, data_set: "h5py.Dataset") -> None:
-        """Check that raw files are there and long enough."""
+        """Check that raw files exist and are long enough."""
         me, left = called(data_set), data_set.size * data_set.dtype.itemsize
         origin = os.path.dirname(os.path.abspath(data_set.file.filename))
         prefix = os.environ.get("HDF5_EXTFILE_PREFIX", "").replace("${ORIGIN}", origin)
@@ -99,7 +99,7 @@ class _Check:
             raise DataError(f"{me}: its raw files hold {left} bytes too few: make the file again")
 
     def _virtual_rows(self, data_set: "h5py.Dataset") -> np.ndarray:
-        """Which rows come from some source, bool with shape (N,); all sources are checked."""
+        """Return which rows have a source, bool with shape (N,), after a check of all sources."""
         rows = data_set.shape[0]
         covered = np.zeros(rows, dtype=bool)
         for part in data_set.virtual_sources():
@@ -161,7 +161,7 @@ class _Check:
 
 
 def _holds(source: "h5py.Dataset", space: "h5py.h5s.SpaceID | None", points: int | None) -> bool:
-    """Whether a source is as large as the selection that is taken from it, of so many points if they are limited."""
+    """Return whether a source is as large as the selection from it, of so many points if they are limited."""
     import h5py
 
     if space is None or space.get_select_type() == h5py.h5s.SEL_ALL:
@@ -176,7 +176,7 @@ def _holds(source: "h5py.Dataset", space: "h5py.h5s.SpaceID | None", points: int
 
 
 def _rows_of(space: "h5py.h5s.SpaceID", rows: int) -> Iterator[int]:
-    """The rows that a selection of a virtual data set touches."""
+    """Return the rows that a selection of a virtual data set touches."""
     import h5py
 
     if space.get_select_type() == h5py.h5s.SEL_ALL:
@@ -191,7 +191,7 @@ def _rows_of(space: "h5py.h5s.SpaceID", rows: int) -> Iterator[int]:
 
 
 def _written_rows(data_set: "h5py.Dataset") -> np.ndarray:
-    """Which rows have storage, bool with shape (N,)."""
+    """Return which rows have storage, bool with shape (N,)."""
     rows = data_set.shape[0]
     if not data_set.size:
         return np.ones(rows, dtype=bool)
@@ -207,7 +207,7 @@ def _written_rows(data_set: "h5py.Dataset") -> np.ndarray:
 
 
 def _places(data_set: "h5py.Dataset", file_name: str) -> list[str]:
-    """Where HDF5 looks for a source file, in its order."""
+    """Return the paths where HDF5 searches for a source file, in its order."""
     me = data_set.file.filename
     last = os.path.basename(file_name)
     name = last if os.path.isabs(file_name) else file_name
@@ -223,12 +223,12 @@ def _places(data_set: "h5py.Dataset", file_name: str) -> list[str]:
 
 
 def _found(data_set: "h5py.Dataset", file_name: str) -> str | None:
-    """Where a source file lies, None if nowhere."""
+    """Return the path of a source file, None if it does not exist."""
     return next(filter(os.path.exists, _places(data_set, file_name)), None)
 
 
 def _require_no_gap(data_set: "h5py.Dataset", file_name: str, name: str, count: int) -> None:
-    """Check that no numbered source lies behind the first one that is missing, where HDF5 ends the data set."""
+    """Check that no numbered source follows the first missing one, where HDF5 ends the data set."""
     if _NUMBERED.search(file_name):
         folder, pattern = os.path.split(_places(data_set, file_name)[0])
         there = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
@@ -252,5 +252,5 @@ def _require_no_gap(data_set: "h5py.Dataset", file_name: str, name: str, count: 
 
 
 def _expanded(pattern: str, number: int) -> str:
-    """The name of a numbered source, as HDF5 makes it."""
+    """Return the name of a numbered source, as HDF5 makes it."""
     return _NUMBERED.sub(lambda match: f"{number:0{match[1] or 0}d}", pattern).replace("%%", "%")

@@ -1,8 +1,8 @@
-"""Units of the energies in a file, and whether the energies bear them out.
+"""Units of the energies in a file, and the check that the energies are plausible in them.
 
 A wrong unit changes energies by a factor of 1,000. It shows in the response, the sum of a shower's cells over the
-incident energy: no calorimeter sees more than there was, and none that the package is made for sees less than a
-few thousandths of it.
+incident energy: no calorimeter sees more than the incident energy, and none that the package supports sees less than
+a few thousandths of it.
 """
 
 import itertools
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 USUAL = ("GeV", "MeV")
 """Units that files are in."""
 LOWEST_RESPONSE = 1.5e-3
-"""Above what a calorimeter that sees everything would give were its GeV read as MeV."""
+"""Above the response of a fully absorbing calorimeter whose GeV are read as MeV."""
 HIGHEST_RESPONSE = 1.1
-"""Everything, and a few percent for calibration and resolution."""
+"""Full response, and a few percent for calibration and resolution."""
 ENERGIES = (0.05, 5e3)
 """Incident energies that a data set may have in the median, in GeV: MeV read as GeV give more from 5 GeV on, GeV read
 as MeV or MeV read as keV give less up to 50 GeV."""
@@ -35,7 +35,7 @@ _PIECES, _PIECE_ROWS = 4, 16
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """In which units a file is read."""
+    """Units in which a file is read."""
 
     cells: str
     energy: str
@@ -52,7 +52,7 @@ class Units:
 
 
 def told_unit(file: "h5py.File", attribute: str) -> str | None:
-    """The energy unit in an attribute such as ``GeV, mm``, None where it names none.
+    """Return the energy unit in an attribute such as ``GeV, mm``, None where it names none.
 
     Raises:
         DataError: if it names two.
@@ -68,13 +68,13 @@ def told_unit(file: "h5py.File", attribute: str) -> str | None:
 
 
 def units_of(file: "h5py.File", options: ReadOptions, *, cells: str, energy: str) -> Units:
-    """Units by the options, else by the file's attributes, else those of the schema.
+    """Return the units given by the options, else by the file's attributes, else by the schema.
 
     Attributes are ``cell_units`` or ``units`` for the cells and ``energy_units`` for the incident energy.
 
     Args:
         file: an open file.
-        options: what the user says.
+        options: units that the user gives.
         cells: the schema's unit of the cells.
         energy: the schema's unit of the incident energy.
 
@@ -111,7 +111,7 @@ def require_plausible(
         rows: rows of the file, read with those units.
         count: how many there are.
         units: the units they are read with.
-        responses: bounds of the median sum of the cells, in incident energies; None where the sums mean nothing.
+        responses: bounds of the median sum of the cells, in incident energies; None where the sums have no meaning.
         energies: bounds of the median incident energy, in GeV.
         cells: what is summed, for the message.
         other_cells: units of the cells that the message may advise.
@@ -125,7 +125,7 @@ def require_plausible(
     if not sampled:
         return
     lowest, highest = responses or (-np.inf, np.inf)
-    # Sums that mean nothing may be NaN.
+    # Sums without a meaning may be NaN.
     response = response if responses else 0.0
 
     def plausible(tried: Units) -> bool:
@@ -163,7 +163,7 @@ def require_plausible(
 
 
 def _sampled(rows: ShowerRows, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the cells (n,) and conditions (n, C) of a few showers spread over the file, float64."""
+    """Return the sums of the cells (n,) and the conditions (n, C) of a few showers over the file, float64."""
     starts = sorted({count * piece // _PIECES for piece in range(_PIECES)})
     after = [*starts[1:], count]
     read = [rows.read(start, min(start + _PIECE_ROWS, end)) for start, end in zip(starts, after, strict=True)]
@@ -172,7 +172,7 @@ def _sampled(rows: ShowerRows, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _medians(sums: np.ndarray, energy: np.ndarray, positive: bool) -> tuple[float, float, int]:
-    """Median response, median incident energy in GeV, and of how many showers; bad rows are left to the scan."""
+    """Return median response, median incident energy in GeV, and the number of showers; bad rows are ignored."""
     good = np.isfinite(energy) & (energy > 0)
     if positive:
         good &= np.isfinite(sums) & (sums > 0)
@@ -186,7 +186,7 @@ def _medians(sums: np.ndarray, energy: np.ndarray, positive: bool) -> tuple[floa
 
 
 def _require_angles(file_name: str, columns: tuple[str, ...], conditions: np.ndarray) -> None:
-    """Check conditions other than the energy (n, C): those of most showers are possible."""
+    """Check that conditions other than the energy (n, C) are possible for most showers."""
     for name, found in zip(columns[1:], conditions.T[1:], strict=True):
         known, values = CONDITIONS[name], found[np.isfinite(found)]
         if len(values) and not known.allows(median := float(np.median(values))):
@@ -198,7 +198,7 @@ def _require_angles(file_name: str, columns: tuple[str, ...], conditions: np.nda
 
 
 def _advice(units: Units, other: Units) -> list[str]:
-    """Settings that lead from one pair of units to the other, as the trainer and ``dist-calo data`` call them."""
+    """Return settings that convert one pair of units to the other, for the trainer and ``dist-calo data``."""
     changes = []
     if other.cells != units.cells:
         changes.append(f"data.cell_unit={other.cells} (--cells-unit {other.cells})")

@@ -1,4 +1,4 @@
-"""Opening and closing HDF5 files: what the system answers, in words, and what to do on a disk that is full."""
+"""Opening and closing of HDF5 files, with errors of the system in words and the remedy for a full disk."""
 
 import errno
 import fcntl
@@ -20,7 +20,7 @@ _NO_ERRNO = 524
 
 
 def open_file(path: str | Path) -> "h5py.File":
-    """Open an HDF5 file for reading, without a lock: thousands of ranks would ask the file server for one.
+    """Open an HDF5 file for reading, without a lock: thousands of ranks would overload the file server.
 
     Raises:
         DataError: if it does not exist, may not be read, is no complete HDF5 file, or is being written.
@@ -32,7 +32,7 @@ def open_file(path: str | Path) -> "h5py.File":
 
 
 def _opened_anyhow(path: str | Path) -> "h5py.File":
-    """The file, opened without a lock, or as this process has opened it before: HDF5 wants the same of both."""
+    """Return the file, opened without a lock, or as this process has opened it before: HDF5 wants the same of both."""
     import h5py
 
     for locking in (False, True):
@@ -45,9 +45,9 @@ def _opened_anyhow(path: str | Path) -> "h5py.File":
 
 
 def require_not_being_written(file: "h5py.File") -> None:
-    """Check that no process has a file open for writing, where the file system's locks tell.
+    """Check that no process has a file open for writing, where the file system has locks.
 
-    HDF5 locks a file that it writes to. What is read of it then may be half of something.
+    HDF5 locks a file that it writes to, whose content may be incomplete.
 
     Raises:
         DataError: if one has.
@@ -63,7 +63,7 @@ def require_not_being_written(file: "h5py.File") -> None:
 
 
 def _why_not_opened(path: str, error: OSError) -> str:
-    """What keeps HDF5 from opening a file, and what to do."""
+    """Return why HDF5 cannot open a file, and the remedy."""
     number, text = error_number(error), str(error)
     if os.path.islink(path) and not os.path.exists(path):
         return f"is a link to {os.readlink(path)}, which does not exist: correct the link"
@@ -99,7 +99,7 @@ def _why_not_opened(path: str, error: OSError) -> str:
 
 
 def meaning(error: BaseException) -> str:
-    """What an error of the system says, in words; HDF5's own where the system has none."""
+    """Return the meaning of a system error in words, or HDF5's own words."""
     number = error_number(error)
     if number is None:
         return str(error)
@@ -107,7 +107,7 @@ def meaning(error: BaseException) -> str:
 
 
 def why_unreadable(error: BaseException) -> str:
-    """What keeps HDF5 from reading some of a file, and what to do."""
+    """Return why HDF5 cannot read part of a file, and the remedy."""
     if error_number(error) is not None:
         return meaning(error)
     return f"{' '.join(map(str, error.args))}: the file is damaged, make or copy it again"
@@ -115,7 +115,7 @@ def why_unreadable(error: BaseException) -> str:
 
 @contextmanager
 def made_sense_of(file: "h5py.File") -> Iterator[None]:
-    """Say in one line what HDF5 cannot make sense of in a file: its errors are of many kinds.
+    """Turn HDF5's many kinds of errors about a file into one with a message of one line.
 
     Raises:
         DataError: instead of HDF5's error.
@@ -127,10 +127,10 @@ def made_sense_of(file: "h5py.File") -> Iterator[None]:
 
 
 def abandon(file: "h5py.File") -> None:
-    """Close a file whose content is not wanted any more, whether or not the disk takes it.
+    """Close a file whose content is not needed any more, whether or not the disk accepts it.
 
     HDF5 holds what it could not write, tries again when the file is closed and once more when the process ends, and
-    ends that with a segmentation fault: so the rest goes where everything can be written.
+    ends that with a segmentation fault: so the rest is written to ``/dev/null``.
     """
     with suppress(OSError, ValueError, RuntimeError):
         nowhere = os.open(os.devnull, os.O_RDWR)

@@ -1,4 +1,4 @@
-"""Writing showers, by default in the schema that the reader of their geometry reads."""
+"""Writer of showers, by default in the schema that the reader of their geometry reads."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ Compression = Literal["gzip", "lzf", "none"]
 
 
 class ShowerWriter:
-    """A shower file that grows by batches and appears under its name only once it is complete.
+    """Shower file that grows by batches and appears under its name only once it is complete.
 
     Showers go to a temporary file beside it, which is flushed to disk and renamed when the ``with`` block
     ends, and removed when the block raises.
@@ -29,7 +29,7 @@ class ShowerWriter:
     Args:
         path: the file to make; replaced if it exists.
         geometry: shape and conditions of the showers.
-        attributes: what else the file tells about itself: names and numbers, strings or arrays of them.
+        attributes: further attributes of the file: numbers, strings or arrays of them, by name.
         chunk_rows: showers of an HDF5 chunk, which is what can be read at once without reading more.
         compression: ``gzip`` (smallest, readable everywhere), ``lzf`` (quickest with h5py) or ``none``.
         level: effort of gzip, from 1 to 9.
@@ -68,7 +68,7 @@ class ShowerWriter:
             compression, {"compression": "gzip", "compression_opts": level, "shuffle": True}
         )
         with self._writing():
-            # Nobody else knows the temporary name: it needs no lock, which some file systems refuse.
+            # No other process knows the temporary name: it needs no lock, which some file systems refuse.
             self._file = h5py.File(self._temporary, "w", locking=False)
         with self._writing():
             self.tell(told | stored.attributes)
@@ -92,7 +92,7 @@ class ShowerWriter:
     def tell(self, attributes: Mapping[str, Any]) -> None:
         """Add attributes to the file."""
         for name, value in attributes.items():
-            # What was read from a file may be no Unicode.
+            # Attributes read from a file may not be Unicode.
             text = value.encode(errors="replace").decode() if isinstance(value, str) else value
             self._file.attrs[name] = text
 
@@ -107,7 +107,7 @@ class ShowerWriter:
             extras: rows of the writer's extra data sets by name, shape (n, ...) each.
 
         Raises:
-            ValueError: if a shape is not as said.
+            ValueError: if a shape differs from these.
         """
         if showers.shape[1:] != self._geometry.shape:
             raise ValueError(f"showers have shape {showers.shape}, must be (n, *{self._geometry.shape})")
@@ -127,7 +127,7 @@ class ShowerWriter:
             self._write(self._waiting_rows - self._waiting_rows % self._chunk_rows)
 
     def _write(self, rows: int) -> None:
-        """Write the first waiting rows: whole chunks, for each write to a chunk compresses it anew."""
+        """Write the first waiting rows: whole chunks, as each write to a chunk compresses it again."""
         with self._writing():
             self._put(rows)
 
@@ -147,7 +147,7 @@ class ShowerWriter:
         self._waiting_rows -= rows
 
     def close(self) -> None:
-        """Write what waits and give the file its name.
+        """Write the waiting rows and give the file its name.
 
         Raises:
             OSError: if the disk is full; nothing is left behind.
@@ -162,7 +162,7 @@ class ShowerWriter:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Leave nothing behind after an error, which names the file."""
+        """Name the file in an error, and leave no temporary file behind."""
         try:
             with writing(self.path, "what was there before stays"):
                 yield
@@ -171,7 +171,7 @@ class ShowerWriter:
             raise
 
     def discard(self) -> None:
-        """Drop what was written; a file that had the name before stays."""
+        """Remove the unfinished file; an earlier file of that name stays."""
         if hasattr(self, "_file"):
             abandon(self._file)
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The CaloChallenge's binning files, which tell the cells of each layer.
+"""Binning files of the CaloChallenge, which define the cells of each layer.
 
 A file holds ``<Bins>``, in it a ``<Bin>`` for each particle (``pid`` and ``name``), in that a ``<Layer>`` for each
 layer: ``id``, ``r_edges`` (edges of the rings in mm, separated by commas; one edge means that the layer is not read
@@ -23,7 +23,7 @@ PARTICLES = {"22": "gamma", "11": "e-", "-11": "e+", "211": "pi+-", "-211": "pi+
 
 @dataclass(frozen=True, kw_only=True)
 class Binning:
-    """The cells that one particle's showers have."""
+    """Cells of the showers of one particle."""
 
     geometry: CylindricalLayers
     particle: str | None
@@ -33,7 +33,7 @@ class Binning:
 
 
 def parse_binning(text: str, source: str) -> list[Binning]:
-    """The binnings in the text of a binning file.
+    """Parse the binnings in the text of a binning file.
 
     Args:
         text: XML.
@@ -57,7 +57,7 @@ def parse_binning(text: str, source: str) -> list[Binning]:
 
 
 def read_binning(path: str | Path) -> list[Binning]:
-    """The binnings in a file; raises as `parse_binning` does, and where it cannot be read."""
+    """Read the binnings in a file; raises as `parse_binning` does, and where it cannot be read."""
     try:
         text = read_text(Path(path).expanduser())
     except ConfigError as error:
@@ -66,7 +66,7 @@ def read_binning(path: str | Path) -> list[Binning]:
 
 
 def binning_text(geometry: CylindricalLayers, particle: str | None = None) -> str:
-    """A binning file for a geometry; `parse_binning` gives it back."""
+    """Return a binning file for a geometry; `parse_binning` is its inverse."""
     root = ElementTree.Element("Bins")
     number = next((number for number, name in PARTICLES.items() if name == particle), None)
     told = {"pid": number, "name": particle}
@@ -83,7 +83,7 @@ def binning_text(geometry: CylindricalLayers, particle: str | None = None) -> st
 
 
 def fitting(binnings: Iterable[Binning], voxels: int) -> list[Binning]:
-    """Those with this number of voxels."""
+    """Return the binnings with this number of voxels."""
     return [binning for binning in binnings if binning.geometry.cells == voxels]
 
 

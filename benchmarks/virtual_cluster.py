@@ -82,7 +82,7 @@ def scale(*words: str) -> str:
 
 
 def plan(results: Path, options: argparse.Namespace, *words: str) -> None:
-    """Plan the points of one network, one rank a node, unless that is done."""
+    """ScalingPlan the points of one network, one rank a node, unless that is done."""
     if (results / "plan.yaml").exists():
         return
     points = f"--ranks=1 --batch={options.batch}"

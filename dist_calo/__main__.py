@@ -1,4 +1,4 @@
-"""The ``dist-calo`` command: one verb for each thing that a user does."""
+"""The ``dist-calo`` command, with one verb for each thing that a user does."""
 
 import sys
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """The text of ``dist-calo --help``."""
+    """Return the text of ``dist-calo --help``."""
     verbs = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
     return f"usage: dist-calo COMMAND [options]\n\n{verbs}\n\n`dist-calo COMMAND --help` shows the options of each."
 

@@ -93,7 +93,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformConfig:
-    """What a network sees of a cell's energy: cells below the threshold become 0, then scale, power, log apply."""
+    """Transform of cell energies for the networks: below the threshold 0, then scale, power and log apply."""
 
     threshold: float = 0.0
     """Cells below this energy are set to 0, in GeV."""
@@ -123,7 +123,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What the networks learn from."""
+    """Losses from which the networks learn."""
 
     name: str = "hinge"
     """Name of the objective; an unknown name lists the choices."""
@@ -176,7 +176,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """How gradients become steps; the same for every backend."""
+    """Steps from gradients; the same for every backend."""
 
     name: Literal["adam", "rmsprop", "sgd"] = "adam"
     """Optimizer of every network."""
@@ -270,7 +270,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CommConfig:
-    """How ranks talk to each other."""
+    """Communication between ranks."""
 
     backend: Literal["auto", "single", "torch", "horovod", "mpi"] = "auto"
     """Library of the collectives; ``auto`` picks by launcher."""
@@ -297,7 +297,7 @@ class CommConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """What survives the end of a job."""
+    """Checkpoints, which survive the end of a job."""
 
     dir: str = "checkpoints"
     """Folder of this run's checkpoints."""
@@ -352,7 +352,7 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> "RunConfig":
-        """The checked configuration of nested plain values; what is left out has its default.
+        """Return the checked configuration of nested plain values; what is left out has its default.
 
         Raises:
             ConfigError: if a value breaks a rule.
@@ -370,7 +370,7 @@ SECTIONS: dict[str, Any] = {section.name: section.default_factory for section in
 
 
 def kind_of(name: str) -> Any:
-    """The declared type of a dotted setting; None where there is none of this name, dict for a whole section."""
+    """Return the declared type of a dotted setting; None where there is none of this name, dict for a whole section."""
     section, _, rest = name.partition(".")
     if section not in SECTIONS:
         return None

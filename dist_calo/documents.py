@@ -1,4 +1,4 @@
-"""YAML and other texts that a user writes: read within bounds, one clear line for what is wrong in them.
+"""Readers of YAML and other texts that a user writes: bounded, and with one clear line for each fault.
 
 What a plain word of YAML means depends on what it is for: ``no`` is a text for ``checkpoint.resume`` and false for
 ``train.channels_last``. So words stay texts (`Word`) until `value_of` is told the declared type.
@@ -17,8 +17,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from dist_calo.errors import ConfigError
-from dist_calo.files import read_bytes
+from dist_calo.errors import ConfigError, shown
+from dist_calo.files import decode, read_bytes
 from dist_calo.masking import hidden
 
 if TYPE_CHECKING:
@@ -40,19 +40,19 @@ class Word(str):
     """A scalar of YAML, or a value of the command line, as it was written."""
 
     plain: bool
-    """Whether it stands without quotes, so that it may be a number, true, false or null."""
+    """It stands without quotes, so that it may be a number, true, false or null."""
     line: int | None
     """Its line in the file, counted from 1; None on the command line."""
 
     def __new__(cls, text: str, plain: bool = True, line: int | None = None) -> "Word":
-        """The text, with where and how it was written."""
+        """Keep where and how the text was written."""
         word = super().__new__(cls, text)
         word.plain, word.line = plain, line
         return word
 
 
 def read_text(path: str | Path) -> str:
-    """The UTF-8 text of a file or pipe.
+    """Return the UTF-8 text of a file or pipe.
 
     Raises:
         ConfigError: if it cannot be read, is no such text, or is larger than a person would write.
@@ -62,19 +62,14 @@ def read_text(path: str | Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{str(path)!r}: {reason}; name a file that can be read") from error
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ConfigError(f"{path}: is UTF-16; save it as UTF-8")
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{path}, line {line}: the byte {data[error.start]:#04x} is no UTF-8; save the file as UTF-8"
-        ) from None
+        return decode(data)
+    except ValueError as error:
+        raise ConfigError(f"{path}, {error}; save the file as UTF-8") from None
 
 
 def _piped(path: str | Path) -> bytes:
-    """What is written to a pipe until its end, such as that of ``--config <(program)``."""
+    """Return what is written to a pipe until its end, such as that of ``--config <(program)``."""
     data = b""
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as pipe:
         while select.select([pipe], [], [], PIPE_WITHIN_S)[0]:
@@ -88,7 +83,7 @@ def _piped(path: str | Path) -> bytes:
 
 
 def load_yaml(path: str | Path) -> Any:
-    """Dicts, lists and `Word` of a YAML file; None where there is nothing in it.
+    """Return dicts, lists and `Word` of a YAML file; None where there is nothing in it.
 
     Raises:
         ConfigError: if the file cannot be read, is no YAML, or more than a person would write.
@@ -109,7 +104,7 @@ def errors_of(path: str | Path) -> Iterator[None]:
 
 
 def parse_yaml(text: str) -> Any:
-    """What `load_yaml` returns, of a text.
+    """Return what `load_yaml` returns, of a text.
 
     Raises:
         ConfigError: if it is no YAML, or more than a person would write.
@@ -129,7 +124,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class _Fault(ConfigError):
-    """Something wrong at a line of a text, counted from 1."""
+    """An error at a line of a text, counted from 1."""
 
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message)
@@ -138,7 +133,7 @@ class _Fault(ConfigError):
 
 @dataclass
 class _Document:
-    """Builds values of a parser's events, and counts them."""
+    """A YAML document: builds values from a parser's events, and counts them."""
 
     events: "Iterator[Event]"
     anchors: dict[str, tuple[Any, int] | None] = field(default_factory=dict)
@@ -146,7 +141,7 @@ class _Document:
     entries: int = 0
 
     def whole(self) -> Any:
-        """The values of the only document."""
+        """Return the values of the only document."""
         import yaml
 
         found: list[Any] = []
@@ -227,14 +222,8 @@ def _line(event: "Event") -> int:
     return event.start_mark.line + 1 if event.start_mark else 1
 
 
-def shown(value: Any) -> str:
-    """A value as a message shows it: on one line, and cut where it is long."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
-
-
 def value_of(kind: Any, value: Any, name: str) -> Any:
-    """A value of the declared type of a setting.
+    """Return a value in the declared type of a setting.
 
     Args:
         kind: str, int, float, bool, Any, a Literal of texts, list[...], dict[str, ...], a dataclass of these, or a
@@ -285,7 +274,7 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
 
 
 def _choice(options: tuple[str, ...], value: Any) -> str | None:
-    """The option that a value means, in any case; false and off mean what no means, and true and on what yes means."""
+    """Return the option that a value means, in any case; false and off stand for no, true and on for yes."""
     text = str(value).lower()
     same = next((words for words in (TRUE, FALSE) if text in words), (text,))
     return next((option for option in options if option.lower() in same), None)
@@ -304,7 +293,7 @@ def _built(kind: Any, values: Mapping[str, Any], name: str) -> Any:
 
 
 def section_of(value: Any, name: str) -> dict[str, Any]:
-    """The names and values of a section; none where nothing stands below its name.
+    """Return the names and values of a section; none where nothing stands below its name.
 
     Raises:
         ConfigError: if it is a list or a single value.
@@ -343,7 +332,7 @@ def _number(kind: type, text: str, name: str, value: Any) -> float:
 
 
 def _resolved(value: Any, name: str) -> Any:
-    """A value for which no type is declared: words without quotes may be numbers, true, false or null."""
+    """Return a value for which no type is declared: words without quotes may be numbers, true, false or null."""
     if isinstance(value, dict):
         return {str(key): _resolved(each, f"{name}.{key}") for key, each in value.items()}
     if isinstance(value, list):
@@ -365,15 +354,16 @@ def _resolved(value: Any, name: str) -> Any:
 
 
 def _wrong(name: str, value: Any, rule: str) -> ConfigError:
-    message, line = f"{name}={shown(value)}: {rule}", getattr(value, "line", None)
-    return ConfigError(message) if line is None else _Fault(message, line)
+    return _fault(f"{name}={shown(value)}: {rule}", value)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error about a name that there is not, with the nearest that there is."""
+    """Return the error about an unknown name, with the nearest known one."""
     nearest = difflib.get_close_matches(name[:80], list(known), n=1, cutoff=0.0)[0]
-    message, line = (
-        f"{shown(name)}: there is no such {kind}; the nearest is {nearest}",
-        getattr(name, "line", None),
-    )
+    return _fault(f"{shown(name)}: there is no such {kind}; the nearest is {nearest}", name)
+
+
+def _fault(message: str, word: Any) -> ConfigError:
+    """Return an error about a word, with its line where that is known."""
+    line = getattr(word, "line", None)
     return ConfigError(message) if line is None else _Fault(message, line)

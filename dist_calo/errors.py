@@ -27,7 +27,7 @@ REMEDIES = {
     errno.ENOTCONN: _BROKEN,
     errno.EMFILE: "raise the number of open files (ulimit -n)",
 }
-"""What helps against an error of the system with a file, by its number."""
+"""Advice against an error of the system with a file, by its number."""
 _OF_FILES_ALONE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -87,8 +87,14 @@ class MissingComponentError(UserError):
     """An optional component that is not installed: names what installs it."""
 
 
+def shown(value: object) -> str:
+    """Write a value as a message shows it: on one line, and cut where it is long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
 def of_user(error: BaseException) -> UserError | None:
-    """An error as the user can mend it, among them those of the system with a file; None if it is none of these.
+    """Return an error that the user can mend, such as one of the system with a file, as such; else None.
 
     Notes that an error of the system carries say what is valid all the same (`dist_calo.files.writing`).
     """
@@ -103,5 +109,5 @@ def of_user(error: BaseException) -> UserError | None:
 
 
 def remedy(error: OSError) -> str:
-    """What helps against an error of the system with a file."""
+    """Return what helps against an error of the system with a file."""
     return REMEDIES.get(error.errno or 0, "name another file or folder")

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from dist_calo.errors import UserError
+from dist_calo.errors import UserError, shown
 
 Form = TypeVar("Form")
 
@@ -29,12 +29,12 @@ _ARCHIVE_END_BYTES = 22
 
 
 def seal_of(content: bytes | memoryview) -> bytes:
-    """What is put behind content to prove it: its checksum, which travels with the file."""
+    """Return the checksum that is put behind content and travels with the file."""
     return _SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
 def is_sound(content: bytes) -> bool | None:
-    """Whether sealed content is what was written.
+    """Tell if sealed content is what was written.
 
     None for a whole archive without a seal whose own checksums hold, as earlier versions and ``torch.save`` write it:
     they cover its records but not its headers.
@@ -51,7 +51,7 @@ def is_sound(content: bytes) -> bool | None:
 
 @contextmanager
 def write_whole(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and the file its name once it is complete and on disk.
+    """Give a temporary path to write to, and give the file its name once it is complete and on disk.
 
     ::
 
@@ -78,7 +78,7 @@ def write_whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: str | Path, stays: str = "") -> Iterator[None]:
-    """Have an error of the system, or of HDF5, name the file that is written, which one of an open file does not.
+    """Add the name of the file to an error of the system, or of HDF5, which lacks it where the file is open.
 
     Args:
         path: the file; the name of a temporary one is replaced by it.
@@ -102,7 +102,7 @@ def writing(path: str | Path, stays: str = "") -> Iterator[None]:
 
 
 def error_number(error: BaseException) -> int | None:
-    """The system's number of an error; HDF5 tells it in words alone at times."""
+    """Return the system's number of an error, which HDF5 at times tells in words alone."""
     told = re.search(r"errno = (\d+)", str(error))
     number = getattr(error, "errno", None)
     return number or (int(told[1]) if told else None)
@@ -138,7 +138,7 @@ def open_ordinary(path: str | Path, *, change: bool = False) -> BinaryIO:
 
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
-    """The content of a small file.
+    """Return the content of a small file.
 
     Raises:
         OSError: if it cannot be read, is not an ordinary file, or is larger than ``most`` bytes.
@@ -149,8 +149,21 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
         return file.read(most)
 
 
+def decode(data: bytes) -> str:
+    """Decode UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: names the line and the byte that is no UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line}: the byte {data[error.start]:#04x} is no UTF-8") from None
+
+
 def read_json(path: str | Path, form: type[Form], error: type[UserError], remedy: str) -> Form:
-    """What a JSON file holds, proven to have a form.
+    """Read a JSON file of our own and check its form.
 
     Args:
         path: the file.
@@ -173,7 +186,7 @@ def read_json(path: str | Path, form: type[Form], error: type[UserError], remedy
 
 
 def from_json(text: bytes | str, form: type[Form]) -> Form:
-    """What a JSON text holds, proven to have a form, as of ``read_json``.
+    """Read a JSON text and check its form, as `read_json` does.
 
     Raises:
         ValueError: if it is no JSON or has another form: the place and the rule, in one line.
@@ -181,8 +194,8 @@ def from_json(text: bytes | str, form: type[Form]) -> Form:
     """
     from pydantic import ValidationError
 
+    text = decode(text) if isinstance(text, bytes) else text
     try:
-        text = text.decode() if isinstance(text, bytes) else text
         json.loads(text, parse_int=_whole_number)  # Pydantic takes whole numbers of any size
         return _reader(cast(Hashable, form)).validate_json(text, strict=True)
     except ValidationError as error:
@@ -190,9 +203,7 @@ def from_json(text: bytes | str, form: type[Form]) -> Form:
         place = ".".join(map(str, first["loc"])) or "the whole"
         if first["type"] == "missing":
             raise ValueError(f"{place} is missing") from None
-        raise ValueError(f"{place} is {_short(first['input'])}: {_lower(first['msg'])}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is damaged, byte {error.start} is no UTF-8") from None
+        raise ValueError(f"{place} is {shown(repr(first['input']))}: {_lower(first['msg'])}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"is damaged, line {error.lineno} is no JSON ({_lower(error.msg)})") from None
     except RecursionError:
@@ -210,11 +221,6 @@ def _whole_number(digits: str) -> int:
     if len(digits) > 20:
         raise ValueError(f"is damaged, a number of {len(digits)} digits")
     return int(digits)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _lower(text: str) -> str:

@@ -2,8 +2,8 @@
 
 An address that holds one is masked where it enters (`hidden`), so that settings, and all that is made of them, hold
 ``http://***@HOST``. What it was stays in this process's environment, which only its user can read and ranks that are
-started here inherit; who connects asks for it (`revealed`). Texts that others wrote (`mask`) are rid of passwords in
-addresses and of the values of variables such as MLFLOW_TRACKING_PASSWORD on their way out.
+started here inherit; who connects asks for it (`revealed`). From texts that others wrote, `mask`
+removes passwords in addresses and the values of variables such as MLFLOW_TRACKING_PASSWORD.
 """
 
 import base64
@@ -27,8 +27,8 @@ _PATTERNS = (
     ("uthorization", re.compile(r"(?i)(\bauthorization\W+(?:basic|bearer)\s+)([\w.~+/=-]+)"), rf"\1{MASK}"),
     ("@", re.compile(r"(?<![\w.%+-])[\w.%+-]{1,40}:[^\s/@'\"]{1,200}@(?=[\w.-])"), f"{MASK}@"),
 )
-"""What a text holds where there is a secret, how that is found, and what is shown; the last is an address without
-its scheme."""
+"""A sign of a secret in a text, the pattern that finds it, and what is shown; the last is an address without its
+scheme."""
 _VARIABLES = re.compile(rf"(?i)^{_SECRET}$")
 """Names of environment variables whose values are secrets."""
 _SHORTEST = 6
@@ -36,7 +36,7 @@ _SHORTEST = 6
 
 
 def hidden(text: str) -> str:
-    """The text with its addresses masked; `revealed` knows what they were, here and in processes started from here."""
+    """Mask the addresses in a text; `revealed` gives them back, here and in processes started from here."""
     uris = [text] if re.match(r"[A-Za-z][\w+.-]{0,40}://", text) else _URI.findall(text)
     for uri in uris:
         masked = _masked(uri)
@@ -48,13 +48,13 @@ def hidden(text: str) -> str:
 
 
 def hidden_command(words: Sequence[str]) -> list[str]:
-    """A command line that everybody may read, as all users of a machine can; other programs would not understand it."""
+    """Mask a command line of ours, which all users of a machine can read; other programs would not understand it."""
     ours = any(re.match(r"(.*/)?dist[-_]calo", word) for word in words[:4])
     return [hidden(word) for word in words] if ours else list(words)
 
 
 def revealed(uri: str) -> str:
-    """The address to connect to, of one that may be masked.
+    """Return the address to connect to, of one that may be masked.
 
     Where it was masked by another process, as in a spool: MLFLOW_TRACKING_URI if that is it, or with
     MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, which MLflow's client itself sends to servers.
@@ -83,7 +83,7 @@ def revealed(uri: str) -> str:
 
 
 def mask(text: str) -> str:
-    """The text without passwords in addresses, and without the values of variables that hold secrets."""
+    """Return the text without passwords in addresses, and without the values of variables that hold secrets."""
     for secret in _secrets():
         text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])", MASK, text)
     if "://" in text:
@@ -104,7 +104,7 @@ def _known() -> dict[str, str]:
 
 
 def _secrets() -> list[str]:
-    """Secrets that this process knows of, the longest first."""
+    """Return the secrets that this process knows of, the longest first."""
     found = {value for name, value in os.environ.items() if _VARIABLES.search(name)}
     for uri in _known().values():
         if login := _LOGIN.search(uri):

@@ -1,4 +1,4 @@
-"""Reading a configuration from ``--config FILE`` and dotted overrides, and ending a command with one clear line."""
+"""Configuration from ``--config FILE`` and dotted overrides, parsers, and the one line of an error."""
 
 import argparse
 import re
@@ -6,16 +6,18 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin
 
 from dist_calo.config import SECTIONS, RunConfig, kind_of, setting_names
-from dist_calo.documents import Word, errors_of, load_yaml, parse_yaml, section_of, shown, unknown, value_of
-from dist_calo.errors import EXIT_INTERRUPTED, EXIT_USER, ConfigError, UserError, of_user
+from dist_calo.documents import Word, errors_of, load_yaml, parse_yaml, section_of, unknown, value_of
+from dist_calo.errors import EXIT_INTERRUPTED, EXIT_USER, ConfigError, UserError, of_user, shown
 from dist_calo.launching import early_signals
 from dist_calo.masking import hidden
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+
+Choice = TypeVar("Choice", bound=str)
 
 MODEL_SOURCES = (
     "checkpoint file, or folder (its best one), or of MLflow models:/NAME/VERSION or runs:/ID/model"
@@ -26,7 +28,7 @@ _ACTIONS = ("help", "config", "print_config")
 
 
 class _Given:
-    """Settings as they are given, later ones over earlier ones; ``rest`` is what is none of them."""
+    """Settings as they are given, later ones over earlier ones; ``rest`` holds other options."""
 
     def __init__(self, actions: Iterable[argparse.Action]) -> None:
         self.values: dict[str, Any] = {}
@@ -87,7 +89,7 @@ class _Given:
 
 
 def _read_given(arguments: Sequence[str], actions: Iterable[argparse.Action]) -> _Given:
-    """Settings of files, then those of the command line: an option overrides a file wherever it stands.
+    """Read the settings of files, then those of the command line: an option overrides a file wherever it stands.
 
     Raises:
         ConfigError: if a file cannot be read, there is no such setting, or its value has no clear meaning.
@@ -117,7 +119,7 @@ def _read_given(arguments: Sequence[str], actions: Iterable[argparse.Action]) ->
 
 
 def _with_nearest(message: str, known: Iterable[str]) -> str:
-    """One line of the parser's own message; a word that it does not know gets advice."""
+    """Put the parser's own message on one line; a word that it does not know gets advice."""
     line = re.sub(r'Parser key "([\w.]+)": ', r"\1: ", " ".join(message.split()))
     found = re.search(r"unrecognized arguments: (-*)([^\s=]+)", line)
     if not found:
@@ -129,7 +131,7 @@ def _with_nearest(message: str, known: Iterable[str]) -> str:
 
 
 def config_parser(program: str, description: str) -> "ArgumentParser":
-    """The parser of a `RunConfig`; entry points add their own options to it."""
+    """Return the parser of a `RunConfig`; entry points add their own options to it."""
     import jsonargparse
 
     class Parser(jsonargparse.ArgumentParser):
@@ -157,7 +159,7 @@ def config_parser(program: str, description: str) -> "ArgumentParser":
 
 
 def build_config(parser: "ArgumentParser", values: Any) -> RunConfig:
-    """The checked configuration of parsed values.
+    """Return the checked configuration of parsed values.
 
     Raises:
         ConfigError: if a value breaks a rule.
@@ -171,7 +173,7 @@ def build_config(parser: "ArgumentParser", values: Any) -> RunConfig:
 
 
 def one_line_parser(program: str, description: str) -> argparse.ArgumentParser:
-    """A plain parser of a small command: a wrong option is one line, not a page of usage."""
+    """Return a plain parser of a small command: a wrong option is one line, not a page of usage."""
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
@@ -181,7 +183,7 @@ def one_line_parser(program: str, description: str) -> argparse.ArgumentParser:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The options that name a trained model: ``--checkpoint`` and the store that it may lie in, ``--tracking-uri``."""
+    """Add the options that name a trained model, ``--checkpoint``, and the store it may lie in, ``--tracking-uri``."""
     parser.add_argument("--checkpoint", required=True, help=MODEL_SOURCES)
     parser.add_argument(
         "--tracking-uri",
@@ -192,7 +194,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_range(option: str, text: str) -> tuple[float, float]:
-    """Bounds of ``LOW:HIGH`` or of a single number.
+    """Return the bounds of ``LOW:HIGH`` or of a single number.
 
     Raises:
         ConfigError: if the text is neither, or the bounds are in the wrong order.
@@ -204,6 +206,34 @@ def parse_range(option: str, text: str) -> tuple[float, float]:
     if not low <= high < float("inf"):
         raise ConfigError(f"{option} {text}: the lower bound comes first and both are finite")
     return low, high
+
+
+def parse_numbers(option: str, text: str, wanted: str = "numbers of at least 1 such as 1,2,4") -> list[int]:
+    """Return whole numbers of at least 1 that commas separate, each once.
+
+    Raises:
+        ConfigError: if the text holds anything else.
+    """
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise ConfigError(f"{option} {text}: give {wanted}")
+    return list(dict.fromkeys(found))
+
+
+def parse_choices(option: str, text: str, known: Sequence[Choice]) -> list[Choice]:
+    """Return the choices that commas separate, each once.
+
+    Raises:
+        ConfigError: if a word is none of them.
+    """
+    words = list(dict.fromkeys(text.split(",")))
+    for word in words:
+        if word not in known:
+            raise ConfigError(f"{option} {text}: {word or 'nothing'} is none of {', '.join(known)}")
+    return [choice for word in words for choice in known if choice == word]
 
 
 def run_command(program: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from dist_calo.cli.command_line import one_line_parser, run_command
 from dist_calo.errors import EXIT_USER, ConfigError, DataError
-from dist_calo.files import write_whole
 
 if TYPE_CHECKING:
     from dist_calo.data.convert import Rewrite, Written
@@ -36,53 +35,21 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from dist_calo.data.shards import manifest_of, matching_files
+    from dist_calo.data.check import check_files, compare_or_write_manifest
     from dist_calo.data.summary import energy_sources
 
-    paths = matching_files(*options.path)
-    problems = [problem for path in paths for problem in _file_problems(path, options)]
-    if not problems:
+    manifest, problems = check_files(options.path, options.format, _read_options(options))
+    if manifest is not None and options.manifest:
         try:
-            manifest = manifest_of(paths, options.format, _read_options(options))
-            _check_manifest(manifest, options)
+            print(compare_or_write_manifest(Path(options.manifest), manifest, renew=options.renew))
         except DataError as error:
             problems.append(str(error))
-    if problems:
+    if manifest is None or problems:
         print("\n".join([*problems, f"{len(problems)} problem(s) found"]))
         return EXIT_USER
     print(f"incident energy: data set {', '.join(energy_sources(manifest))}")
     print(f"{manifest.rows} showers in {len(manifest.files)} file(s), no problem found")
     return 0
-
-
-def _file_problems(path: str, options: argparse.Namespace) -> list[str]:
-    """What is wrong with one file, so that one bad file does not hide the others' problems."""
-    from dist_calo.data.shards import find_problems, manifest_of
-
-    try:
-        manifest = manifest_of([path], options.format, _read_options(options))
-        return [f"{entry.path}: {problem}" for entry, problem in find_problems(manifest)]
-    except DataError as error:
-        return [str(error)]
-
-
-def _check_manifest(manifest: "Manifest", options: argparse.Namespace) -> None:
-    """Compare the files with the manifest named by --manifest, or write it."""
-    from dist_calo.data.shards import read_manifest, require_same_files
-
-    if not options.manifest:
-        return
-    path = Path(options.manifest)
-    if path.exists() and not options.renew:
-        try:
-            require_same_files(read_manifest(path), manifest)
-        except DataError as error:
-            raise DataError(f"{path}: {error}; if that was meant, add --renew") from error
-        print(f"{path}: the files are those of the manifest")
-    else:
-        with write_whole(path) as temporary:
-            temporary.write_text(manifest.to_json())
-        print(f"{path}: manifest written, checksum {manifest.checksum}")
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -117,7 +84,7 @@ def _manifest(options: argparse.Namespace) -> "Manifest":
 
 
 def _read_options(options: argparse.Namespace) -> "ReadOptions":
-    """What the user says of the files."""
+    """Return what the user says of the files."""
     from dist_calo.data.formats import ReadOptions
 
     return ReadOptions(cell_unit=options.cells_unit, energy_unit=options.energy_unit, binning=options.binning)

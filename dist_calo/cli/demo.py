@@ -1,4 +1,4 @@
-"""The whole service in a few minutes, as ``make demo`` runs it: train on two ranks, generate, compare with Geant4."""
+"""Show the whole service in a few minutes (``make demo``): train on two ranks, generate, compare with Geant4."""
 
 import sys
 import time
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _stopped(what: str, code: int) -> int:
-    """The exit code of a part that was asked to stop.
+    """Return the exit code of a part that was asked to stop.
 
     Raises:
         TrainingError: if it ended for another reason.

@@ -1,25 +1,20 @@
 """Check this machine before a job is queued: ``dist-calo doctor [SETTINGS]``, alone or under a launcher."""
 
 import os
-import platform
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dist_calo.cli.command_line import build_config, config_parser, run_command
 from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks, settings_of
 from dist_calo.config import RunConfig
-from dist_calo.diagnostics.findings import PACKAGES
-from dist_calo.diagnostics.findings import Check as Check
-from dist_calo.errors import EXIT_FAILURE, CheckpointError, ConfigError, UserError
+from dist_calo.diagnostics.machine import CONNECT_SECONDS, check_machine
+from dist_calo.errors import EXIT_FAILURE, ConfigError
 
 if TYPE_CHECKING:
     from dist_calo.comm import Communicator
-    from dist_calo.data.shards import Manifest
 
 DESCRIPTION = """Check whether the trainer would run here, with the settings given.
 
@@ -28,27 +23,12 @@ marked FAIL say what to do; the exit code is then 1. With --cluster all nodes of
 (srun -N 4 --ntasks-per-node=2 dist-calo doctor --cluster): what differs, which one is slow, and how long a training
 step will take.
 """
-PROBE_SECONDS = 120.0
-CONNECT_SECONDS = 60.0
 CLUSTER_SECONDS = 300.0
-
-_MPI = """
-import os
-from dist_calo.comm.mpi import set_opal_prefix
-set_opal_prefix(os.environ)
-from mpi4py import MPI
-print(MPI.Get_library_version().split(",")[0].split(chr(10))[0].strip(chr(0)))
-"""
-_HOROVOD = """
-import horovod.torch as hvd
-built = {"Gloo": hvd.gloo_built(), "MPI": hvd.mpi_built(), "NCCL": hvd.nccl_built()}
-print("with " + ", ".join(name for name, there in built.items() if there))
-"""
-_OF_LAUNCHERS = ("HOROVOD_", "OMPI_", "PMI", "SLURM_")
+"""Longest time of a collective while the nodes are measured."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what is found on this machine; 1 if the main job would fail."""
+    """Print what is found and return the exit code: 1 if the job would fail."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--cluster" in given:
         return on_ranks("dist_calo.cli.doctor", given, _read_cluster, _run_cluster)
@@ -56,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = parser.parse_args(given)
     if values.json or values.launch != 1:
         raise ConfigError("--json and --launch belong to --cluster: give that too, or leave them out")
-    return _check_machine(build_config(parser, values))
+    return check_machine(build_config(parser, values))
 
 
 def _parser() -> Any:
@@ -71,14 +51,16 @@ def _parser() -> Any:
 
 @dataclass(frozen=True)
 class _ClusterOptions:
+    """Settings of ``--cluster``."""
+
     config: RunConfig
     json: Path | None
-    roll_call: object = field(compare=False)
+    store: object = field(compare=False)
     """Kept open while the ranks connect."""
 
 
 def _read_cluster(arguments: Sequence[str]) -> Job[_ClusterOptions]:
-    from dist_calo.diagnostics.roll_call import call_roll
+    from dist_calo.diagnostics.missing_ranks import await_ranks
     from dist_calo.launching.environment import find_world
 
     parser = _parser()
@@ -87,9 +69,9 @@ def _read_cluster(arguments: Sequence[str]) -> Job[_ClusterOptions]:
     json = Path(values.json) if values.json else None
     if json is not None and not (json.absolute().parent.is_dir() and not json.is_dir()):
         raise ConfigError(f"--json {json}: name a file in a folder that is there")
-    roll_call = call_roll(find_world(os.environ), min(CONNECT_SECONDS, config.comm.timeout_s))
+    store = await_ranks(find_world(os.environ), min(CONNECT_SECONDS, config.comm.timeout_s))
     comm = replace(config.comm, timeout_s=min(CLUSTER_SECONDS, config.comm.timeout_s))
-    options = _ClusterOptions(config, json, roll_call)
+    options = _ClusterOptions(config, json, store)
     return Job(options=options, ranks=values.launch, comm=comm, device=config.train.device, must_agree=False)
 
 
@@ -104,264 +86,6 @@ def _run_cluster(options: _ClusterOptions, communicator: "Communicator") -> int:
             report.write(options.json)
     # One rank's exit code is that of the job, and launchers have a line for each that is not 0.
     return EXIT_FAILURE if report.failed and communicator.world.rank == 0 else 0
-
-
-def _check_machine(config: RunConfig) -> int:
-    ranks = _Ranks()
-    checks = list(_tried("ranks", lambda: ranks.check(config)))
-    failed = any(check.status == "FAIL" for check in checks)
-    if ranks.rank > 0:
-        for check in checks:
-            if check.status == "FAIL":
-                print(f"rank {ranks.rank}: {check}", flush=True)
-        return EXIT_FAILURE if failed else 0
-    for name, probe in PROBES.items():
-        for check in _tried(name, lambda probe=probe: probe(config)):  # type: ignore[misc]
-            failed |= check.status == "FAIL"
-            print(check, flush=True)
-    for check in checks:
-        print(check, flush=True)
-    print("The trainer would not run here." if failed else "The trainer would run here.")
-    return EXIT_FAILURE if failed else 0
-
-
-def _tried(name: str, probe: Callable[[], Iterator[Check]]) -> Iterator[Check]:
-    """What a probe finds; its own failure is a finding too."""
-    try:
-        yield from probe()
-    except UserError as error:
-        yield Check("FAIL", name, str(error))
-    except Exception as error:
-        yield Check("FAIL", name, f"{type(error).__name__}: {error}; please report it with this output")
-
-
-class _Ranks:
-    """Joins the other ranks as the trainer would, if there are any."""
-
-    def __init__(self) -> None:
-        self.rank = 0
-
-    def check(self, config: RunConfig) -> Iterator[Check]:
-        import torch
-
-        from dist_calo.comm import choose_backend, connect
-        from dist_calo.comm.threads import set_threads
-        from dist_calo.launching.environment import find_world
-        from dist_calo.training.setup import require_enough_samples
-
-        world = find_world(os.environ)
-        self.rank = world.rank
-        yield Check("ok", "launcher", f"{world.launcher}: rank {world.rank} of {world.size} on {world.node}")
-        if world.remark:
-            yield Check("ok", "launcher", world.remark)
-        backend = choose_backend(config.comm.backend, world)
-        try:
-            communicator = connect(backend, world, CONNECT_SECONDS, config.train.device)
-            total = torch.ones(1)
-            communicator.all_reduce(total)
-            _, reason = set_threads(communicator, config.comm.threads)
-            communicator.close()
-        except UserError:
-            raise
-        except Exception as error:
-            advice = "check that every node reaches rank 0, or choose another comm.backend"
-            yield Check("FAIL", "backend", f"{backend}: {error}; {advice}")
-            return
-        if int(total) != world.size:
-            yield Check(
-                "FAIL", "backend", f"{backend} adds up {int(total)} ranks, not {world.size}: build it again"
-            )
-        yield Check("ok", "backend", f"{backend}, {int(total)} of {world.size} ranks answer")
-        yield Check("ok", "threads", f"{reason} ({os.cpu_count()} hardware threads on {world.node})")
-        if world.rank == 0:
-            require_enough_samples(config, world.size)
-
-
-def _versions(config: RunConfig) -> Iterator[Check]:
-    yield Check("ok", "python", f"{platform.python_version()} in {sys.prefix}")
-    for package in PACKAGES:
-        optional = package in ("mpi4py", "horovod")
-        try:
-            yield Check("ok", package, metadata.version(package))
-        except metadata.PackageNotFoundError:
-            install = {
-                "mpi4py": "make setup, or pip install -e '.[mpi]' in the checkout",
-                "horovod": "make horovod",
-            }
-            advice = (
-                f"not installed: {install.get(package, 'make setup, or pip install -e . in the checkout')}"
-            )
-            yield Check("--" if optional else "FAIL", package, advice)
-
-
-def _mpi(config: RunConfig) -> Iterator[Check]:
-    yield from _library(config, "mpi4py", "mpi", "Open MPI", _MPI)
-
-
-def _horovod(config: RunConfig) -> Iterator[Check]:
-    yield from _library(config, "horovod", "horovod", "Horovod", _HOROVOD)
-
-
-def _library(config: RunConfig, package: str, backend: str, name: str, code: str) -> Iterator[Check]:
-    """Ask a library about itself in a process of its own, which it may end as it likes."""
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(_OF_LAUNCHERS)}
-    probe = subprocess.run(
-        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=PROBE_SECONDS
-    )
-    if probe.returncode == 0:
-        yield Check("ok", name, probe.stdout.strip())
-        return
-    status: Literal["--", "FAIL"] = "FAIL" if config.comm.backend == backend else "--"
-    lines = (probe.stderr or probe.stdout).strip().splitlines() or [f"exit code {probe.returncode}"]
-    yield Check(
-        status, name, f"does not start ({lines[-1]}): build it again for this machine, or use another backend"
-    )
-
-
-def _gpus(config: RunConfig) -> Iterator[Check]:
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    names = ", ".join(torch.cuda.get_device_name(number) for number in range(count))
-    if count or config.train.device != "cuda":
-        yield Check("ok" if count else "--", "GPU", names or f"none that torch {torch.__version__} can use")
-    else:
-        yield Check(
-            "FAIL",
-            "GPU",
-            f"train.device=cuda, but torch {torch.__version__} finds none: use train.device=cpu",
-        )
-
-
-def _data(config: RunConfig) -> Iterator[Check]:
-    from dist_calo.data.shards import build_manifest
-
-    manifest = build_manifest(config.data)
-    yield Check(
-        "ok",
-        "data",
-        f"{manifest.rows} showers of {manifest.geometry.described} in {len(manifest.files)} files, "
-        f"{config.data.described}",
-    )
-    for name, probe in PROBES_OF_DATA.items():
-        yield from _tried(name, lambda probe=probe: probe(config, manifest))  # type: ignore[misc]
-
-
-def _model(config: RunConfig, manifest: "Manifest") -> Iterator[Check]:
-    """Makes the networks and all that trains them as the job would, with constants from the data."""
-    import torch
-
-    from dist_calo.comm.single import SingleCommunicator
-    from dist_calo.launching.environment import World
-    from dist_calo.training.setup import build_learner
-    from dist_calo.transforms import Transform
-
-    transform = Transform.from_config(config.transform)
-    alone, cpu = SingleCommunicator(World()), torch.device("cpu")
-    model = build_learner(config, manifest, transform, alone, cpu, saved=None).model
-    count = sum(weights.numel() for weights in model.parameters())
-    yield Check("ok", "model", f"{config.model.name} with {config.objective.name}, {count:,} parameters")
-
-
-def _batches(config: RunConfig, manifest: "Manifest") -> Iterator[Check]:
-    from dist_calo.data.loader import training_loader
-
-    batch = config.train.global_batch_size
-    training_loader(manifest, config.data, seed=config.train.seed, global_batch_size=batch).close()
-    yield Check("ok", "batches", f"of {batch} showers")
-
-
-def _resume(config: RunConfig, manifest: "Manifest") -> Iterator[Check]:
-    """Whether the job may go on from the checkpoint that it would find."""
-    from dist_calo.data.shards import Manifest, require_same_files
-    from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
-    from dist_calo.training.restore import require_same_run
-
-    folder, resume = CheckpointFolder(config.checkpoint.dir), config.checkpoint.resume
-    if resume == "no":
-        return
-    saved = folder.newest() if resume == "auto" else load_checkpoint(resume)
-    if saved is None:
-        yield Check("--", "resume", f"{folder.folder} holds no checkpoint yet: the job would start anew")
-        return
-    require_same_run(config, saved)
-    require_same_files(Manifest.from_dict(saved["manifest"]), manifest)
-    yield Check("ok", "resume", f"the job would go on after step {saved['step']}")
-
-
-def _tracking(config: RunConfig) -> Iterator[Check]:
-    from dist_calo.tracking.store import why_unreachable
-    from dist_calo.tracking.store_uri import checked_uri
-
-    uri = config.tracking.uri
-    if uri == "none":
-        yield Check("--", "tracking", "switched off")
-        return
-    if checked_uri(uri).startswith("sqlite:"):
-        yield Check("ok", "tracking", f"{uri} can be written")
-        return
-    reason = why_unreachable(uri)
-    if reason is None:
-        yield Check("ok", "tracking", f"{uri} answers")
-    else:
-        advice = f"the job would run and keep its record in {config.tracking.spool} for dist-calo runs sync"
-        yield Check("--", "tracking", f"{uri} does not answer ({reason}): {advice}")
-
-
-def _checkpoints(config: RunConfig) -> Iterator[Check]:
-    from dist_calo.training.checkpoint import CheckpointFolder
-
-    folder = Path(config.checkpoint.dir).absolute()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    setting = f"checkpoint.dir={config.checkpoint.dir}"
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        yield Check("FAIL", "checkpoint", f"{setting}: {existing} cannot be written; name another folder")
-        return
-    steps, resume = CheckpointFolder(folder).steps(), config.checkpoint.resume
-    if steps and resume == "no":
-        yield _held(config, f"{setting} holds checkpoints up to step {steps[-1]}")
-    elif steps and resume != "auto" and Path(resume).resolve().parent != folder.resolve():
-        advice = f"checkpoint.resume={resume} is not one of them: name another folder"
-        yield Check("FAIL", "checkpoint", f"{setting} holds checkpoints and {advice}")
-    else:
-        yield Check("ok", "checkpoint", f"{folder} can be written")
-
-
-def _held(config: RunConfig, found: str) -> Check:
-    """A folder with checkpoints, and a job that would start anew: it has to be told to go on, where it can."""
-    from dist_calo.training.checkpoint import CheckpointFolder
-    from dist_calo.training.restore import require_same_run
-
-    try:
-        saved = CheckpointFolder(config.checkpoint.dir).newest()
-        if saved is not None:
-            require_same_run(config, saved)
-    except CheckpointError as error:
-        return Check("FAIL", "checkpoint", f"{found} of another run: name another folder ({error})")
-    advice = "continue with --checkpoint.resume=auto, or name another folder to start anew"
-    return Check("--", "checkpoint", f"{found}: {advice}")
-
-
-PROBES: dict[str, Callable[[RunConfig], Iterator[Check]]] = {
-    "versions": _versions,
-    "Open MPI": _mpi,
-    "Horovod": _horovod,
-    "GPU": _gpus,
-    "data": _data,
-    "tracking": _tracking,
-    "checkpoint": _checkpoints,
-}
-"""What rank 0 looks at, in the order of the report."""
-PROBES_OF_DATA: dict[str, Callable[[RunConfig, "Manifest"], Iterator[Check]]] = {
-    "model": _model,
-    "batches": _batches,
-    "resume": _resume,
-}
-"""What depends on the data, looked at where they can be read."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One node's part of an elastic run, started by launch/elastic.sh: ``python -m dist_calo.cli.elastic``."""
+"""Run one node's part of an elastic run, started by launch/elastic.sh: ``python -m dist_calo.cli.elastic``."""
 
 import argparse
 import os

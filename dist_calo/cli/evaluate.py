@@ -1,7 +1,6 @@
 """Compare generated with Geant4 showers: ``dist-calo evaluate --real FILES --fake FILES``, or ``--checkpoint DIR``."""
 
 import itertools
-import math
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     import argparse
 
     from dist_calo.comm.protocol import Communicator
-    from dist_calo.physics.metrics.evaluation import Evaluation
 
 DESCRIPTION = """Compare generated with Geant4 showers, on one rank or many.
 
@@ -68,6 +66,7 @@ def _edges(text: str | None) -> tuple[float, ...] | None:
 
 def _run(options: Namespace, communicator: "Communicator") -> int:
     from dist_calo.evaluation.run import EvaluationRequest, evaluate
+    from dist_calo.evaluation.summary import summary_lines
 
     request = EvaluationRequest(
         real=options.real,
@@ -93,34 +92,11 @@ def _run(options: Namespace, communicator: "Communicator") -> int:
     )
     evaluation = evaluate(request, communicator)
     if evaluation is not None:
-        _tell(evaluation)
+        for line in summary_lines(evaluation):
+            print(line)
         for name in ("metrics.json", *(() if options.no_report else ("report.html",))):
             print(Path(options.out) / name)
     return 0
-
-
-def _tell(evaluation: "Evaluation") -> None:
-    from dist_calo.physics.metrics.evaluation import sigmas_above_floor
-
-    known = [item for item in evaluation.numbers.items() if not math.isnan(sigmas_above_floor(*item))]
-    numbers = sorted(known, key=lambda item: -sigmas_above_floor(*item))
-    if evaluation.bad_in_words:
-        print(evaluation.bad_in_words)
-    meaning = f"mean Wasserstein-1 distance of the observables / {evaluation.names[0]}'s sigma"
-    for what in ("score", "errors"):
-        if what in evaluation.absent:
-            print(f"{what} unknown: {evaluation.absent[what]}")
-    if math.isfinite(evaluation.score):
-        print(f"score {evaluation.score:.4g} ({meaning})")
-    if not numbers:
-        return
-    near = sum(sigmas_above_floor(name, number) <= 2 for name, number in numbers)
-    print(f"{near} of {len(numbers)} numbers are within 2 sigmas of their floor; farthest away:")
-    for name, number in numbers[:5]:
-        print(
-            f"  {name:<36}{number.value:>11.4g} +- {number.error:<9.2g} floor {number.floor:<10.4g}"
-            f"{number.sigmas:>+7.1f} sigmas"
-        )
 
 
 def _parser() -> "argparse.ArgumentParser":

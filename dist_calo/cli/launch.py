@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Our own options come first; everything after them, or after ``--``, is the command."""
+    """Split our own options, which come first, from the command after them or after ``--``."""
     own: list[str] = []
     rest = list(arguments)
     while rest:

@@ -1,7 +1,6 @@
-"""Commands that run on one rank or many: read the command line, start or join the ranks, run, and leave in order."""
+"""Runner of commands on one rank or many: read the command line, start or join the ranks, run, and leave in order."""
 
 import faulthandler
-import hashlib
 import os
 import platform
 import sys
@@ -10,12 +9,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dist_calo import __version__
 from dist_calo.comm.agreement import installed
 from dist_calo.config import CommConfig, flattened
+from dist_calo.diagnostics.versions import code_digest
 from dist_calo.errors import EXIT_USER, ConfigError, LaunchError, UserError
 from dist_calo.launching import early_signals
 from dist_calo.masking import hidden
@@ -46,7 +45,7 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[Options]):
-    """What a command line asks for."""
+    """Request of a command line."""
 
     options: Options
     """The checked settings of the command."""
@@ -56,7 +55,7 @@ class Job(Generic[Options]):
     device: str = "cpu"
     """Where networks live: auto, cpu or cuda."""
     must_agree: bool = True
-    """Whether ranks with other settings, code or versions are refused."""
+    """Ranks with other settings, code or versions are refused."""
 
     def __post_init__(self) -> None:
         if self.ranks < 1:
@@ -64,7 +63,7 @@ class Job(Generic[Options]):
 
 
 def add_launch_option(parser: "ArgumentParser") -> None:
-    """The option ``--launch N`` of a command that runs on ranks."""
+    """Add the option ``--launch N`` of a command that runs on ranks."""
     parser.add_argument("--launch", type=int, default=1, help="Start so many ranks here, without a launcher.")
 
 
@@ -125,20 +124,20 @@ def on_ranks(
 
 
 def _show_crashes() -> None:
-    """Have a crash in compiled code print the Python stack of this process, if it has a standard error."""
+    """Let a crash in compiled code print the Python stack of this process, if it has a standard error."""
     if not faulthandler.is_enabled():
         with suppress(AttributeError, OSError, ValueError, RuntimeError):
             faulthandler.enable()
 
 
 def facts_of(options: object) -> dict[str, str]:
-    """What has to be the same on all ranks: settings, code and versions."""
-    facts = {"code of dist_calo": f"{__version__} {_code()}", "python": platform.python_version()}
+    """Return what has to be the same on all ranks: settings, code and versions."""
+    facts = {"code of dist_calo": f"{__version__} {code_digest()}", "python": platform.python_version()}
     return settings_of(options) | facts | {package: installed(package) for package in PACKAGES}
 
 
 def settings_of(options: object) -> dict[str, str]:
-    """Settings that have to be the same on all ranks, and variables that change numbers.
+    """Return the settings that have to be the same on all ranks, and variables that change numbers.
 
     Args:
         options: the checked settings of a command; fields of dataclasses that are not compared are left out.
@@ -150,7 +149,7 @@ def settings_of(options: object) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """Nested dicts of what dataclasses, namespaces and lists of them hold."""
+    """Return nested dicts of what dataclasses, namespaces and lists of them hold."""
     if isinstance(value, list | tuple) and any(map(is_dataclass, value)):
         value = dict(enumerate(value))
     elif is_dataclass(value):
@@ -160,16 +159,8 @@ def _plain(value: Any) -> Any:
     return {str(name): _plain(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
-def _code() -> str:
-    """A digest of the package's source, some milliseconds' work: a copy on another node may be an older one."""
-    digest, folder = hashlib.blake2b(digest_size=6), Path(__file__).parent
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
 def _tell_others(error: UserError, world: "World") -> None:
-    """Have the ranks hear of it that would wait for this one, where nothing but the ranks themselves would tell."""
+    """Tell the ranks that would wait for this one, where only the ranks themselves can."""
     from dist_calo.comm import choose_backend
     from dist_calo.comm.agreement import leave_word
     from dist_calo.comm.liveness.failure import before_leaving

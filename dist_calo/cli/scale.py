@@ -2,25 +2,25 @@
 
 import argparse
 import os
-import shlex
-import shutil
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from dist_calo.cli.command_line import build_config, config_parser, one_line_parser, run_command
+from dist_calo.cli.command_line import (
+    build_config,
+    config_parser,
+    one_line_parser,
+    parse_choices,
+    parse_numbers,
+    run_command,
+)
 from dist_calo.cli.rank_runner import Job, on_ranks
-from dist_calo.errors import ConfigError, MissingComponentError
+from dist_calo.errors import ConfigError
 
 if TYPE_CHECKING:
     from dist_calo.comm.protocol import Communicator
-    from dist_calo.config import RunConfig
-    from dist_calo.scaling.plan import Axes, Measurement, Plan, Point
-
-Choice = TypeVar("Choice", bound=str)
+    from dist_calo.scaling.plan import Axes
 
 DESCRIPTION = """Cross nodes, ranks, threads, backends, wire formats and batches into a plan in the folder RESULTS.
 
@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(arguments: Sequence[str]) -> int:
-    from dist_calo.scaling.plan import make_plan, write_plan
+    from dist_calo.scaling.experiment import plan_experiment
+    from dist_calo.scaling.plan import PLAN_FILE, Measurement, commands
 
     parser = config_parser("dist-calo scale plan", DESCRIPTION)
     add = parser.add_argument
@@ -77,106 +78,49 @@ def _plan(arguments: Sequence[str]) -> int:
     )
     values = parser.parse_args(list(arguments))
     results = Path(values.results)
-    config = _found_from_anywhere(build_config(parser, values))
-    plan = make_plan(_axes(values), config, _measurement(values), _training_showers(config))
-    # The folder is tried before MLflow has a run without a plan.
-    write_plan(results, plan)
-    plan = _with_parent(plan, results)
-    file = write_plan(results, plan)
-    for line in plan.left_out:
-        print(f"left out: {line}")
-    print(f"{len(plan.points)} points, {plan.measurement.repeats} repeats of each: {file}")
-    if plan.parent_run:
-        print(f"MLflow run {plan.parent_run} in {config.tracking.uri}")
-    print(_how_to_run(plan, results))
-    return 0
-
-
-def _found_from_anywhere(config: "RunConfig") -> "RunConfig":
-    """The settings with whole paths: tasks may start in another folder."""
-    from dist_calo.tracking.store_uri import checked_uri
-
-    uri = config.tracking.uri
-    return replace(
-        config,
-        data=replace(config.data, path=[str(Path(path).absolute()) for path in config.data.patterns]),
-        tracking=replace(config.tracking, uri=uri if uri == "none" else checked_uri(uri)),
-    )
-
-
-def _axes(values: argparse.Namespace) -> "Axes":
-    from dist_calo.scaling.plan import BACKENDS, WIRES, Axes
-
-    return Axes(
-        nodes=_numbers("--nodes", values.nodes),
-        ranks_per_node=_numbers("--ranks", values.ranks),
-        threads=_numbers("--threads", values.threads),
-        backends=_choices("--backends", values.backends, BACKENDS),
-        wires=_choices("--wires", values.wires, WIRES),
-        overlap=[word == "on" for word in _choices("--overlap", values.overlap, ("on", "off"))],
-        weak_batches=[] if values.mode == "strong" else _numbers("--batch", values.batch),
-        strong_batches=[] if values.mode == "weak" else _numbers("--global-batch", values.global_batch),
-    )
-
-
-def _measurement(values: argparse.Namespace) -> "Measurement":
-    from dist_calo.scaling.plan import Measurement
-
-    return Measurement(
+    config = build_config(parser, values)
+    measurement = Measurement(
         repeats=values.repeats,
         warmup_steps=values.warmup,
         steps=values.steps,
         end_to_end=not values.no_end_to_end,
     )
+    plan = plan_experiment(results, _axes(values), config, measurement)
+    for line in plan.left_out:
+        print(f"left out: {line}")
+    print(f"{len(plan.points)} points, {plan.measurement.repeats} repeats of each: {results / PLAN_FILE}")
+    if plan.parent_run:
+        print(f"MLflow run {plan.parent_run} in {plan.config.tracking.uri}")
+    print(commands(plan, results))
+    return 0
 
 
-def _training_showers(config: "RunConfig") -> int:
-    from dist_calo.data.row_blocks import split_blocks
-    from dist_calo.data.shards import build_manifest
+def _axes(values: argparse.Namespace) -> "Axes":
+    from dist_calo.scaling.plan import BACKENDS, WIRES, Axes
 
-    return split_blocks(build_manifest(config.data), "train", config.data).samples
+    def numbers(option: str) -> list[int]:
+        return sorted(parse_numbers(option, getattr(values, option[2:].replace("-", "_"))))
 
-
-def _with_parent(plan: "Plan", results: Path) -> "Plan":
-    from dist_calo.scaling.record import start_parent
-
-    return replace(plan, parent_run=start_parent(plan, results))
-
-
-def _how_to_run(plan: "Plan", results: Path) -> str:
-    """The commands that measure the whole plan."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for number, point in enumerate(plan.points):
-        groups[point.nodes].append(number)
-    lines = []
-    folder, report = shlex.quote(str(results)), shlex.quote(str(results / "report"))
-    for nodes, numbers in groups.items():
-        points = [plan.points[number] for number in numbers]
-        ranks = max(point.ranks_per_node for point in points)
-        threads = max(point.threads for point in points)
-        lines.append(
-            f"  sbatch -N {nodes} --ntasks-per-node={ranks} --cpus-per-task={threads} --array={_ranges(numbers)} "
-            f"slurm/scaling.sh {folder}"
-        )
-    here = f"  dist-calo scale run {folder}"
-    some = "" if set(groups) == {1} else "          # the points of one node"
-    return (
-        "on a cluster (add %1 to --array where jobs on other nodes disturb):\n"
-        + "\n".join(lines)
-        + f"\nor on this machine:\n{here}{some}\nthen:\n  dist-calo scale report {folder} --out {report}"
+    return Axes(
+        nodes=numbers("--nodes"),
+        ranks_per_node=numbers("--ranks"),
+        threads=numbers("--threads"),
+        backends=parse_choices("--backends", values.backends, BACKENDS),
+        wires=parse_choices("--wires", values.wires, WIRES),
+        overlap=[word == "on" for word in parse_choices("--overlap", values.overlap, ("on", "off"))],
+        weak_batches=[] if values.mode == "strong" else numbers("--batch"),
+        strong_batches=[] if values.mode == "weak" else numbers("--global-batch"),
     )
 
 
 def _run(arguments: Sequence[str]) -> int:
     from dist_calo.launching.environment import find_world
-    from dist_calo.scaling.plan import read_plan
+    from dist_calo.scaling.experiment import run_here
 
     options = _run_options(arguments)
     if find_world(os.environ).launcher != "none":
         return on_ranks("dist_calo.cli.scale", arguments, _read, _run_point)
-    plan = read_plan(options.results)
-    numbers = range(len(plan.points)) if options.point is None else [options.point]
-    return _run_here(options.results, numbers, options.again)
+    return run_here(options.results, options.point, options.again)
 
 
 def _run_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -189,79 +133,29 @@ def _run_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _read(arguments: Sequence[str]) -> Job[argparse.Namespace]:
     from dist_calo.launching.environment import find_world
-    from dist_calo.scaling.plan import read_plan
-    from dist_calo.scaling.running import checked_point
+    from dist_calo.scaling.experiment import settings_of_point
 
     options = _run_options(arguments)
     if options.point is None:
         raise ConfigError("--point is missing: which point of the plan are these ranks to measure?")
-    plan = read_plan(options.results)
-    point, world = checked_point(plan, options.point), find_world(os.environ)
-    if world.size != point.ranks:
-        raise ConfigError(
-            f"--point {options.point}: is {point.nodes} x {point.ranks_per_node} ranks, but {world.launcher} started "
-            f"{world.size}; start {point.ranks}, or none to have them started here"
-        )
-    config = plan.run_config(options.point, options.results)
+    config = settings_of_point(options.results, options.point, find_world(os.environ))
     return Job(options=options, comm=config.comm, device=config.train.device)
 
 
 def _run_point(options: argparse.Namespace, communicator: "Communicator") -> int:
-    from dist_calo.scaling.running import run_point
+    from dist_calo.scaling.experiment import run_point
 
     return run_point(options.results, options.point, options.again, communicator)
 
 
-def _run_here(results: Path, numbers: Sequence[int], again: bool) -> int:
-    """Measure points on this machine, one after the other, each with its own ranks."""
-    from dist_calo.launching.local import run_local
-    from dist_calo.scaling.plan import read_plan
-    from dist_calo.scaling.results import missing
-    from dist_calo.scaling.running import checked_point
-
-    plan = read_plan(results)
-    for number in numbers:
-        point = checked_point(plan, number)
-        if not again and not missing(results, number, plan.measurement.repeats):
-            print(f"point {number} is done already; --again measures it anew", flush=True)
-            continue
-        if point.nodes > 1:
-            print(f"point {number} is for {point.nodes} nodes: sbatch it (dist-calo scale show)", flush=True)
-            continue
-        command = [sys.executable, "-m", "dist_calo.cli.scale", "run", str(results), "--point", str(number)]
-        command += ["--again"] * again
-        code = run_local(command, point.ranks) if point.backend == "torch" else _launched(command, point)
-        if code:
-            return code
-    return 0
-
-
-def _launched(command: Sequence[str], point: "Point") -> int:
-    """Start ranks by the launcher of their backend and return the exit code."""
-    from dist_calo.launching.local import forwarding, start
-
-    launcher = ["horovodrun", "--gloo", "-np", str(point.ranks)]
-    if point.backend == "mpi":
-        as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-        launcher = ["mpirun", *as_root, "--oversubscribe", "--bind-to", "none", "-np", str(point.ranks)]
-    beside = Path(sys.executable).with_name(launcher[0])
-    found = str(beside) if beside.exists() else shutil.which(launcher[0])
-    if found is None:
-        raise MissingComponentError(f"{launcher[0]} is not on PATH, and point {point.described()} needs it")
-    process = start([found, *launcher[1:], *command])
-    with forwarding([process]):
-        return process.wait()
-
-
 def _show(arguments: Sequence[str]) -> int:
     from dist_calo.scaling.plan import read_plan
-    from dist_calo.scaling.running import checked_point
 
     parser = one_line_parser("dist-calo scale show", "Print what a batch script has to know of a point.")
     parser.add_argument("results", type=Path, help="folder of the plan")
     parser.add_argument("--point", type=int, required=True, help="number of the point")
     options = parser.parse_args(list(arguments))
-    point = checked_point(read_plan(options.results), options.point)
+    point = read_plan(options.results).point(options.point)
     print(point.nodes, point.ranks_per_node, point.threads, point.backend)
     return 0
 
@@ -278,35 +172,6 @@ def _report(arguments: Sequence[str]) -> int:
     for line in write_report(options.results, options.out or options.results / "report"):
         print(line)
     return 0
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) < 1:
-        raise ConfigError(f"{option} {text}: give numbers of at least 1 such as 1,2,4")
-    return sorted(set(found))
-
-
-def _choices(option: str, text: str, known: Sequence[Choice]) -> list[Choice]:
-    words = list(dict.fromkeys(text.split(",")))
-    for word in words:
-        if word not in known:
-            raise ConfigError(f"{option} {text}: {word or 'nothing'} is none of {', '.join(known)}")
-    return [choice for word in words for choice in known if choice == word]
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Increasing numbers in SLURM's notation, such as ``0-3,8``."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and parts[-1][-1] == number - 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,7 @@ from dist_calo.errors import ConfigError
 from dist_calo.geometry import CONDITIONS
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from dist_calo.simulation.detectors import Detector
-    from dist_calo.simulation.seeded_blocks import Beam
 
 DETECTORS = ("lcd25", "lcd51", "layers", "signals")
 LEAST_ANGLE, LARGEST_ANGLE = 0.5, 2.6416
@@ -47,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from dist_calo.data.formats import ShowerWriter
     from dist_calo.simulation.detectors import find_detector
-    from dist_calo.simulation.seeded_blocks import Beam
+    from dist_calo.simulation.seeded_blocks import BLOCK, Beam, simulate_blocks
 
     detector = find_detector(options.detector)
     energy = energy or detector.parametrisation.energies
@@ -60,7 +57,10 @@ def main(arguments: Sequence[str]) -> int:
         "seed": options.seed,
     }
     with ShowerWriter(options.out, detector.geometry(beam.conditions), attributes=attributes) as writer:
-        for showers, conditions in _blocks(options, beam):
+        blocks = range(-(-options.n // BLOCK))
+        for showers, conditions in simulate_blocks(
+            options.detector, beam, options.seed, blocks, options.processes
+        ):
             rows = min(len(showers), options.n - writer.rows)
             writer.append(showers[:rows], conditions[:rows])
     print(f"{options.out}: {options.n} showers of {options.detector}, {energy[0]:g} to {energy[1]:g} GeV")
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check_energies(detector: "Detector", energy: tuple[float, float], text: str) -> bool:
-    """Whether all energies are within those that the parametrisation was fitted to.
+    """Tell if all energies are within those that the parametrisation was fitted to.
 
     Raises:
         ConfigError: if some are too far from them.
@@ -83,34 +83,6 @@ def _check_energies(detector: "Detector", energy: tuple[float, float], text: str
             f"{low / RANGE:g} and {high * RANGE:g}"
         )
     return low <= energy[0] and energy[1] <= high
-
-
-def _blocks(options: argparse.Namespace, beam: "Beam") -> "Iterator[tuple[np.ndarray, np.ndarray]]":
-    """The blocks of showers in order, a few of them in memory at a time."""
-    from collections import deque
-    from concurrent.futures import Future, ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    from threadpoolctl import threadpool_limits
-
-    from dist_calo.simulation.seeded_blocks import BLOCK, simulate_block
-
-    numbers = range(-(-options.n // BLOCK))
-    if options.processes == 1:
-        with threadpool_limits(1):
-            for block in numbers:
-                yield simulate_block(options.detector, beam, options.seed, block)
-        return
-    waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
-    with ProcessPoolExecutor(
-        options.processes, mp_context=get_context("spawn"), initializer=threadpool_limits, initargs=(1,)
-    ) as pool:
-        for block in numbers:
-            waiting.append(pool.submit(simulate_block, options.detector, beam, options.seed, block))
-            if len(waiting) > 2 * options.processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING
 from dist_calo.cli.command_line import build_config, config_parser, one_line_parser, run_command
 from dist_calo.cli.rank_runner import Job, on_ranks
 from dist_calo.config import RunConfig
-from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER, ConfigError
-from dist_calo.launching.environment import SWEEP_JOB, job_start
-from dist_calo.sweeping.definition import Sweep, read_sweep
+from dist_calo.errors import EXIT_USER, ConfigError
+from dist_calo.sweeping.definition import read_sweep
+from dist_calo.sweeping.run import SweepRun, supervise, train_trials
 
 if TYPE_CHECKING:
     import argparse
@@ -32,16 +31,6 @@ USAGE = """dist-calo sweep VERB
   plot FOLDER --out FILE.png|svg|pdf
              parallel coordinates, the history and the importance of each setting"""
 FORMATS = (".png", ".svg", ".pdf")
-
-
-@dataclass(frozen=True)
-class Order:
-    """What ``sweep run`` is to do."""
-
-    sweep: Sweep
-    folder: Path
-    configs: list[RunConfig]
-    """Settings of some trials, with every end of every range."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,47 +67,31 @@ def _run(line: list[str]) -> int:
 
 
 def _supervised(line: list[str], ranks: int) -> int:
-    """Start the ranks of a worker, and start them anew when one has died over a trial."""
-    from dist_calo.launching.local import run_local
-    from dist_calo.sweeping.study import claims
-
-    order = _read(line).options
-    os.environ[SWEEP_JOB] = ":".join(map(str, job_start()))
-    while True:
-        before = claims(order.folder)
-        code = run_local([sys.executable, "-m", "dist_calo.cli.sweep", "run", *line], ranks)
-        # Ranks that die before they get to work would do so for ever.
-        if code in (0, EXIT_USER, EXIT_PREEMPTED) or claims(order.folder) == before:
-            return code
-        print(
-            f"dist-calo sweep: a rank ended with code {code}; the ranks start anew",
-            file=sys.stderr,
-            flush=True,
-        )
+    command = [sys.executable, "-m", "dist_calo.cli.sweep", "run", *line]
+    return supervise(command, ranks, _read(line).options.folder)
 
 
 def _parsed(line: list[str]) -> "tuple[argparse.Namespace, list[str]]":
-    own, _, overrides = _split(line)
+    end = line.index("--") if "--" in line else len(line)
     parser = one_line_parser("dist-calo sweep run", "Train the trials of a sweep.")
     parser.add_argument("sweep", type=Path, help="YAML file, such as those in configs/sweeps/")
     parser.add_argument("--study", type=Path, help="folder that all workers share; by default sweeps/NAME")
     parser.add_argument("--trials", type=int, help="trials of the study, in place of the file's")
     parser.add_argument("--launch", type=int, help="train each trial on so many ranks, started here")
-    return parser.parse_args(own), overrides
+    return parser.parse_args(line[:end]), line[end + 1 :]
 
 
-def _split(line: list[str]) -> tuple[list[str], str, list[str]]:
-    end = line.index("--") if "--" in line else len(line)
-    return line[:end], "--", line[end + 1 :]
-
-
-def _read(line: Sequence[str]) -> Job[Order]:
+def _read(line: Sequence[str]) -> Job[SweepRun]:
     options, overrides = _parsed(list(line[1:] if line[:1] == ["run"] else line))
     sweep = read_sweep(options.sweep, trials=options.trials, overrides=overrides)
     configs = sweep.check(_configure)
     config = configs[0]
     folder = options.study or Path("sweeps") / options.sweep.stem
-    return Job(options=Order(sweep, folder, configs), comm=config.comm, device=config.train.device)
+    return Job(
+        options=SweepRun(sweep=sweep, folder=folder, configs=configs),
+        comm=config.comm,
+        device=config.train.device,
+    )
 
 
 @cache
@@ -131,17 +104,8 @@ def _configure(arguments: Sequence[str]) -> RunConfig:
     return build_config(parser, parser.parse_args(list(arguments)))
 
 
-def _work(order: Order, communicator: "Communicator") -> int:
-    from dist_calo.sweeping.record import SweepRecord
-    from dist_calo.sweeping.study import Study
-    from dist_calo.sweeping.worker import Worker, check_parts
-
-    study = record = None
-    if communicator.world.rank == 0:
-        check_parts(order.configs)
-        study = Study.join(order.folder, order.sweep, order.configs[0].train)
-        record = SweepRecord.open(study, order.configs[0])
-    return Worker(order.sweep, communicator, study, record, _configure).work()
+def _work(order: SweepRun, communicator: "Communicator") -> int:
+    return train_trials(order, communicator, _configure)
 
 
 def _show(line: list[str]) -> int:

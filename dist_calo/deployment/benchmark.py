@@ -1,20 +1,78 @@
-"""The generator of a checkpoint in every runtime that is installed: timed, and scored beside."""
+"""Benchmark of a checkpoint: its generator timed and scored in every runtime that is installed, beside Geant4."""
 
+import platform
 import sys
+import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dist_calo.comm.threads import available_cores
 from dist_calo.deployment import runtimes
 from dist_calo.deployment.exporting.programs import export_onnx
 from dist_calo.deployment.timing import Score, Scorer, time_generation
-from dist_calo.errors import CheckpointError, MissingComponentError
+from dist_calo.errors import CheckpointError, MissingComponentError, UserError
 from dist_calo.generation.incident_conditions import requested_conditions
-from dist_calo.training.restore import TrainedGenerator
+from dist_calo.simulation.geant4_reference import recorded_seconds, simulated_seconds
+from dist_calo.training.restore import TrainedGenerator, restore_generator
 
 PYTORCH, FP32, INT8 = "PyTorch", "ONNX Runtime fp32", "ONNX Runtime int8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRequest:
+    """Rows and comparisons of a benchmark."""
+
+    batches: list[int]
+    """Showers asked for at a time."""
+    threads: list[int]
+    """Numbers of threads on the processor; none where the GPU alone is measured."""
+    cuda: bool
+    """Measure the GPU too."""
+    seconds: float
+    """Time for each row."""
+    real: str | None
+    """Showers that the score compares with; by default the test split of the training data."""
+    score_showers: int
+    geant4_seconds: float | None
+    """Geant4's time for a shower, where it is known."""
+    geant4_showers: int
+
+
+def measure(state: Mapping[str, Any], request: BenchRequest) -> dict[str, Any]:
+    """Time and score the generator of a checkpoint.
+
+    Returns:
+        Plain values: the machine, Geant4's time, the scores, and a row for each measurement.
+    """
+    generator = restore_generator(state)
+    bench = Bench(state, generator, _scorer(state, request), request.seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        bench.prepare(Path(folder), cuda=request.cuda)
+        for threads in request.threads:
+            for batch in request.batches:
+                bench.measure_cpu(batch, threads)
+        for batch in request.batches:
+            bench.measure_cuda(batch)
+    geant4 = _geant4(state, request, bench.scorer)
+    result = {
+        "step": state["step"],
+        "model": state["config"]["model"]["name"],
+        "geometry": generator.geometry.described,
+        "machine": _machine(),
+        "geant4": geant4,
+        **bench.result(),
+    }
+    if geant4["seconds_per_shower"] is not None:
+        for row in result["rows"]:
+            if "ms_per_shower" in row:
+                row["speed_up"] = 1e3 * geant4["seconds_per_shower"] / row["ms_per_shower"]
+                row["speed_up_cpu"] = 1e3 * geant4["seconds_per_shower"] / row["cpu_ms_per_shower"]
+    return result
 
 
 class Bench:
@@ -23,7 +81,7 @@ class Bench:
     Args:
         state: the checkpoint.
         generator: restored from it, on the CPU.
-        scorer: what tells how good showers are; or why there is none.
+        scorer: judges the showers; or why there is none.
         seconds: time for each row.
     """
 
@@ -67,7 +125,7 @@ class Bench:
                 self._scores[name] = self.scorer.score(form)
 
     def measure_cpu(self, batch: int, threads: int) -> None:
-        """A row for each runtime."""
+        """Measure a row for each runtime."""
         for name in (PYTORCH, FP32, INT8):
             row = {"runtime": name, "device": "cpu", "threads": threads, "batch": batch}
             if name in self._absent:
@@ -80,7 +138,7 @@ class Bench:
                 self._measure(row, name, form, batch)
 
     def measure_cuda(self, batch: int) -> None:
-        """A row for the GPU, if there is one."""
+        """Measure a row for the GPU, if there is one."""
         if self._cuda is not None:
             row = {"runtime": PYTORCH, "device": "cuda", "threads": len(available_cores()), "batch": batch}
             self._measure(row, f"{PYTORCH} cuda", self._cuda, batch)
@@ -96,7 +154,7 @@ class Bench:
         self._rows.append(row)
 
     def result(self) -> dict[str, Any]:
-        """All that was measured, as plain values."""
+        """Return all that was measured, as plain values."""
         found: dict[str, Any] = {"rows": self._rows, "bytes": self._bytes}
         if isinstance(self.scorer, str):
             return found | {"score": {"note": self.scorer}}
@@ -107,3 +165,56 @@ class Bench:
 
 def _tell(what: str) -> None:
     print(f"measuring {what}", file=sys.stderr, flush=True)
+
+
+def _scorer(state: Mapping[str, Any], request: BenchRequest) -> Scorer | str:
+    """Return the scorer, or why there is none: the showers of the checkpoint's training may be gone."""
+    try:
+        return Scorer(state, request.score_showers, request.real)
+    except UserError as error:
+        if request.real is not None:
+            raise
+        return f"{error} (--real FILE names other showers)"
+
+
+def _geant4(state: Mapping[str, Any], request: BenchRequest, scorer: Scorer | str) -> dict[str, Any]:
+    """Return Geant4's time of a shower and where it comes from: the command line, the data, or a run of Geant4."""
+    if request.geant4_seconds is not None:
+        source = f"{request.geant4_seconds:g} s a shower, --geant4-seconds"
+        return {"seconds_per_shower": request.geant4_seconds, "source": source}
+    files = [] if isinstance(scorer, str) else scorer.files
+    seconds = recorded_seconds(files)
+    if seconds is not None:
+        return {
+            "seconds_per_shower": seconds,
+            "source": f"{seconds:.3g} s a shower on one core, as the data record it",
+        }
+    energies = state.get("condition_ranges", {}).get("energy", (10.0, 100.0))
+    try:
+        seconds, source = simulated_seconds(state["geometry"], energies, request.geant4_showers)
+    except UserError as error:
+        return {"seconds_per_shower": None, "source": str(error)}
+    return {"seconds_per_shower": seconds, "source": source}
+
+
+def _machine() -> dict[str, Any]:
+    versions: dict[str, str | None] = {}
+    for package in ("torch", "onnxruntime", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "processor": _processor(),
+        "cores": len(available_cores()),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **versions,
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,6 +1,6 @@
 """Measure the nodes of a job before it trains on them: ``dist-calo doctor --cluster`` on every rank.
 
-What only one rank can do (the model, the data) is tried on each and agreed on, so that a rank that fails is a line of
+What each rank does alone (the model, the data) is tried and agreed on, so that a rank that fails is a line of
 the report and no other rank waits for it.
 """
 
@@ -18,18 +18,8 @@ from dist_calo.comm.agreement import require_agreement
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import RunConfig
 from dist_calo.data.shards import Manifest, build_manifest
-from dist_calo.diagnostics import rank_probes
+from dist_calo.diagnostics import rank_measurements
 from dist_calo.diagnostics.cluster_report import Report
-from dist_calo.diagnostics.findings import (
-    Check,
-    Node,
-    check_clocks,
-    check_cores,
-    check_hardware,
-    check_versions,
-    names_of,
-    predict,
-)
 from dist_calo.diagnostics.links import (
     PAIRS,
     Pairs,
@@ -42,7 +32,17 @@ from dist_calo.diagnostics.links import (
     time_all_reduce,
     tree_rounds,
 )
-from dist_calo.diagnostics.outliers import check_medians, slow_links, slow_nodes
+from dist_calo.diagnostics.node_comparison import (
+    check_clocks,
+    check_cores,
+    check_hardware,
+    check_medians,
+    check_versions,
+    slow_links,
+    slow_nodes,
+)
+from dist_calo.diagnostics.nodes import Check, Node, names_of, predict_step
+from dist_calo.diagnostics.versions import CODE, library_of, versions
 from dist_calo.errors import LaunchError, UserError
 from dist_calo.training.setup import require_enough_samples
 
@@ -77,7 +77,7 @@ def check_cluster(
 
 
 class ClusterCheck:
-    """The probes, in the order in which every rank has to call them."""
+    """Probes of a cluster, in the order in which every rank has to call them."""
 
     def __init__(self, config: RunConfig, communicator: Communicator, timeout_s: float) -> None:
         self._config, self._communicator, self._timeout_s = config, communicator, timeout_s
@@ -99,18 +99,18 @@ class ClusterCheck:
         )
 
     def look_at_versions(self) -> bool:
-        """Whether all ranks run the same code of this package; other versions that differ stop nothing."""
-        versions = rank_probes.versions(self._leads) | rank_probes.library_of(self._backend)
+        """Compare versions and tell if all ranks run the same code of this package; other differences stop nothing."""
+        mine = versions(self._leads) | library_of(self._backend)
         # Plain values: the least that different versions of this package agree on.
-        found = dict(enumerate(self._communicator.all_gather_object(versions)))
+        found = dict(enumerate(self._communicator.all_gather_object(mine)))
         self._add(*check_versions(found, self._nodes))
-        if len({versions.get(rank_probes.CODE) for versions in found.values()} - {None}) > 1:
+        if len({rank.get(CODE) for rank in found.values()} - {None}) > 1:
             self._add(Check("FAIL", "dist_calo", "not the same code on all nodes: nothing more was measured"))
             return False
         return True
 
     def look_at_settings(self, settings: Mapping[str, str]) -> bool:
-        """Whether all ranks have the same settings, without which they cannot work together."""
+        """Tell if all ranks have the same settings, without which they cannot work together."""
         try:
             require_agreement(self._communicator, settings)
         except LaunchError as error:
@@ -119,9 +119,9 @@ class ClusterCheck:
         return True
 
     def look_at_hardware(self) -> None:
-        """Cores, memory and GPUs of each node; the threads of each rank are set as in training."""
+        """Look at cores, memory and GPUs of each node; the threads of each rank are set as in training."""
         threads, _ = set_threads(self._communicator, self._config.comm.threads)
-        facts = self._communicator.all_gather_object(rank_probes.hardware() | {"threads": threads})
+        facts = self._communicator.all_gather_object(rank_measurements.hardware() | {"threads": threads})
         for node in self._nodes:
             own = [facts[rank] for rank in node.ranks]
             every_core = [core for fact in own for core in fact["cores"]]
@@ -135,7 +135,7 @@ class ClusterCheck:
         self._add(*check_cores(self._nodes), *check_hardware(self._nodes))
 
     def measure_steps(self) -> None:
-        """One training step of the configured model on each rank, all at the same time and none with another."""
+        """Time training steps of the configured model on each rank, at the same time but without communication."""
         config, world = self._config, self._world
         first = world.rank == 0
         found, fine = self._try("data", lambda: build_manifest(config.data).to_dict() if first else None)
@@ -144,11 +144,11 @@ class ClusterCheck:
         self._manifest = Manifest.from_dict(self._communicator.broadcast_object(found))
         if not self._try("batch", lambda: require_enough_samples(config, world.size))[1]:
             return
-        alone = rank_probes.Alone(world)
+        alone = rank_measurements.Alone(world)
 
-        def build() -> rank_probes.LoneSteps:
+        def build() -> rank_measurements.LoneSteps:
             assert self._manifest is not None
-            return rank_probes.LoneSteps(config, self._manifest, alone, self._device)
+            return rank_measurements.LoneSteps(config, self._manifest, alone, self._device)
 
         # Rank 0 reads what the model is calibrated with, as in training; the others get it by this broadcast.
         steps, fine = self._try("model", lambda: build() if first else None)
@@ -172,7 +172,7 @@ class ClusterCheck:
             node.step_mean_s = max(everyone[rank]["step_mean_s"] for rank in node.ranks)
 
     def measure_disks(self) -> None:
-        """Each node reads a share of the data, rank 0 writes to the folder of checkpoints."""
+        """Time each node reading a share of the data, and rank 0 writing to the folder of checkpoints."""
         manifest = self._manifest
         if manifest is not None:
             parts = len(self._nodes)
@@ -180,7 +180,7 @@ class ClusterCheck:
             self._communicator.barrier()
             read, _ = self._try(
                 "reading",
-                lambda: None if part is None else rank_probes.reading_rate(manifest.files, part, parts),
+                lambda: None if part is None else rank_measurements.reading_rate(manifest.files, part, parts),
             )
             rates = self._communicator.all_gather_object(read)
             for node in self._nodes:
@@ -189,11 +189,11 @@ class ClusterCheck:
                     node.read_bytes_per_s = bytes_ / max(node.read_s, 1e-9)
         folder = self._config.checkpoint.dir
         first = self._world.rank == 0
-        rate, _ = self._try("checkpoint", lambda: rank_probes.writing_rate(folder) if first else None)
+        rate, _ = self._try("checkpoint", lambda: rank_measurements.writing_rate(folder) if first else None)
         self.report.write_bytes_per_s = rate
 
     def measure_backends(self) -> None:
-        """All-reduce and single links on each backend that runs under this launcher, the trainer's own first."""
+        """Time all-reduce and single links on each backend that runs under this launcher, the trainer's own first."""
         if self._world.size == 1:
             return
         self._measure(self._backend, self._communicator)
@@ -206,7 +206,7 @@ class ClusterCheck:
                     self._add_libraries(name)
 
     def conclude(self) -> None:
-        """Which nodes and links are slow, and the time of a step."""
+        """Judge which nodes and links are slow, and predict the time of a step."""
         self._add(*check_clocks(self._nodes))
         slow = slow_nodes(self._nodes)
         self.report.slow = slow
@@ -226,7 +226,7 @@ class ClusterCheck:
 
     def _predict(self, nodes: list[Node]) -> Any:
         links = self.report.ring_links([node.name for node in nodes])
-        return predict(
+        return predict_step(
             nodes,
             showers=self._config.train.global_batch_size,
             measured_ranks=self._world.size,
@@ -237,14 +237,14 @@ class ClusterCheck:
 
     @property
     def _leads(self) -> bool:
-        """Whether this rank speaks for its node."""
+        """Tell if this rank speaks for its node."""
         return self._world.rank in self._leaders
 
     def _add(self, *checks: Check) -> None:
         self.report.checks += checks
 
     def _try(self, name: str, action: Callable[[], Value]) -> tuple[Value | None, bool]:
-        """Do something on every rank; whether it worked on all of them is the same on all. Collective.
+        """Do something on every rank and agree on whether it worked on all of them. Collective.
 
         What goes wrong is a line of the report.
         """
@@ -267,7 +267,7 @@ class ClusterCheck:
 
     @contextmanager
     def _connected(self, name: str) -> Iterator[Communicator | None]:
-        """A backend besides the trainer's own, None where it does not run here."""
+        """Connect a backend besides the trainer's own; None where it does not run here."""
         reason = None
         try:
             choose_backend(name, self._world)
@@ -312,12 +312,12 @@ class ClusterCheck:
             os.environ.setdefault("MASTER_PORT", port)
 
     def _add_libraries(self, name: str) -> None:
-        found = self._communicator.all_gather_object(rank_probes.library_of(name))
+        found = self._communicator.all_gather_object(library_of(name))
         odd = check_versions(dict(enumerate(found)), self._nodes)
         self._add(*odd[1:])
 
     def _measure(self, name: str, communicator: Communicator) -> None:
-        """Times of an all-reduce, and of the links between and within nodes."""
+        """Time an all-reduce, and the links between and within nodes."""
         bucket = int(self._config.comm.bucket_mb * 2**20)
         total = self._gradient_bytes or bucket
         bucket = min(bucket, total)
@@ -346,7 +346,7 @@ class ClusterCheck:
     def _links(
         self, pairs: Pairs, communicator: Communicator, bytes_: int, device: torch.device
     ) -> list[dict[str, Any]]:
-        """Links that this rank is the first end of."""
+        """Measure the links that this rank takes part in; return those of which it is the first end."""
         rounds = [
             [(self._leaders[a], self._leaders[b]) for a, b in pairs_]
             for pairs_ in ring_rounds(len(self._nodes)) + second_rounds(len(self._nodes))

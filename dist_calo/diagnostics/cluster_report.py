@@ -1,4 +1,4 @@
-"""The report of ``dist-calo doctor --cluster``: one page of text, and the same as JSON."""
+"""Report of ``dist-calo doctor --cluster``: one page of text, and the same as JSON."""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dist_calo.diagnostics.findings import Check, Node, Prediction, and_more
+from dist_calo.diagnostics.nodes import Check, Node, Prediction, and_more
 from dist_calo.files import write_whole
 
 _MOST_ROWS = 16
@@ -14,7 +14,7 @@ _MOST_ROWS = 16
 
 @dataclass(kw_only=True)
 class Report:
-    """What was found on all nodes."""
+    """Measurements of all nodes and the judgement on them."""
 
     launcher: str
     backend: str
@@ -28,9 +28,9 @@ class Report:
     """Why the other backends do not."""
     write_bytes_per_s: float | None = None
     slow: dict[str, list[str]] = field(default_factory=dict)
-    """What is slow on each slow node."""
+    """For each slow node, the quantities in which it is slow."""
     slow_links: dict[str, str] = field(default_factory=dict)
-    """What is slow on each link that is slow between nodes that are not."""
+    """The same for each slow link between nodes that are not slow."""
     prediction: Prediction | None = None
     prediction_without: Prediction | None = None
     """On the nodes that are not slow."""
@@ -39,16 +39,16 @@ class Report:
 
     @property
     def ranks(self) -> int:
-        """Ranks on all nodes."""
+        """Return the ranks on all nodes."""
         return sum(len(node.ranks) for node in self.nodes)
 
     @property
     def failed(self) -> bool:
-        """Whether something stops the job or slows it down."""
+        """Tell if something stops the job or slows it down."""
         return any(check.status == "FAIL" for check in self.checks)
 
     def use_links_of(self, backend: str) -> None:
-        """Put a backend's links down to the nodes."""
+        """Enter a backend's links with the nodes."""
         self.links_backend = backend
         for node in self.nodes:
             links = [link for link in self.backends[backend]["links"] if node.name in link["nodes"]]
@@ -63,11 +63,11 @@ class Report:
 
     @property
     def links(self) -> list[dict[str, Any]]:
-        """Measured links of the backend that the nodes are judged by."""
+        """Return the links of the backend that the nodes are judged by."""
         return self.backends.get(self.links_backend, {}).get("links", [])
 
     def ring_links(self, names: Collection[str]) -> list[dict[str, Any]]:
-        """Links in a ring of some of the nodes, and within these; without those of the ring that were not measured.
+        """Return the measured links in a ring of some of the nodes, and within these.
 
         A node that is left out has its neighbours become each other's.
         """
@@ -76,7 +76,7 @@ class Report:
         return [link for link in self.links if frozenset(link["nodes"]) in edges]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         predictions = {"prediction": self.prediction, "prediction_without_slow": self.prediction_without}
         return {
             "healthy": not self.failed,
@@ -105,7 +105,7 @@ class Report:
             temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
     def text(self) -> str:
-        """One page."""
+        """Return the report as one page of text."""
         lines = [
             f"{self.ranks} rank(s) on {len(self.nodes)} node(s), launcher {self.launcher}, backend {self.backend}, "
             f"{self.device}; looked at in {self.seconds:.0f} s",
@@ -114,7 +114,7 @@ class Report:
             "",
         ]
         lines += [str(check) for check in [*self.checks, *self._backend_lines(), *self._disk_and_step()]]
-        return "\n".join([*lines, self._verdict()])
+        return "\n".join([*lines, self._judgement()])
 
     def _backend_lines(self) -> list[Check]:
         checks = []
@@ -150,7 +150,7 @@ class Report:
             checks.append(Check("ok", "step", text))
         return checks
 
-    def _verdict(self) -> str:
+    def _judgement(self) -> str:
         named = [f"{name} is slow: {', '.join(reasons)}" for name, reasons in self.slow.items()]
         named += [f"link {name} is slow: {reason}" for name, reason in self.slow_links.items()]
         if named:
@@ -187,7 +187,7 @@ _NUMBERS: dict[str, Callable[[Node], float | None]] = {
 
 
 def _table(nodes: Sequence[Node], slow: Collection[str]) -> list[str]:
-    """A line for each node; for many nodes the slow ones, and the extremes and the middle of every column."""
+    """Return a line for each node; for many nodes the slow ones, and the extremes and the middle of every column."""
     shown = list(nodes)
     summary: list[list[str]] = []
     if len(nodes) > _MOST_ROWS:

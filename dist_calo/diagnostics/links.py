@@ -1,7 +1,7 @@
 """Latency, bandwidth and clock offsets between pairs of ranks, many disjoint pairs at the same time.
 
-A ring of nodes is gone round in two or three rounds whatever their number, the neighbours' neighbours take two more, a
-tree of clocks log2(nodes).
+A ring takes two or three rounds whatever the number of nodes, the neighbours' neighbours two more, a tree of clocks
+log2(nodes).
 """
 
 import statistics
@@ -24,7 +24,7 @@ _REPEATS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """What the connection of two ranks can do, both sending at the same time as in a ring all-reduce."""
+    """Speed of the connection of two ranks, both sending at the same time as in a ring all-reduce."""
 
     latency_s: float
     bandwidth_bytes_per_s: float
@@ -109,11 +109,11 @@ PAIRS: Mapping[str, "Callable[[MpiCommunicator], Pairs]"] = {
     "torch": lambda _: TorchPairs(),
     "mpi": MpiPairs,
 }
-"""How two ranks talk on each backend that lets them; Horovod has collectives only."""
+"""Messages between two ranks by backend; Horovod has collectives only."""
 
 
 def ring_rounds(nodes: int) -> list[list[tuple[int, int]]]:
-    """The neighbours in a ring, in rounds of disjoint pairs: one for 2 nodes, 2 for an even and 3 for an odd number."""
+    """Return the neighbours in a ring in rounds of disjoint pairs: 1 for 2 nodes, 2 or 3 for even or odd numbers."""
     edges = [(node, (node + 1) % nodes) for node in range(nodes if nodes > 2 else nodes - 1)]
     rounds = [edges[0 : nodes - 1 : 2], edges[1 : nodes - 1 : 2], edges[nodes - 1 :]]
     if nodes % 2 == 0 and nodes > 2:
@@ -122,7 +122,7 @@ def ring_rounds(nodes: int) -> list[list[tuple[int, int]]]:
 
 
 def second_rounds(nodes: int) -> list[list[tuple[int, int]]]:
-    """The neighbours' neighbours along a line, in at most two rounds of disjoint pairs; none up to 3 nodes.
+    """Return the neighbours' neighbours along a line, in at most two rounds of disjoint pairs; none up to 3 nodes.
 
     In a ring every link may touch a slow node though half of the nodes are fine; these links tell them apart.
     """
@@ -132,7 +132,7 @@ def second_rounds(nodes: int) -> list[list[tuple[int, int]]]:
 
 
 def tree_rounds(nodes: int) -> list[list[tuple[int, int]]]:
-    """Pairs of parent and child of a binomial tree with root 0, in rounds of disjoint pairs."""
+    """Return pairs of parent and child of a binomial tree with root 0, in rounds of disjoint pairs."""
     rounds = []
     known = 1
     while known < nodes:
@@ -142,12 +142,12 @@ def tree_rounds(nodes: int) -> list[list[tuple[int, int]]]:
 
 
 def neighbours_within(nodes: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """Disjoint pairs of ranks on the same node, given the ranks of each node."""
+    """Return disjoint pairs of ranks on the same node, given the ranks of each node."""
     return [pair for ranks in nodes for pair in zip(ranks[::2], ranks[1::2], strict=False)]
 
 
 def measure_link(pairs: Pairs, partner: int, largest_bytes: int, device: torch.device) -> Link:
-    """Latency and bandwidth to a partner that measures the same at the same time.
+    """Measure latency and bandwidth to a partner that measures the same at the same time.
 
     A slow link is measured with less than ``largest_bytes``, so that it takes a second at most.
     """
@@ -174,7 +174,7 @@ def measure_link(pairs: Pairs, partner: int, largest_bytes: int, device: torch.d
 
 
 def measure_clock(pairs: Pairs, partner: int, parent: bool) -> tuple[float, float] | None:
-    """How far the child's clock is ahead of the parent's, and by how much that may be wrong, in seconds.
+    """Measure by how much the child's clock is ahead of the parent's, and the error of that, in seconds.
 
     The quickest of some round trips: the answer was given at its middle, give or take half of it (Cristian,
     Distributed Computing 3 (1989) 146). Only the parent learns it.
@@ -195,13 +195,13 @@ def measure_clock(pairs: Pairs, partner: int, parent: bool) -> tuple[float, floa
 
 
 def offset_of(trips: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
-    """Offset and its error of round trips (sent, answered by the other's clock, received), in seconds."""
+    """Return the offset and its error of round trips (sent, answered by the other's clock, received), in seconds."""
     sent, answered, received = min(trips, key=lambda trip: trip[2] - trip[0])
     return answered - (sent + received) / 2, (received - sent) / 2
 
 
 def along_tree(steps: Mapping[int, tuple[float, float]], nodes: int) -> list[tuple[float, float]]:
-    """Offset of every node to node 0 and its error, from those of every child to its parent in `tree_rounds`."""
+    """Return each node's offset to node 0 and its error, from those of each child to its parent in `tree_rounds`."""
     found = {0: (0.0, 0.0)}
     for pairs in tree_rounds(nodes):
         for parent, child in pairs:
@@ -210,7 +210,7 @@ def along_tree(steps: Mapping[int, tuple[float, float]], nodes: int) -> list[tup
 
 
 def time_all_reduce(communicator: "Communicator", bytes_: int, device: torch.device) -> float:
-    """Time of an all-reduce over all ranks on the slowest of them, in seconds: the median of up to 20 in a second."""
+    """Time an all-reduce over all ranks on the slowest of them, in seconds: the median of up to 20 in a second."""
     tensor = torch.zeros(max(1, bytes_ // 4), device=device)
 
     def seconds() -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def render(package: str, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any) -> str:
-    """The page of a package's ``report.html.j2``.
+    """Render the page of a package's ``report.html.j2``.
 
     Args:
         package: that holds the template; what it includes is looked for there and then here.

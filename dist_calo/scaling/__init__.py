@@ -1,1 +1,1 @@
-"""How fast training is on how many ranks: plans of measurements, the measurements, a cost model, a report."""
+"""Study of training on growing numbers of ranks: plans of measurements, the measurements, a cost model, a report."""

@@ -1,4 +1,4 @@
-"""What a training step costs: computing a rank's share of the batch, then agreeing on the gradients.
+"""Cost of a training step: computing a rank's share of the batch, then agreeing on the gradients.
 
     t(step) = base + share * seconds a sample + all-reduce
 
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 
 def ring_messages(ranks: int) -> tuple[float, float]:
-    """Messages one after the other in a ring all-reduce, and how often the payload passes a rank's link.
+    """Return the messages one after the other in a ring all-reduce, and how often the payload passes a rank's link.
 
     Raises:
         ValueError: if there is no rank.
@@ -27,7 +27,7 @@ def ring_messages(ranks: int) -> tuple[float, float]:
 
 
 def tree_messages(ranks: int) -> tuple[float, float]:
-    """Messages one after the other in a tree all-reduce, and how often the payload passes the busiest link.
+    """Return the messages one after the other in a tree all-reduce, and how often the payload passes the busiest link.
 
     Raises:
         ValueError: if there is no rank.
@@ -38,11 +38,11 @@ def tree_messages(ranks: int) -> tuple[float, float]:
 
 
 ALGORITHMS: dict[str, Callable[[int], tuple[float, float]]] = {"ring": ring_messages, "tree": tree_messages}
-"""What an all-reduce costs by its algorithm: numbers of latencies and of payloads on the network."""
+"""Cost of an all-reduce by its algorithm: numbers of latencies and of payloads on the network."""
 
 
 def ring_seconds(ranks: int, bytes_: float, latency_s: float, bandwidth_bytes_per_s: float) -> float:
-    """Time of a ring all-reduce, in seconds; 0 on one rank.
+    """Return the time of a ring all-reduce, in seconds; 0 on one rank.
 
     Args:
         ranks: ranks that take part.
@@ -56,39 +56,12 @@ def ring_seconds(ranks: int, bytes_: float, latency_s: float, bandwidth_bytes_pe
     return all_reduce_seconds("ring", ranks, bytes_, latency_s, bandwidth_bytes_per_s)
 
 
-def tree_seconds(ranks: int, bytes_: float, latency_s: float, bandwidth_bytes_per_s: float) -> float:
-    """Time of an all-reduce along binomial trees, in seconds, with the arguments of `ring_seconds`."""
-    return all_reduce_seconds("tree", ranks, bytes_, latency_s, bandwidth_bytes_per_s)
-
-
 def all_reduce_seconds(
     algorithm: str, ranks: int, bytes_: float, latency_s: float, bandwidth_bytes_per_s: float
 ) -> float:
-    """Time of an all-reduce by the algorithm's name, in seconds, with the arguments of `ring_seconds`."""
+    """Return the time of an all-reduce by the algorithm's name, in seconds, with the arguments of `ring_seconds`."""
     messages, payloads = ALGORITHMS[algorithm](ranks)
     return messages * latency_s + payloads * bytes_ / bandwidth_bytes_per_s
-
-
-def two_level_seconds(
-    algorithm: str,
-    nodes: int,
-    ranks_per_node: int,
-    bytes_: float,
-    within: tuple[float, float],
-    between: tuple[float, float],
-) -> float:
-    """Time of a hierarchical all-reduce, in seconds: within each node, between the nodes, each by the algorithm.
-
-    Args:
-        algorithm: a key of ALGORITHMS.
-        nodes: nodes that take part.
-        ranks_per_node: ranks on each of them.
-        bytes_: payload of each rank.
-        within: latency (s) and bandwidth (bytes/s) inside a node.
-        between: the same between nodes.
-    """
-    inside = all_reduce_seconds(algorithm, ranks_per_node, bytes_, *within)
-    return inside + all_reduce_seconds(algorithm, nodes, bytes_, *between)
 
 
 def _require_ranks(ranks: int) -> None:

@@ -1,13 +1,13 @@
-"""The figures of a scaling report."""
+"""Figures of a scaling report, with published efficiencies beside the measured ones."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dist_calo.scaling.fit import Case, Check, Fit
 from dist_calo.scaling.forecast import WORTHWHILE, Forecast
-from dist_calo.scaling.published import PUBLISHED
 from dist_calo.scaling.summary import Row, Series, base_of
 
 if TYPE_CHECKING:
@@ -19,6 +19,30 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SPLIT = (("compute_s", "computing", "#0072b2"), ("wait_comm_s", "in collectives", "#e69f00"))
 SPLIT_DATA = ("wait_data_s", "waiting for data", "#999999")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A published weak-scaling result: 3-d GANs of calorimeters, trained on many nodes."""
+
+    label: str
+    source: str
+    points: tuple[tuple[int, float], ...]
+    """Nodes or GPUs, and efficiency relative to the first."""
+
+
+PUBLISHED = (
+    Published(
+        label="3DGAN, Horovod, 128 Xeon nodes",
+        source="Vallecorsa et al., ISC High Performance 2018, LNCS 11203: 94 % at 128 nodes",
+        points=((1, 1.0), (128, 0.94)),
+    ),
+    Published(
+        label="3DGAN, 2-128 V100",
+        source="ISC_HPC_3DGAN result tables: 94.0 % at 64 and 79.9 % at 128 GPUs, relative to 2",
+        points=((2, 1.0), (64, 0.940), (128, 0.799)),
+    ),
+)
 
 
 def _new(columns: int, height: float = 4.4, width: float = 11.0) -> "tuple[Figure, list[Axes]]":
@@ -33,7 +57,7 @@ def _new(columns: int, height: float = 4.4, width: float = 11.0) -> "tuple[Figur
 
 
 def _ranks_axis(axis: "Axes", ranks: Sequence[int]) -> None:
-    """A logarithmic axis to base 2 with a tick at each power."""
+    """Make an axis logarithmic to base 2, with a tick at each power."""
     low, high = min(ranks), max(ranks)
     axis.set_xscale("log", base=2)
     exponents = range(int(np.floor(np.log2(low))), int(np.ceil(np.log2(high))) + 1)
@@ -45,7 +69,7 @@ def _ranks_axis(axis: "Axes", ranks: Sequence[int]) -> None:
 
 
 def efficiency_figure(series: Mapping[Series, list[Row]], study: str) -> "Figure":
-    """Speed-up and efficiency of one kind of study; hollow points do not count."""
+    """Draw speed-up and efficiency of one kind of study; hollow points do not count."""
     figure, (left, right) = _new(2)
     chosen = {key: rows for key, rows in series.items() if key.study == study}
     ranks = sorted({row.point.ranks for rows in chosen.values() for row in rows})
@@ -88,7 +112,7 @@ def efficiency_figure(series: Mapping[Series, list[Row]], study: str) -> "Figure
 
 
 def _published(axis: "Axes") -> None:
-    """Published curves, as far as the axis reaches."""
+    """Draw the published curves, as far as the axis reaches."""
     for published, style in zip(PUBLISHED, ("--", "-."), strict=True):
         ranks, values = zip(*published.points, strict=True)
         axis.plot(
@@ -103,7 +127,7 @@ def _published(axis: "Axes") -> None:
 
 
 def split_figure(rows: Sequence[Row]) -> "Figure":
-    """Where the time of a step goes, a bar for each point."""
+    """Draw the parts of the time of a step, a bar for each point."""
     figure, (axis,) = _new(1, height=max(2.2, 0.9 + 0.32 * len(rows)))
     places = np.arange(len(rows))
     start = np.zeros(len(rows))
@@ -129,7 +153,7 @@ def _bar_label(row: Row) -> str:
 
 
 def fit_figure(rows: Sequence[Row], fits: Sequence[Fit], checks: Sequence[Check]) -> "Figure":
-    """Measured times of a step beside those of the fitted models, and their ratio."""
+    """Draw the measured times of a step beside those of the fitted models, and their ratio."""
     figure, (left, right) = _new(2)
     measured = np.array([row.values["step_s"] for row in rows])
     errors = np.array([row.step_error_s for row in rows])
@@ -173,7 +197,7 @@ def fit_figure(rows: Sequence[Row], fits: Sequence[Fit], checks: Sequence[Check]
 
 
 def forecast_figure(forecasts: Mapping[Series, tuple[Sequence[Row], Forecast]]) -> "Figure":
-    """Efficiency to 4,096 ranks with its band, the points, and for weak studies the published curves."""
+    """Draw the efficiency to 4,096 ranks with its band, the points, and for weak studies the published curves."""
     figure, (axis,) = _new(1, height=5.2)
     for number, (key, (rows, forecast)) in enumerate(forecasts.items()):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]

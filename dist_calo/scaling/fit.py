@@ -1,4 +1,4 @@
-"""The cost model fitted to measured points, and what it says of ranks that were not measured.
+"""Fit of the cost model to measured points, and its check on points of more ranks.
 
 A step takes ``f (base + share * sample) + collectives * messages(p) * latency + bytes * payloads(p) / bandwidth``
 with the costs of a ring or a tree (`dist_calo.scaling.cost`), f = threads for each core where ranks take turns, else 1.
@@ -41,7 +41,7 @@ _PAIRS = ((2, 3), (4, 5))
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What the model is asked for."""
+    """Conditions for which the model gives the time of a step."""
 
     ranks: int
     share: float
@@ -53,7 +53,7 @@ class Case:
 
     @classmethod
     def of(cls, row: Row) -> "Case":
-        """The case of a measured point."""
+        """Return the case of a measured point."""
         return cls(
             ranks=row.point.ranks,
             share=row.point.global_batch / row.point.ranks,
@@ -65,7 +65,7 @@ class Case:
 
 
 def design(cases: Sequence[Case], algorithm: str) -> np.ndarray:
-    """Factors of the parameters, shape (cases, PARAMETERS)."""
+    """Return the factors of the parameters, shape (cases, PARAMETERS)."""
     matrix = np.zeros((len(cases), len(PARAMETERS)))
     for line, case in zip(matrix, cases, strict=True):
         messages, payloads = ALGORITHMS[algorithm](case.ranks)
@@ -99,24 +99,24 @@ class Fit:
     measured_between: bool
 
     def seconds(self, cases: Sequence[Case], hidden: float = 0.0) -> np.ndarray:
-        """Predicted times of a step, shape (cases,).
+        """Predict times of a step, shape (cases,).
 
         Args:
-            cases: what is asked for.
+            cases: conditions.
             hidden: share of computing behind which communication disappears.
         """
         return _seconds(design(cases, self.algorithm), self.parameters[None], hidden)[0]
 
     def sampled_seconds(self, cases: Sequence[Case], hidden: float = 0.0) -> np.ndarray:
-        """The same of each resampled fit, shape (SAMPLES, cases)."""
+        """Predict the same by each resampled fit, shape (SAMPLES, cases)."""
         return _seconds(design(cases, self.algorithm), self.samples, hidden)
 
     def computing_seconds(self, cases: Sequence[Case]) -> np.ndarray:
-        """Computing alone, shape (cases,)."""
+        """Predict the computing alone, shape (cases,)."""
         return design(cases, self.algorithm)[:, :2] @ self.parameters[:2]
 
     def errors(self) -> np.ndarray:
-        """Standard deviation of each parameter."""
+        """Return the standard deviation of each parameter."""
         return self.samples.std(axis=0)
 
 
@@ -157,26 +157,26 @@ def fit_model(rows: Sequence[Row], algorithm: str, seed: int = 0) -> Fit:
 
 
 def independent(columns: np.ndarray, tolerance: float = 1e-6) -> int:
-    """How many columns are linearly independent, whatever their units."""
+    """Count the linearly independent columns, whatever their units."""
     norms = np.linalg.norm(columns, axis=0)
     return int(np.linalg.matrix_rank(columns / np.where(norms > 0, norms, 1.0), tol=tolerance))
 
 
 def _seconds(matrix: np.ndarray, parameters: np.ndarray, hidden: float) -> np.ndarray:
-    """Times of a step, shape (parameters, cases)."""
+    """Return times of a step, shape (parameters, cases)."""
     computing = parameters[:, :2] @ matrix[:, :2].T
     communication = parameters[:, 2:] @ matrix[:, 2:].T
     return computing + np.maximum(communication - hidden * computing, 0.0)
 
 
 def _resampled(row: Row, generator: np.random.Generator) -> tuple[float, float]:
-    """Medians of a step's time and of the time computing, of repeats drawn anew."""
+    """Draw repeats anew and return the medians of a step's time and of the time computing."""
     drawn = generator.integers(len(row.steps_s), size=len(row.steps_s))
     return float(np.median(np.array(row.steps_s)[drawn])), float(np.median(np.array(row.computes_s)[drawn]))
 
 
 def _solve(matrix: np.ndarray, times: np.ndarray, computing: np.ndarray) -> np.ndarray:
-    """Parameters of at least 0 with the least sum of squared relative differences; computing may be NaN."""
+    """Solve for parameters of at least 0 with the least sum of squared relative differences; computing may be NaN."""
     known = np.isfinite(computing)
     alone = matrix[known]
     alone[:, 2:] = 0.0
@@ -190,7 +190,7 @@ def _solve(matrix: np.ndarray, times: np.ndarray, computing: np.ndarray) -> np.n
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A point that the fit has not seen."""
+    """Prediction for a point that the fit has not seen."""
 
     row: Row
     algorithm: str
@@ -202,7 +202,7 @@ class Check:
 
     @property
     def error(self) -> float:
-        """Relative difference of the prediction from the measurement."""
+        """Return the relative difference of the prediction from the measurement."""
         return self.predicted_s / self.row.values["step_s"] - 1
 
 

@@ -1,4 +1,4 @@
-"""Efficiency at ranks that were not measured, with its uncertainty, and where it falls below 90 %.
+"""Forecast of the efficiency at ranks that were not measured, with its uncertainty, and where it falls below 90 %.
 
 There is a prediction only where the points allow one: three numbers of ranks that count as scaling, several nodes where
 it goes beyond one, and parameters that those points determine. Where gradients leave during the backward pass, the
@@ -42,7 +42,7 @@ class Forecast:
     """Why there is no prediction; then the curves end where the points do."""
 
     def falls_below(self, efficiencies: np.ndarray) -> float | None:
-        """Ranks at which a curve falls below WORTHWHILE, on a logarithmic axis; None if it does not."""
+        """Return the ranks at which a curve falls below WORTHWHILE, on a logarithmic axis; None if it does not."""
         below = np.flatnonzero(efficiencies < WORTHWHILE)
         if not below.size:
             return None
@@ -52,8 +52,8 @@ class Forecast:
         values, places = efficiencies[second - 1 : second + 1], np.log2(self.ranks[second - 1 : second + 1])
         return float(2 ** np.interp(WORTHWHILE, values[::-1], places[::-1]))
 
-    def verdict(self) -> str:
-        """Efficiency at the most ranks and where it falls below 90 %, in words, or why neither is known."""
+    def described(self) -> str:
+        """Say the efficiency at the most ranks and where it falls below 90 %, or why neither is known."""
         if self.obstacle:
             return f"no prediction: {self.obstacle}"
         middle, early, late = (self.falls_below(values) for values in (self.efficiency, self.low, self.high))
@@ -74,7 +74,7 @@ def _percent(value: float) -> str:
 
 
 def _about(ranks: float) -> str:
-    """A number of ranks to two digits."""
+    """Write a number of ranks to two digits."""
     whole = math.ceil(ranks)
     return f"{round(whole, min(0, 2 - len(str(whole)))):,}"
 
@@ -150,7 +150,7 @@ def forecast_overlapped(
 
 
 def _hidden_share(rows: Sequence[Row], bare_fits: Sequence[Fit]) -> float:
-    """Share of computing behind which the largest point hid communication: at least so much can be hidden."""
+    """Return the share of computing behind which the largest point hid communication; more may be hidden."""
     largest = max((row for row in rows if row.counts), key=lambda row: row.point.ranks)
     bare, case = min(bare_fits, key=lambda fit: fit.misfit), [Case.of(largest)]
     gained = bare.seconds(case)[0] - largest.values["step_s"]
@@ -158,7 +158,7 @@ def _hidden_share(rows: Sequence[Row], bare_fits: Sequence[Fit]) -> float:
 
 
 def _obstacle(rows: Sequence[Row], most: int, algorithms: Sequence[str]) -> str:
-    """Why the points do not allow a prediction at this many ranks; empty if they do."""
+    """Say why the points do not allow a prediction at this many ranks; empty if they do."""
     counted = [row for row in rows if row.counts]
     numbers = sorted({row.point.ranks for row in counted})
     if len(numbers) < FEWEST:
@@ -182,7 +182,7 @@ def _obstacle(rows: Sequence[Row], most: int, algorithms: Sequence[str]) -> str:
 
 
 def _determined(rows: Sequence[Row], case: Case, algorithm: str) -> bool:
-    """Whether the points determine the time of a case: its factors are a linear combination of theirs.
+    """Tell if the points determine the time of a case: its factors are a linear combination of theirs.
 
     Parameters that cannot be told apart do no harm where the case needs them in the same proportion as the points, as
     latency and bandwidth along a tree.
@@ -211,6 +211,6 @@ def _case(rows: Sequence[Row], ranks: int, several_nodes: bool) -> Case:
 
 
 def _efficiency(ranks: np.ndarray, seconds: np.ndarray, study: str) -> np.ndarray:
-    """Efficiency relative to the first column of times, shape (samples, ranks)."""
+    """Return the efficiency relative to the first column of times, shape (samples, ranks)."""
     efficiency = seconds[:, :1] / seconds
     return efficiency * ranks[0] / ranks if study == "strong" else efficiency

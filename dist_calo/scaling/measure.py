@@ -1,4 +1,4 @@
-"""Measuring the training step on all ranks: the real loader, learner and collectives, after a warm-up."""
+"""Measurement of the training step on all ranks: the real loader, learner and collectives, after a warm-up."""
 
 import platform
 import shutil
@@ -32,7 +32,7 @@ from dist_calo.transforms import Transform
 
 @dataclass(frozen=True)
 class RankFacts:
-    """What one rank is and has; gathered from all of them."""
+    """Resources of one rank, gathered from all of them."""
 
     node: str
     kernel: str
@@ -118,7 +118,7 @@ class _Steps:
         return seconds
 
     def counters(self) -> tuple[float, float, float, float]:
-        """Seconds waited for ranks and for data, bytes handed over and collectives, since the start."""
+        """Return the seconds waited for ranks and for data, bytes handed over and collectives, since the start."""
         meter = self.communicator
         return meter.wait_s, self.loader.wait_s, float(meter.bytes_sent), float(meter.collectives)
 
@@ -126,7 +126,7 @@ class _Steps:
 def _training(
     steps: _Steps, count: int, facts: list[RankFacts], global_batch: int, split: bool
 ) -> dict[str, Any]:
-    """The steps between warm-up and validation."""
+    """Measure the steps between warm-up and validation."""
     communicator = steps.communicator
     rank = communicator.world.rank
     # One rank of a kernel reads its counters.
@@ -165,13 +165,13 @@ def _training(
 def step_parts(
     everyone: Sequence[Sequence[float]], count: int, nodes: Sequence[str], split: bool
 ) -> dict[str, Any]:
-    """Computing and waiting for communication in a step, and the processor time of the worst served rank.
+    """Return computing and waiting for communication in a step, and the processor time of the worst served rank.
 
     Args:
         everyone: of each rank seconds elapsed, waiting for ranks and for data, two counters, processor seconds.
         count: steps.
         nodes: name of each rank's node.
-        split: whether the host can tell computing from communication; otherwise all values are None.
+        split: the host can tell computing from communication; otherwise all values are None.
     """
     if not split:
         names = ("compute_s", "compute_slowest_s", "compute_slowest_node", "wait_comm_s", "core_share_least")
@@ -189,7 +189,7 @@ def step_parts(
 def _once_a_job(
     config: RunConfig, manifest: Manifest, learner: Learner, communicator: Communicator
 ) -> dict[str, float]:
-    """Time of a validation, if showers are held out, and of a checkpoint in the scratch folder, which is removed."""
+    """Time a validation, if showers are held out, and of a checkpoint in the scratch folder, which is removed."""
     values = {}
     validator = build_validator(
         config, manifest, learner, Transform.from_config(config.transform), communicator
@@ -232,7 +232,7 @@ def _where(facts: list[RankFacts], communicator: Communicator, device: torch.dev
 
 
 def threads_per_core(facts: list[RankFacts]) -> float:
-    """Compute threads for each core of the fullest machine; above 1 the ranks take turns.
+    """Return the compute threads for each core of the fullest machine; above 1 the ranks take turns.
 
     What shares a kernel shares its cores, so that virtual nodes on one machine are seen through. A thread that a quota
     allows a part of a core's time counts as this part.
@@ -246,7 +246,7 @@ def threads_per_core(facts: list[RankFacts]) -> float:
 
 
 def _thread_quotas(facts: list[RankFacts]) -> list[float]:
-    """Time of a core that a thread of each rank may use a second, at most 1."""
+    """Return the time of a core that a thread of each rank may use a second, at most 1."""
     threads: Counter[str] = Counter()
     for fact in facts:
         threads[fact.node] += fact.threads

@@ -1,4 +1,4 @@
-"""Which points of a scaling experiment are measured: the plan, one readable file in the folder of its results.
+"""Plan of a scaling experiment: the points to be measured, one readable file in the folder of the results.
 
 plan.yaml                        the plan
 points/0003/repeat-0.json        a measurement, whole once it has its name
@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import shlex
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -45,16 +46,16 @@ class Point:
 
     @property
     def ranks(self) -> int:
-        """Ranks on all nodes."""
+        """Return the ranks on all nodes."""
         return self.nodes * self.ranks_per_node
 
     @property
     def global_batch(self) -> int:
-        """Showers of a step over all ranks."""
+        """Return the showers of a step over all ranks."""
         return self.batch * self.ranks if self.study == "weak" else self.batch
 
     def described(self) -> str:
-        """The point in one line."""
+        """Return the point in one line."""
         batch = "a rank" if self.study == "weak" else "in all"
         return (
             f"{self.study}, {self.nodes} x {self.ranks_per_node} ranks x {self.threads} threads, {self.backend}, "
@@ -64,7 +65,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What is done at every point."""
+    """Steps and repeats of every point."""
 
     repeats: int = 3
     warmup_steps: int = 5
@@ -84,7 +85,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """What is crossed with what."""
+    """Values that are crossed to make the points."""
 
     nodes: Sequence[int] = (1,)
     ranks_per_node: Sequence[int] = (1, 2)
@@ -98,7 +99,7 @@ class Axes:
     """Showers over all ranks; empty for no strong study."""
 
     def points(self) -> Iterator[Point]:
-        """All combinations, those of one number of nodes one after the other, each point once."""
+        """Yield all combinations, those of one number of nodes one after the other, each point once."""
         studies: list[tuple[Study, int]] = [("weak", batch) for batch in self.weak_batches]
         studies += [("strong", batch) for batch in self.strong_batches]
         crossed = itertools.product(
@@ -118,7 +119,7 @@ class Axes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ScalingPlan:
     """A scaling experiment."""
 
     points: tuple[Point, ...]
@@ -130,8 +131,18 @@ class Plan:
     parent_run: str | None = None
     """MLflow run that holds those of the points."""
 
+    def point(self, number: int) -> Point:
+        """Return the point of a number.
+
+        Raises:
+            ConfigError: if the plan has none.
+        """
+        if not 0 <= number < len(self.points):
+            raise ConfigError(f"--point {number}: the plan has points 0 to {len(self.points) - 1}")
+        return self.points[number]
+
     def run_config(self, number: int, scratch: Path) -> RunConfig:
-        """The settings with which a point is run.
+        """Return the settings with which a point is run.
 
         Args:
             number: of the point.
@@ -154,14 +165,14 @@ class Plan:
         )
 
     def digest(self, number: int) -> str:
-        """What tells measurements of a point from those of another point, or of other networks."""
+        """Return a digest that tells measurements of a point from those of another point, or of other networks."""
         measured = {**asdict(self.measurement), "repeats": None}
         of = (asdict(self.points[number]), measured, asdict(self.config.model), self.config.objective.name)
         return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def make_plan(axes: Axes, config: RunConfig, measurement: Measurement, rows: int) -> Plan:
-    """The plan of all combinations that can be run.
+def make_plan(axes: Axes, config: RunConfig, measurement: Measurement, rows: int) -> ScalingPlan:
+    """Return the plan of all combinations that can be run.
 
     Args:
         axes: what is crossed.
@@ -182,7 +193,7 @@ def make_plan(axes: Axes, config: RunConfig, measurement: Measurement, rows: int
             left_out.append(f"{point.described()}: {reason}")
     if not points:
         raise ConfigError(f"no point can be run: {left_out[0] if left_out else 'no batch was given'}")
-    return Plan(points=tuple(points), config=config, measurement=measurement, left_out=tuple(left_out))
+    return ScalingPlan(points=tuple(points), config=config, measurement=measurement, left_out=tuple(left_out))
 
 
 def _impossible(point: Point, rows: int) -> str | None:
@@ -193,7 +204,7 @@ def _impossible(point: Point, rows: int) -> str | None:
     return None
 
 
-def write_plan(folder: Path, plan: Plan) -> Path:
+def write_plan(folder: Path, plan: ScalingPlan) -> Path:
     """Write the plan of a folder, one point a line, and return the file.
 
     Raises:
@@ -225,8 +236,8 @@ def write_plan(folder: Path, plan: Plan) -> Path:
     return file
 
 
-def read_plan(folder: Path) -> Plan:
-    """The plan of a folder.
+def read_plan(folder: Path) -> ScalingPlan:
+    """Read the plan of a folder.
 
     Raises:
         ConfigError: if there is none, or it is not one of this version.
@@ -243,7 +254,7 @@ def read_plan(folder: Path) -> Plan:
             raise ConfigError(f"has format {found['format']}, this version reads {FORMAT}; plan again")
         try:
             points = [{k: v for k, v in point.items() if k != "point"} for point in found["points"]]
-            return Plan(
+            return ScalingPlan(
                 points=value_of(tuple[Point, ...], points, "points"),
                 config=value_of(RunConfig, found["settings"], "settings"),
                 measurement=value_of(Measurement, found["measurement"], "measurement"),
@@ -255,10 +266,45 @@ def read_plan(folder: Path) -> Plan:
 
 
 def _changed(config: RunConfig) -> dict[str, Any]:
-    """The settings that are not the defaults."""
+    """Return the settings that are not the defaults."""
     now, default = config.to_dict(), RunConfig().to_dict()
     changed = {
         section: {name: value for name, value in values.items() if value != default[section][name]}
         for section, values in now.items()
     }
     return {section: values for section, values in changed.items() if values}
+
+
+def commands(plan: ScalingPlan, results: Path) -> str:
+    """Return the command lines that measure the whole plan."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for number, point in enumerate(plan.points):
+        groups[point.nodes].append(number)
+    lines = []
+    folder, report = shlex.quote(str(results)), shlex.quote(str(results / "report"))
+    for nodes, numbers in groups.items():
+        points = [plan.points[number] for number in numbers]
+        ranks = max(point.ranks_per_node for point in points)
+        threads = max(point.threads for point in points)
+        lines.append(
+            f"  sbatch -N {nodes} --ntasks-per-node={ranks} --cpus-per-task={threads} --array={_ranges(numbers)} "
+            f"slurm/scaling.sh {folder}"
+        )
+    here = f"  dist-calo scale run {folder}"
+    some = "" if set(groups) == {1} else "          # the points of one node"
+    return (
+        "on a cluster (add %1 to --array where jobs on other nodes disturb):\n"
+        + "\n".join(lines)
+        + f"\nor on this machine:\n{here}{some}\nthen:\n  dist-calo scale report {folder} --out {report}"
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write increasing numbers in SLURM's notation, such as ``0-3,8``."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

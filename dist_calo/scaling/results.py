@@ -18,7 +18,7 @@ _REMEDY = "remove it and run the point again"
 
 @dataclass(frozen=True, kw_only=True)
 class _Needed:
-    """What the report needs of a measurement; results of earlier versions lack what has a default."""
+    """Values of a measurement that the report needs; results of earlier versions lack what has a default."""
 
     step_s: float
     cpu_s: float
@@ -50,12 +50,12 @@ class _Needed:
 
 
 def point_folder(results: Path, number: int) -> Path:
-    """Where the measurements of a point lie."""
+    """Return the folder of a point's measurements."""
     return results / "points" / f"{number:04d}"
 
 
 def measured(results: Path, number: int) -> list[int]:
-    """Repeats of a point that are complete, in order."""
+    """Return the repeats of a point that are complete, in order."""
     folder = point_folder(results, number)
     if not folder.is_dir():
         return []
@@ -63,7 +63,7 @@ def measured(results: Path, number: int) -> list[int]:
 
 
 def missing(results: Path, number: int, repeats: int) -> list[int]:
-    """Repeats of a point that are still to be measured."""
+    """Return the repeats of a point that are still to be measured."""
     return sorted(set(range(repeats)) - set(measured(results, number)))
 
 
@@ -92,12 +92,12 @@ def write_result(results: Path, number: int, repeat: int, values: Mapping[str, A
 
 
 def read_results(results: Path, number: int, plan: str = "") -> list[dict[str, Any]]:
-    """The measurements of a point, in order of their repeats.
+    """Read the measurements of a point, in order of their repeats.
 
     Args:
         results: the folder.
         number: of the point.
-        plan: what the plan says of the point, as `Plan.digest` has it; empty to take whatever lies there.
+        plan: digest of the point, from `ScalingPlan.digest`; empty to take whatever lies there.
 
     Raises:
         DataError: if a file cannot be read, or belongs to another plan.

@@ -1,4 +1,4 @@
-"""What the repeats of each point say together: medians, errors, speed-up and efficiency."""
+"""Summary over the repeats of each point: medians, errors, speed-up and efficiency."""
 
 import math
 import statistics
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_calo.config import RunConfig
-from dist_calo.scaling.plan import Plan, Point, Study
+from dist_calo.scaling.plan import Point, ScalingPlan, Study
 from dist_calo.scaling.results import read_results
 
 MEDIAN_ERROR = 1.2533
@@ -33,12 +33,12 @@ class Series:
 
     @classmethod
     def of(cls, point: Point) -> "Series":
-        """The series of a point."""
+        """Return the series of a point."""
         return cls(point.study, point.batch, point.threads, point.backend, point.wire, point.overlap)
 
     @property
     def label(self) -> str:
-        """The series in a few words."""
+        """Return the series in a few words."""
         each = "a rank" if self.study == "weak" else "in all"
         overlap = "" if self.overlap else ", no overlap"
         threads = "" if self.threads == 1 else f", {self.threads} threads"
@@ -62,7 +62,7 @@ class Row:
     step_spread_s: float
     """Largest less smallest repeat."""
     throttled: bool = False
-    """Whether a quota left each thread less processor time than at another point of the series."""
+    """A quota left each thread less processor time than at another point of the series."""
     base: int = -1
     """Number of the point that speed-up and efficiency refer to."""
     speed_up: float = math.nan
@@ -74,17 +74,17 @@ class Row:
 
     @property
     def series(self) -> Series:
-        """What it is compared with."""
+        """Return the series that it is compared within."""
         return Series.of(self.point)
 
     @property
     def oversubscribed(self) -> bool:
-        """Whether ranks took turns on the cores: such a point does not count as scaling."""
+        """Tell if ranks took turns on the cores: such a point does not count as scaling."""
         return self.values["threads_per_core"] > 1.001
 
     @property
     def core_share(self) -> float:
-        """Share of its core's time that the worst served rank got while it computed, 1 where nobody else wanted it.
+        """Return the share of its core's time that the worst served rank got while computing, 1 where it had all.
 
         A quota of processor time is all that it might have got. Where ranks take turns it is their mean. Several
         threads of a rank are not all busy all the time, and a GPU is not seen: then nothing can be said and it is 1.
@@ -98,35 +98,35 @@ class Row:
 
     @property
     def thread_quota(self) -> float:
-        """Time of a core that a thread may use a second."""
+        """Return the time of a core that a thread may use a second."""
         return self._measured("thread_quota", 1.0)
 
     @property
     def disturbed(self) -> bool:
-        """Whether other programs or a quota took processor time: such a time is no property of this program."""
+        """Tell if other programs or a quota took processor time: such a time is no property of this program."""
         return self.throttled or self.core_share < BUSY
 
     @property
     def counts(self) -> bool:
-        """Whether its time says how training scales: every rank had the cores that it asked for, to itself."""
+        """Tell if its time shows how training scales: every rank had the cores that it asked for, to itself."""
         return not self.oversubscribed and not self.disturbed
 
     @property
     def relative_error(self) -> float:
-        """Of the step time."""
+        """Return the relative error of the step time."""
         return self.step_error_s / self.values["step_s"]
 
     def _measured(self, name: str, default: float) -> float:
-        """A value that results of an earlier version lack."""
+        """Return a value that results of an earlier version lack."""
         value = self.values.get(name, math.nan)
         return default if math.isnan(value) else value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Everything that is measured of a plan."""
+    """All measurements of a plan."""
 
-    plan: Plan
+    plan: ScalingPlan
     rows: list[Row]
     missing: list[int]
     """Points without any result."""
@@ -134,7 +134,7 @@ class Summary:
     """Rows by series, in order of ranks."""
 
 
-def summarise(results: Path, plan: Plan) -> Summary:
+def summarise(results: Path, plan: ScalingPlan) -> Summary:
     """Read all results of a plan.
 
     Raises:
@@ -156,7 +156,7 @@ def summarise(results: Path, plan: Plan) -> Summary:
 
 
 def base_of(rows: Sequence[Row]) -> Row:
-    """The point of a series that its speed-up and efficiency refer to."""
+    """Return the point of a series that its speed-up and efficiency refer to."""
     return next(row for row in rows if row.number == row.base)
 
 
@@ -186,7 +186,7 @@ def _median(values: Sequence[float | None]) -> float:
 
 
 def _compare(rows: list[Row], config: RunConfig) -> None:
-    """Speed-up and efficiency of a series, relative to its smallest point that counts; errors are propagated."""
+    """Set speed-up and efficiency of a series, relative to its smallest point that counts; errors are propagated."""
     quota = max(row.thread_quota for row in rows)
     for row in rows:
         row.throttled = row.thread_quota < SAME_QUOTA * quota
@@ -205,7 +205,7 @@ def _compare(rows: list[Row], config: RunConfig) -> None:
 
 
 def _job_rate(row: Row, config: RunConfig) -> float:
-    """Showers a second of a job of ``train.max_steps`` steps from the start of its processes to their end."""
+    """Return the showers a second of a job of ``train.max_steps`` steps, from start to end of its processes."""
     steps = config.train.max_steps
     validations = math.ceil(steps / (config.train.validate_every_steps or steps))
     checkpoints = math.ceil(steps / config.checkpoint.every_steps)

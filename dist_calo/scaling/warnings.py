@@ -1,9 +1,9 @@
-"""What to know before trusting the numbers of a scaling report: at length for the page, in a line for the terminal."""
+"""Warnings of a scaling report: at length for the page, in one line for the terminal."""
 
 import math
 from collections.abc import Sequence
 
-from dist_calo.scaling.predictions import ModelPart, listed
+from dist_calo.scaling.conclusions import CostModel, listed
 from dist_calo.scaling.summary import BUSY, Row, Summary
 
 NOT_CHECKED = (
@@ -11,8 +11,8 @@ NOT_CHECKED = (
 )
 
 
-def notes(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
-    """Everything, a sentence or two each."""
+def explained(summary: Summary, parts: Sequence[CostModel]) -> list[str]:
+    """Return all warnings, a sentence or two each."""
     rows, found = summary.rows, []
     shared, throttled, busy, single = _shared(rows), _throttled(rows), _busy(rows), _single(rows)
     if shared:
@@ -61,8 +61,8 @@ def notes(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
     return found + [f"Left out of the plan: {line}." for line in summary.plan.left_out]
 
 
-def caveat(summary: Summary, parts: Sequence[ModelPart]) -> str:
-    """What bears on efficiency and prediction, in one line."""
+def one_line(summary: Summary, parts: Sequence[CostModel]) -> str:
+    """Return what bears on efficiency and prediction, in one line."""
     rows, found = summary.rows, []
     shared, throttled, busy, single = _shared(rows), _throttled(rows), _busy(rows), _single(rows)
     if shared:
@@ -84,7 +84,7 @@ def caveat(summary: Summary, parts: Sequence[ModelPart]) -> str:
     return f"mind: {'; '.join(found)}"
 
 
-def _checked(part: ModelPart) -> str:
+def _checked(part: CostModel) -> str:
     if not part.checks:
         return "cost model not checked on an unseen point"
     best = min(part.checks, key=lambda check: check.misfit).algorithm

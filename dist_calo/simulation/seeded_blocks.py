@@ -3,9 +3,14 @@
 So it does not matter how many showers are made, in what order, or by how many processes.
 """
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from dist_calo.randomness import derived_seed
 from dist_calo.simulation.detectors import find_detector
@@ -63,3 +68,32 @@ def simulate_block(name: str, beam: Beam, seed: int, block: int) -> tuple[np.nda
         made = digitise(showers, detector.chain, seed, first_event=block * BLOCK)
         showers = (made.signals - detector.chain.baseline_counts).astype(np.float32)
     return showers, conditions[:, : len(beam.conditions)]
+
+
+def simulate_blocks(
+    name: str, beam: Beam, seed: int, blocks: range, processes: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield blocks of showers in order, as `simulate_block` makes them, a few of them in memory at a time.
+
+    Args:
+        name: of the detector.
+        beam: energies and angles.
+        seed: of the whole sample.
+        blocks: numbers of the blocks.
+        processes: that share the work.
+    """
+    if processes == 1:
+        with threadpool_limits(1):
+            for block in blocks:
+                yield simulate_block(name, beam, seed, block)
+        return
+    waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=threadpool_limits, initargs=(1,)
+    ) as pool:
+        for block in blocks:
+            waiting.append(pool.submit(simulate_block, name, beam, seed, block))
+            if len(waiting) > 2 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

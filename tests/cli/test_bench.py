@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from dist_calo.cli.bench import main as bench
-from dist_calo.cli.bench import show
 from dist_calo.cli.command_line import run_command
 from dist_calo.config import DataConfig, RunConfig
 from dist_calo.data.shards import build_manifest
 from dist_calo.deployment import benchmark
+from dist_calo.deployment.benchmark_table import show_table
 from dist_calo.deployment.exporting import programs
 from dist_calo.deployment.runtimes import threads_of_torch
 from dist_calo.deployment.timing import LEAST_TIMINGS, Score, time_generation
@@ -84,7 +84,7 @@ def test_single_precision_scores_alike_in_both_runtimes(result):
 
 def test_the_table_has_all_rows_and_says_what_stands_behind_them(result, capsys):
     worse = {**result["rows"][2], "usable": False}
-    show(result | {"rows": [*result["rows"][:2], worse]})
+    show_table(result | {"rows": [*result["rows"][:2], worse]})
     table = capsys.readouterr().out
     assert all(name in table for name in (*RUNTIMES, "ms/shower", "speed-up", "--geant4-seconds"))
     assert "ONNX Runtime int8 is not usable" in table

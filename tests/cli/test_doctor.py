@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from dist_calo.cli import doctor
-from dist_calo.cli.doctor import Check, main
+from dist_calo.cli.doctor import main
 from dist_calo.comm.single import SingleCommunicator
 from dist_calo.config import CommConfig, DataConfig, RunConfig, TrackingConfig, TrainConfig
 from dist_calo.data.shards import build_manifest
+from dist_calo.diagnostics import machine
+from dist_calo.diagnostics.nodes import Check
 from dist_calo.launching.environment import World
 from dist_calo.training.checkpoint import CheckpointFolder
 from tests.support.ranks import run_ranks
@@ -33,7 +34,7 @@ def settings(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def no_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_library", lambda *_: iter(()))
+    monkeypatch.setattr(machine, "_library", lambda *_: iter(()))
 
 
 def lines(text: str) -> dict[str, str]:
@@ -123,8 +124,8 @@ def test_a_folder_that_holds_checkpoints(
 
 def test_more_ranks_than_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     found = list(
-        doctor._tried(
-            "ranks", lambda: doctor._Ranks().check(RunConfig(train=TrainConfig(global_batch_size=1)))
+        machine._tried(
+            "ranks", lambda: machine._Ranks().check(RunConfig(train=TrainConfig(global_batch_size=1)))
         )
     )
     assert found[-1].status == "ok"
@@ -134,7 +135,7 @@ def test_more_ranks_than_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dist_calo.comm.choose_backend", lambda *_: "single")
     monkeypatch.setattr("dist_calo.comm.connect", lambda *_: SingleCommunicator(World()))
     config = RunConfig(train=TrainConfig(global_batch_size=3))
-    found = list(doctor._tried("ranks", lambda: doctor._Ranks().check(config)))
+    found = list(machine._tried("ranks", lambda: machine._Ranks().check(config)))
     assert found[-1].status == "FAIL"
     assert "too few for 4 ranks" in found[-1].text
 
@@ -142,15 +143,15 @@ def test_more_ranks_than_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_backend_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dist_calo.comm.is_installed", lambda backend: backend != "horovod")
     config = RunConfig(comm=CommConfig(backend="horovod"))
-    found = list(doctor._tried("ranks", lambda: doctor._Ranks().check(config)))
+    found = list(machine._tried("ranks", lambda: machine._Ranks().check(config)))
     assert found[-1].status == "FAIL"
     assert "make horovod" in found[-1].text
 
 
 def test_a_gpu_that_is_asked_for_and_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert [check.status for check in doctor._gpus(RunConfig())] == ["--"]
-    assert [check.status for check in doctor._gpus(RunConfig(train=TrainConfig(device="cuda")))] == ["FAIL"]
+    assert [check.status for check in machine._gpus(RunConfig())] == ["--"]
+    assert [check.status for check in machine._gpus(RunConfig(train=TrainConfig(device="cuda")))] == ["FAIL"]
 
 
 @pytest.mark.parametrize(("backend", "status"), [("auto", "--"), ("mpi", "FAIL")])
@@ -162,21 +163,21 @@ def test_a_library_that_kills_its_process_does_not_kill_the_doctor(
 
     monkeypatch.setattr(subprocess, "run", crashed)
     config = RunConfig(comm=CommConfig(backend=backend))
-    (check,) = doctor._library(config, "numpy", "mpi", "Open MPI", "")
+    (check,) = machine._library(config, "numpy", "mpi", "Open MPI")
     assert check.status == status
     assert "local abort" in check.text
 
 
 def test_a_server_that_is_away_is_told_but_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dist_calo.tracking.store.why_unreachable", lambda uri: "connection refused")
-    (check,) = doctor._tracking(RunConfig(tracking=TrackingConfig(uri="http://localhost:5000")))
+    (check,) = machine._tracking(RunConfig(tracking=TrackingConfig(uri="http://localhost:5000")))
     assert check.status == "--"
     assert "connection refused" in check.text
     assert "runs sync" in check.text
     monkeypatch.setattr("dist_calo.tracking.store.why_unreachable", lambda uri: None)
-    (check,) = doctor._tracking(RunConfig(tracking=TrackingConfig(uri="http://localhost:5000")))
+    (check,) = machine._tracking(RunConfig(tracking=TrackingConfig(uri="http://localhost:5000")))
     assert check.status == "ok"
-    assert doctor._tracking(RunConfig(tracking=TrackingConfig(uri="none"))).__next__().status == "--"
+    assert machine._tracking(RunConfig(tracking=TrackingConfig(uri="none"))).__next__().status == "--"
 
 
 def test_a_probe_that_breaks_is_a_finding() -> None:
@@ -184,7 +185,7 @@ def test_a_probe_that_breaks_is_a_finding() -> None:
         yield Check("ok", "first", "fine")
         raise ZeroDivisionError("oops")
 
-    first, second = doctor._tried("name", broken)
+    first, second = machine._tried("name", broken)
     assert (first.status, second.status, second.name) == ("ok", "FAIL", "name")
     assert "ZeroDivisionError: oops" in second.text
 
@@ -192,7 +193,7 @@ def test_a_probe_that_breaks_is_a_finding() -> None:
 def test_damaged_data(tmp_path: Path) -> None:
     (tmp_path / "e.h5").write_bytes(b"not HDF5")
     found = list(
-        doctor._tried("data", lambda: doctor._data(RunConfig(data=DataConfig(path=str(tmp_path / "e.h5")))))
+        machine._tried("data", lambda: machine._data(RunConfig(data=DataConfig(path=str(tmp_path / "e.h5")))))
     )
     assert [check.status for check in found] == ["FAIL"]
     assert "e.h5" in found[0].text

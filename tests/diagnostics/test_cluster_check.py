@@ -16,15 +16,6 @@ from dist_calo.comm.single import SingleCommunicator
 from dist_calo.config import RunConfig
 from dist_calo.data.shards import FileEntry
 from dist_calo.diagnostics.cluster_check import ClusterCheck
-from dist_calo.diagnostics.findings import (
-    Check,
-    check_clocks,
-    check_cores,
-    check_hardware,
-    check_versions,
-    names_of,
-    odd_ones,
-)
 from dist_calo.diagnostics.links import (
     along_tree,
     neighbours_within,
@@ -33,9 +24,18 @@ from dist_calo.diagnostics.links import (
     second_rounds,
     tree_rounds,
 )
-from dist_calo.diagnostics.outliers import slow_nodes
-from dist_calo.diagnostics.rank_probes import CODE, reading_rate, writing_rate
-from dist_calo.diagnostics.roll_call import call_roll
+from dist_calo.diagnostics.missing_ranks import await_ranks
+from dist_calo.diagnostics.node_comparison import (
+    check_clocks,
+    check_cores,
+    check_hardware,
+    check_versions,
+    odd_ones,
+    slow_nodes,
+)
+from dist_calo.diagnostics.nodes import Check, names_of
+from dist_calo.diagnostics.rank_measurements import reading_rate, writing_rate
+from dist_calo.diagnostics.versions import CODE
 from dist_calo.errors import ConfigError, LaunchError
 from dist_calo.launching.environment import World
 from tests.support.cluster_nodes import cluster, report_with_links
@@ -226,8 +226,8 @@ def test_writing_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_tasks_of_srun_have_a_roll_call() -> None:
-    assert call_roll(World(size=4, launcher="torchrun"), 1.0) is None
+def test_only_tasks_of_srun_are_awaited() -> None:
+    assert await_ranks(World(size=4, launcher="torchrun"), 1.0) is None
 
 
 def test_data_that_cannot_be_read_are_a_line_of_the_report(

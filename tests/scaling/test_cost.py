@@ -1,10 +1,14 @@
 """The cost of an all-reduce against its closed forms."""
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_calo.scaling.cost import ring_seconds, tree_seconds, two_level_seconds
+from dist_calo.scaling.cost import all_reduce_seconds, ring_seconds
+
+tree_seconds = partial(all_reduce_seconds, "tree")
 
 RANKS = st.integers(1, 5000)
 BYTES = st.floats(0, 1e10)
@@ -32,12 +36,6 @@ def test_no_ring_sends_the_payload_more_than_twice(ranks, payload):
 def test_small_messages_are_faster_along_a_tree_and_large_ones_around_a_ring(ranks):
     assert tree_seconds(ranks, 0, 1e-6, 1e9) < ring_seconds(ranks, 0, 1e-6, 1e9)
     assert ring_seconds(ranks, 1e9, 0.0, 1e9) < tree_seconds(ranks, 1e9, 0.0, 1e9)
-
-
-def test_two_levels_add_up():
-    slow, fast = (1e-3, 1e6), (1e-6, 1e9)
-    total = two_level_seconds("ring", 4, 2, 1e6, within=fast, between=slow)
-    assert total == pytest.approx(ring_seconds(2, 1e6, *fast) + ring_seconds(4, 1e6, *slow))
 
 
 def test_no_ranks_are_refused():

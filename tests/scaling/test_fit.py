@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dist_calo.scaling.conclusions import cost_models, sentences
 from dist_calo.scaling.cost import ring_seconds
 from dist_calo.scaling.fit import Case, check_model, design, fit_model, independent
 from dist_calo.scaling.forecast import Forecast, forecast
-from dist_calo.scaling.predictions import model_parts, sentences
 from dist_calo.scaling.report import write_report
 from dist_calo.scaling.results import read_results, write_result
 from dist_calo.scaling.summary import summarise
@@ -84,7 +84,7 @@ def test_eight_ranks_are_predicted_from_fewer(tmp_path):
 
 def test_the_points_that_are_predicted_do_not_choose_the_algorithm(tmp_path):
     summary = summary_of(tmp_path, GRID)
-    (part,) = model_parts(summary)
+    (part,) = cost_models(summary)
     assert min(part.fits, key=lambda fit: fit.misfit).algorithm == "ring"
     checks = [replace(check, misfit=0.1 if check.algorithm == "ring" else 0.0) for check in part.checks]
     (line,) = (line for line in sentences(summary, [replace(part, checks=checks)]) if "it predicts" in line)
@@ -136,7 +136,7 @@ def test_what_is_hidden_at_few_ranks_is_predicted_from_the_points_without_overla
     points = [point(2**power, overlap=overlap) for overlap in (True, False) for power in range(6)]
     summary = summary_of(tmp_path, points, noise=0.005, changes=overlapped(hidden))
     series = {
-        key.overlap: found for part in model_parts(summary) for key, (_, found) in part.forecasts.items()
+        key.overlap: found for part in cost_models(summary) for key, (_, found) in part.forecasts.items()
     }
     for overlap, found in series.items():
         truth = COMPUTING_S / overlapped_step(4096, hidden if overlap else 0.0)
@@ -150,7 +150,7 @@ def test_what_is_hidden_at_few_ranks_is_predicted_from_the_points_without_overla
 def test_points_with_overlap_alone_predict_nothing_where_buckets_may_leave_early(tmp_path):
     points = [point(2**power) for power in range(6)]
     summary = summary_of(tmp_path, points, changes=overlapped(2 / 3))
-    assert any("plan with --overlap on,off" in line for line in sentences(summary, model_parts(summary)))
+    assert any("plan with --overlap on,off" in line for line in sentences(summary, cost_models(summary)))
 
 
 def test_points_of_gpus_are_fitted_by_the_time_of_a_step_alone(tmp_path):
@@ -188,7 +188,7 @@ def test_a_point_that_does_not_count_is_neither_base_nor_fitted(tmp_path):
     assert [row.counts for row in rows] == [False, True, True]
     assert [row.base for row in rows] == [1, 1, 1]
     assert rows[2].efficiency == pytest.approx(seconds(points[1]) / seconds(points[2]))
-    (part,) = model_parts(summary)
+    (part,) = cost_models(summary)
     assert [row.number for row in part.rows] == [1, 2]
     assert "at 4 ranks, relative to 2" in sentences(summary, [part])[0]
 
@@ -231,10 +231,10 @@ def test_the_verdict_gives_the_efficiency_and_where_it_falls_below_ninety_per_ce
     found = Forecast(efficiency=falling, low=falling, high=steady, **parts)
     assert found.falls_below(falling) == pytest.approx(2 * 2**0.5)
     assert found.falls_below(steady) is None
-    assert found.verdict() == (
+    assert found.described() == (
         "efficiency at 8 ranks: 70 % (70-99 %); falls below 90 % at about 3 ranks (3 to over 8)"
     )
-    assert Forecast(efficiency=steady, low=falling, high=steady, **parts).verdict() == (
+    assert Forecast(efficiency=steady, low=falling, high=steady, **parts).described() == (
         "efficiency at 8 ranks: 99 % (70-99 %); stays above 90 %, or falls below from 3 ranks on"
     )
 
@@ -267,7 +267,7 @@ def verdict_of(folder, points, **experiment):
 )
 def test_there_is_no_prediction_from_points_that_do_not_allow_one(tmp_path, points, cores, reason):
     found = verdict_of(tmp_path, points, cores=cores)
-    assert found.verdict().startswith(f"no prediction: {reason}")
+    assert found.described().startswith(f"no prediction: {reason}")
     assert found.ranks[-1] <= max(point.ranks for point in points)
 
 

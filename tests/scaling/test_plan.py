@@ -2,14 +2,14 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from dist_calo.__main__ import main
-from dist_calo.cli import scale
 from dist_calo.config import CommConfig, RunConfig, TrainConfig
 from dist_calo.errors import ConfigError, DataError
-from dist_calo.scaling.plan import Axes, Measurement, make_plan, read_plan, write_plan
+from dist_calo.scaling.plan import Axes, Measurement, _ranges, commands, make_plan, read_plan, write_plan
 from dist_calo.scaling.results import forget, missing, read_results, write_result
 from tests.support.scaling_results import point, result, write_experiment
 
@@ -97,10 +97,10 @@ def test_a_restarted_job_forgets_only_what_others_measured(tmp_path):
 
 def test_every_number_of_nodes_has_its_array(tmp_path):
     axes = Axes(nodes=[1, 4], ranks_per_node=[1, 2], threads=[2], weak_batches=[8])
-    told = scale._how_to_run(plan_of(axes), tmp_path)
+    told = commands(plan_of(axes), tmp_path)
     assert "sbatch -N 1 --ntasks-per-node=2 --cpus-per-task=2 --array=0-1 slurm/scaling.sh" in told
     assert "sbatch -N 4 --ntasks-per-node=2 --cpus-per-task=2 --array=2-3 slurm/scaling.sh" in told
-    assert scale._ranges([0, 2, 3, 5]) == "0,2-3,5"
+    assert _ranges([0, 2, 3, 5]) == "0,2-3,5"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_every_number_of_nodes_has_its_array(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
-    sample = f"--data.path={scale.Path.cwd()}/data/sample/*.h5"
+    sample = f"--data.path={Path.cwd()}/data/sample/*.h5"
     monkeypatch.chdir(tmp_path)
     code = main(["scale", *arguments, *([sample] if arguments[0] == "plan" else [])])
     said = capsys.readouterr().err

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 
 from dist_calo.diagnostics.cluster_report import Report
-from dist_calo.diagnostics.findings import Node
 from dist_calo.diagnostics.links import ring_rounds, second_rounds
+from dist_calo.diagnostics.nodes import Node
 
 
 def cluster(count: int = 4, ranks: int = 2) -> list[Node]:

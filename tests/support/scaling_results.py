@@ -8,7 +8,7 @@ import numpy as np
 
 from dist_calo.config import RunConfig, TrackingConfig, TrainConfig
 from dist_calo.scaling.cost import all_reduce_seconds
-from dist_calo.scaling.plan import Measurement, Plan, Point, write_plan
+from dist_calo.scaling.plan import Measurement, Point, ScalingPlan, write_plan
 from dist_calo.scaling.results import write_result
 
 BYTES, COLLECTIVES = 4e6, 10.0
@@ -73,13 +73,13 @@ def write_experiment(
     algorithm: str = "ring",
     cores: int = 10**6,
     changes: Callable[[Point], dict[str, Any]] = lambda point: {},
-) -> Plan:
+) -> ScalingPlan:
     """A plan and three repeats of each point, without MLflow; ranks beyond the cores take turns.
 
     The changes replace values of a point's results, before noise falls on the time of a step.
     """
     config = RunConfig(tracking=TrackingConfig(uri="none"), train=TrainConfig(max_steps=100))
-    plan = Plan(points=tuple(points), config=config, measurement=Measurement(repeats=3))
+    plan = ScalingPlan(points=tuple(points), config=config, measurement=Measurement(repeats=3))
     write_plan(folder, plan)
     generator = np.random.default_rng(1)
     for number, each in enumerate(points):

@@ -1,12 +1,8 @@
-"""What one rank can find out without the others: versions, cores, memory, the speed of disks and of its own steps."""
+"""Measurements of one rank without the others: cores, memory, the speed of disks and of its own training steps."""
 
-import hashlib
-import importlib.metadata
 import math
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -16,20 +12,17 @@ from typing import Any
 import psutil
 import torch
 
-from dist_calo import __version__
 from dist_calo.comm.single import SingleCommunicator
 from dist_calo.comm.threads import available_cores
 from dist_calo.config import RunConfig
 from dist_calo.data.loader import training_loader
 from dist_calo.data.shards import FileEntry, Manifest
-from dist_calo.diagnostics.findings import PACKAGES
 from dist_calo.launching.environment import World
 from dist_calo.launching.node import kernel_id
 from dist_calo.training.learner import Learner
 from dist_calo.training.setup import build_learner
 from dist_calo.transforms import Transform
 
-CODE = "code of dist_calo"
 _PIECE = 4 << 20
 _READ_BYTES, _READ_S = 256 << 20, 5.0
 _WRITE_BYTES, _WRITE_S = 32 << 20, 3.0
@@ -38,50 +31,8 @@ _MOST_STEPS, _STEPS_S = 20, 3.0
 _LEAST_STEPS, _LEAST_S = 3, 30.0
 
 
-def versions(first_on_node: bool) -> dict[str, str]:
-    """Versions by name. What many small files have to be opened for is looked at by one rank of a node."""
-    found = {"python": platform.python_version(), "dist_calo": __version__}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "missing"
-    return found | (_code() if first_on_node else {})
-
-
-def _code() -> dict[str, str]:
-    """A digest of the package's own modules, and the commit of the checkout that they come from."""
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.blake2b(digest_size=6)
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    found = {CODE: digest.hexdigest()}
-    if (package.parent / ".git").exists():
-        command = ["git", "-C", str(package.parent), "rev-parse", "--short", "HEAD"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-            found["commit"] = done.stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            found["commit"] = "unknown"
-    return found
-
-
-def library_of(backend: str) -> dict[str, str]:
-    """Which MPI or which parts of Horovod a connected backend runs on."""
-    if backend == "mpi":
-        from mpi4py import MPI
-
-        return {"MPI library": MPI.Get_library_version().split(",")[0].split("\n")[0].strip("\0 ")}
-    if backend == "horovod":
-        import horovod.torch as hvd
-
-        built = {"Gloo": hvd.gloo_built(), "MPI": hvd.mpi_built(), "NCCL": hvd.nccl_built()}
-        return {"Horovod build": ", ".join(name for name, there in built.items() if there)}
-    return {}
-
-
 def hardware() -> dict[str, Any]:
-    """Cores that this rank may use, memory of its node in bytes, its GPUs, and the kernel they are under."""
+    """Return the cores that this rank may use, memory of its node in bytes, its GPUs, and the kernel they are under."""
     memory = psutil.virtual_memory()
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     return {
@@ -130,7 +81,7 @@ def reading_rate(files: Iterable[FileEntry], part: int, parts: int) -> tuple[int
 
 
 def writing_rate(folder: str | Path) -> float:
-    """Bytes a second that reach the disk of a folder, or of the one that it would be made in.
+    """Measure the bytes a second that reach the disk of a folder, or of the one that it would be made in.
 
     Raises:
         OSError: if it cannot be written.
@@ -147,8 +98,8 @@ def writing_rate(folder: str | Path) -> float:
         return written / (time.perf_counter() - began)
 
 
-def summary(times: Sequence[float]) -> dict[str, float]:
-    """Median of some times, its standard error, and their mean, all in seconds.
+def step_statistics(times: Sequence[float]) -> dict[str, float]:
+    """Return the median of some times, its standard error, and their mean, all in seconds.
 
     The error is that of normal times with the scatter of the middle ones, 1.4826 times their median deviation from the
     median (Hampel, J. Am. Stat. Assoc. 69 (1974) 383), whose median scatters sqrt(pi/2) = 1.25 times as much as a mean.
@@ -172,7 +123,7 @@ class Alone(SingleCommunicator):
         self.fresh = fresh
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        """The value of rank 0, as it was kept there and handed on by other ways."""
+        """Return the value of rank 0, which came here another way."""
         if self.world.rank == root:
             self.fresh = value
         return self.fresh
@@ -199,11 +150,11 @@ class LoneSteps:
 
     @property
     def gradient_bytes(self) -> int:
-        """Gradients of all networks in the format in which they travel."""
+        """Return the bytes of all gradients in the format in which they travel."""
         return sum(averager.bytes_per_update for averager in self.learner.averagers.values())
 
     def measure(self) -> dict[str, float]:
-        """`summary` of the times of steps, and the bytes and collectives that a step would send."""
+        """Time some steps: their `step_statistics`, and the bytes and collectives that a step would send."""
         train = self._config.train
         loader = training_loader(
             self._manifest,
@@ -223,7 +174,7 @@ class LoneSteps:
                 and len(times) < (_MOST_STEPS if elapsed < _STEPS_S else _LEAST_STEPS)
             ):
                 times.append(self._learn(batch, len(times) + 2))
-        return summary(times) | {
+        return step_statistics(times) | {
             "bytes": (self._communicator.bytes_sent - sent) / len(times),
             "collectives": (self._communicator.collectives - collectives) / len(times),
         }

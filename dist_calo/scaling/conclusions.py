@@ -1,4 +1,4 @@
-"""What the cost model says of a scaling experiment: fits, their check on unseen points, forecasts, in words too."""
+"""Conclusions from a scaling experiment: cost models, their check on unseen points, forecasts, and all in words."""
 
 import math
 from collections import defaultdict
@@ -12,7 +12,7 @@ from dist_calo.scaling.summary import Row, Series, Summary, base_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelPart:
+class CostModel:
     """The cost model of points of one backend, number of threads and overlap."""
 
     title: str
@@ -24,8 +24,8 @@ class ModelPart:
     forecasts: dict[Series, tuple[list[Row], Forecast]]
 
 
-def model_parts(summary: Summary) -> list[ModelPart]:
-    """Fits, checks and forecasts of everything that shares a cost model."""
+def cost_models(summary: Summary) -> list[CostModel]:
+    """Fit, check and extrapolate everything that shares a cost model."""
     groups: dict[tuple[str, int, bool], list[Row]] = defaultdict(list)
     for row in summary.rows:
         groups[row.point.backend, row.point.threads, row.point.overlap].append(row)
@@ -46,7 +46,7 @@ def model_parts(summary: Summary) -> list[ModelPart]:
         ]
         bare_fits = models.get((backend, threads, False), [])
         parts.append(
-            ModelPart(
+            CostModel(
                 title=f"{backend}, {threads} thread{'s' * (threads > 1)} a rank, overlap {'on' if overlap else 'off'}",
                 rows=rows,
                 fits=fits,
@@ -63,7 +63,7 @@ def model_parts(summary: Summary) -> list[ModelPart]:
 
 
 def _forecast(summary: Summary, key: Series, fits: Sequence[Fit], bare_fits: Sequence[Fit]) -> Forecast:
-    """The forecast of a series; with overlap it takes the same series without, unless nothing can be hidden."""
+    """Forecast a series; with overlap this takes the same series without, unless nothing can be hidden."""
     rows = summary.series[key]
     # Gradients that fit into one bucket leave when the backward pass is over.
     payload = max(row.values["bytes_per_step"] for row in rows) * (1 if key.wire == "fp32" else 2)
@@ -75,8 +75,8 @@ def _forecast(summary: Summary, key: Series, fits: Sequence[Fit], bare_fits: Seq
     return forecast_overlapped(rows, fits, bare_rows, bare_fits)
 
 
-def sentences(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
-    """What was found, a line each: the largest point of each series, the model's check, where 90 % ends."""
+def sentences(summary: Summary, parts: Sequence[CostModel]) -> list[str]:
+    """Return the findings, a line each: the largest point of each series, the model's check, where 90 % ends."""
     lines = []
     for key, rows in summary.series.items():
         counted = [row for row in rows if row.counts]
@@ -102,18 +102,18 @@ def sentences(summary: Summary, parts: Sequence[ModelPart]) -> list[str]:
                 f"{1e3 * worst.row.values['step_s']:.4g} ms: {100 * worst.error:+.1f} %"
             )
         lines += [
-            f"{'' if found.obstacle else 'prediction, '}{key.study} scaling, {key.label}: {found.verdict()}"
+            f"{'' if found.obstacle else 'prediction, '}{key.study} scaling, {key.label}: {found.described()}"
             for key, (_, found) in part.forecasts.items()
         ]
     return lines
 
 
 def percent(value: float, error: float = math.nan) -> str:
-    """A fraction in per cent with its error."""
+    """Write a fraction in per cent with its error."""
     text = f"{100 * value:.1f}"
     return f"{text} %" if math.isnan(error) else f"({text} ± {100 * error:.1f}) %"
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """Numbers in words."""
+    """Write numbers as a list."""
     return ", ".join(str(number) for number in numbers)

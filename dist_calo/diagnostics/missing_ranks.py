@@ -1,4 +1,4 @@
-"""Who is there, before the ranks depend on each other: those that do not come are named, and nobody waits for long."""
+"""Wait for all ranks before they depend on each other: those that do not come are named, and none waits for long."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from dist_calo.diagnostics.findings import and_more
+from dist_calo.diagnostics.nodes import and_more
 from dist_calo.errors import EXIT_FAILURE, LaunchError
 from dist_calo.launching.environment import World
 
@@ -18,7 +18,7 @@ _GO = "go"
 _POLL_S = 0.05
 
 
-def call_roll(world: World, timeout_s: float, environ: Mapping[str, str] = os.environ) -> "TCPStore | None":
+def await_ranks(world: World, timeout_s: float, environ: Mapping[str, str] = os.environ) -> "TCPStore | None":
     """Wait until every task of srun is there; other launchers do that themselves.
 
     Returns:
@@ -86,7 +86,7 @@ def _absence(
 
 
 def _nodes(environ: Mapping[str, str]) -> list[str]:
-    """Nodes of this step of a SLURM job; none where SLURM does not tell."""
+    """Return the nodes of this step of a SLURM job; none where SLURM does not tell."""
     names = environ.get("SLURM_STEP_NODELIST", "")
     try:
         command = ["scontrol", "show", "hostnames", names]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from dist_calo.diagnostics.cluster_report import Report
-from dist_calo.diagnostics.findings import predict
-from dist_calo.diagnostics.outliers import check_medians, slow_links, slow_nodes
-from dist_calo.diagnostics.rank_probes import summary
+from dist_calo.diagnostics.node_comparison import check_medians, slow_links, slow_nodes
+from dist_calo.diagnostics.nodes import predict_step
+from dist_calo.diagnostics.rank_measurements import step_statistics
 from tests.support.cluster_nodes import cluster, report_with_links
 
 
@@ -46,7 +46,7 @@ def test_of_two_nodes_the_one_that_computes_more_slowly_is_named() -> None:
 
 def test_a_disturbed_node_does_not_excuse_itself() -> None:
     # Deviations from the median of 1.6 are 0.4 at their own median; 3 errors of the median of 16 steps are 0.557.
-    found = summary([1.2, 2.0] * 8)
+    found = step_statistics([1.2, 2.0] * 8)
     error = math.sqrt(math.pi / 2 / 16) * 1.4826 * 0.4
     assert found == pytest.approx({"step_s": 1.6, "scatter_s": error, "step_mean_s": 1.6})
     nodes = [replace(node, step_s=0.9, step_mean_s=0.9) for node in cluster()]
@@ -56,12 +56,14 @@ def test_a_disturbed_node_does_not_excuse_itself() -> None:
 
 
 def test_a_node_that_stalls_now_and_then_is_named() -> None:
-    found = summary([0.1, 0.1, 0.3] * 6)
+    found = step_statistics([0.1, 0.1, 0.3] * 6)
     assert found == pytest.approx({"step_s": 0.1, "scatter_s": 0.0, "step_mean_s": 1 / 6})
     nodes = cluster()
     nodes[1] = replace(nodes[1], **found)  # type: ignore[arg-type]
     assert slow_nodes(nodes) == {"n1": ["on average a step takes 1.7x the median"]}
-    prediction = predict(nodes, showers=8, measured_ranks=8, bytes_=0.0, collectives=0.0, links=[(0.0, 1e9)])
+    prediction = predict_step(
+        nodes, showers=8, measured_ranks=8, bytes_=0.0, collectives=0.0, links=[(0.0, 1e9)]
+    )
     assert prediction is not None
     assert prediction.compute_s == pytest.approx(1 / 6)
 
@@ -132,14 +134,14 @@ def test_a_step_is_computing_and_a_ring_over_the_slowest_link() -> None:
     nodes = cluster(2)
     nodes[1] = replace(nodes[1], step_s=0.3)
     sent: dict[str, Any] = {"showers": 30, "bytes_": 8e6, "collectives": 5}
-    found = predict(nodes, **sent, measured_ranks=4, links=[(1e-5, 1e9), (2e-5, 1e8)])
+    found = predict_step(nodes, **sent, measured_ranks=4, links=[(1e-5, 1e9), (2e-5, 1e8)])
     assert found is not None
     # 2 (p - 1) = 6 messages of each of 5 collectives, and 2 (p - 1) / p = 1.5 times the payload.
     assert found.all_reduce_s == pytest.approx(6 * 5 * 2e-5 + 1.5 * 8e6 / 1e8)
     assert found.step_s == pytest.approx(0.3 + found.all_reduce_s)
     assert found.to_dict()["showers_per_s"] == pytest.approx(30 / found.step_s)
-    assert predict(nodes, **sent, measured_ranks=4, links=[]) is None
-    alone = predict(cluster(1, ranks=1), **sent, measured_ranks=1, links=[])
+    assert predict_step(nodes, **sent, measured_ranks=4, links=[]) is None
+    alone = predict_step(cluster(1, ranks=1), **sent, measured_ranks=1, links=[])
     assert alone is not None
     assert alone.all_reduce_s == 0
 
@@ -155,7 +157,7 @@ def test_fewer_ranks_compute_a_larger_share_of_the_same_batch() -> None:
         "collectives": 0.0,
         "links": [(0.0, 1e9)],
     }
-    every, without = predict(nodes, **sent), predict(nodes[:3], **sent)
+    every, without = predict_step(nodes, **sent), predict_step(nodes[:3], **sent)
     assert every is not None
     assert without is not None
     # 8 showers a rank become 10.

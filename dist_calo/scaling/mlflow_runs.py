@@ -1,4 +1,4 @@
-"""A scaling experiment in MLflow: one parent run, and below it one run for each point, its repeats as steps."""
+"""MLflow runs of a scaling experiment: one parent run, and below it one run for each point, its repeats as steps."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -7,7 +7,7 @@ from typing import Any
 
 from dist_calo.config import flattened
 from dist_calo.errors import TrackingError
-from dist_calo.scaling.plan import PLAN_FILE, Plan
+from dist_calo.scaling.plan import PLAN_FILE, ScalingPlan
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.tracking.tracker import Tracker, make_tracker
 
@@ -16,7 +16,7 @@ FIRST_ANSWER_S = 300.0
 """Time for a store that is made now, on a slow file system, in seconds; one that does not answer is told at once."""
 
 
-def start_parent(plan: Plan, results: Path) -> str | None:
+def start_parent(plan: ScalingPlan, results: Path) -> str | None:
     """Make the parent run, once and before any task starts, and return its name; None without tracking.
 
     Raises:
@@ -53,7 +53,7 @@ class PointRecord:
         rank: of this process.
     """
 
-    def __init__(self, plan: Plan, number: int, results: Path, run_id: str | None, rank: int) -> None:
+    def __init__(self, plan: ScalingPlan, number: int, results: Path, run_id: str | None, rank: int) -> None:
         tracking = plan.config.tracking
         if plan.parent_run is None:
             tracking = replace(tracking, uri="none")
@@ -76,7 +76,7 @@ class PointRecord:
         self._tracker.metrics(numbers, repeat)
 
     def run_id(self) -> str | None:
-        """The run's name, which a later attempt at this point continues."""
+        """Return the id of the run, which a later attempt at this point continues."""
         return self._tracker.run_id
 
     def close(self, *, complete: bool) -> None:
@@ -84,7 +84,7 @@ class PointRecord:
         self._tracker.finish("FINISHED" if complete else "KILLED", timeout_s=30.0)
 
 
-def add_report(plan: Plan, results: Path, files: list[Path], metrics: Mapping[str, float]) -> None:
+def add_report(plan: ScalingPlan, results: Path, files: list[Path], metrics: Mapping[str, float]) -> None:
     """Put the plan, the report and its main numbers into the parent run."""
     if plan.parent_run is None:
         return

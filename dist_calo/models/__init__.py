@@ -1,4 +1,4 @@
-"""The networks, by name."""
+"""Models by name."""
 
 import importlib
 import inspect
@@ -46,7 +46,7 @@ def build_model(config: ModelConfig, geometry: Geometry) -> "Model":
 
 
 def check_model(config: ModelConfig) -> None:
-    """Check name and options of a model before there are data; it loads torch.
+    """Check the name and the options of a model before there are data; loads torch.
 
     Raises:
         ConfigError: if the name or an option is not known, or an option has the wrong type.
@@ -55,7 +55,7 @@ def check_model(config: ModelConfig) -> None:
 
 
 def _builder(config: ModelConfig) -> "tuple[Callable[..., Model], dict[str, Option]]":
-    """The function that builds the model, and its options."""
+    """Return the function that builds the model, and its options."""
     if config.name not in MODELS:
         raise ConfigError(
             f"model.name={config.name}: there is no such model; choose from {', '.join(sorted(MODELS))}"
@@ -68,7 +68,7 @@ def _builder(config: ModelConfig) -> "tuple[Callable[..., Model], dict[str, Opti
 def _checked_options(
     name: str, options: Mapping[str, Option], signature: inspect.Signature
 ) -> dict[str, Option]:
-    """The options with numbers in the type of their defaults."""
+    """Return the options with numbers in the type of their defaults."""
     defaults = {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
     checked = {}
     for key, value in options.items():

@@ -1,4 +1,4 @@
-"""Parts of variational autoencoders: the encoder, its divergence from the prior, and its samples."""
+"""Common part of variational autoencoders: the evidence lower bound of a shower and its divergence."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from dist_calo.models.nn.blocks import Dense
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)), summed over dimensions, (B,), of numbers (B, latent).
+    """Return KL(N(mean, variance) || N(0, 1)), summed over dimensions, (B,), of numbers (B, latent).
 
     Kingma and Welling, arXiv:1312.6114, appendix B.
     """
@@ -14,7 +14,7 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def widths(hidden: int, latent: int) -> list[int]:
-    """Widths of the dense layers of an encoder; 1500, 1000, 500, 100 for the published 1500 and latent 50."""
+    """Return the widths of an encoder's dense layers; 1500, 1000, 500, 100 for the published 1500 and latent 50."""
     return [hidden, max(2 * hidden // 3, 1), max(hidden // 3, 1), 2 * latent]
 
 
@@ -33,11 +33,11 @@ class Encoder(nn.Module):
         self.mean, self.log_variance = (nn.Linear(2 * latent, latent) for _ in range(2))
 
     def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Of numbers (B, inputs): (B, latent) each."""
+        """Return mean and log variance (B, latent) each for numbers (B, inputs)."""
         h = self.dense(values)
         return self.mean(h), self.log_variance(h).clamp(-12.0, 4.0)
 
 
 def sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """Latent numbers (B, latent) of the encoder's distribution, from standard normal ones (the reparametrisation)."""
+    """Sample latent numbers (B, latent) from the encoder's distribution (the reparametrisation)."""
     return mean + (0.5 * log_variance).exp() * noise.to(mean)

@@ -1,4 +1,4 @@
-"""The arithmetic of a model, counted and not measured."""
+"""Arithmetic operations of a model, counted and not measured."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ _TYPICAL = {"GeV": 100.0, "rad": np.pi / 2}
 
 
 def forward_flops(model: GanModel) -> dict[str, int]:
-    """Floating-point operations of convolutions and dense layers for one shower, forward.
+    """Return the floating-point operations of convolutions and dense layers for one shower, forward.
 
     A multiplication and an addition count as two; everything else is left out, as is usual.
 

@@ -1,4 +1,4 @@
-"""The plain generative adversarial model: one generator and one discriminator of whole showers."""
+"""Interface of generative adversarial models: a generator, a discriminator, and its output."""
 
 from typing import Protocol
 
@@ -10,17 +10,17 @@ from dist_calo.randomness import Draws
 
 
 class Generator(Protocol):
-    """A network from conditions and noise to showers."""
+    """Network from conditions and noise to showers."""
 
     latent: int
     """Normal numbers that a shower is made from."""
 
     def __call__(self, conditions: Tensor, noise: Tensor) -> Tensor:
-        """Showers in network units, shape (B, X, Y, Z), of conditions (B, C) in GeV and rad and noise (B, latent)."""
+        """Return showers in network units (B, X, Y, Z) for conditions (B, C) in GeV and rad and noise (B, latent)."""
 
 
 class GanModel(Model):
-    """A generator and a discriminator; each of the two is optimised alone.
+    """Generator and discriminator, each with its own optimizer.
 
     A model with constants that come from the training data overrides ``calibrate``.
 
@@ -40,12 +40,12 @@ class GanModel(Model):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What is optimised, each network by its own optimizer."""
+        """The networks, each with its own optimizer."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
     @property
     def games(self) -> tuple[Game, ...]:
-        """What the networks play: here one game about whole showers."""
+        """The adversarial games: here one about whole showers."""
         return (
             Game(
                 generator="generator",

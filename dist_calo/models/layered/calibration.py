@@ -1,4 +1,4 @@
-"""What the models of layered calorimeters fit to training showers before the first step.
+"""Calibration of the models of layered calorimeters on training showers, before the first step.
 
 Energies are in network units squared: those of a cell are its amplitude squared. ``e`` is the logarithm of the incident
 energy, brought to [-1, 1] over the sample. Coordinates of the energies of layers are those of
@@ -46,7 +46,7 @@ class Coordinate:
 
 
 def squared_amplitudes(model: str, statistics: Mapping[str, np.ndarray]) -> tuple[Array, Array]:
-    """Squares of the network units (n, V) of training showers and their incident energies (n,) in GeV.
+    """Return the squares of the network units (n, V) of training showers and their incident energies (n,) in GeV.
 
     Args:
         model: name of the model, for the message.
@@ -67,19 +67,19 @@ def squared_amplitudes(model: str, statistics: Mapping[str, np.ndarray]) -> tupl
 
 
 def energy_range(energy: Array) -> tuple[float, float]:
-    """Middle and half width of the logarithm of the incident energies."""
+    """Return the middle and half width of the logarithm of the incident energies."""
     low, high = np.log(energy).min(), np.log(energy).max()
     return float(low + high) / 2, max(float(high - low) / 2, 1e-3)
 
 
 def energy_nodes(e: Array) -> Array:
-    """Strictly increasing incident energies in [-1, 1], denser where there are more showers, shape (NODES,)."""
+    """Return strictly increasing incident energies (NODES,) in [-1, 1], denser where there are more showers."""
     even = np.linspace(0.0, 1.0, NODES)
     return (np.quantile(e, even) + 2.0 * even - 1.0) / 2
 
 
 def coordinate(values: Array, e: Array, nodes: Array, levels: Array) -> Coordinate:
-    """The distribution of one coordinate (n,), given e (n,).
+    """Return the distribution of one coordinate (n,), given e (n,).
 
     Mean and width are polynomials in e, robust against long tails. The quantiles of what remains are those of the
     nearest sixth of the showers around each node.
@@ -116,7 +116,7 @@ def coordinate(values: Array, e: Array, nodes: Array, levels: Array) -> Coordina
 
 
 def _robust_polynomial(x: Array, y: Array, degree: int) -> Array:
-    """Least squares with residuals beyond three standard deviations (of a normal core) drawn in."""
+    """Fit a polynomial by least squares, with residuals clipped at three standard deviations (normal core)."""
     powers = np.vander(x, degree + 1, increasing=True)
     pulled: Array = y
     for _ in range(4):
@@ -128,7 +128,7 @@ def _robust_polynomial(x: Array, y: Array, degree: int) -> Array:
 
 
 def _quantiles_near(node: float, x: Array, values: Array, near: int, levels: Array) -> Array:
-    """Quantiles of the values nearest to a node, those nearer having more weight, strictly increasing."""
+    """Return strictly increasing quantiles of the values near a node, weighted by their distance."""
     distance = np.abs(x - node)
     chosen = np.argpartition(distance, near - 1)[:near]
     reach = distance[chosen].max() + 1e-9
@@ -140,7 +140,7 @@ def _quantiles_near(node: float, x: Array, values: Array, near: int, levels: Arr
 
 
 def chance(happened: NDArray[np.bool_], e: Array) -> Array:
-    """Logistic regression: the logit of a chance as a polynomial in e, by Newton's method with a weak prior."""
+    """Fit a logistic regression: the logit as a polynomial in e, by Newton's method with a weak prior."""
     count = int(min(happened.sum(), (~happened).sum()))
     fit = np.zeros(CHANCE_DEGREE + 1)
     if count == 0:
@@ -160,7 +160,7 @@ def chance(happened: NDArray[np.bool_], e: Array) -> Array:
 
 
 def mean_shape(shares: Array, e: Array) -> Array:
-    """Logarithm of the mean share of each cell in its layer's energy as a line in e, shape (2, V).
+    """Return the logarithm of the mean share of each cell in its layer's energy as a line in e, shape (2, V).
 
     Args:
         shares: cells / energy of their layer, 0 in empty layers, shape (n, V).
@@ -176,7 +176,7 @@ def mean_shape(shares: Array, e: Array) -> Array:
 
 
 def hit_energies(cells: Array, expected: Array, slices: tuple[slice, ...]) -> Array:
-    """Energy of a hit in each cell, so that a Poisson number of hits leaves it empty as often as it is, shape (V,).
+    """Return the energy of a hit in each cell (V,) for which a Poisson number of hits leaves it empty as often.
 
     Args:
         cells: energies, shape (n, V).
@@ -203,7 +203,7 @@ def hit_energies(cells: Array, expected: Array, slices: tuple[slice, ...]) -> Ar
 
 
 def shape_modes(shares: Array, mean: Array, hits: Array, count: int) -> Array:
-    """Principal modes of the fluctuations of the shapes, as changes of the logarithm of a share, (count, V).
+    """Return principal modes of the fluctuations of shapes, as changes of the log of a share, (count, V).
 
     They are found in the square roots of the shares, in which hits that fluctuate independently make the same width
     ``(2 hits)^-1/2`` in all cells of a layer. In units of this width, the part of a mode's variance that exceeds 1 is

@@ -1,4 +1,4 @@
-"""How a layer's energy is shared among its cells: what `layers_gan` and `layers_vae` have in common.
+"""Sharing of a layer's energy among its cells, common to `layers_gan` and `layers_vae`.
 
 A cell of layer k with share ``s`` of the layer's energy ``E_k`` is hit ``m = s E_k / w`` times on average, where w is
 the energy of a hit in this cell, and each hit's energy is exponential: a compound Poisson distribution, with::
@@ -50,21 +50,21 @@ class LayerCells(nn.Module):
 
     @in_float32
     def mean_logits(self, e: Tensor) -> Tensor:
-        """Logarithm of the mean shares, up to a constant in each layer, (B, V), at energies e (B,) in [-1, 1]."""
+        """Return the log of the mean shares, up to a constant a layer, (B, V), at energies e (B,) in [-1, 1]."""
         return self.shape[0] + e.clamp(-1.0, 1.0)[:, None] * self.shape[1]
 
     @in_float32
     def spread(self, layers: Tensor) -> Tensor:
-        """Numbers of layers (B, K) at each of their cells, (B, V)."""
+        """Repeat numbers of layers (B, K) for each of their cells, (B, V)."""
         return layers @ self.member.T
 
     @in_float32
     def totals(self, cells: Tensor) -> Tensor:
-        """Sums over the cells of each layer, (B, K), of numbers (B, V)."""
+        """Sum numbers (B, V) over the cells of each layer, (B, K)."""
         return cells @ self.member
 
     def log_hits(self, logits: Tensor, energy: Tensor, log_hit: Tensor) -> Tensor:
-        """Logarithm of the mean number of hits of each of the N cells of one layer, (B, N).
+        """Return the logarithm of the mean number of hits of each of the N cells of one layer, (B, N).
 
         Args:
             logits: of the shares, (B, N).
@@ -75,7 +75,7 @@ class LayerCells(nn.Module):
         return expected.clamp(-2 * MOST_HITS, MOST_HITS)
 
     def normalised(self, amplitudes: Tensor, first: Tensor, energy: Tensor) -> Tensor:
-        """Amplitudes (B, N) of the cells of one layer, scaled so that their squares add up to its energy (B, 1).
+        """Scale amplitudes (B, N) of the cells of a layer so that their squares sum to its energy (B, 1).
 
         Args:
             amplitudes: not negative, not normalised.

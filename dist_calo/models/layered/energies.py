@@ -1,4 +1,4 @@
-"""The energies of layers as normal numbers, and back: what `layers_gan` and `layers_vae` learn in.
+"""Map between the energies of layers and normal numbers, in which `layers_gan` and `layers_vae` learn.
 
 Of K layers with cells, in the order of their depth, energies ``E_1 ... E_K`` of a shower with incident energy E have
 the coordinates::
@@ -55,7 +55,7 @@ class NormalEnergies:
 
 
 def in_float32(method: Method) -> Method:
-    """Let a method compute in float32 where autocast would not: energies are right to a permille and better."""
+    """Make a method compute in float32 under autocast: energies are accurate to a permille and better."""
 
     @functools.wraps(method)
     def computed(self: nn.Module, *tensors: Tensor) -> Any:
@@ -66,7 +66,7 @@ def in_float32(method: Method) -> Method:
 
 
 class LayerEnergies(nn.Module):
-    """The map of the module's docstring; it has constants alone, which `fit` takes from training showers.
+    """Map of the module's docstring; its constants come from training showers by `fit`.
 
     Args:
         geometry: any layered read-out.
@@ -100,26 +100,26 @@ class LayerEnergies(nn.Module):
 
     @property
     def coordinates(self) -> int:
-        """How many coordinates a shower has: as many as layers with cells."""
+        """Coordinates of a shower: as many as layers with cells."""
         return len(self.read)
 
     @in_float32
     def of_cells(self, cells: Tensor) -> Tensor:
-        """Energies of the layers with cells, (B, K), from those of cells, (B, V)."""
+        """Return the energies of the layers with cells, (B, K), from those of cells, (B, V)."""
         return torch.stack([cells[:, self.slices[k]].sum(1) for k in self.read], dim=1)
 
     def standardised(self, incident: Tensor) -> Tensor:
-        """The logarithm of incident energies (B,) in GeV, in [-1, 1] at energies that were fitted."""
+        """Return the log of incident energies (B,) in GeV, scaled to [-1, 1] over the fitted range."""
         return (incident.log() - self.energy_range[0]) / self.energy_range[1]
 
     def fitted_at(self, incident: np.ndarray) -> np.ndarray:
-        """The same of incident energies (n,) in double precision, as the fits see them."""
+        """Return the same for incident energies (n,) in double precision, as the fits use them."""
         middle, half = self.energy_range.double().cpu().numpy()
         return np.asarray((np.log(incident) - middle) / half)
 
     @in_float32
     def forward(self, normal: Tensor, incident: Tensor) -> Tensor:
-        """Energies of the layers with cells, (B, K), of normal coordinates w (B, K) and incident energies (B,)."""
+        """Return the energies of the layers with cells (B, K) for coordinates w (B, K) and incident energies (B,)."""
         e = self.standardised(incident).clamp(-1.0, 1.0)
         none, all_ = self._chances(e)
         p = torch.special.ndtr(normal).clamp(EDGE, 1.0 - EDGE)
@@ -138,7 +138,7 @@ class LayerEnergies(nn.Module):
 
     @in_float32
     def normal(self, layers: Tensor, incident: Tensor) -> NormalEnergies:
-        """The coordinates w of energies (B, K) of the layers with cells at incident energies (B,) in GeV."""
+        """Return the coordinates w for energies (B, K) of the layers with cells and incident energies (B,) in GeV."""
         e = self.standardised(incident).clamp(-1.0, 1.0)
         none, all_ = self._chances(e)
         total = layers.sum(1, keepdim=True)
@@ -186,7 +186,7 @@ class LayerEnergies(nn.Module):
         self.copula.copy_(torch.linalg.cholesky(correlation / widths / widths[:, None]))
 
     def _chances(self, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Chances of -inf and of inf, (B, K) each; what is left for all else is not 0."""
+        """Return the probabilities of -inf and of inf, (B, K) each; their sum is below 1."""
         logits = _powers(e, fit.CHANCE_DEGREE) @ self.chances.flatten(0, 1).T
         chances = torch.sigmoid(logits.clamp(fit.NEVER, -fit.NEVER)).unflatten(1, (-1, 2))
         chances = torch.where(chances < EDGE, 0.0, chances)
@@ -194,14 +194,14 @@ class LayerEnergies(nn.Module):
         return chances[..., 0], chances[..., 1]
 
     def _line(self, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Center and width of each coordinate, (B, K) each."""
+        """Return the center and width of each coordinate, (B, K) each."""
         return (
             _powers(e, fit.CENTER_DEGREE) @ self.center.T,
             (_powers(e, fit.WIDTH_DEGREE) @ self.log_width.T).exp(),
         )
 
     def _table(self, e: Tensor) -> Tensor:
-        """Quantiles of r at each shower's energy, shape (B, K, LEVELS)."""
+        """Return the quantiles of r at each shower's energy, shape (B, K, LEVELS)."""
         above = torch.searchsorted(self.nodes, e.detach().contiguous()).clamp(1, fit.NODES - 1)
         low, high = self.nodes[above - 1], self.nodes[above]
         share = ((e - low) / (high - low)).clamp(0.0, 1.0)[:, None, None]
@@ -214,7 +214,7 @@ def _powers(e: Tensor, degree: int) -> Tensor:
 
 
 def _coordinates(layers: np.ndarray, incident: np.ndarray) -> list[np.ndarray]:
-    """The coordinates u of energies (n, K), with -inf, inf and NaN."""
+    """Return the coordinates u of energies (n, K), with -inf, inf and NaN."""
     after = layers[:, ::-1].cumsum(axis=1)[:, ::-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         total = np.log(after[:, 0] / incident)
@@ -228,7 +228,7 @@ TAIL = round(1.0 / SPACING)
 
 
 def _interpolated(table: Tensor, normal: Tensor) -> Tensor:
-    """The quantile function, linear between levels and beyond them, at normal numbers (B, K)."""
+    """Return the quantile function, linear between levels and beyond them, at normal numbers (B, K)."""
     position = (normal + fit.REACH) / SPACING
     left = position.detach().floor().clamp(0, fit.LEVELS - 2).long()
     low, high = (table.gather(2, index[..., None]).squeeze(2) for index in (left, left + 1))
@@ -240,7 +240,7 @@ def _interpolated(table: Tensor, normal: Tensor) -> Tensor:
 
 
 def _inverted(table: Tensor, values: Tensor) -> Tensor:
-    """The normal numbers (B, K) at which the quantile function has these values, within 5 standard deviations."""
+    """Return the normal numbers (B, K) for values of the quantile function, within 5 standard deviations."""
     left = torch.searchsorted(table.detach(), values.detach()[..., None]).squeeze(2) - 1
     left = left.clamp(0, fit.LEVELS - 2)
     low, high = (table.gather(2, index[..., None]).squeeze(2) for index in (left, left + 1))
@@ -253,6 +253,6 @@ def _inverted(table: Tensor, values: Tensor) -> Tensor:
 
 
 def _tails(table: Tensor) -> tuple[Tensor, Tensor]:
-    """Slopes of the quantile function below its first and above its last level, (B, K) each."""
+    """Return the slopes of the quantile function below its first and above its last level, (B, K) each."""
     run = TAIL * SPACING
     return (table[..., TAIL] - table[..., 0]) / run, (table[..., -1] - table[..., -1 - TAIL]) / run

@@ -1,4 +1,4 @@
-"""A GAN of all layers of a calorimeter together, which learns how the layers depend on each other.
+"""GAN of all layers of a calorimeter together, which learns the correlations between layers.
 
 The energies of K layers are normal numbers ``w_0`` (the total) and ``w_1 ... w_{K-1}`` (the share of a layer in what
 those before it left), as in `dist_calo.models.layered.energies`. With ``z ~ N(0, 1)`` and ``e`` the logarithm of the
@@ -53,7 +53,7 @@ EXTRA, ENERGIES_WIDTH = 4, 48
 
 
 class EnergiesGenerator(nn.Module):
-    """The energies of layers as normal numbers; see the module's docstring.
+    """Generator of the energies of layers as normal numbers; see the module's docstring.
 
     Args:
         geometry: any layered read-out.
@@ -70,7 +70,7 @@ class EnergiesGenerator(nn.Module):
         self.change = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(count))
 
     def forward(self, incident: Tensor, latent: Tensor) -> Tensor:
-        """The coordinates w (B, K) at incident energies (B,), given noise (B, latent)."""
+        """Return the coordinates w (B, K) at incident energies (B,), given noise (B, latent)."""
         e = self.energies.standardised(incident)
         h = self.dense(torch.cat([latent, e[:, None]], dim=1))
         start = latent[:, : self.energies.coordinates] @ self.energies.copula.T
@@ -82,7 +82,7 @@ class EnergiesGenerator(nn.Module):
 
 
 class CellsGenerator(nn.Module):
-    """The cells of layers of given energies; see the module's docstring.
+    """Generator of the cells of layers of given energies; see the module's docstring.
 
     Args:
         geometry: any layered read-out.
@@ -107,7 +107,7 @@ class CellsGenerator(nn.Module):
         self.log_hit = nn.Parameter(torch.zeros(geometry.cells))
 
     def forward(self, e: Tensor, normal: Tensor, layers: Tensor, latent: Tensor, uniform: Tensor) -> Tensor:
-        """Amplitudes (B, V).
+        """Return the amplitudes (B, V).
 
         Args:
             e: logarithm of the incident energies, in [-1, 1], shape (B,).
@@ -128,12 +128,12 @@ class CellsGenerator(nn.Module):
         return torch.cat(pictures, dim=1)
 
     def _modes(self, latent: Tensor) -> Tensor:
-        """Principal fluctuations of the logits, (B, V)."""
+        """Return the principal fluctuations of the logits, (B, V)."""
         amounts = latent[:, : len(self.cells.modes)]
         return amounts @ (self.cells.modes * self.cells.spread(self.mode_weights))
 
     def _layer(self, k: int, logits: Tensor, change: Tensor, energy: Tensor, uniform: Tensor) -> Tensor:
-        """Amplitudes of the cells of layer k, whose squares add up to its energy (B, 1)."""
+        """Return the amplitudes of the cells of layer k, whose squares sum to its energy (B, 1)."""
         cut = self.cells.slices[k]
         log_hit = (self.cells.hit + self.log_hit)[cut]
         u = uniform[:, cut].clamp(1e-7, 1.0 - 1e-6)
@@ -150,7 +150,7 @@ class CellsGenerator(nn.Module):
 
 
 class LayersGan(Model):
-    """The networks of both games; `calibrate` fits where learning starts from.
+    """Networks of both games; `calibrate` fits their starting point.
 
     Args:
         geometry: any layered read-out.
@@ -181,7 +181,7 @@ class LayersGan(Model):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What is optimised, each network by its own optimizer."""
+        """The networks, each with its own optimizer."""
         return {
             "energies": self.energies,
             "energies_discriminator": self.energies_discriminator,
@@ -191,7 +191,7 @@ class LayersGan(Model):
 
     @property
     def games(self) -> tuple[Game, ...]:
-        """One about the logarithms of the energies of layers, (B, K), and one about whole showers."""
+        """Two games: the logarithms of the energies of layers, (B, K), and whole showers."""
         return (
             Game(
                 generator="energies",
@@ -222,20 +222,20 @@ class LayersGan(Model):
         return showers
 
     def _normal(self, incident: Tensor, draws: Draws) -> Tensor:
-        """The coordinates w of generated energies of layers, (B, K)."""
+        """Return the coordinates w of generated energies of layers, (B, K)."""
         noise = draws.normal("energies", self.energies.latent).to(incident)
         normal: Tensor = self.energies(incident, noise)
         return normal
 
     def _generate_energies(self, conditions: Tensor, draws: Draws) -> Tensor:
-        """What the first game sees of generated energies of layers, (B, K)."""
+        """Return the input of the first game for generated energies of layers, (B, K)."""
         incident = column(conditions, self.geometry, "energy")
         return self.energies_discriminator.seen(
             self.energies.energies(self._normal(incident, draws), incident)
         )
 
     def calibrate(self, statistics: Statistics) -> None:
-        """Fit where learning starts from; deterministic.
+        """Fit the starting point of the training; deterministic.
 
         Args:
             statistics: of a sample of training showers: ``energy`` (n,) in GeV, ``showers`` (n, V) in GeV and

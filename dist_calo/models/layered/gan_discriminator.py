@@ -1,4 +1,4 @@
-"""The discriminators of `dist_calo.models.layered.gan`.
+"""Discriminators of `dist_calo.models.layered.gan`.
 
 That of energies reads the normal coordinates w of the energies of layers (`dist_calo.models.layered.energies`). That
 of showers has streams. One a layer reads its cells, as deviations from their mean at this incident energy; it is told
@@ -35,7 +35,7 @@ NARROWEST = 0.05
 
 
 class EnergiesDiscriminator(nn.Module):
-    """Tells real from generated energies of layers, read as normal coordinates w given the incident energy.
+    """Discriminator of energies of layers, read as normal coordinates w given the incident energy.
 
     Args:
         geometry: any layered read-out.
@@ -53,15 +53,15 @@ class EnergiesDiscriminator(nn.Module):
             register_parametrization(layer, "weight", SpectralNorm())
 
     def view(self, showers: Tensor) -> Tensor:
-        """What is told apart of amplitudes (B, V): `seen` of the energies of their layers, (B, K)."""
+        """Return the input of `forward` for amplitudes (B, V): `seen` of the energies of their layers, (B, K)."""
         return self.seen(self.energies.of_cells(showers.square()))
 
     def seen(self, layers: Tensor) -> Tensor:
-        """Logarithm of energies of layers (B, K) in network units squared, from a floor on."""
+        """Return the log of energies of layers (B, K) in network units squared, bounded below."""
         return layers.clamp(min=EMPTY).log()
 
     def forward(self, logs: Tensor, conditions: Tensor, draws: Draws) -> Verdict:
-        """The verdict on logarithms of energies of layers (B, K)."""
+        """Judge logarithms of energies of layers (B, K)."""
         incident = column(conditions, self.geometry, "energy")
         e = self.energies.standardised(incident)
         layers = torch.where(logs > math.log(2 * EMPTY), logs, 0.0).exp()
@@ -76,7 +76,7 @@ class EnergiesDiscriminator(nn.Module):
 
 
 class LayersDiscriminator(nn.Module):
-    """See the module's docstring.
+    """Discriminator of whole showers; see the module's docstring.
 
     Args:
         geometry: any layered read-out.
@@ -114,7 +114,7 @@ class LayersDiscriminator(nn.Module):
             register_parametrization(layer, "weight", SpectralNorm())
 
     def forward(self, showers: Tensor, conditions: Tensor, draws: Draws) -> Verdict:
-        """The verdict on amplitudes (B, V)."""
+        """Judge amplitudes (B, V)."""
         incident = column(conditions, self.geometry, "energy")
         e = self.energies.standardised(incident)
         pictures, measured = self.deviations(showers, incident)
@@ -136,7 +136,7 @@ class LayersDiscriminator(nn.Module):
 
     @in_float32
     def deviations(self, showers: Tensor, incident: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 2 V) and observables (B, N) as deviations from their mean at this energy, over their width."""
+        """Standardise pictures (B, 2 V) and observables (B, N) by their mean and width at this energy."""
         e = self.energies.standardised(incident)
         powers = torch.stack([torch.ones_like(e), e, e.square()], dim=1)
         pictures = (self.pictures(showers) - powers @ self.picture_means) / self.picture_widths
@@ -144,11 +144,11 @@ class LayersDiscriminator(nn.Module):
         return pictures, measured
 
     def pictures(self, x: Tensor) -> Tensor:
-        """What the streams see of amplitudes (B, V): their logarithm and whether a cell is hit, (B, 2 V)."""
+        """Return the input of the streams for amplitudes (B, V): their log and whether a cell is hit, (B, 2 V)."""
         return torch.cat([torch.log1p(2.0 * x / self.unit), soft_hits(x, 0.5 * self.unit)], dim=1)
 
     def observables(self, x: Tensor, incident: Tensor) -> Tensor:
-        """Smooth functions of what physicists look at, (B, N), of amplitudes (B, V); the first K are w."""
+        """Return smooth observables (B, N) of amplitudes (B, V); the first K are w."""
         squares = x.square() / self.unit.square()
         layers = self.cells.totals(squares)
         normal = self.energies.normal(layers * self.unit.square(), incident).values
@@ -187,5 +187,5 @@ class LayersDiscriminator(nn.Module):
 
 
 def soft_hits(x: Tensor, level: Tensor) -> Tensor:
-    """Near 1 in cells of amplitude above a level, 0 in empty ones: x / (x + level)."""
+    """Return x / (x + level): near 1 in cells of amplitude above a level, 0 in empty ones."""
     return 1.0 - level * (x + level).reciprocal()

@@ -1,4 +1,4 @@
-"""A plain variational autoencoder of the cells of all layers: the baseline of `dist_calo.models.layered.vae`.
+"""Plain variational autoencoder of the cells of all layers: the baseline of `dist_calo.models.layered.vae`.
 
 With ``x`` the shower in network units over their root mean square, ``e`` the logarithm of the incident energy and a
 latent ``z ~ N(0, 1)``::
@@ -49,22 +49,22 @@ class PlainAutoencoder(nn.Module):
         self.log_width = nn.Parameter(torch.zeros(len(self.sizes)))
 
     def encoded(self, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of z, (B, latent) each, of cells (B, V) and e (B,)."""
+        """Return the mean and log variance of z, (B, latent) each, of cells (B, V) and e (B,)."""
         mean, log_variance = self.encoder(torch.cat([x, e[:, None]], dim=1))
         return mean, log_variance
 
     def decoded(self, z: Tensor, e: Tensor) -> Tensor:
-        """Means of the cells, (B, V)."""
+        """Return the means of the cells, (B, V)."""
         means: Tensor = self.means(self.decoder(torch.cat([z, e[:, None]], dim=1)))
         return means
 
     def log_widths(self) -> Tensor:
-        """Logarithm of the width of each cell, (V,)."""
+        """Return the logarithm of the width of each cell, (V,)."""
         return torch.cat([w.expand(size) for w, size in zip(self.log_width, self.sizes, strict=True)])
 
 
 class PlainVae(Model):
-    """The plain autoencoder.
+    """Plain autoencoder as a model.
 
     Args:
         geometry: any layered read-out.
@@ -82,11 +82,11 @@ class PlainVae(Model):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What is optimised."""
+        """The networks, each with its own optimizer."""
         return {"autoencoder": self.autoencoder}
 
     def elbo(self, showers: Tensor, conditions: Tensor, draws: Draws) -> Elbo:
-        """Minus the evidence lower bound of showers in network units (B, V) with conditions (B, C)."""
+        """Return minus the evidence lower bound of showers in network units (B, V) with conditions (B, C)."""
         net = self.autoencoder
         e = self._energy(conditions)
         x = showers / net.unit

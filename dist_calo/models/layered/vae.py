@@ -1,4 +1,4 @@
-"""A variational autoencoder of all layers of a calorimeter, whose output is factorised.
+"""Variational autoencoder of all layers of a calorimeter, whose output is factorised.
 
 As in the autoencoders of ATLAS (ATL-SOFT-PUB-2018-001), a shower is its total energy over the incident
 one, the fractions of the layers in it, and the fractions of the cells in their layer. Total and fractions of layers
@@ -78,7 +78,7 @@ class LayersAutoencoder(nn.Module):
         self.concentration = nn.Parameter(torch.zeros(geometry.cells))
 
     def encoded(self, roots: Tensor, layers: Tensor, normal: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of z, (B, latent) each, of roots of fractions (B, V), energies and w (B, K), e (B,)."""
+        """Return mean and log variance of z (B, latent) from roots of fractions (B, V), energies, w (B, K), e (B,)."""
         logits = self.cells.mean_logits(e)
         usual = torch.cat([logits[:, cut].softmax(1) for cut in self.cells.slices], dim=1)
         deviations = roots - usual.sqrt()
@@ -92,12 +92,12 @@ class LayersAutoencoder(nn.Module):
         return mean, (log_variance - F.pad(known.log(), (0, rest))).clamp(-12.0, 4.0)
 
     def coordinate(self, k: int, told: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and width of w_k, (B,) each, given features (B, 64) of z and the coordinates before it (B, k)."""
+        """Return mean and width of w_k, (B,) each, given features (B, 64) of z and the coordinates before (B, k)."""
         mean, log_width = self.normal[k](torch.cat([told, before], dim=1)).unbind(1)
         return mean, log_width.clamp(-3.0, 1.0).exp()
 
     def hits(self, z: Tensor, normal: Tensor, e: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithms of the mean number of hits and of the energy of one of each cell, (B, V) and (V,)."""
+        """Return the logarithms of the mean number of hits and of the energy of one of each cell, (B, V) and (V,)."""
         h = self.decoder(torch.cat([z, normal, e[:, None]], dim=1))
         modes = self.cells.modes * self.cells.spread(self.mode_weights)
         logits = self.cells.mean_logits(e) + START * self.shapes(h) + z[:, : len(modes)] @ modes
@@ -109,7 +109,7 @@ class LayersAutoencoder(nn.Module):
         return torch.cat(parts, dim=1), log_hit
 
     def gamma(self, log_hits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Chance to be hit, shape parameter and mean of the energy if hit, in units of a hit, (B, V) each."""
+        """Return hit probability, shape parameter and mean energy if hit, in units of a hit, (B, V) each."""
         mean = log_hits.exp()
         seen = -torch.expm1(-mean)
         shape = self.concentration.clamp(-3.0, 3.0).exp() * mean / ((2.0 + mean) * seen - mean)
@@ -117,7 +117,7 @@ class LayersAutoencoder(nn.Module):
 
 
 class LayersVae(Model):
-    """The factorised autoencoder.
+    """Factorised autoencoder as a model.
 
     Args:
         geometry: any layered read-out.
@@ -136,11 +136,11 @@ class LayersVae(Model):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What is optimised."""
+        """The networks, each with its own optimizer."""
         return {"autoencoder": self.autoencoder}
 
     def elbo(self, showers: Tensor, conditions: Tensor, draws: Draws) -> Elbo:
-        """Minus the evidence lower bound of amplitudes (B, V) with conditions (B, C)."""
+        """Return minus the evidence lower bound of amplitudes (B, V) with conditions (B, C)."""
         net = self.autoencoder
         incident = column(conditions, self.geometry, "energy")
         e = net.energies.standardised(incident)
@@ -163,7 +163,7 @@ class LayersVae(Model):
         )
 
     def _energies(self, z: Tensor, e: Tensor, normal: NormalEnergies) -> Tensor:
-        """Minus the log likelihood of each coordinate, (B, K)."""
+        """Return minus the log likelihood of each coordinate, (B, K)."""
         net = self.autoencoder
         told = net.told(torch.cat([z, e[:, None]], dim=1))
         losses = []
@@ -178,7 +178,7 @@ class LayersVae(Model):
         return torch.stack(losses, dim=1)
 
     def _cells(self, squares: Tensor, log_hits: Tensor, log_hit: Tensor) -> Tensor:
-        """Minus the log likelihood of each cell, (B, V): of being empty, or the density of the log of its energy."""
+        """Return minus the log likelihood of each cell (B, V): of being empty, or the density of its log energy."""
         # A density of the logarithm does not depend on the unit of energy, the learned energy of a hit.
         seen, shape, mean = self.autoencoder.gamma(log_hits)
         log_x = (squares.clamp(min=1e-30).log() - log_hit).clamp(min=np.log(LEAST_HIT))
@@ -212,7 +212,7 @@ class LayersVae(Model):
         return torch.cat(parts, dim=1)
 
     def calibrate(self, statistics: Statistics) -> None:
-        """Fit where learning starts from; deterministic.
+        """Fit the starting point of the training; deterministic.
 
         Args:
             statistics: of a sample of training showers: ``energy`` (n,) in GeV, ``showers`` (n, V) in GeV and
@@ -227,7 +227,7 @@ class LayersVae(Model):
 
 
 def gamma_numbers(shape: Tensor, draws: Draws) -> Tensor:
-    """Numbers of the gamma distributions with these shape parameters (B, V) and rate 1.
+    """Draw numbers from gamma distributions of these shape parameters (B, V) and rate 1.
 
     Marsaglia and Tsang, ACM Trans. Math. Softw. 26, 363, with a fixed number of candidates; a shape below 1 is raised
     by 1 and the number multiplied by a power of a uniform one.

@@ -1,1 +1,1 @@
-"""Pieces that networks of several models are made of."""
+"""Building blocks of networks."""

@@ -1,4 +1,4 @@
-"""Batch normalisation over the global batch: N ranks together compute the same as one rank.
+"""Layers of the published networks that torch lacks, or lacks for other communicators.
 
 It knows nothing of how ranks talk: it is given a function that sums a tensor over all of them.
 """
@@ -14,7 +14,7 @@ Reduce = Callable[[Tensor], None]
 
 
 class SumOverRanks(torch.autograd.Function):
-    """The sum of a tensor over all ranks. As every rank's loss may depend on it, its gradient is the sum of theirs.
+    """Sum of a tensor over all ranks. Its gradient is the sum of theirs, as every rank's loss may depend on it.
 
     The gradient is again such a sum, hence differentiable itself: gradient penalties go through it.
     """
@@ -75,7 +75,7 @@ class SyncBatchNorm(nn.Module):
         return normal.to(values.dtype)
 
     def _statistics(self, x: Tensor, shape: list[int]) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each channel over the batch, float64; the running ones follow."""
+        """Return mean and variance of each channel over the batch, float64, and update the running ones."""
         dims = [0, *range(2, x.dim())]
         channels = x.shape[1]
         local = x.numel() // channels

@@ -1,4 +1,4 @@
-"""Pieces that networks of several models are made of."""
+"""Building blocks of several models."""
 
 import math
 
@@ -13,7 +13,7 @@ from dist_calo.randomness import Draws
 
 
 def leaky(values: Tensor) -> Tensor:
-    """The leaky rectifier with a slope of 0.2 below zero."""
+    """Apply the leaky rectifier with a slope of 0.2 below zero."""
     return F.leaky_relu(values, 0.2)
 
 
@@ -32,7 +32,7 @@ class Dense(nn.Module):
         )
 
     def forward(self, values: Tensor) -> Tensor:
-        """Numbers (B, inputs) to (B, sizes[-1])."""
+        """Map numbers (B, inputs) to (B, sizes[-1])."""
         for layer in self.layers:
             values = leaky(layer(values))
         return values
@@ -71,7 +71,7 @@ class Dropout(nn.Module):
         self.probability, self.name = probability, name
 
     def forward(self, values: Tensor, draws: Draws) -> Tensor:
-        """Drop elements of values (B, ...), one row a sample of the draws; nothing in evaluation mode."""
+        """Map numbers (B, inputs) to (B, sizes[-1])."""
         return draws.dropout(values, self.probability, self.name) if self.training else values
 
     def extra_repr(self) -> str:
@@ -79,7 +79,7 @@ class Dropout(nn.Module):
 
 
 def same_padding(kernel: tuple[int, int, int]) -> nn.ConstantPad3d:
-    """Zeros around (B, C, X, Y, Z) so that a convolution keeps the shape.
+    """Pad (B, C, X, Y, Z) with zeros so that a convolution keeps the shape.
 
     Of the k - 1 zeros of an even kernel the odd one stands behind, as in Keras.
     """
@@ -88,7 +88,7 @@ def same_padding(kernel: tuple[int, int, int]) -> nn.ConstantPad3d:
 
 
 def glorot_uniform(layer: nn.Module) -> None:
-    """Keras' default weights of convolutions and dense layers: uniform, variance 2 / (fan in + fan out); bias 0."""
+    """Initialise a layer as Keras does: uniform with variance 2 / (fan in + fan out); bias 0."""
     if isinstance(layer, nn.Conv3d | nn.Linear):
         nn.init.xavier_uniform_(layer.weight)
         if layer.bias is not None:
@@ -96,7 +96,7 @@ def glorot_uniform(layer: nn.Module) -> None:
 
 
 def he_uniform(layer: nn.Module) -> None:
-    """Weights of a layer before a rectifier (He et al., arXiv:1502.01852): uniform with variance 2 / fan in, bias 0."""
+    """Initialise a layer before a rectifier (He et al., arXiv:1502.01852): uniform, variance 2 / fan in, bias 0."""
     if isinstance(layer, nn.Conv3d | nn.Linear):
         fan_in = layer.weight[0].numel()
         bound = math.sqrt(6.0 / fan_in)

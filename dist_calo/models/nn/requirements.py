@@ -1,4 +1,4 @@
-"""What a model needs of the data: a kind of read-out, a grid, conditions."""
+"""Requirements of a model on the data: a kind of read-out, a grid, conditions."""
 
 from typing import TypeVar
 
@@ -46,7 +46,7 @@ def require_grid(
 
 
 def require_conditions(model: str, geometry: Geometry, conditions: tuple[str, ...]) -> None:
-    """Check that showers come with what a model is conditioned on, and with nothing that it would ignore.
+    """Check that showers have all conditions of a model, and none that it would ignore.
 
     Raises:
         ConfigError: if a condition is missing, or the data have one that the model does not use.
@@ -78,7 +78,7 @@ def require_sizes(*, least: int = 1, **sizes: int) -> None:
 
 
 def column(conditions: Tensor, geometry: Readout, name: str) -> Tensor:
-    """One quantity of the conditions (B, C), shape (B,).
+    """Return one quantity of the conditions (B, C), shape (B,).
 
     Raises:
         ConfigError: if the geometry has no such condition.
@@ -95,7 +95,7 @@ def _cells(shape: tuple[int, ...]) -> str:
 
 
 def _how_to_make(made_for: object, conditions: tuple[str, ...] = ("energy",)) -> str:
-    """The command that makes such data, where there is one."""
+    """Return the command that makes such data, where there is one."""
     detector = _SIMULATED.get(made_for)
     if detector is None:
         return ""

@@ -1,4 +1,4 @@
-"""The two published 3DGANs for the LCD calorimeter: 25x25x25 cells, and 51x51x25 cells with the angle of incidence.
+"""Published 3DGANs of the LCD calorimeter: 25x25x25 cells, and 51x51x25 cells with the angle of incidence.
 
 Fixed angle: Carminati et al., ACAT 2017, J. Phys. Conf. Ser. 1085 (2018) 032016. Variable angle: Khattak, Vallecorsa,
 Carminati, Khan, Eur. Phys. J. C 82, 386 (2022). Both see a shower as a picture with one channel and read the real-or-
@@ -41,7 +41,7 @@ Triple = tuple[int, int, int]
 
 
 class UpsamplingGenerator(nn.Module):
-    """A dense layer to a coarse picture of 8 channels, then upsampling and convolutions to the shower.
+    """Generator with a dense layer to a coarse picture of 8 channels, then upsampling and convolutions.
 
     Args:
         geometry: names the columns of the conditions.
@@ -64,28 +64,28 @@ class UpsamplingGenerator(nn.Module):
         nn.init.xavier_normal_(last.weight)
 
     def forward(self, conditions: Tensor, noise: Tensor) -> Tensor:
-        """Showers (B, X, Y, Z) in network units, of conditions (B, C) in GeV and rad and noise (B, latent)."""
+        """Return showers (B, X, Y, Z) in network units for conditions (B, C) in GeV and rad and noise (B, latent)."""
         coarse = self.dense(self.start(conditions, noise)).view(-1, 8, *self.coarse)
         showers: Tensor = self.layers(coarse)
         return showers.squeeze(1)
 
     def start(self, conditions: Tensor, noise: Tensor) -> Tensor:
-        """What enters the dense layer: noise times E / 100 GeV, shape (B, inputs)."""
+        """Return the input of the dense layer: noise times E / 100 GeV, shape (B, inputs)."""
         return noise * (column(conditions, self.geometry, "energy") / ENERGY_UNIT).unsqueeze(1)
 
 
 class AngleGenerator(UpsamplingGenerator):
-    """An `UpsamplingGenerator` that starts from E / 100 GeV, theta and noise side by side."""
+    """Generator like `UpsamplingGenerator` whose input is E / 100 GeV, theta and noise side by side."""
 
     def start(self, conditions: Tensor, noise: Tensor) -> Tensor:
-        """What enters the dense layer, shape (B, 2 + latent)."""
+        """Return the input of the dense layer, shape (B, 2 + latent)."""
         energy = column(conditions, self.geometry, "energy") / ENERGY_UNIT
         theta = column(conditions, self.geometry, "theta")
         return torch.cat([torch.stack([energy, theta], dim=1), noise], dim=1)
 
 
 class PictureDiscriminator(nn.Module):
-    """Convolutions with dropout, average pooling, and two linear heads: real-or-fake score and energy.
+    """Discriminator with convolutions, dropout, average pooling, and two linear heads: score and energy.
 
     Args:
         blocks: convolutions with what follows them up to the dropout; the first takes (B, 1, X, Y, Z).
@@ -103,7 +103,7 @@ class PictureDiscriminator(nn.Module):
         self.apply(glorot_uniform)
 
     def forward(self, showers: Tensor, conditions: Tensor, draws: Draws) -> Verdict:
-        """Judge showers (B, X, Y, Z) in network units; their conditions are read off the picture, not used."""
+        """Judge showers (B, X, Y, Z) in network units; conditions are estimated from the picture, not used."""
         x = showers.unsqueeze(1)
         for block, dropout in zip(self.blocks, self.dropouts, strict=True):
             x = dropout(block(x), draws)
@@ -114,7 +114,7 @@ class PictureDiscriminator(nn.Module):
 
 
 def fixed_angle(geometry: Geometry, *, latent: int = 200, dropout: float = 0.2) -> GanModel:
-    """The 3DGAN for 25x25x25 cells, conditioned on energy: the latent numbers are multiplied by E / 100 GeV.
+    """Build the 3DGAN for 25x25x25 cells, conditioned on energy: the noise is multiplied by E / 100 GeV.
 
     Args:
         geometry: must have 25x25x25 cells.
@@ -156,7 +156,7 @@ def fixed_angle(geometry: Geometry, *, latent: int = 200, dropout: float = 0.2) 
 
 
 def variable_angle(geometry: Geometry, *, latent: int = 256, dropout: float = 0.2) -> GanModel:
-    """The 3DGAN for 51x51x25 cells, conditioned on energy and angle: it starts from E / 100 GeV, theta and noise.
+    """Build the 3DGAN for 51x51x25 cells, conditioned on energy and angle: input E / 100 GeV, theta and noise.
 
     Args:
         geometry: must have 51x51x25 cells and the condition ``theta``.

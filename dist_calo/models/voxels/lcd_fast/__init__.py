@@ -1,1 +1,1 @@
-"""A small GAN of showers at normal incidence, which learns on a laptop."""
+"""Small GAN of showers at normal incidence, which trains on a laptop."""

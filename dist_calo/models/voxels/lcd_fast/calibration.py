@@ -1,4 +1,4 @@
-"""What `dist_calo.models.voxels.lcd_fast.model` fits to training showers before the first step.
+"""Calibration of `dist_calo.models.voxels.lcd_fast.model` on training showers, before the first step.
 
 Each function takes a sample of n showers in GeV; the incident energy enters as ``e``, its standardised logarithm.
 """
@@ -19,7 +19,7 @@ PROFILE_FLOOR, TRANSVERSE_FLOOR, TEMPLATE_FLOOR = 1e-4, 1e-2, 1e-7
 
 
 def amplitude_scale(showers: NDArray[np.floating], network_units: NDArray[np.floating]) -> float:
-    """The scale, in 1/GeV, of network units sqrt(scale E), from showers in both units.
+    """Return the scale, in 1/GeV, of network units sqrt(scale E), from showers in both units.
 
     Raises:
         ConfigError: if the network units are not the square root of the energy but for a scale.
@@ -36,13 +36,13 @@ def amplitude_scale(showers: NDArray[np.floating], network_units: NDArray[np.flo
 
 
 def response(energy: Array, visible: Array) -> tuple[float, float]:
-    """Sampling fraction f and stochastic term a in sqrt(GeV): E_vis = f E (1 +- a / sqrt(E))."""
+    """Fit sampling fraction f and stochastic term a in sqrt(GeV): E_vis = f E (1 +- a / sqrt(E))."""
     fraction = visible.sum() / energy.sum()
     return float(fraction), float(((visible / (fraction * energy) - 1.0) * np.sqrt(energy)).std())
 
 
 def longitudinal(showers: Array, e: Array, modes: int) -> tuple[Array, Array]:
-    """Mean of the log of the layers' shares as a line in e, shape (2, Z), and its principal modes, shape (modes, Z)."""
+    """Fit the mean log of the layers' shares as a line in e (2, Z), and its principal modes (modes, Z)."""
     layers = showers.sum(axis=(1, 2))
     logs = np.log(layers / layers.sum(axis=1, keepdims=True) + PROFILE_FLOOR)
     line = np.stack([np.ones_like(e), e], axis=1)
@@ -51,7 +51,7 @@ def longitudinal(showers: Array, e: Array, modes: int) -> tuple[Array, Array]:
 
 
 def transverse(showers: Array, modes: int) -> Array:
-    """Fluctuations of the log of the transverse shape, over all orientations, shape (modes + 3, X, Y).
+    """Return fluctuations of the log of the transverse shape, over all orientations (modes + 3, X, Y).
 
     First its principal modes, then what goes with ``a^2 - 1``, ``b^2 - 1`` and ``a b``, where a and b are the amounts
     of the first two modes, those of the impact point: a shower that is off the middle either way has less energy there.
@@ -79,7 +79,7 @@ def transverse(showers: Array, modes: int) -> Array:
 
 
 def template(showers: Array) -> Array:
-    """Log of the mean transverse shape of each layer, over all orientations, shape (X, Y, Z)."""
+    """Return the log of the mean transverse shape of each layer, over all orientations, shape (X, Y, Z)."""
     mean = np.mean(orientations(showers.mean(axis=0), (0, 1)), axis=0)
     often = np.mean(orientations((showers > 0).sum(axis=0).astype(np.float64), (0, 1)), axis=0) > RARE_HITS
     shape = mean / np.maximum(mean.sum(axis=(0, 1)), np.finfo(np.float64).tiny)
@@ -89,7 +89,7 @@ def template(showers: Array) -> Array:
 
 
 def hit_energy(showers: Array) -> float:
-    """Mean energy of single hits in GeV: of the cells with energy where few showers have any."""
+    """Return the mean energy of single hits in GeV, from the cells where few showers have energy."""
     hit = showers > 0
     rare = showers[:, hit.mean(axis=0) < RARE_OCCUPANCY]
     found = rare[rare > 0]
@@ -97,7 +97,7 @@ def hit_energy(showers: Array) -> float:
 
 
 def orientations(values: Array, axes: tuple[int, int]) -> list[Array]:
-    """The mirror images in the two axes, and those with the axes swapped where they are equally long."""
+    """Return mirror images in the two axes, and those with the axes swapped where they are equally long."""
     x, y = axes
     turned = [values, np.swapaxes(values, x, y)] if values.shape[x] == values.shape[y] else [values]
     turned = [image for one in turned for image in (one, np.flip(one, x))]
@@ -105,7 +105,7 @@ def orientations(values: Array, axes: tuple[int, int]) -> list[Array]:
 
 
 def principal_modes(residuals: Array, count: int) -> Array:
-    """The directions of largest variance, each as long as its standard deviation, shape (count, N).
+    """Return the directions of largest variance, as long as their standard deviation, shape (count, N).
 
     A standard normal number times each, summed, has the covariance of the residuals (n, N) but for the modes left out.
     Zeros stand for modes beyond N.

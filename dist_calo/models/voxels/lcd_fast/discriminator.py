@@ -1,4 +1,4 @@
-"""The discriminator of `dist_calo.models.voxels.lcd_fast.model`, where its mathematics is."""
+"""Discriminator of `dist_calo.models.voxels.lcd_fast.model`, which describes its mathematics."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ FLOOR = 1e-6
 
 
 class FastDiscriminator(nn.Module):
-    """See `dist_calo.models.voxels.lcd_fast.model`.
+    """Discriminator of showers; see `dist_calo.models.voxels.lcd_fast.model`.
 
     Args:
         geometry: any voxel grid.
@@ -52,7 +52,7 @@ class FastDiscriminator(nn.Module):
             register_parametrization(layer, "weight", SpectralNorm())
 
     def forward(self, showers: Tensor, conditions: Tensor, draws: Draws) -> Verdict:
-        """The verdict on amplitudes (B, X, Y, Z)."""
+        """Judge amplitudes (B, X, Y, Z)."""
         energy = column(conditions, self.geometry, "energy")
         e = (energy.log() - self.log_energy[0]) / self.log_energy[1]
         x = oriented(showers, draws)
@@ -71,7 +71,7 @@ class FastDiscriminator(nn.Module):
         return Verdict(score=score.squeeze(1), energy=visible * (0.1 * self.energy(seen)).squeeze(1).exp())
 
     def observables(self, x: Tensor, energy: Tensor) -> Tensor:
-        """Smooth functions of what physicists look at, (B, N), of amplitudes (B, X, Y, Z)."""
+        """Return smooth observables (B, N) of amplitudes (B, X, Y, Z)."""
         cells = x.square()
         total = cells.sum((1, 2, 3)) + FLOOR
         hits = soft_hits(x, 0.3)
@@ -86,11 +86,11 @@ class FastDiscriminator(nn.Module):
 
 
 def soft_hits(x: Tensor, level: float) -> Tensor:
-    """Near 1 in cells of amplitude above a level, 0 in empty ones: x / (x + level)."""
+    """Return x / (x + level): near 1 in cells of amplitude above a level, 0 in empty ones."""
     # Written so that its derivative needs no division, which is slow.
     return 1.0 - level * (x + level).reciprocal()
 
 
 def _core(cells: Tensor) -> Tensor:
-    """The column of cells in the middle, (B, Z)."""
+    """Return the column of cells in the middle, (B, Z)."""
     return cells[:, cells.shape[1] // 2, cells.shape[2] // 2]

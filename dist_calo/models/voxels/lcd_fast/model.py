@@ -1,4 +1,4 @@
-"""A small generator and discriminator of showers at normal incidence, which learn on a laptop.
+"""Small generator and discriminator of showers at normal incidence, which train on a laptop.
 
 A shower factorises into its visible energy, its longitudinal profile, the transverse shape of each layer, and the
 sampling fluctuation of each cell. The networks see amplitudes ``x = sqrt(scale E_cell)``, in which Poisson
@@ -54,7 +54,7 @@ ROUNDING = 0.003
 
 
 class FastGenerator(nn.Module):
-    """See the module's docstring.
+    """Generator of showers; see the module's docstring.
 
     Args:
         geometry: any voxel grid.
@@ -103,7 +103,7 @@ class FastGenerator(nn.Module):
         self.log_hit = nn.Parameter(torch.zeros(z))
 
     def forward(self, conditions: Tensor, latent: Tensor, uniform: Tensor) -> Tensor:
-        """Amplitudes (B, X, Y, Z) of conditions (B, C), noise (B, latent) and uniform numbers (B, X Y Z)."""
+        """Return amplitudes (B, X, Y, Z) for conditions (B, C), noise (B, latent) and uniform numbers (B, X Y Z)."""
         energy = column(conditions, self.geometry, "energy")
         e = ((energy.log() - self.log_energy[0]) / self.log_energy[1])[:, None]
         h = torch.cat([latent, e], dim=1)
@@ -123,7 +123,7 @@ class FastGenerator(nn.Module):
         return y * (layers / (y.square().sum((1, 2)) + 1e-4)).sqrt()[:, None, None, :]
 
     def _shape(self, h: Tensor, across: Tensor) -> Tensor:
-        """Deviation of the log of the transverse shapes from their mean, (B, X, Y, Z)."""
+        """Return the deviation of the log of the transverse shapes from their mean, (B, X, Y, Z)."""
         weights = self.pattern_weights(h).unflatten(1, (self.patterns, -1))
         x = self.start(h).unflatten(1, self.coarse)
         for convolution in self.finer[:-1]:
@@ -134,7 +134,7 @@ class FastGenerator(nn.Module):
         return modes + torch.einsum("bpz,pxy->bxyz", weights, self.pattern) + self.finer[-1](x).squeeze(1)
 
     def _sampled(self, expected: Tensor, uniform: Tensor) -> Tensor:
-        """Amplitudes of cells, given the logarithm of their expected energies in units of a hit's."""
+        """Sample amplitudes of cells, given the log of their expected energies in units of a hit's."""
         mean = expected.clamp(-25.0, 12.0).exp()
         root, seen = mean.sqrt(), -torch.expm1(-mean)
         beyond = F.relu(seen.log() - torch.log1p(-uniform.clamp(max=1.0 - 1e-6)))
@@ -144,13 +144,13 @@ class FastGenerator(nn.Module):
 
 
 def _doubling(before: int, after: int, small: tuple[int, ...], large: tuple[int, ...]) -> nn.ConvTranspose3d:
-    """A transposed convolution of stride 2 from one picture size to the next larger."""
+    """Return a transposed convolution of stride 2 from one picture size to the next larger."""
     x, y, z = (n + 1 - 2 * m for m, n in zip(small, large, strict=True))
     return nn.ConvTranspose3d(before, after, 3, 2, 1, output_padding=(x, y, z))
 
 
 class LcdFast(GanModel):
-    """Both networks; `calibrate` fits where learning starts from."""
+    """Both networks; `calibrate` fits their starting point."""
 
     geometry: VoxelGrid
     generator: FastGenerator
@@ -163,7 +163,7 @@ class LcdFast(GanModel):
         return oriented(self.generator(conditions, latent, uniform), draws)
 
     def calibrate(self, statistics: Statistics) -> None:
-        """Fit where learning starts from; deterministic.
+        """Fit the starting point of the training; deterministic.
 
         Args:
             statistics: of a sample of training showers: ``energy`` (n,) in GeV, ``showers`` (n, X, Y, Z) in GeV and

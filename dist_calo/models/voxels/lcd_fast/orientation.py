@@ -1,4 +1,4 @@
-"""Pieces that both networks of `dist_calo.models.voxels.lcd_fast.model` are made of."""
+"""Transverse orientations of a shower, used by both networks of `dist_calo.models.voxels.lcd_fast.model`."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ from dist_calo.randomness import Draws
 
 
 def coarser(shape: tuple[int, ...], times: int) -> tuple[int, ...]:
-    """Cells along each axis after a number of halvings."""
+    """Return the cells along each axis after a number of halvings."""
     return tuple(-(-n // 2**times) for n in shape)
 
 
 def oriented(showers: Tensor, draws: Draws) -> Tensor:
-    """Each shower in a random one of the orientations of its cross-section.
+    """Turn each shower to a random one of the orientations of its cross-section.
 
     Args:
         showers: shape (B, X, Y, Z).

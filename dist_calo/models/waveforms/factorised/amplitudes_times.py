@@ -1,4 +1,4 @@
-"""The networks of `dist_calo.models.waveforms.factorised.model` that play about amplitudes and times."""
+"""Networks of `dist_calo.models.waveforms.factorised.model` for amplitudes and times."""
 
 import itertools
 
@@ -20,7 +20,7 @@ CORRECTION = 0.1
 
 
 class NumbersGenerator(nn.Module):
-    """Amplitudes and times of an event; see `dist_calo.models.waveforms.factorised.model`.
+    """Generator of amplitudes and times; see `dist_calo.models.waveforms.factorised.model`.
 
     Args:
         side: rows and columns of channels.
@@ -63,7 +63,7 @@ class NumbersGenerator(nn.Module):
         nn.init.zeros_(self.correction.bias)
 
     def forward(self, energy: Tensor, impact: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Amplitudes in the unit of the samples and scores of the times, each (B, channels).
+        """Return the amplitudes in the unit of the samples and scores of the times, each (B, channels).
 
         Args:
             energy: in GeV, shape (B,).
@@ -88,29 +88,29 @@ class NumbersGenerator(nn.Module):
         return amplitudes, share * common + (1.0 - share.square()).sqrt() * for_times + delay
 
     def time_width(self, log_amplitudes: Tensor) -> Tensor:
-        """Half of the central 68 % of the times in ns, given the logarithms of the amplitudes; both (B, channels)."""
+        """Return half of the central 68 % of the times in ns, given the log of the amplitudes; both (B, channels)."""
         one = torch.ones_like(log_amplitudes)
         upper, lower = (self.time_map.to_value(score, log_amplitudes) for score in (one, -one))
         return ((upper - lower) / 2).clamp(min=1e-3)
 
     def oriented(self, values: Tensor, draws: Draws) -> Tensor:
-        """Each event (B, channels, ...) in a random one of the orientations of the square."""
+        """Turn each event (B, channels, ...) to a random one of the orientations of the square."""
         return oriented(values, self.turned, draws)
 
     def times(self, amplitudes: Tensor, scores: Tensor) -> Tensor:
-        """Times in ns of scores, NaN where the amplitude is too small for one; all (B, channels)."""
+        """Return the times in ns of scores, NaN where the amplitude is too small for one; all (B, channels)."""
         times = self.time_map.to_value(scores, amplitudes.log())
         return torch.where(amplitudes >= self.threshold, times, torch.nan)
 
     def seen(self, amplitudes: Tensor, scores: Tensor) -> Tensor:
-        """What the discriminator sees: logarithms of amplitudes, and scores of times, 0 where there is none."""
+        """Return the discriminator's input: logarithms of amplitudes, and scores of times, 0 where there is none."""
         least = self.step.clamp(min=1e-3)
         scores = torch.where(amplitudes >= self.threshold, scores, 0.0)
         return torch.cat([amplitudes.maximum(least).log(), scores], dim=1)
 
 
 class NumbersDiscriminator(nn.Module):
-    """Dense layers on amplitudes and times in a random orientation, divided by their spectral norm up to the score.
+    """Dense layers on amplitudes and times in a random orientation, with spectral norm up to the score.
 
     Digitised amplitudes are smeared within their step, real and generated ones alike: the score is smooth in between.
 
@@ -140,7 +140,7 @@ class NumbersDiscriminator(nn.Module):
         self.score = nn.Linear(hidden, 1)
 
     def forward(self, seen: Tensor, energy: Tensor, draws: Draws) -> Tensor:
-        """Scores (B,) of what is seen (B, 2 channels), at energies (B,) in GeV."""
+        """Return the scores (B,) of what is seen (B, 2 channels), at energies (B,) in GeV."""
         logs, scores = seen.split(self.channels, dim=1)
         smear = draws.uniform("smear", self.channels).to(logs) - 0.5
         amplitudes = (logs.exp() + self.step * smear).clamp(min=1e-3)
@@ -157,7 +157,7 @@ class NumbersDiscriminator(nn.Module):
 
 
 def oriented(values: Tensor, turned: Tensor, draws: Draws) -> Tensor:
-    """Each event (B, channels, ...) with its channels in a random one of some orders (8, channels)."""
+    """Permute the channels of each event (B, channels, ...) by a random one of some orders (8, channels)."""
     choice = (draws.uniform("orientation") * len(turned)).long().squeeze(1).to(values.device)
     order = turned[choice].view(*values.shape[:2], *(1 for _ in values.shape[2:])).expand_as(values)
     return values.gather(1, order)

@@ -1,4 +1,4 @@
-"""What `dist_calo.models.waveforms.factorised.model` fits to training showers before the first step.
+"""Calibration of `dist_calo.models.waveforms.factorised.model` on training showers, before the first step.
 
 Amplitudes are in the unit of the samples, times in ns. Channels are numbered row by row over a square grid.
 """
@@ -20,20 +20,20 @@ SMALLEST_STEP = 1e-4
 
 
 def orientations(side: int) -> Labels:
-    """The channel that comes to each place in the 8 orientations of a square of side x side, shape (8, side^2)."""
+    """Return the channel at each place in the 8 orientations of a square, shape (8, side^2)."""
     grid = np.arange(side * side).reshape(side, side)
     turned = [np.rot90(image, quarter) for image in (grid, grid.T) for quarter in range(4)]
     return np.stack([image.ravel() for image in turned])
 
 
 def equivalent_channels(side: int) -> list[int]:
-    """The class of each channel: channels that some orientation exchanges are alike."""
+    """Return the class of each channel: channels that some orientation exchanges are equivalent."""
     first = orientations(side).min(axis=0)
     return [sorted(set(first)).index(channel) for channel in first]
 
 
 def quantum(amplitudes: Array) -> float:
-    """The step of the digitiser, if all amplitudes are multiples of one; else 0."""
+    """Return the step of the digitiser, if all amplitudes are multiples of one; else 0."""
     levels = np.unique(amplitudes)
     steps = np.diff(levels)
     # The mean of the smallest steps is exact where levels such as 0.001 n in volts are rounded.
@@ -42,13 +42,13 @@ def quantum(amplitudes: Array) -> float:
 
 
 def smeared(amplitudes: Array, step: float) -> Array:
-    """Amplitudes before they were digitised, as good as any: uniform within a step; always the same for the same."""
+    """Smear amplitudes uniformly within a step of the digitiser; deterministic."""
     uniform = np.random.default_rng(0).random(amplitudes.shape)
     return np.asarray(np.maximum(amplitudes + step * (uniform - 0.5), 0.25 * max(step, SMALLEST_STEP)))
 
 
 def energy_knots(log_energy: Array, count: int) -> Array:
-    """Knots at which showers are about equally frequent, from the lowest to the highest energy."""
+    """Return the knots at which showers are about equally frequent, from the lowest to the highest energy."""
     knots = np.quantile(log_energy, np.linspace(0.0, 1.0, count))
     return np.asarray(knots + 1e-3 * np.arange(count))
 
@@ -56,7 +56,7 @@ def energy_knots(log_energy: Array, count: int) -> Array:
 def amplitude_tables(
     log_amplitudes: Array, log_energy: Array, classes: list[int], knots: Array, floor: float
 ) -> Array:
-    """Quantiles of the logarithms (n, channels) at energies, for each class; up to the floor they are noise."""
+    """Return quantiles of the log amplitudes (n, channels) at energies, for each class; noise below the floor."""
     tables = []
     for kind in range(max(classes) + 1):
         members = [channel for channel, found in enumerate(classes) if found == kind]
@@ -67,7 +67,7 @@ def amplitude_tables(
 
 
 def time_tables(times: Array, log_amplitudes: Array, classes: list[int], knots: Array) -> Array:
-    """Quantiles of the times (n, channels) at logarithms of the amplitude, for each class; NaN is left out."""
+    """Return quantiles of the times (n, channels) at log amplitudes, for each class; NaN is left out."""
     tables = []
     for kind in range(max(classes) + 1):
         members = [channel for channel, found in enumerate(classes) if found == kind]
@@ -78,7 +78,7 @@ def time_tables(times: Array, log_amplitudes: Array, classes: list[int], knots: 
 
 
 def common_offset(scores: Array, widths: Array) -> float:
-    """The spread in ns of what all times of an event share, from scores (n, channels), NaN where there is none.
+    """Return the spread in ns common to all times of an event, from scores (n, channels), NaN where missing.
 
     Least squares of the products of two channels' scores: ``<s_i s_j> = offset^2 / (width_i width_j)``.
     """
@@ -92,7 +92,7 @@ def common_offset(scores: Array, widths: Array) -> float:
 
 @dataclass(frozen=True)
 class ImpactFit:
-    """How the scores of the amplitudes follow the impact point and the energy."""
+    """Dependence of the amplitudes' scores on the impact point and the energy."""
 
     mean: Array
     """Coefficients of the basis, shape (terms, channels)."""
@@ -103,18 +103,18 @@ class ImpactFit:
 
 
 def basis_powers() -> list[tuple[int, int, int]]:
-    """Powers of x, y and e in each term of the polynomial."""
+    """Return the powers of x, y and e in each term of the polynomial."""
     plane = [(i, j) for i in range(SHAPE_DEGREE + 1) for j in range(SHAPE_DEGREE + 1 - i)]
     return [(i, j, 0) for i, j in plane] + [(i, j, 1) for i, j in plane if i + j <= ENERGY_DEGREE]
 
 
 def impact_basis(x: Array, y: Array, e: Array) -> Array:
-    """The terms for impact points and standardised log-energies of shape (n,), shape (n, terms)."""
+    """Return the terms for impact points and standardised log-energies of shape (n,), shape (n, terms)."""
     return np.stack([x**i * y**j * e**k for i, j, k in basis_powers()], axis=1)
 
 
 def impact_point(amplitudes: Array, log_energy: Array, side: int, knots: Array) -> tuple[Array, Array]:
-    """Coordinates of the impact in the central cell, from -1 to 1, as the asymmetry of the energy orders them.
+    """Return the impact point in the central cell, -1 to 1, as ordered by the asymmetry of the energy.
 
     The impact is uniform over the cell, so the rank of the asymmetry among showers of this energy is a coordinate.
     """
@@ -129,7 +129,7 @@ def impact_point(amplitudes: Array, log_energy: Array, side: int, knots: Array) 
 
 
 def _uniform(values: Array, covariate: Array, knots: Array, table: Array, scores: Array) -> Array:
-    """Values as numbers from -1 to 1 that are uniform at every covariate, symmetrised."""
+    """Map values to -1 to 1 so that they are uniform at every covariate, symmetrised."""
 
     def score(numbers: Array) -> Array:
         at_knots = np.stack([np.interp(numbers, row, scores) for row in table])
@@ -141,7 +141,7 @@ def _uniform(values: Array, covariate: Array, knots: Array, table: Array, scores
 
 
 def impact_fit(scores: Array, x: Array, y: Array, e: Array, side: int) -> ImpactFit:
-    """Least squares over all orientations of the training showers.
+    """Fit by least squares over all orientations of the training showers.
 
     Args:
         scores: of the amplitudes, shape (n, channels).
@@ -172,6 +172,6 @@ def impact_fit(scores: Array, x: Array, y: Array, e: Array, side: int) -> Impact
 
 
 def _places(side: int) -> Array:
-    """Row and column of each channel about the middle, shape (2, side^2)."""
+    """Return the row and column of each channel about the middle, shape (2, side^2)."""
     rows, columns = np.indices((side, side)) - (side - 1) / 2
     return np.stack([rows.ravel(), columns.ravel()])

@@ -1,4 +1,4 @@
-"""Signals of a square of detectors, in factors: amplitudes and times, and pulses that have exactly these.
+"""Signals of a square of detectors, factorised: amplitudes and times, and pulses that have exactly these.
 
 A pulse's amplitude and time, and its shape, are learned apart and then joined so that a measurement gives the former
 back. With uniform ``u`` (the point of impact in the central cell), normal ``z`` and dense features
@@ -59,7 +59,7 @@ MEASURED_AT_ONCE = 256
 
 
 class SignalsFactorised(Model):
-    """The four networks of two games; `calibrate` fits where learning starts from."""
+    """Four networks of two games; `calibrate` fits their starting point."""
 
     generating = ("numbers_generator", "shapes_generator")
     geometry: Waveforms
@@ -80,7 +80,7 @@ class SignalsFactorised(Model):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What is optimised, each network by its own optimizer."""
+        """The networks, each with its own optimizer."""
         return {
             "numbers_generator": self.numbers_generator,
             "numbers_discriminator": self.numbers_discriminator,
@@ -90,7 +90,7 @@ class SignalsFactorised(Model):
 
     @property
     def games(self) -> tuple[Game, ...]:
-        """One game about amplitudes and times, one about shapes."""
+        """Two games: amplitudes and times, and shapes."""
         return (
             Game(
                 generator="numbers_generator",
@@ -113,13 +113,13 @@ class SignalsFactorised(Model):
         )
 
     def generate(self, conditions: Tensor, draws: Draws) -> Tensor:
-        """Waveforms in network units, shape (B, channels, samples), of conditions (B, C) with energies in GeV."""
+        """Return waveforms in network units (B, channels, samples) for conditions (B, C) with energies in GeV."""
         amplitudes, scores = self._numbers(conditions, draws)
         times = self.numbers_generator.times(amplitudes, scores)
         return self._pulses(amplitudes, times, self.geometry.samples, draws) * (self._scale * NUDGE)
 
     def _numbers(self, conditions: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Amplitudes in the unit of the samples and scores of times, in a random orientation."""
+        """Return the amplitudes in the unit of the samples and scores of times, in a random orientation."""
         network = self.numbers_generator
         energy = column(conditions, self.geometry, "energy")
         impact = 2.0 * draws.uniform("impact", 2).to(conditions) - 1.0
@@ -165,7 +165,7 @@ class SignalsFactorised(Model):
         return Verdict(score=self.numbers_discriminator(seen, energy, draws))
 
     def _measured(self, waves: Tensor) -> tuple[Tensor, Tensor]:
-        """Amplitudes and times of waveforms in the unit of the samples."""
+        """Return the amplitudes and times of waveforms in the unit of the samples."""
         noise = self.noise * (1.0 - ROUNDING)
         return amplitudes_and_times(waves, sample_ns=self.geometry.sample_ns, noise=noise)
 
@@ -175,7 +175,7 @@ class SignalsFactorised(Model):
         return self.shapes_generator.get_buffer("scale")
 
     def calibrate(self, statistics: Statistics) -> None:
-        """Fit where learning starts from; deterministic.
+        """Fit the starting point of the training; deterministic.
 
         Args:
             statistics: of a sample of n training showers: ``energy`` (n,) in GeV, ``showers`` (n, channels, samples)
@@ -275,13 +275,13 @@ class SignalsFactorised(Model):
 
 
 def _without(deviation: NDArray[np.float64], step: float) -> NDArray[np.float64]:
-    """The standard deviation before digitising to steps."""
+    """Return the standard deviation before digitising to steps."""
     square = np.square(deviation)
     return np.sqrt(np.maximum(square - step**2 / 12.0, 0.01 * square))
 
 
 def _scale_of(showers: np.ndarray, network_units: np.ndarray) -> float:
-    """The scale of network units ``scale x samples``."""
+    """Return the scale of network units ``scale x samples``."""
     largest = np.abs(showers).max()
     scale = float(np.abs(network_units).max() / largest) if largest > 0 else 0.0
     if scale == 0 or not np.allclose(network_units, scale * showers, rtol=1e-3, atol=1e-6 * scale * largest):

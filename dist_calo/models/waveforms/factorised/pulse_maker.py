@@ -1,4 +1,4 @@
-"""Waveforms whose measured amplitudes and times are given numbers: natural pulses, moved where they would disagree."""
+"""Pulses with given measured amplitudes and times: natural pulses, shifted where they would differ."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ TINY = 1e-9
 
 
 def place_of(times: Tensor, samples: int, sample_ns: float) -> tuple[Tensor, Tensor]:
-    """The sample before each crossing and the share of the way to the next one; the time of no signal counts as 0."""
+    """Return the sample before each crossing and the fraction to the next one; without a signal the time is 0."""
     place = (torch.nan_to_num(times) / sample_ns).clamp(0.0, samples - 4.0)
     before = place.detach().long()
     # On a sample itself, rounding would decide whether that sample lies below the level.
@@ -21,13 +21,13 @@ def place_of(times: Tensor, samples: int, sample_ns: float) -> tuple[Tensor, Ten
 
 
 def rounded(values: Tensor, step: Tensor) -> Tensor:
-    """Values as multiples of a step, if it is above 0; gradients pass as if nothing had happened."""
+    """Round values to multiples of a step, if it is above 0; gradients pass unchanged."""
     on_grid = torch.where(step > 0, torch.round(values / step.clamp(min=TINY)) * step, values)
     return on_grid.detach() + (values - values.detach())
 
 
 def joined(natural: Tensor, amplitudes: Tensor, times: Tensor, sample_ns: float, step: Tensor) -> Tensor:
-    """Pulses that `dist_calo.pulses.amplitudes_and_times` measures exactly, as close to the natural ones as need be.
+    """Return pulses that `dist_calo.pulses.amplitudes_and_times` measures exactly, close to the natural ones.
 
     The two samples around the crossing are set on a line that crosses half of the amplitude at the time; from there to
     the peak samples are mirrored above that level, and everywhere below the amplitude; the peak is set to it. All but

@@ -1,4 +1,4 @@
-"""Monotone maps between standard normal scores and measured values whose distribution depends on a covariate."""
+"""Monotone maps between standard normal scores and values whose distribution depends on a covariate."""
 
 from math import erf, sqrt
 
@@ -37,7 +37,7 @@ class QuantileMap(nn.Module):
         self.register_buffer("table", scores.repeat(max(classes) + 1, knots, 1))
 
     def to_value(self, score: Tensor, covariate: Tensor) -> Tensor:
-        """Values of scores, given the covariate; both of shape (B, n)."""
+        """Return the values of scores, given the covariate; both of shape (B, n)."""
         rows = self._rows(covariate)
         place = (score.clamp(-LARGEST_SCORE, LARGEST_SCORE) - self.scores[0]) / (
             self.scores[1] - self.scores[0]
@@ -47,7 +47,7 @@ class QuantileMap(nn.Module):
         return left + (place - low) * (right - left)
 
     def to_score(self, value: Tensor, covariate: Tensor) -> Tensor:
-        """Scores of values, given the covariate; both of shape (B, n). Values beyond the table get its end."""
+        """Return the scores of values, given the covariate; both (B, n). Values beyond the table get its end."""
         rows = self._rows(covariate)
         low = ((rows <= value.unsqueeze(-1)).sum(-1) - 1).clamp(0, LEVELS - 2)
         left, right = _at(rows, low), _at(rows, low + 1)
@@ -55,14 +55,14 @@ class QuantileMap(nn.Module):
         return self.scores[low] + share * (self.scores[1] - self.scores[0])
 
     def _rows(self, covariate: Tensor) -> Tensor:
-        """The quantiles at a covariate of shape (B, n), shape (B, n, LEVELS)."""
+        """Return the quantiles at a covariate of shape (B, n), shape (B, n, LEVELS)."""
         low, share = between(self.knots, covariate)
         left, right = self.table[self.classes, low], self.table[self.classes, low + 1]
         return torch.lerp(left, right, share.unsqueeze(-1))
 
 
 def between(knots: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """For each value the knot before it and the share of the way to the next one, 0 to 1; any shape."""
+    """Return for each value the knot before it and the fraction to the next one, 0 to 1; any shape."""
     low = (torch.searchsorted(knots, values.detach().contiguous(), right=True) - 1).clamp(0, len(knots) - 2)
     share = (values - knots[low]) / (knots[low + 1] - knots[low])
     return low, share.clamp(0.0, 1.0)
@@ -75,7 +75,7 @@ def _at(rows: Tensor, index: Tensor) -> Tensor:
 def quantile_table(
     values: Array, covariate: Array, knots: Array, *, narrow: float, step: float, floor: float | None = None
 ) -> Array:
-    """Quantiles of values (n,) at knots of their covariate (n,), smoothed over neighbouring knots.
+    """Return the quantiles of values (n,) at knots of their covariate (n,), smoothed over neighbouring knots.
 
     Args:
         values: of one class of channels.

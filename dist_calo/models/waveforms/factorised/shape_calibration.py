@@ -1,4 +1,4 @@
-"""What `dist_calo.models.waveforms.factorised.model` fits to the shapes of pulses: templates and their fluctuations.
+"""Calibration of pulse shapes for `dist_calo.models.waveforms.factorised.model`: templates, fluctuations.
 
 Waveforms are lined up at their measured times: offset 0 is the last sample before the crossing.
 """
@@ -96,7 +96,7 @@ def _at(waves: Array, index: NDArray[np.int64]) -> Array:
 
 
 def _smooth(values: Array, lead: int) -> Array:
-    """Values at offsets from -lead on, alike where no pulse is yet, and averaged the wider the later they are."""
+    """Average values at offsets from -lead on, the wider the later, and equally before the pulse."""
     place = np.arange(len(values))
     half = ((place - lead) // SMOOTHED).clip(0, WIDEST)
     half = np.minimum(half, place[::-1])
@@ -107,7 +107,7 @@ def _smooth(values: Array, lead: int) -> Array:
 
 
 def _kernel(residuals: Array, first: int, last: int) -> Array:
-    """A symmetric filter of unit length after which white noise has the autocorrelation of the residuals."""
+    """Return a symmetric filter that gives white noise the autocorrelation of the residuals."""
     part = residuals[:, first:last]
     lags = min(LARGEST_LAG, part.shape[1] - 1)
     correlation = np.zeros(LARGEST_LAG + 1)

@@ -1,4 +1,4 @@
-"""The networks of `dist_calo.models.waveforms.factorised.model` that play about the shapes of pulses."""
+"""Networks of `dist_calo.models.waveforms.factorised.model` for the shapes of pulses."""
 
 import itertools
 
@@ -22,7 +22,7 @@ BASELINE_SHARE = 0.67
 
 
 class ShapesGenerator(nn.Module):
-    """Pulses of given amplitudes and times; see `dist_calo.models.waveforms.factorised.model`.
+    """Generator of pulses of given amplitudes and times; see `dist_calo.models.waveforms.factorised.model`.
 
     Args:
         samples: of a waveform.
@@ -50,7 +50,7 @@ class ShapesGenerator(nn.Module):
         self.inner, self.outer = nn.Conv1d(3, width, 9, padding=4), nn.Conv1d(width, 1, 9, padding=4)
 
     def forward(self, amplitudes: Tensor, times: Tensor, noise: Tensor, baseline: Tensor) -> Tensor:
-        """Waveforms that are measured to have these amplitudes and times, shape (B, n, S) for any number S of samples.
+        """Return waveforms with these measured amplitudes and times, (B, n, S) for any number S of samples.
 
         Args:
             amplitudes: in the unit of the samples, shape (B, n).
@@ -76,7 +76,7 @@ class ShapesGenerator(nn.Module):
         return joined(natural, amplitudes, times, self.sample_ns, self.step)
 
     def _filtered(self, noise: Tensor) -> Tensor:
-        """White noise (B, n, S) through the filter, around a circle."""
+        """Filter white noise (B, n, S), with periodic boundaries."""
         samples = noise.shape[-1]
         kernel = self.kernel / self.kernel.norm().clamp(min=1e-6)
         if noise.shape[0] == 0:
@@ -86,18 +86,18 @@ class ShapesGenerator(nn.Module):
         return torch.fft.irfft(spectrum, n=size)[..., :samples]
 
     def expected(self, amplitudes: Tensor, times: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of pulses of amplitudes and times (B, n), each (B, n, samples)."""
+        """Return the mean and standard deviation of pulses of amplitudes and times (B, n), each (B, n, samples)."""
         before, share = place_of(times, samples, self.sample_ns)
         index = torch.arange(samples, device=times.device) - before.unsqueeze(-1) + self.lead
         return self._profiles(amplitudes, times, index, share)
 
     def in_window(self, times: Tensor) -> Tensor:
-        """Times as they are in waveforms that are no more than the window around the crossing."""
+        """Return times relative to waveforms that are only the window around the crossing."""
         _, share = place_of(times, self.samples, self.sample_ns)
         return torch.where(torch.isnan(times), times, (self.lead + share) * self.sample_ns)
 
     def windows(self, waves: Tensor, amplitudes: Tensor, times: Tensor) -> Tensor:
-        """Waveforms (B, n, S) around the crossing, in standard deviations from their mean, (B, n, lead + tail).
+        """Return waveforms (B, n, S) around the crossing, standardised by mean and width, (B, n, lead + tail).
 
         All 0 where there is no signal.
         """
@@ -111,7 +111,7 @@ class ShapesGenerator(nn.Module):
     def _profiles(
         self, amplitudes: Tensor, times: Tensor, index: Tensor, share: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation at places (B, n, S) of the templates' grid."""
+        """Return the mean and standard deviation at places (B, n, S) of the templates' grid."""
         low, part = between(self.knots, amplitudes.clamp(min=1e-6).log())
         part = part.unsqueeze(-1)
         # No place lies further from the crossing than there are samples.
@@ -131,7 +131,7 @@ class ShapesGenerator(nn.Module):
 
 
 class ShapesDiscriminator(nn.Module):
-    """Strided convolutions of each channel, divided by their spectral norm up to the score; the scores are averaged.
+    """Strided convolutions of each channel with spectral norm up to the score; scores are averaged.
 
     Args:
         width: channels of the first convolution.
@@ -148,7 +148,7 @@ class ShapesDiscriminator(nn.Module):
         self.score = nn.Linear(2 * width, 1)
 
     def forward(self, seen: Tensor) -> Tensor:
-        """Scores (B,) of windows whose last number is the logarithm of the amplitude, shape (B, n, samples + 1)."""
+        """Return scores (B,) of windows whose last number is the log of the amplitude, (B, n, samples + 1)."""
         windows, logs = seen[..., :-1], seen[..., -1:]
         h = torch.stack([windows, 0.3 * logs.expand_as(windows)], dim=2).flatten(0, 1)
         for layer in self.convolutions:

@@ -1,4 +1,4 @@
-"""Adversarial models of signals: the three families of Fakanov and Ratnikov, each with three kinds of networks.
+"""Adversarial models of signals: three families of Fakanov and Ratnikov, each with three kinds of networks.
 
 A signal is the waveforms ``x_c(t)`` of all detectors c. With ``z ~ N(0, 1)`` and the standardised
 ``e = (ln E - <ln E>) / std(ln E)`` of the incident energy E, what is generated is
@@ -46,7 +46,7 @@ KNEE = 5.0
 
 
 class SignalModel(Model):
-    """What the families share: networks by name, and the constants of the incident energy."""
+    """Common part of the families: networks by name, and the constants of the incident energy."""
 
     generating: tuple[str, ...] = ("generator",)
     geometry: Waveforms
@@ -59,7 +59,7 @@ class SignalModel(Model):
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What is optimised, each network by its own optimizer."""
+        """The networks, each with its own optimizer."""
         return {name: self.get_submodule(name) for name in self._names}
 
     def calibrate(self, statistics: Statistics) -> None:
@@ -83,7 +83,7 @@ class SignalModel(Model):
 
 
 class ShapesAndAmplitudes(SignalModel):
-    """Two games side by side: one about the amplitudes, one about the shapes."""
+    """Model with two games: one about the amplitudes, one about the shapes."""
 
     generating = ("amplitude_generator", "shape_generator")
     amplitude_generator: PulseGenerator
@@ -91,7 +91,7 @@ class ShapesAndAmplitudes(SignalModel):
 
     @property
     def games(self) -> tuple[Game, ...]:
-        """The two games."""
+        """Two games: amplitudes, and shapes."""
         return tuple(
             Game(
                 generator=f"{name}_generator",
@@ -108,7 +108,7 @@ class ShapesAndAmplitudes(SignalModel):
         )
 
     def generate(self, conditions: Tensor, draws: Draws) -> Tensor:
-        """Waveforms in network units, (B, detectors, samples), of conditions (B, C)."""
+        """Return waveforms in network units, (B, detectors, samples), for conditions (B, C)."""
         standardised = self._amplitudes(conditions, draws).squeeze(2)
         amplitudes = self.amplitude_generator.amplitudes.restore(standardised)
         return amplitudes.unsqueeze(2) * self._shapes(conditions, draws)
@@ -138,14 +138,14 @@ class ShapesAndAmplitudes(SignalModel):
 
 
 class FullSignals(SignalModel):
-    """One game about all samples of all detectors."""
+    """Model with one game about all samples of all detectors."""
 
     generator: SampleGenerator
     discriminator: Critic
 
     @property
     def games(self) -> tuple[Game, ...]:
-        """The one game; its critic sees compressed samples."""
+        """One game, whose critic reads compressed samples."""
         compressed = self.generator.compressed
         return (
             Game(
@@ -159,7 +159,7 @@ class FullSignals(SignalModel):
         )
 
     def generate(self, conditions: Tensor, draws: Draws) -> Tensor:
-        """Waveforms in network units, (B, detectors, samples), of conditions (B, C)."""
+        """Return waveforms in network units, (B, detectors, samples), for conditions (B, C)."""
         return _with_noise(self.generator, conditions, draws, "signals")
 
     def take_constants(self, waveforms: np.ndarray, noise: float) -> None:
@@ -172,14 +172,14 @@ class FullSignals(SignalModel):
 
 
 class SimplifiedSignals(SignalModel):
-    """One game about nine amplitudes and nine times."""
+    """Model with one game about nine amplitudes and nine times."""
 
     generator: TimedPulseGenerator
     discriminator: Critic
 
     @property
     def games(self) -> tuple[Game, ...]:
-        """The one game."""
+        """One game."""
         return (
             Game(
                 generator="generator",
@@ -192,7 +192,7 @@ class SimplifiedSignals(SignalModel):
         )
 
     def generate(self, conditions: Tensor, draws: Draws) -> Tensor:
-        """Waveforms in network units, (B, detectors, samples), of conditions (B, C)."""
+        """Return waveforms in network units, (B, detectors, samples), for conditions (B, C)."""
         return self.generator.join(self._pulses(conditions, draws))
 
     def _pulses(self, conditions: Tensor, draws: Draws) -> Tensor:
@@ -213,7 +213,7 @@ class SimplifiedSignals(SignalModel):
 
 
 def _with_noise(generator: WaveformGenerator, conditions: Tensor, draws: Draws, name: str) -> Tensor:
-    """What a generator of waveforms makes of the draws of these samples."""
+    """Return a generator's waveforms for the draws of these samples."""
     latent = draws.normal(name, generator.latent).to(conditions)
     uniform = draws.uniform(f"{name}/noise", generator.geometry.cells).to(conditions)
     # For so many numbers the inverse distribution function is several times faster than Box and Muller's method.
@@ -284,7 +284,7 @@ def simplified(
 
 
 def _checked(name: str, geometry: Geometry, **sizes: int) -> Waveforms:
-    """The geometry, if it is one of waveforms that come with the energy alone, and all sizes are positive."""
+    """Check that the geometry is one of waveforms with the energy alone, and that all sizes are positive."""
     waveforms = require_kind(name, geometry, Waveforms)
     require_conditions(name, geometry, ("energy",))
     require_sizes(**sizes)
@@ -294,7 +294,7 @@ def _checked(name: str, geometry: Geometry, **sizes: int) -> Waveforms:
 def _networks(
     geometry: Waveforms, numbers: int, network: str, latent: int, hidden: int, width: int
 ) -> tuple[nn.Module, nn.Module]:
-    """A generator and a critic of so many numbers of each detector."""
+    """Build a generator and a critic of so many numbers of each detector."""
     layout = ViewLayout(
         rows=geometry.rows, columns=geometry.columns, numbers=numbers, waveform=numbers == geometry.samples
     )

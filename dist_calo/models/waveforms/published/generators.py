@@ -1,4 +1,4 @@
-"""Generators and critics of signals, which are told the incident energy; formulae in `families`.
+"""Generators and critics of signals, conditioned on the incident energy; formulae in `families`.
 
 Each knows the constants that turn what it generates into waveforms.
 """
@@ -19,7 +19,7 @@ APART = 3.0
 
 
 class Conditioned(nn.Module):
-    """A network that is told the incident energy, standardised.
+    """Network with the standardised incident energy as input.
 
     Args:
         geometry: the read-out.
@@ -33,13 +33,13 @@ class Conditioned(nn.Module):
         self.register_buffer("log_energy", torch.tensor([2.0, 1.0]))
 
     def energy(self, conditions: Tensor) -> Tensor:
-        """The standardised logarithm of the incident energy, (B, 1)."""
+        """Return the standardised logarithm of the incident energy, (B, 1)."""
         logarithm = column(conditions, self.geometry, "energy").log()
         return ((logarithm - self.log_energy[0]) / self.log_energy[1]).unsqueeze(1)
 
 
 class PulseGenerator(Conditioned):
-    """Generates the standardised amplitudes of a signal, or amplitudes and times."""
+    """Generator of the standardised amplitudes of a signal, or of amplitudes and times."""
 
     def __init__(self, geometry: Waveforms, network: nn.Module, latent: int) -> None:
         super().__init__(geometry)
@@ -47,13 +47,13 @@ class PulseGenerator(Conditioned):
         self.amplitudes = units.AmplitudeScale(geometry.channels)
 
     def forward(self, conditions: Tensor, noise: Tensor) -> Tensor:
-        """Standardised numbers (B, detectors, numbers) of conditions (B, C) and noise (B, latent)."""
+        """Return standardised numbers (B, detectors, numbers) for conditions (B, C) and noise (B, latent)."""
         values: Tensor = self.network(torch.cat([noise, self.energy(conditions)], dim=1))
         return values
 
 
 class TimedPulseGenerator(PulseGenerator):
-    """Generates amplitudes and times, and knows the waveform that belongs to them."""
+    """Generator of amplitudes and times, and of the waveforms that belong to them."""
 
     noise: Tensor
 
@@ -68,19 +68,19 @@ class TimedPulseGenerator(PulseGenerator):
         return torch.stack([values[..., 0], values[..., 1].masked_fill(quiet, 0.0)], dim=2)
 
     def view(self, showers: Tensor) -> Tensor:
-        """Standardised amplitudes and times (B, detectors, 2) of waveforms (B, detectors, samples)."""
+        """Return the standardised amplitudes and times (B, detectors, 2) of waveforms (B, detectors, samples)."""
         amplitude, time = amplitudes_and_times(showers, sample_ns=self.geometry.sample_ns, noise=0.0)
         time = time.masked_fill(amplitude < SIGNIFICANCE * self.noise, torch.nan)
         return torch.stack([self.amplitudes.standardise(amplitude), self.times.standardise(time)], dim=2)
 
     def join(self, values: Tensor) -> Tensor:
-        """Waveforms (B, detectors, samples) of standardised amplitudes and times (B, detectors, 2)."""
+        """Return waveforms (B, detectors, samples) from standardised amplitudes and times (B, detectors, 2)."""
         waveforms = self.templates(self.times.restore(values[..., 1]))
         return self.amplitudes.restore(values[..., 0]).unsqueeze(2) * waveforms
 
 
 class WaveformGenerator(Conditioned):
-    """Generates samples about their mean, with noise on top.
+    """Generator of samples about their mean, with noise on top.
 
     Args:
         geometry: the read-out.
@@ -105,7 +105,7 @@ class WaveformGenerator(Conditioned):
         self.register_buffer("knee", torch.ones(()))
 
     def smooth(self, conditions: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples without noise (B, detectors, samples), and the width of the noise (B, detectors, 1)."""
+        """Return the samples without noise (B, detectors, samples), and the width of the noise (B, detectors, 1)."""
         inputs = torch.cat([latent, self.energy(conditions)], dim=1)
         level = self.noise * self.level(inputs).clamp(-5.0, 5.0).exp()
         return self.mean + self.width * self.network(inputs), level.unsqueeze(2)
@@ -118,16 +118,16 @@ class WaveformGenerator(Conditioned):
 
 
 class ShapeGenerator(WaveformGenerator):
-    """Generates waveforms whose largest sample is 1."""
+    """Generator of waveforms whose largest sample is 1."""
 
     def forward(self, conditions: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
-        """Shapes, of conditions (B, C), noise (B, latent) and noise of the samples (B, detectors, samples)."""
+        """Return shapes for conditions (B, C), noise (B, latent) and sample noise (B, detectors, samples)."""
         values, level = self.smooth(conditions, latent)
         return units.with_peak_one(values + level * noise)
 
 
 class SampleGenerator(WaveformGenerator):
-    """Generates waveforms as they are, in network units."""
+    """Generator of waveforms in network units."""
 
     spread: Tensor
 
@@ -136,13 +136,13 @@ class SampleGenerator(WaveformGenerator):
         self.register_buffer("spread", torch.ones(()))
 
     def forward(self, conditions: Tensor, latent: Tensor, noise: Tensor) -> Tensor:
-        """Waveforms, of conditions (B, C), noise (B, latent) and noise of the samples (B, detectors, samples)."""
+        """Return waveforms for conditions (B, C), noise (B, latent) and sample noise (B, detectors, samples)."""
         values, level = self.smooth(conditions, latent)
         # The largest pulse of any read-out is far below e^12 times the noise.
         return self.knee * values.clamp(-12.0, 12.0).sinh() + level * noise
 
     def compressed(self, showers: Tensor) -> Tensor:
-        """What the critic sees of waveforms in network units: two of them are a few units apart, as a whole."""
+        """Compress waveforms in network units for the critic: whole signals then differ by a few units."""
         return torch.asinh(showers / self.knee) / self.spread
 
     def start_from(self, views: Tensor) -> None:
@@ -152,7 +152,7 @@ class SampleGenerator(WaveformGenerator):
 
 
 class Critic(Conditioned):
-    """Tells how real a view of a signal looks, at its incident energy."""
+    """Critic of a representation of a signal, at its incident energy."""
 
     gain: Tensor
 
@@ -162,5 +162,5 @@ class Critic(Conditioned):
         self.register_buffer("gain", torch.ones(()))
 
     def forward(self, views: Tensor, conditions: Tensor, draws: Draws) -> Verdict:
-        """The score of views (B, detectors, numbers) of signals with conditions (B, C)."""
+        """Return the score of views (B, detectors, numbers) of signals with conditions (B, C)."""
         return Verdict(score=self.network(self.gain * views, self.energy(conditions)))

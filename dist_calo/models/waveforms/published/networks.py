@@ -1,4 +1,4 @@
-"""The networks that generate and judge signals: dense layers, long short-term memories, or convolutions.
+"""Generator and critic networks for signals: dense layers, long short-term memories, or convolutions.
 
 What is generated or judged has the shape (B, detectors, numbers): either a few numbers of each detector (amplitude,
 time), or the samples of its waveform.
@@ -37,7 +37,7 @@ FIRST_OUTPUT = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class ViewLayout:
-    """What one network writes or reads.
+    """Shape of the input or output of one network.
 
     Attributes:
         rows: detectors in x.
@@ -82,7 +82,7 @@ class TwoHiddenLayers(nn.Module):
         self.last = nn.Linear(hidden, outputs)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Outputs (B, outputs) of inputs (B, inputs)."""
+        """Return the outputs (B, outputs) of inputs (B, inputs)."""
         result: Tensor = self.last(leaky(self.second(leaky(self.first(values)))))
         return result
 
@@ -99,7 +99,7 @@ class Recurrence(nn.Module):
         self.recurrent = nn.Linear(state, 4 * state, bias=False)
 
     def forward(self, gates: Tensor) -> Tensor:
-        """States (B, steps, state) after each step, of gates (B, steps, 4 state): input, forget, cell, output."""
+        """Return the states (B, steps, state) for gates (B, steps, 4 state): input, forget, cell, output."""
         seen = memory = gates.new_zeros(gates.shape[0], gates.shape[2] // 4)
         states = []
         for step in gates.unbind(1):
@@ -295,7 +295,7 @@ def _start_small(layer: nn.Module) -> None:
 
 
 def _steps(values: Tensor, layout: ViewLayout) -> Tensor:
-    """What a recurrence reads of (B, detectors, numbers): (B, steps, numbers of a step)."""
+    """Rearrange (B, detectors, numbers) to the input of a recurrence (B, steps, numbers of a step)."""
     if not layout.waveform:
         return values
     padded = F.pad(values, (0, layout.steps * CHUNK - layout.numbers))
@@ -303,7 +303,7 @@ def _steps(values: Tensor, layout: ViewLayout) -> Tensor:
 
 
 def _joined(steps: Tensor, layout: ViewLayout) -> Tensor:
-    """(B, detectors, numbers) of what a recurrence wrote, (B, steps, numbers of a step)."""
+    """Rearrange the output of a recurrence (B, steps, numbers of a step) to (B, detectors, numbers)."""
     if not layout.waveform:
         return steps
     chunks = steps.unflatten(2, (layout.detectors, CHUNK)).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What the networks see of pulses: standardised amplitudes, times and shapes, and the way back to waveforms.
+"""Network units of pulses: standardised amplitudes, times and shapes, and the way back to waveforms.
 
 The constants are taken from training events, kept in buffers, and stored with the networks.
 """
@@ -27,7 +27,7 @@ LEAST_PEAK = 0.1
 
 
 def units_per_count(statistics: Mapping[str, np.ndarray]) -> float:
-    """Network units of one unit of the samples.
+    """Return the network units of one unit of the samples.
 
     Raises:
         ConfigError: if network units are not in proportion to the samples.
@@ -46,7 +46,7 @@ def units_per_count(statistics: Mapping[str, np.ndarray]) -> float:
 
 
 def log_energy(energy: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of the logarithm of the incident energy in GeV."""
+    """Return the mean and standard deviation of the logarithm of the incident energy in GeV."""
     logarithm = np.log(energy.astype(np.float64))
     return float(logarithm.mean()), max(float(logarithm.std()), 1e-3)
 
@@ -69,11 +69,11 @@ class AmplitudeScale(nn.Module):
         self.register_buffer("least", torch.tensor(1e-3))
 
     def standardise(self, amplitudes: Tensor) -> Tensor:
-        """What networks see of amplitudes in network units, both (B, detectors); those below the noise count as it."""
+        """Standardise amplitudes in network units, both (B, detectors); the noise is the lower bound."""
         return (amplitudes.clamp(min=self.least).log() - self.center) / self.width
 
     def restore(self, values: Tensor) -> Tensor:
-        """Amplitudes in network units, above 0, of what networks see of them, both (B, detectors)."""
+        """Return amplitudes in network units, above 0, of standardised ones, both (B, detectors)."""
         return (self.center + self.width * values.clamp(-WIDEST, WIDEST)).exp()
 
     def calibrate(self, amplitudes: np.ndarray, noise: float) -> None:
@@ -104,12 +104,12 @@ class TimeScale(nn.Module):
         self.register_buffer("latest", torch.full((geometry.channels,), self.end))
 
     def standardise(self, times: Tensor) -> Tensor:
-        """What networks see of times in ns, both (B, detectors); 0 where there is none."""
+        """Standardise times in ns, both (B, detectors); 0 where there is none."""
         values = torch.asinh((times - self.center) / self.width)
         return values.nan_to_num(nan=0.0)
 
     def restore(self, values: Tensor) -> Tensor:
-        """Times in ns, within those of the training events, of what networks see of them, both (B, detectors)."""
+        """Return times in ns, within those of the training events, of standardised ones, both (B, detectors)."""
         times = self.center + self.width * values.clamp(-20.0, 20.0).sinh()
         return times.clamp(min=self.earliest, max=self.latest)
 
@@ -153,7 +153,7 @@ class Templates(nn.Module):
         self._take(np.repeat(_default_pulse(offsets)[None], geometry.channels, axis=0), offsets)
 
     def forward(self, times: Tensor) -> Tensor:
-        """Waveforms (B, detectors, samples) whose largest sample is 1, of pulses at times (B, detectors) in ns."""
+        """Return waveforms (B, detectors, samples) with peak 1 of pulses at times (B, detectors) in ns."""
         geometry = self.geometry
         samples = geometry.sample_ns * torch.arange(geometry.samples, device=times.device, dtype=times.dtype)
         place = (samples - times.unsqueeze(-1) - self.start.unsqueeze(-1)) / self.step
@@ -165,7 +165,7 @@ class Templates(nn.Module):
         return with_peak_one(values)
 
     def rise(self) -> np.ndarray:
-        """From a pulse's time to its peak, in ns, (detectors,)."""
+        """Time from the crossing to the peak of each pulse in ns, (detectors,)."""
         peak = self.curves.argmax(dim=1) * self.step + self.start
         found: np.ndarray = peak.cpu().numpy()
         return found + self.geometry.sample_ns
@@ -192,14 +192,14 @@ class Templates(nn.Module):
             )
 
     def _take(self, curves: np.ndarray, offsets: np.ndarray) -> None:
-        """Keep curves (detectors, points), given at offsets in ns, with peak and time as they must be."""
+        """Keep curves (detectors, points), given at offsets in ns, normalised in peak and time."""
         curves = curves / curves.max(axis=1, keepdims=True)
         _, times = amplitudes_and_times(torch.from_numpy(curves), sample_ns=self.step, noise=0.0)
         fill(self, curves=curves, start=-times.numpy())
 
 
 def with_peak_one(values: Tensor, *, least: Tensor | float = 1e-3) -> Tensor:
-    """Waveforms (..., samples) divided by their largest sample; lifted to 1 where that is not above the least peak.
+    """Divide waveforms (..., samples) by their largest sample; lift it to 1 where it is below the least peak.
 
     Args:
         values: above the baseline, in any unit.
@@ -228,7 +228,7 @@ def _sum_of_pulses(
 
 
 def _default_pulse(offsets: np.ndarray) -> np.ndarray:
-    """A pulse at offsets in ns, (u e^(1-u))^2 with u = t / 5 ns, for detectors never seen to have one."""
+    """Return a pulse at offsets in ns, (u e^(1-u))^2 with u = t / 5 ns, for detectors never seen to have one."""
     u = np.maximum(offsets, 0.0) / 5.0
     pulse: np.ndarray = (u * np.exp(1.0 - u)) ** 2
     return pulse

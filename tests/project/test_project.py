@@ -167,3 +167,16 @@ def test_unknown_components_are_refused():
 @pytest.mark.parametrize("component", COMPONENTS.values(), ids=COMPONENTS)
 def test_components_answer(component):
     assert component.found() in (True, False)
+
+
+def prose(path: Path) -> list[str]:
+    """The lines of a Markdown file outside of code and tables."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [line for line in text.splitlines() if not line.startswith(("    ", "|"))]
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+)
+def test_lines_of_prose_are_short(path):
+    assert [line for line in prose(path) if len(line) > 100] == []

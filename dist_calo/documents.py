@@ -235,6 +235,12 @@ def value_of(kind: Any, value: Any, name: str) -> Any:
 
     Raises:
         ConfigError: if the value has no clear meaning for this type: with file and line, if it knows them.
+
+    Example:
+        >>> value_of(int, "20", "train.max_steps")
+        20
+        >>> value_of(list[float], ["1", 2.5], "edges")
+        [1.0, 2.5]
     """
     options, origin = get_args(kind), get_origin(kind)
     is_null = _is_null(value)

@@ -309,6 +309,11 @@ def geometry_from_dict(values: Mapping[str, Any]) -> Geometry:
 
     Raises:
         ConfigError: if the kind is not known.
+
+    Example:
+        >>> grid = VoxelGrid(shape=(25, 25, 25))
+        >>> geometry_from_dict(grid.to_dict()) == grid, grid.described
+        (True, '25 x 25 x 25 cells')
     """
     fields = dict(values)
     kind = fields.pop("kind", None)

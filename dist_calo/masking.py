@@ -83,7 +83,12 @@ def revealed(uri: str) -> str:
 
 
 def mask(text: str) -> str:
-    """Return the text without passwords in addresses, and without the values of variables that hold secrets."""
+    """Return the text without passwords in addresses, and without the values of variables that hold secrets.
+
+    Example:
+        >>> mask("http://me:password@server:5000/api")
+        'http://***@server:5000/api'
+    """
     for secret in _secrets():
         text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])", MASK, text)
     if "://" in text:

@@ -34,6 +34,12 @@ def amplitudes_and_times(
     Returns:
         Amplitudes in the unit of the samples, and times in ns since the first sample, each of shape (...). The time is
         NaN where the amplitude is too small, and where the waveform never lies below the fraction before its peak.
+
+    Example:
+        >>> pulse = torch.tensor([0.0, 0.0, 4.0, 10.0, 6.0, 2.0])
+        >>> amplitude, time = amplitudes_and_times(pulse, sample_ns=2.0, noise=0.1)
+        >>> amplitude.item(), round(time.item(), 3)
+        (10.0, 4.333)
     """
     amplitude, peak = waveforms.max(dim=-1)
     level = fraction * amplitude.unsqueeze(-1)

@@ -22,7 +22,14 @@ Array = TypeVar("Array")
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """Transform of `TransformConfig`, stored with the networks that were trained with it."""
+    """Transform of `TransformConfig`, stored with the networks that were trained with it.
+
+    Example:
+        >>> transform = Transform(threshold=0.001, scale=100.0, power=0.5)
+        >>> units = transform.forward(np.array([0.0005, 0.01, 0.04]))
+        >>> units.tolist(), transform.inverse(units).tolist()
+        ([0.0, 1.0, 2.0], [0.0, 0.01, 0.04])
+    """
 
     threshold: float = 0.0
     """GeV."""

@@ -69,6 +69,16 @@ class Order:
 
     Raises:
         ConfigError: if not one batch can be made.
+
+    Example:
+        >>> import numpy as np
+        >>> blocks = Blocks(first_ids=np.array([0, 4, 8]), rows=np.array([4, 4, 4]))
+        >>> order = Order(blocks, seed=0, global_batch_size=4, window=2, shuffle=False)
+        >>> order.steps_per_epoch, order.locate(Position(epoch=0, samples_seen=8))
+        (3, (0, 2))
+        >>> whole = order.batch_ids(epoch=0, step=0).tolist()
+        >>> whole == [i for rank in range(3) for i in order.share(0, 0, rank, size=3).ids.tolist()]
+        True
     """
 
     def __init__(

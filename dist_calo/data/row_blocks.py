@@ -56,6 +56,10 @@ def split_of(block: np.ndarray, validation_fraction: float, test_fraction: float
 
     Returns:
         0 for train, 1 for validation, 2 for test; the shape of `block`.
+
+    Example:
+        >>> split_of(np.arange(8), validation_fraction=0.2, test_fraction=0.2).tolist()
+        [0, 2, 0, 0, 1, 0, 2, 0]
     """
     place = ((block + 1) * _GOLDEN) % 1.0
     return np.where(

@@ -85,6 +85,11 @@ def find_world(environ: Mapping[str, str], node: str | None = None, process: int
     Raises:
         LaunchError: if variables contradict each other, are half set, or are not numbers; also in a SLURM job of
             several tasks whose ranks were not started.
+
+    Example:
+        >>> world = find_world({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, node="n1")
+        >>> world.rank, world.size, world.local_rank, world.launcher
+        (3, 4, 1, 'torchrun')
     """
     node = node or environ.get("SLURMD_NODENAME") or socket.gethostname()
     chosen = environ.get("DIST_CALO_LAUNCHER")

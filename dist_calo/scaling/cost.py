@@ -21,6 +21,10 @@ def ring_messages(ranks: int) -> tuple[float, float]:
 
     Raises:
         ValueError: if there is no rank.
+
+    Example:
+        >>> ring_messages(4)
+        (6.0, 1.5)
     """
     _require_ranks(ranks)
     return 2.0 * (ranks - 1), 2.0 * (ranks - 1) / ranks
@@ -31,6 +35,10 @@ def tree_messages(ranks: int) -> tuple[float, float]:
 
     Raises:
         ValueError: if there is no rank.
+
+    Example:
+        >>> tree_messages(8)
+        (6.0, 6.0)
     """
     _require_ranks(ranks)
     depth = 2.0 * math.ceil(math.log2(ranks))
@@ -52,6 +60,10 @@ def ring_seconds(ranks: int, bytes_: float, latency_s: float, bandwidth_bytes_pe
 
     Raises:
         ValueError: if there is no rank.
+
+    Example:
+        >>> round(ring_seconds(4, bytes_=8e6, latency_s=1e-5, bandwidth_bytes_per_s=1e9), 5)
+        0.01206
     """
     return all_reduce_seconds("ring", ranks, bytes_, latency_s, bandwidth_bytes_per_s)
 

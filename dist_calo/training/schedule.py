@@ -9,6 +9,10 @@ def batch_factor(config: OptimizerConfig, global_batch_size: int) -> float:
     """Factor on the learning rate for a global batch that differs from the reference.
 
     Linear scaling: Goyal et al., arXiv:1706.02677; square root: Krizhevsky, arXiv:1404.5997.
+
+    Example:
+        >>> batch_factor(OptimizerConfig(scaling="sqrt", reference_batch_size=64), global_batch_size=256)
+        2.0
     """
     ratio = global_batch_size / config.reference_batch_size
     return {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[config.scaling]
@@ -25,6 +29,11 @@ def learning_rate(
         step: number of the step, counted from 1.
         max_steps: last step of the run, where the decay ends.
         global_batch_size: samples of a step over all ranks.
+
+    Example:
+        >>> config = OptimizerConfig(learning_rate=1e-3, warmup_steps=10, schedule="linear", final_fraction=0.0)
+        >>> [round(learning_rate(config, "generator", s, max_steps=20, global_batch_size=64), 6) for s in (5, 10, 16)]
+        [0.0005, 0.001, 0.0005]
     """
     peak = (
         config.learning_rate

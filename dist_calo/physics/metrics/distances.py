@@ -21,6 +21,10 @@ def separation_power(first: np.ndarray, second: np.ndarray) -> float:
     Args:
         first: counts, shape (S,).
         second: counts in the same bins, shape (S,).
+
+    Example:
+        >>> separation_power(np.array([1, 1, 0]), np.array([0, 1, 1]))
+        0.5
     """
     return float(separations(first[None], second[None])[0])
 
@@ -50,6 +54,10 @@ def wasserstein_distance(first: np.ndarray, second: np.ndarray, edges: np.ndarra
         first: counts, shape (S,).
         second: counts in the same bins, shape (S,).
         edges: of the bins, shape (S + 1,).
+
+    Example:
+        >>> wasserstein_distance(np.array([1, 0, 0]), np.array([0, 0, 1]), edges=np.array([0.0, 1.0, 2.0, 3.0]))
+        2.0
     """
     if not first.sum() or not second.sum():
         return float("nan")

@@ -131,6 +131,13 @@ def frechet_distance(
 
     Raises:
         ValueError: if a value is not finite.
+
+    Example:
+        >>> unit = np.eye(2)
+        >>> round(frechet_distance(np.zeros(2), unit, np.array([3.0, 4.0]), unit), 6)
+        25.0
+        >>> round(frechet_distance(np.zeros(2), unit, np.zeros(2), 4 * unit), 6)
+        2.0
     """
     shift = np.asarray(mean_a, dtype=np.float64) - np.asarray(mean_b, dtype=np.float64)
     if not (np.isfinite(shift).all() and np.isfinite(covariance_a).all() and np.isfinite(covariance_b).all()):

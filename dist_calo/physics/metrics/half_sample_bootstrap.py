@@ -104,7 +104,16 @@ def measured(
     real: Callable[[np.ndarray], Part],
     design: Design = Design(),
 ) -> dict[str, Measured]:
-    """Return `measured_arrays` of a comparison whose results are single numbers."""
+    """Return `measured_arrays` of a comparison whose results are single numbers.
+
+    Example:
+        >>> def shift(fake, real):
+        ...     return {"shift": fake.mean() - real.mean()}
+        >>> real = np.linspace(0.0, 1.0, 64)
+        >>> number = measured(shift, (real + 2.0).__getitem__, real.__getitem__)["shift"]
+        >>> round(number.value, 6), bool(abs(number.floor) < number.error), bool(number.sigmas > 10)
+        (2.0, True, True)
+    """
     return {name: numbers[()] for name, numbers in measured_arrays(compare, fake, real, design).items()}
 
 

@@ -35,6 +35,12 @@ def precision_recall_density_coverage(
 
     Raises:
         ValueError: if the features differ in number, a value is not finite, or a sample has no k-th neighbour.
+
+    Example:
+        >>> real = np.array([[0.0], [1.0], [2.0], [3.0]])
+        >>> found = precision_recall_density_coverage(real, real[:2] + 0.1, neighbours=1)
+        >>> {name: value for name, (value, _) in found.items()}
+        {'precision': 1.0, 'recall': 0.75, 'density': 2.0, 'coverage': 0.75}
     """
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(

@@ -36,6 +36,12 @@ def fit_resolution(energy: np.ndarray, resolution: np.ndarray, error: np.ndarray
 
     Returns:
         The fit, or None with fewer than three bins that have a resolution.
+
+    Example:
+        >>> energy = np.array([10.0, 20.0, 50.0, 100.0])
+        >>> fit = fit_resolution(energy, np.sqrt(0.2**2 / energy + 0.01**2), np.full(4, 1e-4))
+        >>> round(fit.stochastic, 4), round(fit.constant, 4)
+        (0.2, 0.01)
     """
     from scipy.optimize import nnls
 

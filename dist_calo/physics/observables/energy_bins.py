@@ -98,6 +98,10 @@ def energy_edges(energies: np.ndarray) -> tuple[float, ...]:
 
     One for each energy where there are few; of equal ratio where the energies are spread evenly in their logarithm;
     else of equal, round width.
+
+    Example:
+        >>> energy_edges(np.array([10.0, 40.0, 10.0, 40.0]))
+        (5.0, 20.0, 80.0)
     """
     values = np.unique(energies.astype(np.float64))
     low, high = float(values[0]), float(values[-1])

@@ -16,7 +16,12 @@ def hashed(ids: np.ndarray) -> np.ndarray:
 
 
 def groups_of(ids: np.ndarray) -> np.ndarray:
-    """Return the group of each sample number (n,), from 0 to GROUPS - 1."""
+    """Return the group of each sample number (n,), from 0 to GROUPS - 1.
+
+    Example:
+        >>> groups_of(np.array([0, 1, 2])).tolist()
+        [47, 1, 14]
+    """
     return (hashed(ids) % np.uint64(GROUPS)).astype(np.int64)
 
 

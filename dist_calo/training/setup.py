@@ -23,6 +23,7 @@ from dist_calo.models.nn.batch_norm import synchronise_batch_norm
 from dist_calo.objectives import build_objective
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.tracking.spool import SPOOL_PREFIX
+from dist_calo.tracking.store_uri import checked_uri
 from dist_calo.tracking.tracker import NullTracker, Tracker, make_tracker
 from dist_calo.training.beginning import begin, goes_back, has_begun, open_ledger, require_own_ledger, run_uid
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
@@ -78,6 +79,8 @@ def build_run(
     uid = saved["uid"] if saved else ""
     del saved  # weights, optimizers and averages, which the learner has now
     if world.rank == 0:
+        if config.tracking.uri != "none":
+            checked_uri(config.tracking.uri)  # before anything is written
         CheckpointFolder(config.checkpoint.dir).require_writable()
         uid = uid or run_uid(config, None)
     with ExitStack() as stack:

@@ -11,7 +11,7 @@ import pytest
 from tests.support.calochallenge_files import voxels
 from tests.support.ranks import ROOT
 
-ROWS, VOXELS, CHUNK = 100_000, 6480, 100
+ROWS, VOXELS, CHUNK = 40_000, 6480, 100
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -39,7 +39,7 @@ print(next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmH
 def test_the_memory_of_validation_and_loader_is_bounded(tmp_path):
     path = tmp_path / "dataset_2.h5"
     with h5py.File(path, "w") as file:
-        # One compressed chunk, stored again and again: 1e5 showers (2.6 GB) in a small file.
+        # One compressed chunk, stored again and again: 4e4 showers (1 GB) in a small file.
         showers = file.create_dataset(
             "showers", (ROWS, VOXELS), np.float32, chunks=(CHUNK, VOXELS), compression="gzip"
         )

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import torch
 
+from dist_calo.cli.runs import main as runs
 from dist_calo.config import DataConfig
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.ledger import read_ledger
@@ -165,15 +166,14 @@ def stop_at(step: int, command: list[str], number: int) -> int:
 def logged_metrics(folder: Path) -> tuple[dict[tuple[str, int], float], int]:
     """All points in MLflow as (name, step) -> value, and the number of runs; times and rates are left out."""
     # A busy machine may have left some of it in the spool when the run ended.
-    sync = [sys.executable, "-m", "dist_calo", "runs", "sync", "--spool", str(folder / "spool")]
-    subprocess.run(sync, check=True, timeout=120)
+    assert runs(["sync", "--spool", str(folder / "spool")]) == 0
     with closing(sqlite3.connect(folder / "mlflow.db")) as store:
-        (runs,) = store.execute("select count(*) from runs").fetchone()
+        (number,) = store.execute("select count(*) from runs").fetchone()
         points = store.execute("select key, step, value from metrics").fetchall()
     kept = [point for point in points if not point[0].startswith(("time/", "throughput/", "system/"))]
-    assert kept, f"MLflow has no point of the {runs} run(s) in {folder}"
+    assert kept, f"MLflow has no point of the {number} run(s) in {folder}"
     assert len({(key, step) for key, step, _ in kept}) == len(kept), "a point was logged twice"
-    return {(key, step): value for key, step, value in kept}, runs
+    return {(key, step): value for key, step, value in kept}, number
 
 
 def ledger_sets(folder: Path) -> dict[tuple[int, int], list[int]]:

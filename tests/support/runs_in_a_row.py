@@ -1,0 +1,52 @@
+"""Several trainings one after the other on the same ranks, which load their libraries and meet once.
+
+A rank takes three to six seconds of a core before its first step. Tests that look at what a run leaves behind, not at
+how it starts, share that: ``train_in_a_row(commands, 2, "mpirun")`` starts this module as the program of each rank.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+
+from dist_calo import train
+from dist_calo.cli.rank_runner import Job, on_ranks
+from dist_calo.comm.protocol import Communicator
+from dist_calo.config import RunConfig
+from tests.support.ranks import RankRun, run_ranks
+
+
+def train_in_a_row(
+    commands: Sequence[Sequence[str]], ranks: int, launcher: str = "local", timeout: float = 280.0
+) -> RankRun:
+    """Run what the commands of `tests.support.small_runs.train_command` would start; fails where one of them does.
+
+    Args:
+        commands: one a training. The ranks talk as the first one says.
+        ranks: number of ranks.
+        launcher: as `run_ranks` takes it.
+        timeout: seconds for all of them together.
+    """
+    program = [sys.executable, "-m", "tests.support.runs_in_a_row"]
+    lines = [json.dumps(own_arguments(command)) for command in commands]
+    return run_ranks([*program, *lines], ranks, launcher, timeout=timeout).check()
+
+
+def own_arguments(command: Sequence[str]) -> list[str]:
+    """Return what follows ``python -m dist_calo.train``."""
+    return list(command[3:])
+
+
+def _read(lines: Sequence[str]) -> Job[list[RunConfig]]:
+    jobs = [train._read(json.loads(line)) for line in lines]
+    return Job(options=[job.options for job in jobs], comm=jobs[0].comm, device=jobs[0].device)
+
+
+def _run(configs: list[RunConfig], communicator: Communicator) -> int:
+    for config in configs:
+        if code := train._run(config, communicator):
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(on_ranks("tests.support.runs_in_a_row", sys.argv[1:], _read, _run))

@@ -2,11 +2,10 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dist_calo.cli.command_line import add_model_options, one_line_parser, parse_numbers, run_command
+from dist_calo.cli.command_line import add_model_options, one_line_parser, parse_numbers
 from dist_calo.errors import ConfigError
 from dist_calo.files import write_whole
 
@@ -89,7 +88,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", help="JSON file to write")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(run_command("dist_calo.cli.bench", main, sys.argv[1:]))

@@ -2,22 +2,18 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_calo.cli.command_line import one_line_parser, run_command
+from dist_calo.cli.command_line import one_line_parser
 from dist_calo.errors import EXIT_USER, ConfigError, DataError
 
 if TYPE_CHECKING:
     from dist_calo.data.convert import Rewrite, Written
     from dist_calo.data.formats import ReadOptions
     from dist_calo.data.shards import Manifest
-
-
-SUFFIXES = (".h5", ".hdf5", ".hdf")
-"""Endings of a file's name; without one, what is to be written is a folder."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,18 +49,12 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from dist_calo.data.convert import convert
+    from dist_calo.data.convert import convert, targets_of
 
-    out = Path(options.out)
-    into_folder = options.out.endswith("/") or out.is_dir() or out.suffix not in SUFFIXES
     manifest = _manifest(options)
-    targets = [out / Path(entry.name).name for entry in manifest.files] if into_folder else [out]
-    if len(set(targets)) < len(targets):
-        raise ConfigError(
-            f"--out {options.out}: two of the files read have the same name; convert them one by one"
-        )
-    _prepare(targets, options.force)
-    return _report(convert(manifest, out, _rewrite(options), into_folder=into_folder))
+    targets = targets_of(manifest, options.out)
+    _prepare(list(targets), options.force)
+    return _report(convert(manifest, targets, _rewrite(options)))
 
 
 def _split(options: argparse.Namespace) -> int:
@@ -110,24 +100,8 @@ def _report(written: "dict[Path, Written]") -> int:
 def _rewrite(options: argparse.Namespace) -> "Rewrite":
     from dist_calo.data.convert import Rewrite
 
-    values = {"--chunk-rows": options.chunk_rows, "--cells-factor": getattr(options, "cells_factor", 1.0)}
-    for name, value in values.items():
-        if not value > 0:
-            raise ConfigError(f"{name} {value}: must be above 0")
-    if getattr(options, "cut", 0.0) < 0:
-        raise ConfigError(f"--cut {options.cut}: must not be negative")
-    if not 1 <= options.level <= 9:
-        raise ConfigError(f"--level {options.level}: gzip has levels from 1 to 9")
-    stored = {"chunk_rows": options.chunk_rows, "compression": options.compression, "level": options.level}
-    if options.command == "split":
-        return Rewrite(**stored)
-    return Rewrite(
-        cells_factor=options.cells_factor,
-        cut=options.cut,
-        least_sum=options.min_sum,
-        particle=options.particle,
-        **stored,
-    )
+    names = {setting.name for setting in fields(Rewrite)}
+    return Rewrite(**{name: value for name, value in vars(options).items() if name in names})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,15 +117,18 @@ def _parser() -> argparse.ArgumentParser:
     convert = _command(
         commands, "convert", _convert, "write showers anew: older schema, other unit or chunks"
     )
-    convert.add_argument("--out", required=True, help="file to write, ending in .h5 or .hdf5; or a folder")
-    convert.add_argument(
-        "--cells-factor", type=float, default=1.0, help="factor on the cells besides (default 1)"
+    add = convert.add_argument
+    add("--out", required=True, help="file to write, ending in .h5 or .hdf5; or a folder")
+    add("--cells-factor", type=float, default=1.0, help="factor on the cells besides (default 1)")
+    add("--cut", type=float, default=0.0, help="cells below this become 0, in GeV (default 0)")
+    add(
+        "--min-sum",
+        dest="least_sum",
+        metavar="MIN_SUM",
+        type=float,
+        help="leave out showers whose cells sum to no more, in GeV",
     )
-    convert.add_argument(
-        "--cut", type=float, default=0.0, help="cells below this become 0, in GeV (default 0)"
-    )
-    convert.add_argument("--min-sum", type=float, help="leave out showers whose cells sum to no more, in GeV")
-    convert.add_argument("--particle", help="particle to name in the files, such as e-")
+    add("--particle", help="particle to name in the files, such as e-")
     split = _command(commands, "split", _split, "a file for each of training, validation and test")
     split.add_argument("--out", required=True, help="folder for train.h5, validation.h5 and test.h5")
     split.add_argument(
@@ -159,12 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     split.add_argument("--test-fraction", type=float, default=0.1, help="share for test (default 0.1)")
     for writing in (convert, split):
-        writing.add_argument(
-            "--chunk-rows", type=int, default=32, help="showers of an HDF5 chunk (default 32)"
-        )
-        writing.add_argument("--compression", choices=("gzip", "lzf", "none"), default="gzip")
-        writing.add_argument("--level", type=int, default=4, help="effort of gzip, 1 to 9 (default 4)")
-        writing.add_argument("--force", action="store_true", help="replace files that exist")
+        add = writing.add_argument
+        add("--chunk-rows", type=int, default=32, help="showers of an HDF5 chunk (default 32)")
+        add("--compression", choices=("gzip", "lzf", "none"), default="gzip")
+        add("--level", type=int, default=4, help="effort of gzip, 1 to 9 (default 4)")
+        add("--force", action="store_true", help="replace files that exist")
     return parser
 
 
@@ -186,7 +162,3 @@ def _command(
     parser.add_argument("--binning", help="XML file that tells the cells of the CaloChallenge's showers")
     parser.set_defaults(run=run)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(run_command("dist_calo.cli.data", main, sys.argv[1:]))

@@ -68,4 +68,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("dist_calo.cli.demo", main, sys.argv[1:]))
+    sys.exit(run_command("dist-calo demo", main, sys.argv[1:]))

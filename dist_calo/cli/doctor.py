@@ -89,4 +89,4 @@ def _run_cluster(options: _ClusterOptions, communicator: "Communicator") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("dist_calo.cli.doctor", main, sys.argv[1:]))
+    sys.exit(run_command("dist-calo doctor", main, sys.argv[1:]))

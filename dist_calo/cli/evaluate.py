@@ -135,4 +135,4 @@ def _parser() -> "argparse.ArgumentParser":
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("dist_calo.cli.evaluate", main, sys.argv[1:]))
+    sys.exit(run_command("dist-calo evaluate", main, sys.argv[1:]))

@@ -1,11 +1,10 @@
 """Write a trained network as a program of its own: ``dist-calo export --checkpoint DIR --out model.onnx``."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dist_calo.cli.command_line import add_model_options, one_line_parser, run_command
+from dist_calo.cli.command_line import add_model_options, one_line_parser
 from dist_calo.errors import ConfigError
 
 DESCRIPTION = """Write a trained network as a program of its own, for Geant4 and C++.
@@ -15,9 +14,9 @@ energies of the cells in GeV. The file says all else about itself: the detector,
 It is compared with PyTorch before it gets its name. docs/geant4.md says how to use it."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Export a generator and return the exit code."""
-    options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    options = _parser().parse_args(list(arguments))
     out = Path(options.out)
     if out.exists() and not options.force:
         raise ConfigError(f"--out {out}: the file exists; name another or add --force to replace it")
@@ -93,7 +92,3 @@ def _parser() -> argparse.ArgumentParser:
         help="largest relative difference of a shower's visible energy and of its cells (default 1e-4)",
     )
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(run_command("dist_calo.cli.export", main, sys.argv[1:]))

@@ -101,4 +101,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("dist_calo.cli.generate", main, sys.argv[1:]))
+    sys.exit(run_command("dist-calo generate", main, sys.argv[1:]))

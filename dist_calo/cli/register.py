@@ -2,10 +2,9 @@
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 
-from dist_calo.cli.command_line import one_line_parser, run_command
+from dist_calo.cli.command_line import one_line_parser
 from dist_calo.masking import MASK, hidden
 
 
@@ -53,7 +52,3 @@ def _parser() -> argparse.ArgumentParser:
         help="name for this version, such as champion; several are allowed",
     )
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(run_command("dist_calo.cli.register", main, sys.argv[1:]))

@@ -175,4 +175,4 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("dist_calo.cli.scale", main, sys.argv[1:]))
+    sys.exit(run_command("dist-calo scale", main, sys.argv[1:]))

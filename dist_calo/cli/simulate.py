@@ -1,12 +1,11 @@
 """Make parametrised showers: ``dist-calo simulate --detector lcd25 --n 10000 --energy 10:100 --out FILE``."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_calo.cli.command_line import one_line_parser, parse_range, run_command
+from dist_calo.cli.command_line import one_line_parser, parse_range
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import CONDITIONS
 
@@ -98,7 +97,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--processes", type=int, default=1, help="that share the work (default 1)")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(run_command("dist_calo.cli.simulate", main, sys.argv[1:]))

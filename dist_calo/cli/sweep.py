@@ -33,13 +33,8 @@ USAGE = """dist-calo sweep VERB
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str]) -> int:
     """Run a verb and return the exit code."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    return run_command("dist_calo.cli.sweep", _main, given)
-
-
-def _main(given: Sequence[str]) -> int:
     verbs = {"run": _run, "show": _show, "plot": _plot}
     if not given or given[0] in ("-h", "--help"):
         print(f"usage: {USAGE}")
@@ -136,4 +131,4 @@ def _plot(line: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("dist-calo sweep", main, sys.argv[1:]))

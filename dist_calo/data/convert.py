@@ -1,6 +1,6 @@
 """Rewriting of shower files: from older schemas, with other units and chunks, or one file for each split."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from dist_calo.data.row_blocks import Blocks, Split, split_blocks
 from dist_calo.data.shards import FileEntry, Manifest
 from dist_calo.errors import ConfigError, DataError
 
+SUFFIXES = (".h5", ".hdf5", ".hdf")
+"""Endings of a file's name; without one, what is to be written is a folder."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -36,6 +38,16 @@ class Rewrite:
     chunk_rows: int = 32
     compression: Compression = "gzip"
     level: int = 4
+    """Effort of gzip, 1 to 9."""
+
+    def __post_init__(self) -> None:
+        for option, value in (("--chunk-rows", self.chunk_rows), ("--cells-factor", self.cells_factor)):
+            if not value > 0:
+                raise ConfigError(f"{option} {value}: must be above 0")
+        if self.cut < 0:
+            raise ConfigError(f"--cut {self.cut}: must not be negative")
+        if not 1 <= self.level <= 9:
+            raise ConfigError(f"--level {self.level}: gzip has levels from 1 to 9")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +61,29 @@ class Written:
     """Data sets of the files read that are not in it."""
 
 
-def convert(manifest: Manifest, out: Path, rewrite: Rewrite, *, into_folder: bool) -> dict[Path, Written]:
-    """Write all showers anew: into one file, or each file into one of the same name in a folder.
+def targets_of(manifest: Manifest, out: str) -> dict[Path, Sequence[FileEntry]]:
+    """Return the files to write, and for each those whose showers it gets: one file, or one of each name in a folder.
+
+    Args:
+        manifest: of the files read.
+        out: a file, or a folder if it ends in a slash, is one, or has no ending of an HDF5 file.
+
+    Raises:
+        ConfigError: if two files read have the same name.
+    """
+    path = Path(out)
+    if not (out.endswith("/") or path.is_dir() or path.suffix not in SUFFIXES):
+        return {path: manifest.files}
+    targets = {path / Path(entry.name).name: [entry] for entry in manifest.files}
+    if len(targets) < len(manifest.files):
+        raise ConfigError(f"--out {out}: two of the files read have the same name; convert them one by one")
+    return dict(targets)
+
+
+def convert(
+    manifest: Manifest, targets: Mapping[Path, Sequence[FileEntry]], rewrite: Rewrite
+) -> dict[Path, Written]:
+    """Write all showers anew, into the files that `targets_of` returns.
 
     Data sets that go with the showers row by row are carried along.
 
@@ -65,10 +98,7 @@ def convert(manifest: Manifest, out: Path, rewrite: Rewrite, *, into_folder: boo
         raise ConfigError(
             "--cells-factor, --cut and --min-sum change energies of cells, and waveforms have none: leave them out"
         )
-    if not into_folder:
-        return {out: _write_files(manifest, manifest.files, out, rewrite)}
-    targets = {out / Path(entry.name).name: entry for entry in manifest.files}
-    return {path: _write_files(manifest, [entry], path, rewrite) for path, entry in targets.items()}
+    return {path: _write_files(manifest, files, path, rewrite) for path, files in targets.items()}
 
 
 def split(manifest: Manifest, folder: Path, config: DataConfig, rewrite: Rewrite) -> dict[Path, Written]:

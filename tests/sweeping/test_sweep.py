@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from dist_calo.cli.command_line import run_command
 from dist_calo.cli.sweep import main
 from dist_calo.sweeping.study import Study
 from dist_calo.train import main as train
@@ -81,7 +82,7 @@ def test_trials_are_ordinary_runs_and_a_diverging_one_ends_nothing(tmp_path, dat
 def test_what_no_trial_could_do_ends_the_sweep_at_once(tmp_path, data, as_rank, capsys, entries, message):
     settings = {"tracking.uri": "none", "comm.backend": "single"}
     file = write_tiny(tmp_path / "tiny.yaml", data, settings=settings, **entries)
-    assert main(["run", str(file), "--study", str(tmp_path / "study")]) == 2
+    assert run_command("dist-calo sweep", main, ["run", str(file), "--study", str(tmp_path / "study")]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -161,7 +162,7 @@ def test_a_killed_rank_costs_no_trial(tmp_path, data):
 def test_what_cannot_be_done_is_told_in_a_line(tmp_path, monkeypatch, capsys, line, message):
     write_tiny(tmp_path / "tiny.yaml", "none.h5")
     monkeypatch.chdir(tmp_path)
-    assert main(line) == 2
+    assert run_command("dist-calo sweep", main, line) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert message in said
 

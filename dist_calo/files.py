@@ -124,6 +124,13 @@ def publish(temporary: Path, path: Path) -> None:
         os.close(folder)
 
 
+def why_missing(path: str | Path, otherwise: str = "there is no such file") -> str:
+    """Say why a file cannot be found: a link that leads nowhere is there."""
+    if os.path.islink(path):
+        return f"is a link to {os.readlink(path)}, which does not exist: correct the link"
+    return otherwise
+
+
 def open_ordinary(path: str | Path, *, change: bool = False) -> BinaryIO:
     """Open a file to read, or to change, that has an end: no folder, device or pipe.
 

@@ -121,6 +121,8 @@ def _read_given(arguments: Sequence[str], actions: Iterable[argparse.Action]) ->
 def _with_nearest(message: str, known: Iterable[str]) -> str:
     """Put the parser's own message on one line; a word that it does not know gets advice."""
     line = re.sub(r'Parser key "([\w.]+)": ', r"\1: ", " ".join(message.split()))
+    if number := re.fullmatch(r"([\w.]+): Expected a <class 'int'>. Got value: (.*)", line):
+        return f"{number[1]}={shown(number[2])}: must be a whole number"
     found = re.search(r"unrecognized arguments: (-*)([^\s=]+)", line)
     if not found:
         return line

@@ -1,6 +1,7 @@
 """Compare generated with Geant4 showers: ``dist-calo evaluate --real FILES --fake FILES``, or ``--checkpoint DIR``."""
 
 import itertools
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -59,7 +60,8 @@ def _edges(text: str | None) -> tuple[float, ...] | None:
         edges = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"--energy-edges {text}: give numbers in GeV such as 10,30,50,100") from None
-    if len(edges) < 2 or any(low >= high for low, high in itertools.pairwise(edges)):
+    rising = all(low < high for low, high in itertools.pairwise(edges))
+    if len(edges) < 2 or not rising or not all(map(math.isfinite, edges)):
         raise ConfigError(f"--energy-edges {text}: at least two increasing energies in GeV are needed")
     return edges
 

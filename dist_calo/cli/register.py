@@ -14,10 +14,12 @@ def main(arguments: Sequence[str]) -> int:
 
     from dist_calo.deployment.registry import check_names, read_metrics, register
     from dist_calo.training.checkpoint import find_checkpoint
+    from dist_calo.training.restore import require_parts
 
     check_names(options.name, options.alias)
     metrics = None if options.metrics is None else read_metrics(options.metrics)
     state = find_checkpoint(options.checkpoint)
+    require_parts(state, options.checkpoint)
     registered = register(
         state, options.name, tracking_uri=options.tracking_uri, metrics=metrics, aliases=options.alias
     )

@@ -28,14 +28,14 @@ from typing import Any
 import torch
 
 from dist_calo.errors import CheckpointError, SpoiltCheckpointError, remedy
-from dist_calo.files import is_sound, open_ordinary, read_json, seal_of, write_whole
+from dist_calo.files import is_sound, open_ordinary, read_json, seal_of, why_missing, write_whole
 from dist_calo.leases.lease import Lease
 from dist_calo.masking import hidden
 
 FORMAT_VERSION = 2
 """What is written; version 1 had no checksum and is still read."""
-LEARNED = ("model", "optimizers", "average", "objective")
-"""Parts of a checkpoint that training changes: numbers that must be finite."""
+NUMBERS = ("model", "optimizers", "average", "objective", "condition_ranges", "transform")
+"""Parts of a checkpoint whose numbers must be finite."""
 BEST = "best.pt"
 ABANDONED = "abandoned"
 """Subfolder of what a run has left behind that went back to an earlier step."""
@@ -286,7 +286,7 @@ def checkpoint_bytes(state: Mapping[str, Any]) -> bytes:
 
 def not_finite(state: Mapping[str, Any]) -> str | None:
     """Dotted name of the first number that training has made and that is not finite; None if all are."""
-    return next(_not_finite({name: state[name] for name in LEARNED if name in state}), None)
+    return next(_not_finite({name: state[name] for name in NUMBERS if name in state}), None)
 
 
 def _not_finite(value: Any, name: str = "") -> Iterator[str]:
@@ -313,8 +313,8 @@ def require_finite(state: Mapping[str, Any], what: str) -> None:
     """
     if (name := not_finite(state)) is not None:
         raise SpoiltCheckpointError(
-            f"{what}: the checkpoint of step {state['step']} has weights that are not finite ({name}); training has "
-            "diverged: take an earlier one"
+            f"{what}: the checkpoint of step {state.get('step')} has weights that are not finite ({name}); training "
+            "has diverged: take an earlier one"
         )
 
 
@@ -329,7 +329,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         with open_ordinary(path) as file:
             content = file.read()
     except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path}: there is no such file") from None
+        raise CheckpointError(f"checkpoint {path}: {why_missing(path)}") from None
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {path} cannot be read ({error.strerror}): make it readable, or name another one"
@@ -347,16 +347,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         # What is sealed is whole, and perhaps of a newer PyTorch.
         kind = CheckpointError if sound else SpoiltCheckpointError
         raise kind(f"checkpoint {path} cannot be read ({reason})") from error
-    if not isinstance(state, dict) or state.get("format") not in range(1, FORMAT_VERSION + 1):
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+    version = state.get("format") if isinstance(state, dict) else None
+    if not isinstance(version, int):
         raise CheckpointError(
-            f"checkpoint {path} has format {found}, and this version reads formats 1 to {FORMAT_VERSION}: use the "
+            f"checkpoint {path}: no checkpoint of dist_calo, which say their format; name another"
+        )
+    if not 1 <= version <= FORMAT_VERSION:
+        raise CheckpointError(
+            f"checkpoint {path} has format {version}, and this version reads formats 1 to {FORMAT_VERSION}: use the "
             "version of dist_calo that wrote it, or name another one"
         )
     named = _NAME.fullmatch(Path(path).name)
-    if named and int(named[1]) != state["step"]:
+    if named and int(named[1]) != state.get("step"):
         raise SpoiltCheckpointError(
-            f"checkpoint {path} holds step {state['step']}: give it back its own name, or take another one"
+            f"checkpoint {path} holds step {state.get('step')}: give it back its own name, or take another one"
         )
     require_finite(state, str(path))
     if sound is None:
@@ -365,8 +369,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "damage may go unnoticed",
             file=sys.stderr,
         )
-    tracking = state.get("config", {}).get("tracking", {})
-    if "uri" in tracking:
+    config = state.get("config")
+    tracking = config.get("tracking") if isinstance(config, dict) else None
+    if isinstance(tracking, dict) and "uri" in tracking:
         tracking["uri"] = hidden(tracking["uri"])  # of earlier versions
     return state
 

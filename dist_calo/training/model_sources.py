@@ -14,12 +14,13 @@ from dist_calo.tracking.server import address_of
 from dist_calo.tracking.store import one_line, quiet_mlflow
 from dist_calo.tracking.store_uri import checked_uri, sqlite_file
 from dist_calo.training.checkpoint import find_checkpoint, load_checkpoint
+from dist_calo.training.restore import require_parts
 
 MLFLOW_SCHEMES = ("models:/", "runs:/")
 
 
 def state_of(source: str, tracking_uri: str | None = None) -> dict[str, Any]:
-    """The state of a trained model, as `dist_calo.training.checkpoint.load_checkpoint` returns it.
+    """The state of a trained model, whole, as `dist_calo.training.checkpoint.load_checkpoint` returns it.
 
     On many ranks, rank 0 calls this and broadcasts the result.
 
@@ -34,8 +35,14 @@ def state_of(source: str, tracking_uri: str | None = None) -> dict[str, Any]:
         CheckpointError: if there is nothing to read, the store does not answer, or there are several files.
         TrackingError: if no store can have this URI.
     """
-    if not source.startswith(MLFLOW_SCHEMES):
-        return find_checkpoint(source)
+    state = (
+        _downloaded(source, tracking_uri) if source.startswith(MLFLOW_SCHEMES) else find_checkpoint(source)
+    )
+    require_parts(state, source)
+    return state
+
+
+def _downloaded(source: str, tracking_uri: str | None) -> dict[str, Any]:
     uri = _existing_store(source, tracking_uri)
     quiet_mlflow()
     from mlflow.artifacts import download_artifacts

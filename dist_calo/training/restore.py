@@ -16,6 +16,36 @@ from dist_calo.models import build_model
 from dist_calo.randomness import Draws
 from dist_calo.transforms import Transform
 
+PARTS = {
+    "step": int,
+    "model": Mapping,
+    "average": Mapping,
+    "geometry": Mapping,
+    "transform": Mapping,
+    "manifest": Mapping,
+    "config": Mapping,
+}
+"""What every checkpoint of a run holds, whichever version wrote it."""
+SECTIONS = ("data", "model", "train", "tracking")
+"""Of the configuration in it."""
+
+
+def require_parts(state: Mapping[str, Any], name: str) -> None:
+    """Check that a checkpoint that has been read holds what a run or a generator is made of.
+
+    Raises:
+        CheckpointError: naming the part that is missing or no such thing.
+    """
+    wrong = [part for part, kind in PARTS.items() if not isinstance(state.get(part), kind)]
+    if not wrong:
+        config = state["config"]
+        wrong = [f"config.{part}" for part in SECTIONS if not isinstance(config.get(part), Mapping)]
+    if wrong:
+        raise CheckpointError(
+            f"checkpoint {name}: {wrong[0]} is missing or damaged: it was not written by dist_calo, or was changed "
+            "since; take another one"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedGenerator:
@@ -90,8 +120,15 @@ def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedG
     Raises:
         CheckpointError: if the checkpoint's networks do not fit the model of this version.
     """
-    geometry = geometry_from_dict(state["geometry"])
-    config = ModelConfig(**{f.name: state["config"]["model"][f.name] for f in fields(ModelConfig)})
+    try:
+        geometry = geometry_from_dict(state["geometry"])
+        config = ModelConfig(**{f.name: state["config"]["model"][f.name] for f in fields(ModelConfig)})
+        transform = Transform.from_dict(state["transform"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint of step {state['step']}: it says otherwise than this version what it was trained on "
+            f"({type(error).__name__}: {error}); use the version of dist_calo that wrote it"
+        ) from error
     model = build_model(config, geometry)
     try:
         model.load_state_dict(state["model"])
@@ -105,7 +142,7 @@ def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedG
     model.eval().to(device)
     return TrainedGenerator(
         model=model,
-        transform=Transform.from_dict(state["transform"]),
+        transform=transform,
         geometry=geometry,
         step=state["step"],
         run_id=state["run_id"],

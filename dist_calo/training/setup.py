@@ -36,7 +36,7 @@ from dist_calo.training.dataset import (
 )
 from dist_calo.training.learner import Learner
 from dist_calo.training.progress import Progress
-from dist_calo.training.restore import TrainedGenerator, require_same_run
+from dist_calo.training.restore import TrainedGenerator, require_parts, require_same_run
 from dist_calo.training.trainer import Trainer, TrainState
 from dist_calo.training.validation import Validator
 from dist_calo.transforms import Transform
@@ -208,6 +208,7 @@ def find_state(config: RunConfig, manifest: Manifest) -> dict[str, Any] | None:
                     "of them: name another folder"
                 )
     if saved is not None:
+        require_parts(saved, f"in {folder.folder}" if resume == "auto" else resume)
         require_same_run(config, saved)
         try:
             require_same_files(Manifest.from_dict(saved["manifest"]), manifest)

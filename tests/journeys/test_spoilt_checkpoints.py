@@ -5,6 +5,7 @@ import shutil
 import sys
 
 import pytest
+import torch
 
 from dist_calo.cli.evaluate import main as evaluate
 from dist_calo.cli.generate import main as generate
@@ -109,3 +110,28 @@ def test_a_damaged_model_makes_no_showers(command, run, tmp_path, capsys):
     assert command(["--checkpoint", str(bad), "--out", str(tmp_path / "out")]) == EXIT_USER
     assert "bad.pt is damaged" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["step", "model", "average", "geometry", "transform", "manifest", "config"])
+def test_a_checkpoint_without_a_part_is_refused_in_one_line(part, run, tmp_path, capsys):
+    bad = tmp_path / "bad.pt"
+    whole = CheckpointFolder(run[0]).newest()
+    for spoilt in ({k: v for k, v in whole.items() if k != part}, {**whole, part: [1.0]}):
+        torch.save(spoilt, bad)
+        assert generate(["--checkpoint", str(bad), "--out", str(tmp_path / "out")]) == EXIT_USER
+        assert train(run[1](tmp_path, f"--checkpoint.resume={bad}")) == EXIT_USER
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert [f"{bad}: {part} is missing or damaged" in line for line in errors] == [True] * 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_checkpoint_is_told_from_what_is_missing(tmp_path, capsys):
+    weights, link = tmp_path / "weights.pt", tmp_path / "link.pt"
+    torch.save({"layer.weight": torch.ones(3)}, weights)
+    link.symlink_to("gone.pt")
+    for file, word in (
+        (weights, "no checkpoint of dist_calo"),
+        (link, "is a link to gone.pt, which does not exist"),
+    ):
+        assert generate(["--checkpoint", str(file), "--out", str(tmp_path / "out.h5")]) == EXIT_USER
+        assert f"{file}: {word}" in capsys.readouterr().err

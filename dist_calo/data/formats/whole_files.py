@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_calo.errors import DataError
-from dist_calo.files import error_number
+from dist_calo.files import error_number, why_missing
 
 if TYPE_CHECKING:
     import h5py
@@ -65,10 +65,8 @@ def require_not_being_written(file: "h5py.File") -> None:
 def _why_not_opened(path: str, error: OSError) -> str:
     """Return why HDF5 cannot open a file, and the remedy."""
     number, text = error_number(error), str(error)
-    if os.path.islink(path) and not os.path.exists(path):
-        return f"is a link to {os.readlink(path)}, which does not exist: correct the link"
     if number == errno.ENOENT:
-        return "the file does not exist"
+        return why_missing(path, "the file does not exist")
     if number in (errno.EACCES, errno.EPERM):
         return (
             "the file may not be read by this user: have its owner allow it (chmod a+r, and x on the folders)"

@@ -16,10 +16,10 @@ from dist_calo.leases.short_lock import locked
 from dist_calo.sweeping.study import Study, Task
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.tracking.records import Record
+from dist_calo.tracking.sender import Sender
 from dist_calo.tracking.spool import SPOOL_PREFIX, Spool
-from dist_calo.tracking.store import Sender, one_line
+from dist_calo.tracking.store import one_line
 from dist_calo.tracking.store_uri import checked_uri
-from dist_calo.tracking.unkept import Unkept, keep_file
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -134,34 +134,35 @@ class SweepRecord:
             is_parent = run_id == self.run_id(None)
             with locked(self.study.folder / "record.lock"):
                 spool = Spool.open(self.study.folder.absolute() / "spool", run_id, identity)
-                if not spool.lock():
+                if not spool.lock.acquire():
                     return False
-                if spool.uri != identity["uri"]:
+                if spool.identity.uri != identity["uri"]:
                     spool.identify(uri=identity["uri"])
                 if picture:
                     records = [*records, *self._picture(spool)]
                 if end:
                     records = [*records, {"kind": "end", "status": "FINISHED"}]
                 now_ms = time.time_ns() // 1_000_000
-                unkept = Unkept(spool)
-                unkept.records += [{"time_ms": now_ms, **record} for record in records]
-                unkept.keep()
-                sender = Sender(spool, unkept)
+                for record in records:
+                    spool.outbox.put({"time_ms": now_ms, **record})
+                spool.outbox.flush()
                 try:
-                    while sender.send():
-                        pass
+                    Sender(spool).send_all()
                 except Exception as error:
                     reason = one_line(error)
                     log.warning(
-                        "%s does not answer (%s); the record waits in %s", spool.uri, reason, spool.folder
+                        "%s does not answer (%s); the record waits in %s",
+                        spool.identity.uri,
+                        reason,
+                        spool.folder,
                     )
                 if is_parent:
-                    self.parent = spool.run_id
-                sent = spool.is_complete and not unkept.records
+                    self.parent = spool.identity.run_id
+                sent = spool.is_complete and not spool.outbox
                 if sent and (end or not is_parent):
                     spool.remove()
                 else:
-                    spool.unlock()
+                    spool.lock.release()
         except OSError as error:  # the trials go on without their record
             log.warning("the record of %s is not written: %s", self.study.folder, one_line(error))
             return False
@@ -176,5 +177,5 @@ class SweepRecord:
             nonlocal drawn
             drawn = draw(self.study, path)
 
-        file = keep_file(spool, "sweep.png", write)
+        file = spool.keep_file("sweep.png", write)
         return [{"kind": "artifact", "file": file, "folder": None}] if drawn else []

@@ -274,9 +274,11 @@ class Study:
             return True
         with suppress(FileNotFoundError):  # sent meanwhile
             spools = [
-                spool for spool in Spool.all(self.folder / "spool") if spool.run_name == self.run_name(number)
+                spool
+                for spool in Spool.all(self.folder / "spool")
+                if spool.identity.run_name == self.run_name(number)
             ]
-            return any(spool.is_busy() for spool in spools)
+            return any(spool.lock.is_busy() for spool in spools)
         return False
 
     def _claimed(self, trial: "FrozenTrial", owner: Claim | None) -> Task | None:

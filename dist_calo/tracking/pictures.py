@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn on a thread of their own: they may take minutes on a busy core, nothing waits for them."""
+"""Pictures of a run, drawn on a thread of their own: they may take minutes on a busy core; nothing waits for them."""
 
 import logging
 import threading
@@ -15,34 +15,32 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dist_calo.tracking")
 
-Drawable: TypeAlias = "Figure | Callable[[], Figure]"
+Drawing: TypeAlias = "Figure | Callable[[], Figure]"
+Keep: TypeAlias = Callable[[str, Callable[[Path], object]], str]
+"""Has the file of a name written by a function of its path, and tells where it is."""
 
 
 class Artist:
     """Draws pictures one after the other.
 
     Args:
-        keep: has the file of a name written, and tells where.
-        record: takes the path and the name of a picture that was drawn; called at most until ``close`` returns.
+        keep: writes a picture.
+        record: takes path and name of a picture that was drawn; called at most until ``close`` returns.
     """
 
-    def __init__(
-        self,
-        keep: Callable[[str, Callable[[Path], object]], str],
-        record: Callable[[str, str], None],
-    ) -> None:
+    def __init__(self, keep: Keep, record: Callable[[str, str], None]) -> None:
         self._keep = keep
         self._record = record
-        self._waiting: deque[tuple[str, Drawable]] = deque()
+        self._waiting: deque[tuple[str, Drawing]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="tracking-artist", daemon=True)
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Start the thread."""
         self._thread.start()
 
-    def add(self, drawing: Drawable, name: str) -> None:
+    def add(self, drawing: Drawing, name: str) -> None:
         """Have a picture drawn; returns at once."""
         with self._changed:
             self._waiting.append((name, drawing))
@@ -57,11 +55,8 @@ class Artist:
                 return
             names = [name for name, _ in self._waiting]
             self._waiting.clear()
-        log.warning(
-            "pictures that were not drawn in time are lost (%d): %s",
-            len(names),
-            ", ".join(names[:5]) + ", ..." * (len(names) > 5),
-        )
+        listed = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+        log.warning("pictures that were not drawn in time are lost (%d): %s", len(names), listed)
 
     def _run(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""What made a run: code, machine, versions and job, as tags of its record."""
+"""Origin of a run: code, machine, versions and job, as tags of its record."""
 
 import getpass
 import os
@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,12 +26,12 @@ JOB_VARIABLES = (
 )
 COMMIT, CHANGED = "mlflow.source.git.commit", "git.changed"
 OF_ONE_START = (*(name.lower() for name in JOB_VARIABLES), COMMIT, CHANGED)
-"""Tags that not every start of a run has: what an earlier one has said must not stand for a start without them."""
+"""Tags that not every start of a run has: an earlier start's must not stand for one without them."""
 PACKAGES = ("torch", "numpy", "horovod", "mpi4py", "mlflow")
 
 
 def describe_run(environ: Mapping[str, str] = os.environ, command: list[str] | None = None) -> dict[str, str]:
-    """Tags that say where a run comes from: MLflow's own names for code and user, ours for the rest.
+    """Return tags that say where a run comes from: MLflow's own names for code and user, ours for the rest.
 
     Args:
         environ: the environment of the job.
@@ -55,15 +56,14 @@ def describe_run(environ: Mapping[str, str] = os.environ, command: list[str] | N
 
 
 def _git(folder: Path) -> dict[str, str]:
-    """Commit of the checkout that the package runs from, and whether it has changes; nothing where there is none."""
+    """Return the commit of the checkout that the package runs from, and whether it has changes, if there is one."""
     if not (folder / ".git").exists():
         return {}
-    try:
+    with suppress(OSError, subprocess.SubprocessError):
         commit = _output(folder, "rev-parse", "HEAD")
         changes = _output(folder, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {COMMIT: commit, CHANGED: str(bool(changes)).lower()}
+        return {COMMIT: commit, CHANGED: str(bool(changes)).lower()}
+    return {}
 
 
 def _output(folder: Path, *arguments: str) -> str:
@@ -79,7 +79,6 @@ def _user() -> str:
 
 
 def _version(package: str) -> str | None:
-    try:
+    with suppress(PackageNotFoundError):
         return version(package)
-    except PackageNotFoundError:
-        return None
+    return None

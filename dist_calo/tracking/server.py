@@ -1,4 +1,4 @@
-"""Where a tracking server is now, whether anything listens there, and what its refusals mean."""
+"""Address of a tracking server: where it is now, whether anything listens there, and what its denials mean."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ def is_server_file(uri: str) -> bool:
 
 
 def address_of(uri: str) -> str:
-    """The address of a store at this moment; the password of a server's file goes into this process's environment.
+    """Return the address of a store at this moment; put the password of a server's file into the environment.
 
     Raises:
         ConnectionError: if the server's file names none, as it does while the server is away, or the address was stored
@@ -54,7 +54,7 @@ def address_of(uri: str) -> str:
 
 
 def require_listening(address: str) -> None:
-    """Find out in seconds that nothing listens at a server's address.
+    """Check within seconds that something listens at a server's address.
 
     MLflow's client waits much longer where packets are dropped, as on compute nodes without a route.
 
@@ -80,23 +80,18 @@ def _port(address: str) -> int | None:
 
 
 def denial(error: BaseException) -> str | None:
-    """What to do about an answer 401 or 403; None for any other error."""
+    """Say what to do about an answer 401 or 403; None for any other error."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     ask = getattr(error, "get_http_status_code", None)
     status = ask() if status is None and ask is not None else status
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    if status == 401 and not user:
-        return "wants a user and a password (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    settings = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if status == 401:
-        return (
-            f"does not accept the password of user {user} (401): set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD"
-        )
+        why = f"does not accept the password of user {user}" if user else "wants a user and a password"
+        return f"{why} (401): {settings}"
     if status == 403 and "Host header" in str(error):
         return "is not to be called by this address (403): start it with --allowed-hosts naming it"
     if status == 403:
-        return (
-            f"does not let user {user} do this (403): ask for the permission EDIT, or set MLFLOW_TRACKING_USERNAME "
-            "and MLFLOW_TRACKING_PASSWORD to a user who has it"
-        )
+        remedy = f"ask for the permission EDIT, or {settings} to a user who has it"
+        return f"does not let user {user} do this (403): {remedy}"
     return None

@@ -1,4 +1,4 @@
-"""Which tracking stores there can be: URIs checked before training starts, without loading MLflow."""
+"""URIs of tracking stores, checked before training starts, without loading MLflow."""
 
 import os
 from importlib.metadata import entry_points
@@ -12,7 +12,7 @@ SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databrick
 
 
 def checked_uri(uri: str) -> str:
-    """The URI of a store in the form that holds in any working folder.
+    """Return the URI of a store in the form that holds in any working folder.
 
     Whether a server answers is not asked: one that is away is no error.
 
@@ -34,18 +34,18 @@ def checked_uri(uri: str) -> str:
 
 
 def sqlite_file(uri: str) -> Path:
-    """The database file of an SQLite store."""
+    """Return the database file of an SQLite store."""
     return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
 
 
 def sqlite_uri(file: Path) -> str:
-    """The URI of a database file."""
+    """Return the URI of a database file."""
     # What would have a meaning there, no more: MLflow makes an empty folder of the name as it stands in the URI.
     return "sqlite:///" + str(file).replace("%", "%25").replace("?", "%3F")
 
 
 def _checked_server_file(file: Path) -> str:
-    """A file that is not there yet is no error: the server may start later."""
+    """Return the file's path; one that is not there yet is no error, as the server may start later."""
     if file.exists() and not (file.is_file() and os.access(file, os.R_OK)):
         raise TrackingError(
             f"tracking.uri={file}: cannot be read; name a server.env of your own, or ask its owner for the server's "
@@ -62,7 +62,10 @@ def _checked_sqlite(uri: str) -> str:
     file = sqlite_file(uri).absolute()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        header = _header(file)
+        header = b""
+        if file.exists():
+            with file.open("rb") as opened:
+                header = opened.read(16)
     except OSError as error:
         raise TrackingError(
             f"tracking.uri={uri}: {error.strerror}: {file}; name a file that can be written"
@@ -72,10 +75,3 @@ def _checked_sqlite(uri: str) -> str:
     if not os.access(file if file.exists() else file.parent, os.W_OK):
         raise TrackingError(f"tracking.uri={uri}: {file} cannot be written; name another file")
     return sqlite_uri(file)
-
-
-def _header(file: Path) -> bytes:
-    if not file.exists():
-        return b""
-    with file.open("rb") as opened:
-        return opened.read(16)

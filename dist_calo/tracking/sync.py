@@ -4,10 +4,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from dist_calo.errors import EXIT_FAILURE, TrackingError
+from dist_calo.tracking.sender import Sender
 from dist_calo.tracking.spool import Spool
-from dist_calo.tracking.store import Sender, complaint
+from dist_calo.tracking.store import complaint
 from dist_calo.tracking.store_uri import checked_uri
-from dist_calo.tracking.unkept import Unkept
 
 SILENT_AFTER_S = 300.0
 """Time without a sign of life after which a run of another machine counts as killed, in seconds."""
@@ -23,14 +23,14 @@ def list_spools(root: Path) -> int:
     spools = Spool.all(root.absolute(), damaged.append)
     for spool in spools:
         try:
-            records = [record for record, _ in spool.unsent()]
-            state = "ended" if spool.has_ended else "running" if spool.is_busy(SILENT_AFTER_S) else "killed"
+            records = [record for record, _ in spool.journal.unsent()]
+            state = _state(spool)
             refused = f", {len(spool.refused)} refused" if spool.refused else ""
             size_mb = _size(spool.folder) / 1e6
         except FileNotFoundError:  # its job has just sent the last of it
             continue
         except PermissionError:
-            print(f"{_name(spool)}  another user's")
+            print(f"{spool.name}  another user's")
             continue
         except (TrackingError, OSError) as error:
             damaged.append(str(error))
@@ -38,9 +38,15 @@ def list_spools(root: Path) -> int:
         points = sum(len(record.get("values", ())) for record in records)
         files = sum(record["kind"] == "artifact" for record in records)
         waiting = f"{points} points and {files} files wait{refused}, {size_mb:.1f} MB"
-        print(f"{_name(spool)}  {state}: {waiting}, for {spool.uri}")
+        print(f"{spool.name}  {state}: {waiting}, for {spool.identity.uri}")
     _end(root, spools, damaged)
     return 0
+
+
+def _state(spool: Spool) -> str:
+    if spool.journal.end:
+        return "ended"
+    return "running" if spool.lock.is_busy(SILENT_AFTER_S) else "killed"
 
 
 def _end(root: Path, spools: list[Spool], damaged: list[str]) -> None:
@@ -73,63 +79,59 @@ def send_spools(root: Path, uri: str | None) -> int:
         try:
             complete &= _send(spool, store)
         except PermissionError as error:
-            print(f"run {_name(spool)}: {error.strerror}: {error.filename}; its user must send it")
+            print(f"run {spool.name}: {error.strerror}: {error.filename}; its user must send it")
             complete = False
         except (TrackingError, OSError) as error:
             if isinstance(error, FileNotFoundError) and not spool.folder.exists():
-                print(f"run {_name(spool)}: its job has sent it")
+                print(f"run {spool.name}: its job has sent it")
             else:
                 damaged.append(str(error))
-            spool.unlock()
+            spool.lock.release()
     _end(root, spools, damaged)
     return 0 if complete else EXIT_FAILURE
 
 
 def _send(spool: Spool, store: str | None) -> bool:
     """Send one spool, print the result, and return whether its store has everything recorded so far."""
-    unkept = Unkept(spool)
-    running = not spool.lock(SILENT_AFTER_S)
-    if running and store not in (None, spool.uri):
-        print(
-            f"run {_name(spool)}: its job is still running and records to {spool.uri}; name another store later"
-        )
+    journal, uri = spool.journal, store or spool.identity.uri
+    running = not spool.lock.acquire(SILENT_AFTER_S)
+    if running and uri != (records_to := spool.identity.uri):
+        print(f"run {spool.name}: its job is still running and records to {records_to}; name another store later")
         return False
     if not running:
-        if store is not None and store != spool.uri:
-            spool.identify(uri=store)
-        if spool.is_locked and not spool.has_ended:
+        spool.identify(uri=uri)
+        if not journal.end:
             # The job that wrote this spool was killed: nobody else will say that the run has ended.
-            unkept.records.append({"kind": "end", "time_ms": spool.written_ms, "status": "KILLED"})
-            unkept.keep()
+            ended_ms = journal.written_ms or spool.identity.started_ms
+            spool.outbox.put({"kind": "end", "time_ms": ended_ms, "status": "KILLED"})
+            spool.outbox.flush()
         with suppress(OSError):  # a full disk, which what is sent will free
             spool.offer_again()
         # A job that continues the run must not find it locked while a long record is sent.
-        spool.unlock()
+        spool.lock.release()
     note = "; its job is still running" if running else ""
-    waiting = spool.backlog()
-    with spool.sending() as alone:
+    waiting = journal.backlog()
+    with journal.sending() as alone:
         if not alone:
-            print(f"run {_name(spool)}: another process is sending it")
+            print(f"run {spool.name}: another process is sending it")
             return False
         try:
-            sender = Sender(spool, unkept)
-            while sender.send():
-                pass
+            Sender(spool).send_all()
         except TrackingError:
             raise
         except Exception as error:
-            print(f"run {_name(spool)}: {spool.backlog()} records wait: {spool.uri} {complaint(error)}{note}")
+            print(f"run {spool.name}: {journal.backlog()} records wait: {uri} {complaint(error)}{note}")
             return False
     refused = spool.refused
     for entry in refused:
-        print(f"run {_name(spool)}: {spool.uri} does not take {entry['record']}: {entry['reason']}")
-    print(f"run {_name(spool)}: {waiting - len(refused)} records sent to {spool.uri}{note}")
-    if not running and not refused and spool.lock(SILENT_AFTER_S):
+        print(f"run {spool.name}: {uri} does not take {entry['record']}: {entry['reason']}")
+    print(f"run {spool.name}: {waiting - len(refused)} records sent to {uri}{note}")
+    if not running and not refused and spool.lock.acquire(SILENT_AFTER_S):
         # It may have been continued meanwhile.
-        if spool.has_ended and spool.is_sent:
+        if journal.end and journal.is_sent:
             spool.remove()
         else:
-            spool.unlock()
+            spool.lock.release()
     return not refused
 
 
@@ -140,7 +142,3 @@ def _size(folder: Path) -> int:
         with suppress(FileNotFoundError):  # sent meanwhile
             total += path.stat().st_size if path.is_file() else 0
     return total
-
-
-def _name(spool: Spool) -> str:
-    return spool.run_id or spool.spool_id

@@ -1,4 +1,4 @@
-"""The load of the machine that a run is recorded on."""
+"""Load of the machine that a run is recorded on."""
 
 import time
 from contextlib import suppress
@@ -28,21 +28,18 @@ class SystemLoad:
         for kind in (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor, ROCMMonitor):
             with suppress(Exception):  # no such device, or its library is missing
                 self._monitors.append(kind())
-        self._next = time.monotonic()
-
-    def is_due(self) -> bool:
-        """Whether it is time for the next sample."""
-        return time.monotonic() >= self._next
+        self._next_s = time.monotonic()
 
     def sample(self) -> dict[str, float]:
-        """Values by MLflow's own names, which its page of system metrics looks for."""
-        self._next = time.monotonic() + LOAD_EVERY_S
+        """Return values by MLflow's own names, which its page of system metrics shows; nothing before it is time."""
+        if time.monotonic() < self._next_s:
+            return {}
+        self._next_s = time.monotonic() + LOAD_EVERY_S
         values: dict[str, float] = {}
         for monitor in self._monitors:
             with suppress(Exception):
                 monitor.collect_metrics()
-                values |= {
-                    f"system/{key}": float(value) for key, value in monitor.aggregate_metrics().items()
-                }
+                means = monitor.aggregate_metrics()
+                values |= {f"system/{key}": float(value) for key, value in means.items()}
             monitor.clear_metrics()
         return values

@@ -4,6 +4,7 @@ import pytest
 
 from dist_calo.cli.command_line import run_command
 from dist_calo.cli.runs import main
+from dist_calo.tracking.journal import Journal
 from dist_calo.tracking.spool import Spool
 from tests.support.mlflow_store import Store, made_store
 from tests.support.ranks import free_port
@@ -21,15 +22,20 @@ def uri(tmp_path_factory):
 def killed_job(root, uri, experiment):
     """The spool of a job that was killed before its store answered, in the middle of a line."""
     spool = Spool.open(root, None, {"uri": uri, "experiment": experiment, "run_name": "lost"})
-    start = {"kind": "start", "time_ms": spool.started_ms, "parameters": {"train.seed": 7}}
-    spool.append([{**start, "tags": {}, "datasets": {}}, point(spool, 1)])
+    start = {"kind": "start", "time_ms": spool.identity.started_ms, "parameters": {"train.seed": 7}}
+    spool.journal.append([{**start, "tags": {}, "datasets": {}}, point(spool, 1)])
     with (spool.folder / "journal.jsonl").open("a") as journal:
         journal.write(json.dumps(point(spool, 2))[:20])
     return spool
 
 
 def point(spool, step):
-    return {"kind": "metrics", "time_ms": spool.started_ms + step, "step": step, "values": {"loss": 0.5}}
+    return {
+        "kind": "metrics",
+        "time_ms": spool.identity.started_ms + step,
+        "step": step,
+        "values": {"loss": 0.5},
+    }
 
 
 @pytest.mark.parametrize("arguments", [[], ["show"], ["sync", "--nonsense"]])
@@ -81,17 +87,17 @@ def test_what_waits_is_said_and_kept(tmp_path, capsys):
 
 def test_a_running_job_goes_on_writing_what_is_sent(uri, tmp_path, capsys):
     spool = killed_job(tmp_path, uri, "running")
-    assert spool.lock()
+    assert spool.lock.acquire()
     for step in (2, 3):
         assert run("sync", "--spool", tmp_path) == 0
         assert "its job is still running" in capsys.readouterr().out
-        spool.append([point(spool, step)])
+        spool.journal.append([point(spool, step)])
     assert run("sync", "--spool", tmp_path, "--tracking.uri", made_store(tmp_path)) == 1
     assert f"records to {uri}" in capsys.readouterr().out
     assert Store(uri).only_run("running").info.status == "RUNNING"
 
-    spool.append([{"kind": "end", "time_ms": spool.started_ms + 9, "status": "FINISHED"}])
-    spool.unlock()
+    spool.journal.append([{"kind": "end", "time_ms": spool.identity.started_ms + 9, "status": "FINISHED"}])
+    spool.lock.release()
     assert run("sync", "--spool", tmp_path) == 0
     sent = Store(uri).only_run("running")
     assert sent.info.status == "FINISHED"
@@ -101,7 +107,7 @@ def test_a_running_job_goes_on_writing_what_is_sent(uri, tmp_path, capsys):
 
 def test_what_another_process_sends_is_left_to_it(uri, tmp_path, capsys):
     spool = killed_job(tmp_path, uri, "sent twice")
-    with spool.sending() as alone:
+    with spool.journal.sending() as alone:
         assert alone
         assert run("sync", "--spool", tmp_path) == 1
     assert "another process is sending it" in capsys.readouterr().out
@@ -110,8 +116,8 @@ def test_what_another_process_sends_is_left_to_it(uri, tmp_path, capsys):
 
 def test_sending_stopped_in_the_middle_goes_on_where_it_was(uri, tmp_path, monkeypatch):
     spool = killed_job(tmp_path, uri, "interrupted")
-    spool.append([point(spool, step) for step in range(2, 2502)])
-    confirm = Spool.confirm
+    spool.journal.append([point(spool, step) for step in range(2, 2502)])
+    confirm = Journal.confirm
 
     def interrupted(self, position):
         if position > 100_000:
@@ -119,7 +125,7 @@ def test_sending_stopped_in_the_middle_goes_on_where_it_was(uri, tmp_path, monke
         confirm(self, position)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Spool, "confirm", interrupted)
+        patch.setattr(Journal, "confirm", interrupted)
         with pytest.raises(KeyboardInterrupt):
             main(["sync", "--spool", str(tmp_path)])
     assert spool.folder.exists()
@@ -130,31 +136,31 @@ def test_sending_stopped_in_the_middle_goes_on_where_it_was(uri, tmp_path, monke
 
 def test_a_finished_run_stays_finished_while_its_files_are_offered_again(tmp_path):
     spool = killed_job(tmp_path, "http://server:5000", "refused")
-    spool.append([{"kind": "end", "time_ms": spool.started_ms + 9, "status": "FINISHED"}])
+    spool.journal.append([{"kind": "end", "time_ms": spool.identity.started_ms + 9, "status": "FINISHED"}])
     spool.refuse({"kind": "artifact", "file": "files/1/a.png", "folder": None}, "no space")
     spool.offer_again()
-    *_, offered, last = (record for record, _ in spool.unsent())
+    *_, offered, last = (record for record, _ in spool.journal.unsent())
     assert (offered["kind"], last["kind"], last["status"]) == ("artifact", "end", "FINISHED")
 
 
 def test_what_waits_is_listed(tmp_path, capsys):
     spool = killed_job(tmp_path, "http://server:5000", "listed")
-    spool.append([{"kind": "artifact", "file": "files/1/a.png", "folder": None}])
+    spool.journal.append([{"kind": "artifact", "file": "files/1/a.png", "folder": None}])
     assert run("list", "--spool", tmp_path) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(
-        f"{spool.spool_id}  killed: 1 points and 1 files wait, 0.0 MB, for http://server:5000"
+        f"{spool.identity.spool_id}  killed: 1 points and 1 files wait, 0.0 MB, for http://server:5000"
     )
-    assert spool.lock()
+    assert spool.lock.acquire()
     assert run("list", "--spool", tmp_path) == 0
     assert "running" in capsys.readouterr().out
-    spool.unlock()
+    spool.lock.release()
 
 
 def test_a_lost_confirmation_doubles_nothing(uri, tmp_path):
     """The store took the records, and the process was killed before it wrote that down."""
     spool = killed_job(tmp_path / "one", uri, "twice")
-    again = tmp_path / "two" / spool.spool_id
+    again = tmp_path / "two" / spool.identity.spool_id
     again.mkdir(parents=True)
     for name in ("run.json", "journal.jsonl"):
         (again / name).write_bytes((spool.folder / name).read_bytes())

@@ -141,7 +141,7 @@ def left(tmp_path, machine, monkeypatch):
 def test_a_job_waits_until_the_file_server_gives_up_the_lock_of_a_dead_machine(left, caplog):
     leave, come = left
     clock = leave(free_after_s=90.0)
-    assert come(clock, "node2", "8").is_locked
+    assert come(clock, "node2", "8").lock.is_held
     assert 90 < clock.now < 91
     (line,) = caplog.messages
     assert "held by node1 (job 7): waiting up to 150 s" in line
@@ -171,10 +171,10 @@ def test_a_job_started_again_takes_the_lock_of_its_earlier_attempt(left, tmp_pat
     clock = leave()
     run = come(clock, "node2", "7", restarts=1)
     assert 33 < clock.now < 34
-    assert run.is_locked
+    assert run.lock.is_held
     assert (run.folder / "lock").read_text() == "node2 7\n"
     assert sorted(path.name for path in run.folder.iterdir()) == ["lock", "run.json"]
-    run.unlock()
+    run.lock.release()
 
 
 def test_who_was_given_a_lock_that_another_has_replaced_has_nothing(tmp_path, monkeypatch):

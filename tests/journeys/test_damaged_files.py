@@ -23,12 +23,11 @@ from dist_calo.scaling.plan import PLAN_FILE, read_plan
 from dist_calo.scaling.summary import summarise
 from dist_calo.sweeping import study
 from dist_calo.sweeping.definition import read_definition
+from dist_calo.tracking.sender import Sender
 from dist_calo.tracking.server import address_of
 from dist_calo.tracking.spool import Spool
-from dist_calo.tracking.store import Sender
 from dist_calo.tracking.store_uri import checked_uri
 from dist_calo.tracking.tracker import make_tracker
-from dist_calo.tracking.unkept import keep_file
 from dist_calo.training.checkpoint import CheckpointFolder
 from tests.support.scaling_results import point, write_experiment
 
@@ -129,8 +128,8 @@ def ledger(folder):
 def spool(folder):
     root = folder / "spool"
     kept = Spool.open(root, None, {"uri": "sqlite:///x.db", "experiment": "e", "run_name": None, "job": None})
-    inside = keep_file(kept, "a.txt", lambda path: path.write_text("x"))
-    kept.append(
+    inside = kept.keep_file("a.txt", lambda path: path.write_text("x"))
+    kept.journal.append(
         [
             {"kind": "start", "time_ms": 1, "parameters": {"a": 1}, "tags": {"t": "u"}, "datasets": {}},
             *({"kind": "metrics", "time_ms": i, "step": i, "values": {"loss": 0.5}} for i in range(6)),
@@ -139,11 +138,11 @@ def spool(folder):
         ]
     )
     kept.refuse({"kind": "artifact", "file": inside, "folder": "pictures"}, "why")
-    kept.confirm(20)
+    kept.journal.confirm(20)
     config = TrackingConfig(uri=f"sqlite:///{folder}/x.db", spool=str(root), system_metrics=False)
 
     def read():
-        tracker = make_tracker(config, kept.spool_id)  # never ends a training
+        tracker = make_tracker(config, kept.identity.spool_id)  # never ends a training
         tracker.start({})
         tracker.finish("FINISHED", 5.0)
 
@@ -151,7 +150,7 @@ def spool(folder):
         runs.main(["list", f"--spool={root}"])
         runs.main(["sync", f"--spool={root}"])
 
-    name = f"spool/{kept.spool_id}"
+    name = f"spool/{kept.identity.spool_id}"
     found = {
         file: (f"{name}/{file}", sync) for file in ("run.json", "journal.jsonl", "sent", "refused.jsonl")
     }

@@ -137,7 +137,7 @@ def test_a_spool_is_sent_later_by_whoever_gives_the_password_again(told, server,
     spool = Spool.open(
         folder / "spool", None, {"uri": f"http://***@{where}", "experiment": "x", "run_name": None}
     )
-    spool.append([{"kind": "start", "time_ms": 1, "parameters": {}, "tags": {}, "datasets": {}}])
+    spool.journal.append([{"kind": "start", "time_ms": 1, "parameters": {}, "tags": {}, "datasets": {}}])
     if told == "address":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     if told == "user":

@@ -157,8 +157,11 @@ def test_ranks_that_start_again_before_the_first_checkpoint_go_on_with_the_same_
         monkeypatch.delenv(f"{starter}_RESTART_COUNT", raising=False)
     first = Spool.open(tmp_path, None, identity)
     monkeypatch.setenv("DIST_CALO_RESTART_COUNT", "1")
-    assert Spool.open(tmp_path, None, identity).spool_id == first.spool_id
-    assert Spool.open(tmp_path, None, {**identity, "job": "8 folder"}).spool_id != first.spool_id
+    assert Spool.open(tmp_path, None, identity).identity.spool_id == first.identity.spool_id
+    assert (
+        Spool.open(tmp_path, None, {**identity, "job": "8 folder"}).identity.spool_id
+        != first.identity.spool_id
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def sync(config, *arguments):
 
 def spooled(config):
     (spool,) = spools(config)
-    return [record for record, _ in spool.unsent()]
+    return [record for record, _ in spool.journal.unsent()]
 
 
 def spools(config):

@@ -141,7 +141,7 @@ def test_a_halted_worker_that_holds_a_lock_is_not_dead(tmp_path, monkeypatch, si
     if sign == "run":
         held = ExitStack()
         identity = {"uri": "http://127.0.0.1:9", "experiment": "sweeps", "run_name": study.run_name(0)}
-        held.callback(Spool.open_locked(tmp_path / "spool", None, identity).unlock)
+        held.callback(Spool.open_locked(tmp_path / "spool", None, identity).lock.release)
     with held:
         os.utime(task.folder / "beat", (0, 0))
         other = study.next()

@@ -321,7 +321,7 @@ def test_a_run_whose_store_hangs_is_free_once_its_job_has_ended(tmp_path, monkey
         time.sleep(1.5)  # the sender has begun to wait for its answer
         assert not tracker.finish("FINISHED", timeout_s=0.5)
         (spool,) = spools(config)
-        assert not spool.is_busy()
+        assert not spool.lock.is_busy()
     join_threads()
 
 

@@ -11,8 +11,9 @@ import pytest
 from mlflow.entities import ViewType
 
 from dist_calo.evaluation.record import EvaluationRecord
+from dist_calo.tracking.sender import Sender
 from dist_calo.tracking.spool import Spool
-from dist_calo.tracking.store import SPOOL_TAG, Sender, experiment_id, find_run, open_store
+from dist_calo.tracking.store import SPOOL_TAG, experiment_id, find_run, open_store
 from dist_calo.tracking.store_uri import checked_uri, sqlite_file
 from tests.support.mlflow_store import made_store
 
@@ -94,7 +95,7 @@ def test_a_deleted_run_comes_back_when_it_goes_on(tmp_path, named, whole_experim
     spool = Spool.open(tmp_path / "spool", "spool-1", {"uri": uri, "experiment": "e", "run_name": None})
     if named:
         spool.identify(run_id=run_id)
-    spool.append([{"kind": "metrics", "time_ms": 1, "step": 1, "values": {"loss": 2.0}}])
+    spool.journal.append([{"kind": "metrics", "time_ms": 1, "step": 1, "values": {"loss": 2.0}}])
     assert Sender(spool).send()
     run = client.get_run(run_id)
     assert (run.info.lifecycle_stage, run.data.metrics) == ("active", {"loss": 2.0})

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from dist_calo.leases.lease import Lease
+from dist_calo.tracking.sender import Sender
 from dist_calo.tracking.spool import Spool
-from dist_calo.tracking.store import Sender
 from dist_calo.tracking.tracker import Tracker
 from tests.support.mlflow_store import Store, made_store, wait_until
 from tests.support.ranks import free_port
@@ -152,7 +153,7 @@ def test_the_spool_of_a_killed_job_is_sent_from_a_full_disk(disk, uri, store, tm
     identity = {"uri": uri, "experiment": request.node.name, "run_name": None}
     config = make_config(uri, tmp_path, request.node.name)
     spool = Spool.open(Path(config.spool), None, identity)
-    spool.append(
+    spool.journal.append(
         {"kind": "metrics", "time_ms": 1, "step": s, "values": {"loss": v}} for s, v in losses(1, 10)
     )
     disk.failure = errno.ENOSPC
@@ -180,7 +181,9 @@ def test_files_that_the_store_refuses_hold_no_point_up_even_on_a_full_disk(
     assert "1 records of run" in caplog.text
 
 
-@pytest.mark.parametrize(("owner", "name", "thread"), [(Spool, "beat", "writer"), (Sender, "send", "sender")])
+@pytest.mark.parametrize(
+    ("owner", "name", "thread"), [(Lease, "beat", "writer"), (Sender, "send", "sender")]
+)
 def test_a_thread_that_ends_is_told_and_costs_no_record(
     owner, name, thread, uri, tmp_path, caplog, monkeypatch
 ):
@@ -253,4 +256,4 @@ def test_what_is_no_tracking_server_takes_nothing_away(status, answer, tmp_path,
         server.shutdown()
     assert "does not answer" in caplog.text
     (spool,) = spools(config)
-    assert (len(spooled(config)), spool.refused, spool.run_id) == (12, [], None)
+    assert (len(spooled(config)), spool.refused, spool.identity.run_id) == (12, [], None)

@@ -1,4 +1,4 @@
-"""Which run this is, whether its job has begun before, and whose the ledger is."""
+"""Beginning of a run: which run it is, whether its job has begun before, and its ledger."""
 
 import uuid
 from collections.abc import Mapping
@@ -10,14 +10,7 @@ import numpy as np
 
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
-from dist_calo.data.ledger import (
-    Ledger,
-    LedgerRun,
-    claim_ledger,
-    ledger_run,
-    require_own,
-    truncate_after,
-)
+from dist_calo.data.ledger import Ledger, LedgerRun, claim_ledger, require_own, truncate_after
 from dist_calo.data.loader import training_order
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError
@@ -26,13 +19,9 @@ from dist_calo.training.checkpoint import CheckpointFolder
 
 
 def run_uid(config: RunConfig, saved: Mapping[str, Any] | None) -> str:
-    """What tells this run from all others, on rank 0: made once, kept in its checkpoints and in their folder.
+    """Return on rank 0 the name that no other run has: made once, kept in its checkpoints and in their folder.
 
-    A run that goes on in another folder is the same run, unless it goes back behind later checkpoints.
-
-    Args:
-        config: the run's settings.
-        saved: the checkpoint that it continues from.
+    A run that goes on from a checkpoint in another folder is the same run, unless it goes back behind later ones.
     """
     folder, resume = CheckpointFolder(config.checkpoint.dir), config.checkpoint.resume
     noted = folder.beginning.get("uid") if resume == "auto" or has_begun(config) else None
@@ -58,8 +47,7 @@ def _writer(config: RunConfig, uid: str) -> LedgerRun:
 def require_own_ledger(config: RunConfig, uid: str, step: int) -> None:
     """Raise as `require_own`, also where the ledger holds steps that checkpoints elsewhere have."""
     ledger, writer = str(config.data.ledger), _writer(config, uid)
-    require_own(ledger, writer, step)
-    before = ledger_run(ledger)
+    before = require_own(ledger, writer, step).run
     if before and before.checkpoints != writer.checkpoints:
         last = max(CheckpointFolder(before.checkpoints).steps(), default=0)
         if last > step:
@@ -70,7 +58,7 @@ def require_own_ledger(config: RunConfig, uid: str, step: int) -> None:
 
 
 def has_begun(config: RunConfig) -> bool:
-    """Whether an earlier start of this job began where ``checkpoint.resume`` says: what came after it is the job's own.
+    """Tell if an earlier start of this job began where ``checkpoint.resume`` says: what came after is the job's own.
 
     A start that was preempted while it staged files or imported modules has not.
     """
@@ -83,21 +71,16 @@ def _beginning(config: RunConfig) -> dict[str, str]:
 
 
 def goes_back(path: str, step: int) -> bool:
-    """Whether later checkpoints lie beside the one of this step."""
+    """Tell if later checkpoints lie beside the one of this step."""
     return any(later > step for later in CheckpointFolder(Path(path).parent).steps())
 
 
 def open_ledger(
     config: RunConfig, communicator: Communicator, uid: str, step: int, manifest: Manifest
 ) -> Ledger | None:
-    """This rank's ledger: that of this run, proven whole up to a step and cut back to it; None if none is asked for.
+    """Open this rank's ledger, proven whole up to a step and cut back to it; None if none is asked for.
 
-    Args:
-        config: the run's settings.
-        communicator: how the ranks talk.
-        uid: of the run, on rank 0.
-        step: that the run continues from, 0 for a new run.
-        manifest: of the data.
+    The run's ``uid`` is known on rank 0.
 
     Raises:
         DataError: if the ledger is another run's, a file is damaged, or cannot be written.

@@ -181,9 +181,7 @@ def test_files_that_the_store_refuses_hold_no_point_up_even_on_a_full_disk(
     assert "1 records of run" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "thread"), [(Lease, "beat", "writer"), (Sender, "send", "sender")]
-)
+@pytest.mark.parametrize(("owner", "name", "thread"), [(Lease, "beat", "writer"), (Sender, "send", "sender")])
 def test_a_thread_that_ends_is_told_and_costs_no_record(
     owner, name, thread, uri, tmp_path, caplog, monkeypatch
 ):

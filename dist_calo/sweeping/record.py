@@ -136,8 +136,7 @@ class SweepRecord:
                 spool = Spool.open(self.study.folder.absolute() / "spool", run_id, identity)
                 if not spool.lock.acquire():
                     return False
-                if spool.identity.uri != identity["uri"]:
-                    spool.identify(uri=identity["uri"])
+                spool.identify(uri=identity["uri"])
                 if picture:
                     records = [*records, *self._picture(spool)]
                 if end:
@@ -149,13 +148,8 @@ class SweepRecord:
                 try:
                     Sender(spool).send_all()
                 except Exception as error:
-                    reason = one_line(error)
-                    log.warning(
-                        "%s does not answer (%s); the record waits in %s",
-                        spool.identity.uri,
-                        reason,
-                        spool.folder,
-                    )
+                    away = f"{spool.identity.uri} does not answer ({one_line(error)})"
+                    log.warning("%s; the record waits in %s", away, spool.folder)
                 if is_parent:
                     self.parent = spool.identity.run_id
                 sent = spool.is_complete and not spool.outbox

@@ -72,21 +72,13 @@ class Delivery:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         self._stopped.set()
         if self._writer.is_alive():  # and may write at any moment, so the spool stays locked
-            log.error(
-                "the spool %s takes nothing: the last records of run %s are lost if this process ends first",
-                spool.folder,
-                spool.name,
-            )
+            what = f"the last records of run {spool.name} are lost if this process ends first"
+            log.error("the spool %s takes nothing: %s", spool.folder, what)
             return False
         spool.outbox.flush()  # what a writer left that has ended, or the disk took not then
         if lost := spool.lost:
-            log.error(
-                "%d records of run %s were lost: neither the spool %s nor %s took them in time",
-                lost,
-                spool.name,
-                spool.folder,
-                spool.identity.uri,
-            )
+            why = f"neither the spool {spool.folder} nor {spool.identity.uri} took them in time"
+            log.error("%d records of run %s were lost: %s", lost, spool.name, why)
         try:
             return self._close() and not lost
         except OSError as error:
@@ -117,9 +109,8 @@ class Delivery:
             try:
                 work()
             except BaseException as error:
-                log.error(
-                    "the %s of the record of run %s has ended: %s", name, self._spool.name, one_line(error)
-                )
+                thread = f"the {name} of the record of run {self._spool.name}"
+                log.error("%s has ended: %s", thread, one_line(error))
 
         return threading.Thread(target=run, name=f"tracking-{name}", daemon=True)
 

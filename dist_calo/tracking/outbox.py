@@ -58,11 +58,12 @@ class Outbox:
             self._journal.append(self._records[:count])
         except Exception as error:
             if self.failure is None:
+                rest = "what it does not take is lost if the job ends before the disk has room"
                 log.error(
-                    "the spool %s takes nothing (%s): the store gets the record directly; what it does not take "
-                    "is lost if the job ends before the disk has room",
+                    "the spool %s takes nothing (%s): the store gets the record directly; %s",
                     folder,
                     error,
+                    rest,
                 )
             self.failure, self.has_failed = str(error), True
         else:

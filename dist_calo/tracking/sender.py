@@ -166,8 +166,7 @@ class Sender:
         # The last step of every metric; the public ``run.data.metrics`` has the values only.
         self._latest = {metric.key: metric.step for metric in run.data._metric_objs}
         self._floor = dict(self._latest)
-        if self._spool.identity.run_id != self._run_id:
-            self._spool.identify(run_id=self._run_id)
+        self._spool.identify(run_id=self._run_id)
         return client
 
     def _run(self, client: "MlflowClient") -> "Run":

@@ -147,8 +147,10 @@ class Spool:
         return self.identity.run_id or self.identity.spool_id
 
     def identify(self, **values: Any) -> None:
-        """Change what is known of the run, such as ``run_id``."""
-        self.identity = replace(self.identity, **values)
+        """Note what is known of the run now, such as ``run_id``."""
+        before, self.identity = self.identity, replace(self.identity, **values)
+        if self.identity == before:
+            return
         with suppress(OSError):  # a full disk: a run is found by the name of its spool as well
             replace_text(self.folder / "run.json", json.dumps(asdict(self.identity)))
 

@@ -49,8 +49,7 @@ class Tracker:
         self._config = config
         identity = {"uri": uri, "experiment": config.experiment, "run_name": config.run_name, "job": job}
         self._spool = Spool.open_locked(Path(config.spool).absolute(), run_id, identity)
-        if self._spool.identity.uri != uri:
-            self._spool.identify(uri=uri)
+        self._spool.identify(uri=uri)
         self._delivery = Delivery(self._spool, config.system_metrics)
         self._artist = Artist(self._spool.keep_file, self._put_file)
 
@@ -62,11 +61,7 @@ class Tracker:
     def named_run_id(self, timeout_s: float = 15.0) -> str:
         """Return ``run_id`` after a moment for the store to name the run; at once if it is known not to answer."""
         deadline_s = time.monotonic() + timeout_s
-        while (
-            self._spool.identity.run_id is None
-            and not self._delivery.is_away
-            and time.monotonic() < deadline_s
-        ):
+        while not (self._spool.identity.run_id or self._delivery.is_away or time.monotonic() > deadline_s):
             time.sleep(0.05)
         return self.run_id
 

@@ -1,6 +1,7 @@
 """Delivery of a run's records: a thread takes them from memory to the disk, another one from there to the store."""
 
 import logging
+import shlex
 import threading
 import time
 from collections import deque
@@ -98,7 +99,7 @@ class Delivery:
             "the end of run %s is not recorded yet in %s" if is_sending else "run %s is not complete in %s"
         )
         rest = "; the rest is kept: dist-calo runs sync --spool %s"
-        log.warning(state + rest, spool.name, spool.identity.uri, spool.folder.parent)
+        log.warning(state + rest, spool.name, spool.identity.uri, shlex.quote(str(spool.folder.parent)))
         spool.lock.release()
         return False
 

@@ -96,7 +96,9 @@ def _send(spool: Spool, store: str | None) -> bool:
     journal, uri = spool.journal, store or spool.identity.uri
     running = not spool.lock.acquire(SILENT_AFTER_S)
     if running and uri != (records_to := spool.identity.uri):
-        print(f"run {spool.name}: its job is still running and records to {records_to}; name another store later")
+        print(
+            f"run {spool.name}: its job is still running and records to {records_to}; name another store later"
+        )
         return False
     if not running:
         spool.identify(uri=uri)

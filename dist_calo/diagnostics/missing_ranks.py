@@ -1,7 +1,6 @@
 """Wait for all ranks before they depend on each other: those that do not come are named, and none waits for long."""
 
 import os
-import subprocess
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from dist_calo.diagnostics.nodes import and_more
 from dist_calo.errors import EXIT_FAILURE, LaunchError
 from dist_calo.launching.environment import World
+from dist_calo.launching.slurm import host_names
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
@@ -76,20 +76,10 @@ def _await_all(store: "TCPStore", world: World, timeout_s: float, environ: Mappi
 def _absence(
     world: World, missing: list[int], here: set[str], timeout_s: float, environ: Mapping[str, str]
 ) -> str:
-    silent = [node for node in _nodes(environ) if node not in here]
+    silent = [node for node in host_names(environ.get("SLURM_STEP_NODELIST", "")) if node not in here]
     where = f"; nothing at all from {and_more(silent)}" if silent else ""
     return (
         f"{len(missing)} of {world.size} ranks have not answered within {timeout_s:g} s: rank "
         f"{and_more(list(map(str, missing)))}{where}; see what srun says of them, and whether dist_calo is installed "
         "there"
     )
-
-
-def _nodes(environ: Mapping[str, str]) -> list[str]:
-    """Return the nodes of this step of a SLURM job; none where SLURM does not tell."""
-    names = environ.get("SLURM_STEP_NODELIST", "")
-    try:
-        command = ["scontrol", "show", "hostnames", names]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return []

@@ -9,10 +9,8 @@ noticed even if no rank fails of it, a node that joins is told what to run, and 
 import json
 import logging
 import os
-import re
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -34,7 +32,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from dist_calo.errors import EXIT_FAILURE, EXIT_PREEMPTED, EXIT_USER, LaunchError
-from dist_calo.launching import early_signals
+from dist_calo.launching import early_signals, slurm
 from dist_calo.launching.endings import ended, first_to_blame
 from dist_calo.launching.signs import WHERE, open_page
 
@@ -179,7 +177,7 @@ def place_in_line(environ: Mapping[str, str], left: Collection[str]) -> int:
         environ: the environment's variables.
         left: names of the nodes that took part last; none if nobody knows.
     """
-    names = _slurm("scontrol", "show", "hostnames", environ.get("SLURM_JOB_NODELIST", "")).split()
+    names = slurm.host_names(environ.get("SLURM_JOB_NODELIST", ""))
     known = {name.partition(".")[0] for name in left} or set(names)
     line = [name for name in names[1:] if name.partition(".")[0] in known]
     own = environ.get("SLURMD_NODENAME", "")
@@ -193,27 +191,22 @@ def requeue_without_script(environ: Mapping[str, str], every_s: float = 10.0) ->
     it. With ``REQUEUE=no`` the job ends instead. Returns when the job ends in another way.
     """
     while job := environ.get("SLURM_JOB_ID"):
-        nodes, _, state = _slurm("squeue", "--noheader", f"--jobs={job}", "--format=%N %T").partition(" ")
+        nodes, _, state = slurm.output("squeue", "--noheader", f"--jobs={job}", "--format=%N %T").partition(
+            " "
+        )
         if state != "RUNNING":
             return
-        host = re.search(r"BatchHost=(\S+)", _slurm("scontrol", "--oneliner", "show", "job", job))
-        if host and host[1] not in _slurm("scontrol", "show", "hostnames", nodes).split():
+        host = slurm.job_facts(job).get("BatchHost")
+        if host and host not in slurm.host_names(nodes):
             stays = environ.get("REQUEUE") == "no"
             what = "ends" if stays else "goes back into the queue"
-            _say(f"lost {host[1]}, where the job's script ran: job {job} {what}")
+            _say(f"lost {host}, where the job's script ran: job {job} {what}")
             if not stays:
-                _slurm("scontrol", "requeue", job)
+                slurm.output("scontrol", "requeue", job)
             # A job that may not be requeued ends.
-            _slurm("scancel", "--state=RUNNING", job)
+            slurm.output("scancel", "--state=RUNNING", job)
             return
         time.sleep(every_s)
-
-
-def _slurm(*command: str) -> str:
-    """Output of one of SLURM's programs, empty if it fails."""
-    with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
-    return ""
 
 
 class Agent(LocalElasticAgent):

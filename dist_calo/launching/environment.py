@@ -8,12 +8,13 @@ Variables that contradict each other or are half set are an error that names the
 """
 
 import os
-import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from dist_calo.errors import LaunchError
+from dist_calo.launching.slurm import tasks_on_node
+from dist_calo.launching.variables import whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,36 +43,12 @@ _FOREIGN_RANKS = {
     "FLUX_TASK_RANK": "FLUX_JOB_SIZE",
     "JSM_NAMESPACE_RANK": "JSM_NAMESPACE_SIZE",
 }
-_NUMBER = re.compile(r"\s*(0|[1-9][0-9]{0,9})\s*", re.ASCII)
 # What `horovodrun --mpi` and the command lines of Horovod's documentation hand to Open MPI's mpirun.
 _HOROVOD_MPI_FLAGS = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "^openib"}
 
 
-SWEEP_JOB = "DIST_CALO_SWEEP_JOB"
-"""Variable that hands `job_start` to ranks whose launcher hides SLURM's variables."""
-
-
 class RanksNotStartedError(LaunchError):
     """Ranks were asked for in a batch job, and nothing has started them yet: ``--launch`` may."""
-
-
-def batch_job() -> str:
-    """Return the job that this process belongs to, ``-`` if to none; the nodes of an elastic run may be of several."""
-    return os.environ.get("DIST_CALO_JOB") or os.environ.get("SLURM_JOB_ID") or "-"
-
-
-def restarted() -> bool:
-    """Return whether this job was started before: requeued by SLURM, or its ranks anew by an elastic launcher."""
-    starters = ("SLURM", "TORCHELASTIC", "DIST_CALO")
-    return any(whole_number(os.environ, f"{by}_RESTART_COUNT", 0) for by in starters)
-
-
-def job_start(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Return the name of the SLURM job and how often it was started anew; an empty name outside of one."""
-    if SWEEP_JOB in environ:
-        job, _, start = environ[SWEEP_JOB].rpartition(":")
-        return job, whole_number({SWEEP_JOB: start}, SWEEP_JOB)
-    return environ.get("SLURM_JOB_ID", ""), whole_number(environ, "SLURM_RESTART_COUNT", 0)
 
 
 def find_world(environ: Mapping[str, str], node: str | None = None, process: int | None = None) -> World:
@@ -127,55 +104,8 @@ def mpi_started(environ: Mapping[str, str]) -> bool:
     return any(name in environ for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"))
 
 
-def tasks_on_node(tasks_per_node: str, node_index: int) -> int:
-    """Number of tasks on a node in SLURM's short notation, such as ``2(x3),1`` for 2, 2, 2 and 1.
-
-    Raises:
-        LaunchError: if the text is not of this form or has no such node.
-    """
-    nodes = 0
-    for part in tasks_per_node.split(","):
-        match = re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part.strip(), re.ASCII)
-        if match is None:
-            raise LaunchError(
-                f"SLURM_TASKS_PER_NODE={tasks_per_node[:80]!r}: must read like 2(x3),1; start the ranks with srun, "
-                "which sets it"
-            )
-        nodes += int(match[2] or 1)
-        if node_index < nodes:
-            return int(match[1])
-    raise LaunchError(
-        f"SLURM_NODEID={node_index} with SLURM_TASKS_PER_NODE={tasks_per_node}: there are only {nodes} nodes; start "
-        "the ranks with srun, which sets both"
-    )
-
-
 def _shown(environ: Mapping[str, str], *names: str) -> str:
     return ", ".join(f"{name}={environ.get(name, '(not set)')}" for name in names)
-
-
-def whole_number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
-    """The number that a variable holds.
-
-    Args:
-        environ: the environment's variables.
-        name: of the variable.
-        default: what stands for a variable that is not set, or empty; it must be set if None.
-
-    Raises:
-        LaunchError: if the text is not a whole number of at most ten digits, as `int` would take signs, underscores and
-            the digits of any script.
-    """
-    text = environ.get(name, "")
-    if default is not None and not text.strip():
-        return default
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        raise LaunchError(
-            f"{name}={text[:80]!r}: must be a whole number such as 4; correct it, or unset {name} and start the ranks "
-            "with a launcher, which sets it"
-        )
-    return int(match[1])
 
 
 def _world(

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dist_calo.files import open_ordinary, writing
-from dist_calo.launching.environment import batch_job, restarted
+from dist_calo.launching.slurm import batch_job, restarted
 from dist_calo.leases.signs_of_life import Repeated, flock, server_time
 
 log = logging.getLogger("dist_calo.leases")

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from dist_calo.errors import UserError
-from dist_calo.launching.environment import job_start
+from dist_calo.launching.slurm import job_start
 
 
 class Repeated(threading.Thread):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER
-from dist_calo.launching.environment import SWEEP_JOB, job_start
 from dist_calo.launching.local import run_local
+from dist_calo.launching.slurm import SWEEP_JOB, job_start
 from dist_calo.sweeping.definition import Configure, Sweep
 
 if TYPE_CHECKING:

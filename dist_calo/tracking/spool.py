@@ -30,7 +30,7 @@ from typing import Any
 
 from dist_calo.errors import TrackingError
 from dist_calo.files import read_bytes, read_json
-from dist_calo.launching.environment import restarted
+from dist_calo.launching.slurm import restarted
 from dist_calo.leases.lease import Lease
 from dist_calo.masking import hidden
 from dist_calo.tracking.journal import Journal, replace_text

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dist_calo.config import TrackingConfig
-from dist_calo.launching.environment import batch_job
+from dist_calo.launching.slurm import batch_job
 from dist_calo.tracking.delivery import Delivery
 from dist_calo.tracking.pictures import Artist, Drawing
 from dist_calo.tracking.spool import Spool

@@ -14,7 +14,7 @@ from dist_calo.data.ledger import Ledger, LedgerRun, claim_ledger, require_own, 
 from dist_calo.data.loader import training_order
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError
-from dist_calo.launching.environment import batch_job, restarted
+from dist_calo.launching.slurm import batch_job, restarted
 from dist_calo.training.checkpoint import CheckpointFolder
 
 

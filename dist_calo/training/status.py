@@ -2,8 +2,6 @@
 
 import os
 import shlex
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -13,6 +11,7 @@ from pathlib import Path
 from dist_calo.config import CheckpointConfig, RunConfig, TrackingConfig
 from dist_calo.errors import CheckpointError
 from dist_calo.files import is_sound, read_json
+from dist_calo.launching import slurm
 from dist_calo.leases.lease import Lease
 
 
@@ -113,15 +112,8 @@ def _unsound(checkpoint: Path) -> str:
 def queued(names: Sequence[str]) -> dict[str, str]:
     """Ask SLURM's queue once for the jobs whose numbers folders bear, seen from outside of those jobs."""
     numbers = [name for name in names if name.isdecimal() and os.environ.get("SLURM_JOB_ID") != name]
-    squeue = shutil.which("squeue")
-    if squeue is None or not numbers:
-        return {}
-    command = [squeue, "--noheader", f"--jobs={','.join(numbers)}", "--format=%A %T %R"]
-    lines: list[str] = []
-    with suppress(OSError, subprocess.SubprocessError):
-        lines = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.splitlines()
-    found = [line.split(maxsplit=2) for line in lines if len(line.split()) > 1]
-    return {number: f"{number} is {', '.join(words).strip()}" for number, *words in found}
+    states = slurm.queue(numbers) if numbers else {}
+    return {number: f"{number} is {state}" for number, state in states.items()}
 
 
 def _writer(folder: Path) -> str | None:

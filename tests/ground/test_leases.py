@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from dist_calo.launching.environment import batch_job, job_start
+from dist_calo.launching.slurm import batch_job, job_start
 from dist_calo.leases import lease, short_lock
 from dist_calo.leases.lease import LEASE_S, Lease
 from dist_calo.leases.short_lock import ShortLock, locked

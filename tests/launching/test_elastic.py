@@ -44,7 +44,7 @@ sys.exit(75)
 """
 HURRIED = """
 import sys
-from dist_calo.comm import elastic
+from dist_calo.launching import elastic_agent
 from dist_calo.cli.elastic import main
 elastic_agent.LAST_CALL_S = 1
 sys.exit(main())
@@ -230,7 +230,7 @@ def test_a_job_goes_back_into_the_queue_or_ends_once_slurm_has_given_up_its_firs
         return ""
 
     calls: list[tuple[str, ...]] = []
-    monkeypatch.setattr(elastic_agent, "_slurm", slurm)
+    monkeypatch.setattr("dist_calo.launching.slurm.output", slurm)
     elastic_agent.requeue_without_script({"SLURM_JOB_ID": "7", "REQUEUE": may_requeue}, every_s=0.0)
     assert [c[0] for c in calls].count("squeue") == max(1, asked)
     assert (("scontrol", "requeue", "7") in calls) == (asked > 0 and may_requeue == "yes")
@@ -249,7 +249,7 @@ def test_a_job_goes_back_into_the_queue_or_ends_once_slurm_has_given_up_its_firs
 def test_the_lowest_node_that_is_left_acts_for_all(
     left: set[str], own: str, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(elastic_agent, "_slurm", lambda *command: command[-1].replace(",", "\n"))
+    monkeypatch.setattr("dist_calo.launching.slurm.output", lambda *command: command[-1].replace(",", "\n"))
     environ = {"SLURM_JOB_NODELIST": "a,b,c,d", "SLURMD_NODENAME": own}
     assert elastic_agent.place_in_line(environ, left) == place
 

@@ -12,9 +12,9 @@ from dist_calo.launching.environment import (
     World,
     find_world,
     mpi_started,
-    tasks_on_node,
-    whole_number,
 )
+from dist_calo.launching.slurm import tasks_on_node
+from dist_calo.launching.variables import whole_number
 
 # Taken from Open MPI 4.1.8, Horovod 0.28.1, torch 2.13 and SLURM 22.05, without what does not concern ranks.
 MPIRUN = {

@@ -1,7 +1,5 @@
 """Where ranks without MPI or Horovod find each other, and how they hear that one of them has failed."""
 
-import hashlib
-import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,10 +10,10 @@ from torch._C._distributed_c10d import TCPStore
 from dist_calo.comm.liveness.failure import ECHO_DELAY_S, leave
 from dist_calo.errors import EXIT_FAILURE, LaunchError
 from dist_calo.launching.endings import lose_node
-from dist_calo.launching.environment import World, whole_number
+from dist_calo.launching.environment import World
+from dist_calo.launching.slurm import host_names, step_port
+from dist_calo.launching.variables import whole_number
 
-# Below the ports that operating systems give to outgoing connections.
-_FIRST_PORT, _PORTS = 12000, 16000
 _POLL_S = 1.0
 _POLLS_PER_S = 512
 _TELL_S = 2.0
@@ -56,8 +54,7 @@ def meeting_point(world: World, environ: Mapping[str, str]) -> tuple[str, int]:
         raise LaunchError(
             f"{world.launcher} tells neither MASTER_PORT nor a job number: set MASTER_PORT to a free port on all ranks"
         )
-    digest = hashlib.blake2b("/".join(job).encode(), digest_size=4).digest()
-    return address, _FIRST_PORT + int.from_bytes(digest, "little") % _PORTS
+    return address, step_port(*job)
 
 
 def _first_host(environ: Mapping[str, str]) -> str:
@@ -70,14 +67,12 @@ def _first_host(environ: Mapping[str, str]) -> str:
         raise LaunchError(
             "SLURM_JOB_NODELIST is not set: start the ranks with srun, or set MASTER_ADDR and MASTER_PORT"
         )
-    command = ["scontrol", "show", "hostnames", nodes]
-    try:
-        hosts = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError) as error:
+    hosts = host_names(nodes)
+    if not hosts:
         raise LaunchError(
-            f"`{' '.join(command)}` failed ({error}): "
+            f"`scontrol show hostnames {nodes}` failed: "
             "set MASTER_ADDR to the node of rank 0, and MASTER_PORT, on all ranks"
-        ) from error
+        )
     return hosts[0]
 
 

@@ -17,6 +17,7 @@ from dist_calo.diagnostics.nodes import Check
 from dist_calo.launching.environment import World
 from dist_calo.training.checkpoint import CheckpointFolder
 from tests.support.ranks import run_ranks
+from tests.support.small_runs import write_showers
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +28,19 @@ def keep_threads(monkeypatch: pytest.MonkeyPatch) -> object:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def showers(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_showers(tmp_path_factory.mktemp("showers"))
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> list[str]:
+def own_folders(tmp_path: Path) -> list[str]:
     return [f"--tracking.uri=sqlite:///{tmp_path}/mlflow.db", f"--checkpoint.dir={tmp_path}/checkpoints"]
+
+
+@pytest.fixture
+def settings(own_folders: list[str], showers: str) -> list[str]:
+    return [*own_folders, f"--data.path={showers}"]
 
 
 @pytest.fixture
@@ -42,8 +53,8 @@ def lines(text: str) -> dict[str, str]:
     return {line[5:16].strip(): line[:5].strip() for line in text.splitlines()[:-1]}
 
 
-def test_a_machine_that_can_train(settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(settings) == 0
+def test_a_machine_that_can_train(own_folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(own_folders) == 0
     shown = capsys.readouterr().out
     found = lines(shown)
     for name in (
@@ -99,9 +110,9 @@ def test_contradicting_launcher_variables_stop_the_job(
 
 @pytest.mark.usefixtures("no_libraries")
 def test_a_folder_that_holds_checkpoints(
-    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    settings: list[str], showers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = RunConfig()
+    config = RunConfig(data=DataConfig(path=showers))
     manifest = build_manifest(config.data)
     state = {"step": 40, "config": config.to_dict(), "manifest": manifest.to_dict()}
     path = CheckpointFolder(tmp_path / "checkpoints").save(state, {})

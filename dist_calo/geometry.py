@@ -68,7 +68,7 @@ CONDITIONS = {
         mistaken=("degree", math.pi / 180),
     ),
 }
-"""What a shower can be conditioned on."""
+"""Conditions of showers by name."""
 CONDITION_UNITS = {name: condition.unit for name, condition in CONDITIONS.items()}
 _LAYERS_IN_WORDS = 6
 """Layers that a description lists one by one."""
@@ -85,7 +85,7 @@ class Readout:
     kind: ClassVar[str]
     """Name in files and checkpoints."""
     signed: ClassVar[bool] = False
-    """Whether a value may be below 0, as a sample with noise may and an energy may not."""
+    """True if a value may be below 0: a sample with noise may, an energy may not."""
     conditions: tuple[str, ...] = ("energy",)
     """Columns of a batch's conditions: ``energy`` in GeV, and ``theta`` in rad where the data have it."""
 

@@ -12,7 +12,7 @@ from dist_calo.data.extras import Extras, extras_of
 from dist_calo.data.formats import ShowerWriter, format_named
 from dist_calo.data.formats.protocol import EMPTY_SHOWER
 from dist_calo.data.formats.schema import OWN_ATTRIBUTES
-from dist_calo.data.formats.whole_files import made_sense_of
+from dist_calo.data.formats.whole_files import hdf5_errors_of
 from dist_calo.data.formats.writer import Compression
 from dist_calo.data.row_blocks import Blocks, Split, split_blocks
 from dist_calo.data.shards import FileEntry, Manifest
@@ -126,7 +126,7 @@ def _attributes(manifest: Manifest, files: Sequence[FileEntry]) -> dict[str, Any
     """Return the attributes of origin that all of these files share, and the files' names."""
     shared: dict[str, Any] = {}
     for number, entry in enumerate(files):
-        with entry.open() as file, made_sense_of(file):
+        with entry.open() as file, hdf5_errors_of(file):
             found = dict(file.attrs)
         if number == 0:
             shared = found

@@ -14,7 +14,7 @@ from dist_calo.data.formats import format_named
 from dist_calo.data.formats.data_sets import named_object
 from dist_calo.data.formats.schema import StoredArray, schema_of
 from dist_calo.data.formats.stored import require_stored
-from dist_calo.data.formats.whole_files import made_sense_of, why_unreadable
+from dist_calo.data.formats.whole_files import hdf5_errors_of, why_unreadable
 from dist_calo.data.shards import FileEntry, Manifest
 from dist_calo.errors import DataError
 
@@ -80,11 +80,13 @@ def extras_of(manifest: Manifest, files: Sequence[FileEntry]) -> Extras:
     shared: dict[str, _Found] = {}
     seen: dict[str, None] = {}
     for number, entry in enumerate(files):
-        with entry.open() as file, made_sense_of(file):
+        with entry.open() as file, hdf5_errors_of(file):
             read = own.union(*format_.rows(file, manifest.options).data_sets)
             seen |= dict.fromkeys(name for name in file if name not in read)
             found = {
-                name: told for name in file if name not in read and (told := _alike(file, name, entry.rows))
+                name: data_set
+                for name in file
+                if name not in read and (data_set := _alike(file, name, entry.rows))
             }
         if number == 0:
             shared = found
@@ -95,7 +97,7 @@ def extras_of(manifest: Manifest, files: Sequence[FileEntry]) -> Extras:
         }
     in_cell_unit = frozenset(format_.in_cell_unit) & shared.keys()
     return Extras(
-        arrays=tuple(_stored(name, told, name in in_cell_unit) for name, told in shared.items()),
+        arrays=tuple(_stored(name, data_set, name in in_cell_unit) for name, data_set in shared.items()),
         in_cell_unit=in_cell_unit,
         left_out=tuple(name for name in seen if name not in shared),
     )
@@ -117,11 +119,11 @@ def _alike(file: "h5py.File", name: str, rows: int) -> _Found | None:
     return _Found(shape=found.shape[1:], dtype=found.dtype, attributes=dict(found.attrs))
 
 
-def _stored(name: str, told: _Found, in_cell_unit: bool) -> StoredArray:
+def _stored(name: str, data_set: _Found, in_cell_unit: bool) -> StoredArray:
     return StoredArray(
         name=name,
-        shape=told.shape,
-        dtype=np.dtype(np.float32) if in_cell_unit else told.dtype,
-        cells=int(np.prod(told.shape)) >= _LEAST_COMPRESSED,
-        attributes=told.attributes,
+        shape=data_set.shape,
+        dtype=np.dtype(np.float32) if in_cell_unit else data_set.dtype,
+        cells=int(np.prod(data_set.shape)) >= _LEAST_COMPRESSED,
+        attributes=data_set.attributes,
     )

@@ -16,7 +16,7 @@ from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import DataConfig, TrackingConfig
 from dist_calo.data.formats import open_file
-from dist_calo.data.formats.units import told_unit
+from dist_calo.data.formats.units import declared_unit
 from dist_calo.data.shards import Manifest, matching_files
 from dist_calo.errors import DataError, UserError
 from dist_calo.evaluation.record import EvaluationRecord, describe_model, require_store
@@ -232,8 +232,8 @@ def _told_units(config: DataConfig) -> dict[str, str | None]:
         DataError: if no file matches or it cannot be opened.
     """
     with open_file(matching_files(*config.patterns)[0]) as file:
-        cells = told_unit(file, "cell_units") or told_unit(file, "units")
-        return {"cell": cells, "energy": told_unit(file, "energy_units")}
+        cells = declared_unit(file, "cell_units") or declared_unit(file, "units")
+        return {"cell": cells, "energy": declared_unit(file, "energy_units")}
 
 
 def _fake(

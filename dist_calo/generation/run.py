@@ -239,7 +239,7 @@ def _make_part(
             empty += int((showers.flatten(1) == 0).all(dim=1).sum())
             writer.append(showers.numpy(), conditions[:made])
             progress.add(made)
-        writer.tell({"empty_showers": empty})
+        writer.add_attributes({"empty_showers": empty})
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def simulate(
     alpha, maximum = longitudinal.draw(energies, numbers.standard_normal((count, 2)))
     shares = longitudinal.visible_shares(alpha, maximum, edges / sine)
     if constants.lump_energy > 0:
-        shares = lumpy(shares, energies / constants.lump_energy, numbers)
+        shares = dirichlet_shares(shares, energies / constants.lump_energy, numbers)
     tau = middle / sine / longitudinal.radiation_length / maximum[:, None]
     radii, weights = constants.radial.components(tau)
     spots = (constants.response / constants.spot_energy) * energies[:, None] * shares
@@ -64,10 +64,10 @@ def simulate(
     y += of_spots(axis[:, :, None].astype(np.float32))
     first = math.prod(detector.cells.shape) * np.arange(count)[:, None, None]
     base = of_spots(first + detector.cells.first[layer][:, None])
-    return into_cells(detector.cells, count, of_spots(layer[:, None]), base, x, y, deposits)
+    return deposit_in_cells(detector.cells, count, of_spots(layer[:, None]), base, x, y, deposits)
 
 
-def lumpy(shares: np.ndarray, lumps: np.ndarray, numbers: np.random.Generator) -> np.ndarray:
+def dirichlet_shares(shares: np.ndarray, lumps: np.ndarray, numbers: np.random.Generator) -> np.ndarray:
     """Draw Dirichlet-distributed shares about the given ones, with the same sum.
 
     Args:
@@ -97,7 +97,7 @@ def places(radii: np.ndarray, numbers: np.random.Generator) -> tuple[np.ndarray,
     return distance * np.cos(azimuth), distance * np.sin(azimuth)
 
 
-def into_cells(
+def deposit_in_cells(
     cells: Cells,
     count: int,
     layer: np.ndarray,

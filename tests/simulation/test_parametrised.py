@@ -8,7 +8,7 @@ import pytest
 
 from dist_calo.errors import ConfigError
 from dist_calo.simulation.detectors import DETECTORS, find_detector
-from dist_calo.simulation.parametrised import NORMAL_INCIDENCE, into_cells, simulate
+from dist_calo.simulation.parametrised import NORMAL_INCIDENCE, deposit_in_cells, simulate
 from dist_calo.simulation.seeded_blocks import BLOCK, Beam, simulate_block
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -100,7 +100,7 @@ def test_energy_in_a_window_without_bounds_is_the_sum_of_the_spots():
     place = numbers.uniform(-60.0, 60.0, (2, 1000))
     layer = numbers.integers(0, 25, 1000)
     shower = numbers.integers(0, 3, 1000)
-    found = into_cells(cells, 3, layer, shower * 15625 + layer, *place, deposits)
+    found = deposit_in_cells(cells, 3, layer, shower * 15625 + layer, *place, deposits)
     assert found.sum() == pytest.approx(deposits.sum())
     np.testing.assert_allclose(found.sum((1, 2, 3)), np.bincount(shower, deposits), rtol=1e-5)
     np.testing.assert_allclose(found.sum((0, 1, 2)), np.bincount(layer, deposits), rtol=1e-5)
@@ -118,7 +118,7 @@ def test_a_spot_falls_into_its_cell_and_beside_the_window_it_is_lost(name, x, y,
     cells = find_detector(name).cells
     base = cells.first[2]
     place = np.array([x, 1e4]), np.array([y, 0.0])
-    found = into_cells(cells, 1, np.array([2, 2]), np.array([base, base]), *place, np.ones(2))
+    found = deposit_in_cells(cells, 1, np.array([2, 2]), np.array([base, base]), *place, np.ones(2))
     assert np.flatnonzero(found).tolist() == [number]
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_calo.simulation.detectors import DETECTORS
-from dist_calo.simulation.parametrised import lumpy, places
+from dist_calo.simulation.parametrised import dirichlet_shares, places
 from dist_calo.simulation.radial import column_shares, containment
 
 LCD = DETECTORS["lcd25"].parametrisation
@@ -39,7 +39,7 @@ def test_t_and_alpha_have_the_widths_and_the_correlation_asked_for():
 
 def test_lumps_keep_the_sum_and_have_the_spread_of_a_dirichlet_distribution():
     shares = np.tile([0.1, 0.2, 0.3], (20_000, 1))
-    drawn = lumpy(shares, np.full(20_000, 50.0), np.random.default_rng(0))
+    drawn = dirichlet_shares(shares, np.full(20_000, 50.0), np.random.default_rng(0))
     np.testing.assert_allclose(drawn.sum(axis=1), 0.6)
     part = shares[0] / 0.6
     np.testing.assert_allclose(drawn.mean(axis=0), shares[0], rtol=0.01)

@@ -8,7 +8,7 @@ from dist_calo.data.formats.lcd import LcdFormat
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Format, Layout, Problem, ReadOptions, ShowerRows
 from dist_calo.data.formats.signals import SignalsFormat, read_deposits
 from dist_calo.data.formats.stored import require_stored
-from dist_calo.data.formats.whole_files import made_sense_of, open_file
+from dist_calo.data.formats.whole_files import hdf5_errors_of, open_file
 from dist_calo.data.formats.writer import ShowerWriter
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.geometry import Geometry
@@ -84,7 +84,7 @@ def examine(
         DataError: if it has no such schema or breaks a rule of it, if some rows were never written or lie in files that
             are missing, or if HDF5 cannot make sense of it.
     """
-    with made_sense_of(file):
+    with hdf5_errors_of(file):
         format_ = required or recognise(file)
         layout = format_.describe(file, options, known=known)
         cells, conditions = format_.rows(file, options).data_sets

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from dist_calo.data.formats.binning import (
     OWN_FILES,
     Binning,
-    fitting,
     parse_binning,
     read_binning,
+    with_voxels,
 )
 from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows, text_attribute
 from dist_calo.data.formats.lcd import particle_of
@@ -105,19 +105,19 @@ def binning_of(file: "h5py.File", options: ReadOptions) -> Binning:
             option names cannot be read.
     """
     voxels = _showers(file).shape[1]
-    told = text_attribute(file, "binning")
+    declared = text_attribute(file, "binning")
     if options.binning is not None:
         source, found = f"data.binning={options.binning}", read_binning(options.binning)
-    elif told is not None:
+    elif declared is not None:
         source = "its attribute binning"
-        found = parse_binning(told, f"{file.filename}: attribute binning")
+        found = parse_binning(declared, f"{file.filename}: attribute binning")
     else:
-        beside = fitting(_beside(Path(file.filename).parent), voxels)
+        beside = with_voxels(_beside(Path(file.filename).parent), voxels)
         if beside:
             return _only(beside, file, "the XML files beside it")
         own = [binning for path in OWN_FILES for binning in read_binning(path)]
         source, found = "the CaloChallenge's data sets", own
-    matching = fitting(found, voxels)
+    matching = with_voxels(found, voxels)
     if not matching:
         known = ", ".join(str(binning.geometry.cells) for binning in found)
         raise DataError(

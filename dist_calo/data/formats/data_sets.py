@@ -143,7 +143,7 @@ def require_filters(data_set: "h5py.Dataset") -> None:
             else "write the file anew where it can be read, as by h5repack -f GZIP=4 OLD NEW"
         )
         raise DataError(
-            f"{called(data_set)} is stored with filter {number} ({name}), which this HDF5 lacks: {remedy}"
+            f"{display_name(data_set)} is stored with filter {number} ({name}), which this HDF5 lacks: {remedy}"
         )
 
 
@@ -157,7 +157,7 @@ def load_plugins() -> bool:
     return True
 
 
-def called(data_set: "h5py.Dataset") -> str:
+def display_name(data_set: "h5py.Dataset") -> str:
     """Return the name of a data set in messages."""
     return f"{data_set.file.filename}: data set {str(data_set.name).lstrip('/')}"
 

@@ -40,7 +40,7 @@ class ReadOptions:
     binning: str | None = None
     """File that defines the cells of cylindrical layers."""
     as_found: bool = False
-    """Whether showers may break the rules below and have any energies: the caller checks them."""
+    """True if showers may break the rules below and have any energies: the caller checks them."""
 
 
 AS_FILES_SAY = ReadOptions()

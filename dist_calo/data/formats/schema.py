@@ -24,7 +24,7 @@ class StoredArray:
     shape: tuple[int, ...]
     """Shape of a row."""
     cells: bool
-    """Whether it holds showers, or as much, which are compressed, and not a condition."""
+    """True if it holds showers or data of that size, which are compressed; False for conditions."""
     dtype: np.dtype[Any] = _NUMBER
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -72,9 +72,9 @@ def schema_of(geometry: Geometry, particle: str | None = None, name: SchemaName 
     match geometry:
         case VoxelGrid():
             cells = (_cells("ECAL", geometry.shape, lambda showers: showers),)
-            told: dict[str, Any] = {"cell_size_mm": np.asarray(geometry.cell_size)}
+            attributes: dict[str, Any] = {"cell_size_mm": np.asarray(geometry.cell_size)}
             return Schema(
-                attributes={"units": "GeV, rad, mm", **told}, arrays=(*cells, *_conditions(geometry))
+                attributes={"units": "GeV, rad, mm", **attributes}, arrays=(*cells, *_conditions(geometry))
             )
         case LayeredGrid():
             layers = tuple(
@@ -90,9 +90,13 @@ def schema_of(geometry: Geometry, particle: str | None = None, name: SchemaName 
             )
         case CylindricalLayers():
             voxels = _cells("showers", geometry.shape, lambda showers: showers * np.float32(1000))
-            told = {"cell_units": "MeV", "energy_units": "MeV", "binning": binning_text(geometry, particle)}
+            attributes = {
+                "cell_units": "MeV",
+                "energy_units": "MeV",
+                "binning": binning_text(geometry, particle),
+            }
             return Schema(
-                attributes={"units": "MeV, rad, mm", **told},
+                attributes={"units": "MeV, rad, mm", **attributes},
                 arrays=(voxels, *_conditions(geometry, energy="incident_energies", factor=1000.0)),
             )
         case Waveforms():
@@ -111,14 +115,14 @@ def _calochallenge(geometry: Geometry) -> Schema:
     """Return the schema with cells in MeV, in the order of the geometry's array, and their origin as attributes."""
     match geometry:
         case VoxelGrid():
-            told: dict[str, Any] = {
+            attributes: dict[str, Any] = {
                 "shape": np.asarray(geometry.shape),
                 "order": "x, y, layer: the layer is the fastest index",
                 "cell_size_mm": np.asarray(geometry.cell_size),
             }
         case LayeredGrid():
             sizes = {} if geometry.cell_sizes is None else {"cell_sizes_mm": np.asarray(geometry.cell_sizes)}
-            told = {
+            attributes = {
                 "shape": np.asarray(geometry.layers),
                 "order": "layer, eta, phi: layer by layer of shape (eta, phi), phi is the fastest index",
                 **sizes,
@@ -131,7 +135,7 @@ def _calochallenge(geometry: Geometry) -> Schema:
         "showers", (geometry.cells,), lambda showers: showers.reshape(len(showers), -1) * np.float32(1000)
     )
     return Schema(
-        attributes={"units": "MeV, rad, mm", "cell_units": "MeV", "energy_units": "MeV", **told},
+        attributes={"units": "MeV, rad, mm", "cell_units": "MeV", "energy_units": "MeV", **attributes},
         arrays=(voxels, *_conditions(geometry, energy="incident_energies", factor=1000.0)),
     )
 

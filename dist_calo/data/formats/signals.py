@@ -186,14 +186,14 @@ def _deposits(file: "h5py.File", count: int) -> "h5py.Dataset | None":
 def _array(signals: "h5py.Dataset") -> tuple[int, int]:
     """Return the rows and columns of detectors."""
     channels = signals.shape[1]
-    told = text_attribute(signals, "channels")
-    if told is None:
+    declared = text_attribute(signals, "channels")
+    if declared is None:
         side = math.isqrt(channels)
         return (side, side) if side * side == channels else (1, channels)
-    match = re.match(r"\s*(\d+)\s*x\s*(\d+)", told)
+    match = re.match(r"\s*(\d+)\s*x\s*(\d+)", declared)
     if match is None or int(match[1]) * int(match[2]) != channels:
         raise DataError(
-            f"{signals.file.filename}: attribute channels of data set signals is {told!r}, must begin with rows x "
+            f"{signals.file.filename}: attribute channels of data set signals is {declared!r}, must begin with rows x "
             f"columns that make {channels} channels, such as 1x{channels}; correct or remove it"
         )
     return int(match[1]), int(match[2])
@@ -201,8 +201,8 @@ def _array(signals: "h5py.Dataset") -> tuple[int, int]:
 
 def _baseline(signals: "h5py.Dataset") -> float:
     """Return the value of a sample without signal."""
-    told = _number(signals, "baseline")
-    return 0.0 if told is None else told
+    declared = _number(signals, "baseline")
+    return 0.0 if declared is None else declared
 
 
 def _number(signals: "h5py.Dataset", name: str) -> float | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dist_calo.data.formats.data_sets import called, numbers, require_filters
+from dist_calo.data.formats.data_sets import display_name, numbers, require_filters
 from dist_calo.data.formats.whole_files import open_file
 from dist_calo.errors import DataError
 
@@ -54,15 +54,15 @@ class _Check:
         """The other files, in the order found."""
 
     def data_set(self, data_set: "h5py.Dataset") -> None:
-        me = called(data_set)
+        label = display_name(data_set)
         require_filters(data_set)
-        if me in self._within:
-            raise DataError(f"{me}: is a virtual data set made of itself: make it again")
+        if label in self._within:
+            raise DataError(f"{label}: is a virtual data set made of itself: make it again")
         if data_set.external:
             self._external(data_set)
             return
         if data_set.is_virtual:
-            self._within.append(me)
+            self._within.append(label)
             written = self._virtual_rows(data_set)
             self._within.pop()
             reason = "comes from no source file: make the virtual data set again, with all sources"
@@ -73,11 +73,11 @@ class _Check:
             reason = "was never written, and HDF5 would make numbers up: complete the file or make it again"
         if not written.all():
             missing = np.flatnonzero(~written)
-            raise DataError(f"{me}, row {missing[0]}: {reason} ({len(missing)} of {len(written)} rows)")
+            raise DataError(f"{label}, row {missing[0]}: {reason} ({len(missing)} of {len(written)} rows)")
 
     def _external(self, data_set: "h5py.Dataset") -> None:
         """Check that raw files exist and are long enough."""
-        me, left = called(data_set), data_set.size * data_set.dtype.itemsize
+        label, left = display_name(data_set), data_set.size * data_set.dtype.itemsize
         origin = os.path.dirname(os.path.abspath(data_set.file.filename))
         prefix = os.environ.get("HDF5_EXTFILE_PREFIX", "").replace("${ORIGIN}", origin)
         for name, offset, size in data_set.external:
@@ -86,17 +86,17 @@ class _Check:
                 there = os.stat(path).st_size
             except OSError as error:
                 raise DataError(
-                    f"{me}: its raw file {path} cannot be read ({error.strerror}), looked from {os.getcwd()}: put it "
-                    "there, or name its folder in HDF5_EXTFILE_PREFIX"
+                    f"{label}: its raw file {path} cannot be read ({error.strerror}), looked from {os.getcwd()}: "
+                    "put it there, or name its folder in HDF5_EXTFILE_PREFIX"
                 ) from None
             if there < offset + wanted:
                 raise DataError(
-                    f"{me}: its raw file {path} has {there} bytes, must have {offset + wanted}: copy it again"
+                    f"{label}: its raw file {path} has {there} bytes, must have {offset + wanted}: copy it again"
                 )
             self.sources[path] = None
             left -= wanted
         if left > 0:
-            raise DataError(f"{me}: its raw files hold {left} bytes too few: make the file again")
+            raise DataError(f"{label}: its raw files hold {left} bytes too few: make the file again")
 
     def _virtual_rows(self, data_set: "h5py.Dataset") -> np.ndarray:
         """Return which rows have a source, bool with shape (N,), after a check of all sources."""
@@ -131,7 +131,7 @@ class _Check:
         points: int | None = None,
     ) -> int:
         """Check one source of a virtual data set and return the number of its rows."""
-        me = f"{called(data_set)}: its source"
+        label = f"{display_name(data_set)}: its source"
         with ExitStack() as stack:
             file = data_set.file
             if file_name != ".":
@@ -139,21 +139,21 @@ class _Check:
                 if path is None:
                     tried = ", ".join(_places(data_set, file_name))
                     raise DataError(
-                        f"{me} {file_name} is missing, looked for as {tried}: put it there, or name its "
+                        f"{label} {file_name} is missing, looked for as {tried}: put it there, or name its "
                         "folder in HDF5_VDS_PREFIX"
                     )
                 self.sources[path] = None
                 try:
                     file = stack.enter_context(open_file(path))
                 except DataError as error:
-                    raise DataError(f"{me}: {error}") from error
+                    raise DataError(f"{label}: {error}") from error
             try:
                 source = numbers(file, name.lstrip("/"), "an array with a row for each shower", bool)
             except DataError as error:
-                raise DataError(f"{me}: {error}") from error
+                raise DataError(f"{label}: {error}") from error
             if not _holds(source, space, points):
                 raise DataError(
-                    f"{me} {name} in {file.filename} has shape {source.shape}, less than what is taken from it: "
+                    f"{label} {name} in {file.filename} has shape {source.shape}, less than what is taken from it: "
                     "complete it, or make the virtual data set again"
                 )
             self.data_set(source)
@@ -208,16 +208,16 @@ def _written_rows(data_set: "h5py.Dataset") -> np.ndarray:
 
 def _places(data_set: "h5py.Dataset", file_name: str) -> list[str]:
     """Return the paths where HDF5 searches for a source file, in its order."""
-    me = data_set.file.filename
+    label = data_set.file.filename
     last = os.path.basename(file_name)
     name = last if os.path.isabs(file_name) else file_name
     folders = [
         *filter(None, os.environ.get("HDF5_VDS_PREFIX", "").split(":")),
-        os.path.dirname(me),
+        os.path.dirname(label),
         "",
-        os.path.dirname(os.path.realpath(me)),
+        os.path.dirname(os.path.realpath(label)),
     ]
-    origin = os.path.dirname(os.path.abspath(me))
+    origin = os.path.dirname(os.path.abspath(label))
     places = [os.path.join(folder.replace("${ORIGIN}", origin), name) for folder in folders]
     return list(dict.fromkeys(([file_name] if os.path.isabs(file_name) else []) + places))
 
@@ -245,7 +245,7 @@ def _require_no_gap(data_set: "h5py.Dataset", file_name: str, name: str, count: 
     numbers = sorted(int(match[1]) for entry in there if (match := re.fullmatch(form, entry)))
     if numbers and numbers[-1] >= count:
         raise DataError(
-            f"{called(data_set)}: its source {_expanded(file_name, count)} "
+            f"{display_name(data_set)}: its source {_expanded(file_name, count)} "
             f"({_expanded(name, count)}) is missing, and number {numbers[-1]} is there: HDF5 would leave out all after "
             "the gap, put it there"
         )

@@ -51,7 +51,7 @@ class Units:
         return UNITS[self.energy]
 
 
-def told_unit(file: "h5py.File", attribute: str) -> str | None:
+def declared_unit(file: "h5py.File", attribute: str) -> str | None:
     """Return the energy unit in an attribute such as ``GeV, mm``, None where it names none.
 
     Raises:
@@ -81,13 +81,13 @@ def units_of(file: "h5py.File", options: ReadOptions, *, cells: str, energy: str
     Raises:
         DataError: if an attribute names two units.
     """
-    told_cells: str | None = options.cell_unit
-    if told_cells == "auto":
-        told_cells = told_unit(file, "cell_units") or told_unit(file, "units")
-    told_energy: str | None = options.energy_unit
-    if told_energy == "auto":
-        told_energy = told_unit(file, "energy_units")
-    return Units(cells=told_cells or cells, energy=told_energy or energy)
+    declared_cells: str | None = options.cell_unit
+    if declared_cells == "auto":
+        declared_cells = declared_unit(file, "cell_units") or declared_unit(file, "units")
+    declared_energy: str | None = options.energy_unit
+    if declared_energy == "auto":
+        declared_energy = declared_unit(file, "energy_units")
+    return Units(cells=declared_cells or cells, energy=declared_energy or energy)
 
 
 def require_plausible(

@@ -112,7 +112,7 @@ def why_unreadable(error: BaseException) -> str:
 
 
 @contextmanager
-def made_sense_of(file: "h5py.File") -> Iterator[None]:
+def hdf5_errors_of(file: "h5py.File") -> Iterator[None]:
     """Turn HDF5's many kinds of errors about a file into one with a message of one line.
 
     Raises:

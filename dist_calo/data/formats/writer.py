@@ -55,8 +55,8 @@ class ShowerWriter:
     ) -> None:
         import h5py
 
-        told = dict(attributes or {})
-        stored = schema_of(geometry, told.get("particle"), schema)
+        described = dict(attributes or {})
+        stored = schema_of(geometry, described.get("particle"), schema)
         self.path = Path(path)
         self.rows = 0
         """Showers appended so far."""
@@ -71,7 +71,7 @@ class ShowerWriter:
             # No other process knows the temporary name: it needs no lock, which some file systems refuse.
             self._file = h5py.File(self._temporary, "w", locking=False)
         with self._writing():
-            self.tell(told | stored.attributes)
+            self.add_attributes(described | stored.attributes)
             self._arrays = [(array, self._new_data_set(array, filters)) for array in stored.arrays]
             self._extras = [(array, self._new_data_set(array, filters)) for array in extras]
         self._waiting: list[list[np.ndarray]] = []
@@ -89,7 +89,7 @@ class ShowerWriter:
         made.attrs.update(array.attributes)
         return made
 
-    def tell(self, attributes: Mapping[str, Any]) -> None:
+    def add_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Add attributes to the file."""
         for name, value in attributes.items():
             # Attributes read from a file may not be Unicode.

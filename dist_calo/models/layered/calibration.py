@@ -24,7 +24,7 @@ of an exact 0 or 1."""
 NEVER = -30.0
 """Logit of the chance of what is not in the sample."""
 SHARE_FLOOR, MODE_FLOOR = 1e-7, 3e-3
-"""Shares of a layer's energy below which nothing is told apart in the mean shape and in its fluctuations."""
+"""Shares of a layer's energy below which differences are ignored in the mean shape and its fluctuations."""
 MODE_SHOWERS = 1024
 """Showers that the fluctuations of the shapes are taken from at most: those with most hits."""
 FEW = 10.0

@@ -45,11 +45,11 @@ class NormalEnergies:
     values: Tensor
     """The coordinates w; where censored, the middle of what they may be; 0 where undefined."""
     low: Tensor
-    """Whether w is anything below ``lowest``: the layer, or the shower, is empty."""
+    """True if w is anything below ``lowest``: the layer, or the shower, is empty."""
     high: Tensor
-    """Whether w is anything above ``highest``: all layers after this one are empty."""
+    """True if w is anything above ``highest``: all layers after this one are empty."""
     defined: Tensor
-    """Whether there is any energy left to share."""
+    """True if there is energy left to share."""
     lowest: Tensor
     highest: Tensor
 

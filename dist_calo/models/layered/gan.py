@@ -6,7 +6,7 @@ incident energy, the generator of **energies** computes one after the other::
 
     w_k = (C z)_k + W_k(dense(z, e), w_0 ... w_{k-1})     E_1 ... E_K follow from all w
 
-and the generator of **cells** has one stream a layer, which is told of the layers before it (cf. the attention from
+and the generator of **cells** has one stream a layer, with the layers before it as input (cf. the attention from
 layer to layer of CaloGAN, arXiv:1712.10321), with noise z' of its own::
 
     h = dense(z', e, w)

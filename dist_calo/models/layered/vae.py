@@ -46,9 +46,9 @@ from dist_calo.randomness import Draws
 TRIES = 3
 """Candidates for a gamma distributed number; the chance that all are rejected is below 2e-4."""
 LEAST_HIT = 1e-4
-"""Smallest energy of a cell, in units of a hit's, that its likelihood tells apart."""
+"""Smallest energy of a cell, in units of a hit's, that its likelihood resolves."""
 START = 0.5
-"""Factor on what the decoder adds to the fit, so that it starts with little."""
+"""Initial factor on the decoder's correction to the fit."""
 
 
 class LayersAutoencoder(nn.Module):

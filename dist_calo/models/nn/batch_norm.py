@@ -1,6 +1,6 @@
 """Layers of the published networks that torch lacks, or lacks for other communicators.
 
-It knows nothing of how ranks talk: it is given a function that sums a tensor over all of them.
+Its communication is a function that sums a tensor over all ranks.
 """
 
 from collections.abc import Callable
@@ -96,7 +96,7 @@ class SyncBatchNorm(nn.Module):
         with torch.no_grad():
             unbiased = var * count / (count - 1).clamp(min=1)
             weight = (self.momentum * (number > 0)).to(self.running_mean)
-            # A batch that is not finite is skipped by the trainer and must leave no trace here either.
+            # A batch that is not finite is skipped by the trainer and must not change the statistics either.
             finite = torch.isfinite(mean).all() & torch.isfinite(unbiased).all()
             for running, found in ((self.running_mean, mean), (self.running_var, unbiased)):
                 running.copy_(torch.where(finite, running.lerp(found.to(running), weight), running))

@@ -82,7 +82,7 @@ def binning_text(geometry: CylindricalLayers, particle: str | None = None) -> st
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def fitting(binnings: Iterable[Binning], voxels: int) -> list[Binning]:
+def with_voxels(binnings: Iterable[Binning], voxels: int) -> list[Binning]:
     """Return the binnings with this number of voxels."""
     return [binning for binning in binnings if binning.geometry.cells == voxels]
 

@@ -15,7 +15,7 @@ RARE_HITS = 20
 RARE_OCCUPANCY = 0.05
 """Energy in a cell with a lower chance of any is from one hit as a rule."""
 PROFILE_FLOOR, TRANSVERSE_FLOOR, TEMPLATE_FLOOR = 1e-4, 1e-2, 1e-7
-"""Shares of a shower's energy (of a layer's, for the template) below which nothing is told apart."""
+"""Shares of a shower's energy (of a layer's, for the template) below which differences are ignored."""
 
 
 def amplitude_scale(showers: NDArray[np.floating], network_units: NDArray[np.floating]) -> float:

@@ -13,7 +13,7 @@ from dist_calo.models.voxels.lcd_fast.orientation import coarser, oriented
 from dist_calo.randomness import Draws
 
 FLOOR = 1e-6
-"""Energy in network units squared below which nothing is told apart."""
+"""Energy in network units squared below which differences are ignored."""
 
 
 class FastDiscriminator(nn.Module):

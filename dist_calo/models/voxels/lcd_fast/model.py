@@ -17,9 +17,9 @@ The last but one line begins as a cell in which a Poisson number of exponential 
 statistics. ``S`` sums principal modes of the transverse shape, learned transverse patterns weighted in each layer, and
 a stack of transposed convolutions. The mean response and its stochastic term, ``p``, the principal modes ``d`` of the
 longitudinal profile and those of the transverse shape, the mean shape ``t`` and the hit energy are fitted to training
-showers before the first step (`LcdFast.calibrate`): that is where learning starts from. ``T``, ``P``, ``c`` and what
-``S`` and ``w`` deviate from the fit by are learned by adversarial training. A shower is put into a random one of the
-eight orientations of its square cross-section, all equally likely in nature.
+showers before the first step (`LcdFast.calibrate`): this is the starting point of the training. ``T``, ``P``, ``c``
+and what ``S`` and ``w`` deviate from the fit by are learned by adversarial training. A shower is put into a random one
+of the eight orientations of its square cross-section, all equally likely in nature.
 
 The **discriminator** reads a shower, in a random orientation too, in two ways: strided convolutions of ln(1 + 4x), and
 dense layers on observables (visible energy, profiles, hits, core; cf. CaloGAN, arXiv:1712.10321) as deviations from
@@ -45,7 +45,7 @@ from dist_calo.models.voxels.lcd_fast.orientation import coarser, oriented
 from dist_calo.randomness import Draws
 
 DEPTH_MODES, TRANSVERSE_MODES = 6, 4
-"""How many of the fitted modes are used."""
+"""Numbers of fitted modes that are used."""
 COMPOUND_POISSON = (1.04, 0.46, 0.0, 1.0, 1.31)
 """Constants c with which a cell follows the compound Poisson distribution of exponential hits: mean and width of its
 energy within about a tenth for any number of hits, the chance of no energy exactly if 1.5 hits are expected or less."""

@@ -50,7 +50,7 @@ from dist_calo.pulses import SIGNIFICANCE, amplitudes_and_times
 from dist_calo.randomness import Draws
 
 ROUNDING = 1e-5
-"""How far, relative to it, an amplitude at the threshold may lie below by rounding."""
+"""Relative rounding error of an amplitude at the threshold."""
 NUDGE = 1.0 + 3e-7
 """Keeps an amplitude at the threshold from falling below when network units are scaled back."""
 NOISE_FLOOR = 3.0

@@ -8,7 +8,7 @@ SLOPE = (0.02, 0.45)
 BELOW_PEAK = 0.9995
 """Largest sample besides the peak, in units of the amplitude."""
 ABOVE_LEVEL = 1e-4
-"""How far samples on the rise stay above half of the amplitude, in units of it."""
+"""Least distance of samples on the rise above half of the amplitude, in units of it."""
 TINY = 1e-9
 
 

@@ -138,7 +138,7 @@ class LinearCritic(nn.Module):
 
 
 class LstmGenerator(nn.Module):
-    """A recurrence that is told the inputs and the number of the step in every step."""
+    """Recurrence with the inputs and the number of the step as input of every step."""
 
     def __init__(self, layout: ViewLayout, inputs: int, hidden: int, width: int) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ def build_networks(
         network: one of `NETWORKS`.
         layout: what is generated and judged.
         inputs: numbers that the generator starts from.
-        conditions: numbers that the critic is told besides.
+        conditions: numbers of the conditions, further inputs of the critic.
         hidden: width of dense layers, and twice the state of a recurrence.
         width: channels of the finest convolution; coarser ones have twice and four times as many.
 

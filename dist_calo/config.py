@@ -34,7 +34,7 @@ def _fraction(section: str, values: dict[str, float], below: float = 1.0) -> Non
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which showers are read and how they are ordered."""
+    """Showers to read and their order."""
 
     path: str | list[str] = "data/sample/*.h5"
     """Shower file or glob, or a list of them; the files are taken in sorted order."""
@@ -82,12 +82,12 @@ class DataConfig:
 
     @property
     def patterns(self) -> list[str]:
-        """All that ``path`` names."""
+        """Return all files and globs that ``path`` names."""
         return [self.path] if isinstance(self.path, str) else list(self.path)
 
     @property
     def described(self) -> str:
-        """``path`` in words."""
+        """Return ``path`` in words."""
         return ", ".join(self.patterns)
 
 
@@ -111,7 +111,7 @@ class TransformConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which networks are trained."""
+    """Networks to train."""
 
     name: str = "lcd_fast"
     """Name of the model; an unknown name lists the choices."""
@@ -193,7 +193,7 @@ class OptimizerConfig:
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """Decay of the learning rate from the end of warm-up to the last step."""
     final_fraction: float = 0.0
-    """Where the decay ends, as a fraction of the learning rate."""
+    """End of the decay, as a fraction of the learning rate."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     scaling: Literal["none", "sqrt", "linear"] = "none"
@@ -231,7 +231,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of the weights, the order of the data and all noise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where networks live; ``auto`` takes the GPU of this local rank if there is one."""
+    """Device of the networks; ``auto`` takes the GPU of this local rank if there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward pass: fp32, or bf16 by autocast."""
     channels_last: bool = True
@@ -315,7 +315,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Where the run is recorded. Rank 0 alone talks to MLflow."""
+    """Record of the run. Rank 0 alone talks to MLflow."""
 
     uri: str = "sqlite:///mlflow.db"
     """MLflow tracking store or server, or the server.env of slurm/mlflow_server.sh; ``none`` switches tracking off."""
@@ -361,7 +361,7 @@ class RunConfig:
         return cls(**{name: build(**values.get(name, {})) for name, build in SECTIONS.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as printed, logged and stored in checkpoints."""
+        """Return nested plain values, as printed, logged and stored in checkpoints."""
         return asdict(self)
 
 
@@ -383,7 +383,7 @@ def kind_of(name: str) -> Any:
 
 
 def setting_names() -> list[str]:
-    """All settings, dotted."""
+    """Return the names of all settings, dotted."""
     return [f"{name}.{setting.name}" for name, section in SECTIONS.items() for setting in fields(section)]
 
 

@@ -53,7 +53,7 @@ class Job(Generic[Options]):
     """Ranks to start here, without a launcher."""
     comm: CommConfig = field(default_factory=CommConfig)
     device: str = "cpu"
-    """Where networks live: auto, cpu or cuda."""
+    """Device of the networks: auto, cpu or cuda."""
     must_agree: bool = True
     """Ranks with other settings, code or versions are refused."""
 

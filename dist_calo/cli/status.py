@@ -6,7 +6,7 @@ from pathlib import Path
 from dist_calo.cli.command_line import one_line_parser
 from dist_calo.errors import CheckpointError
 
-DESCRIPTION = """Where the run of a checkpoint folder stands: steps, checkpoints, MLflow run, and how to go on.
+DESCRIPTION = """Print where the run of a checkpoint folder stands: steps, checkpoints, MLflow run, and how to go on.
 
 Reads the small JSON files that lie beside the checkpoints, and who holds their lock; may be used while the run goes on.
 """

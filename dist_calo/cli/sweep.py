@@ -45,7 +45,7 @@ def main(given: Sequence[str]) -> int:
 
 
 def _run(line: list[str]) -> int:
-    """Be one of the ranks, or start them."""
+    """Act as one of the ranks, or start them."""
     from dist_calo.launching.environment import RanksNotStartedError, find_world
 
     options, _ = _parsed(line)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_calo.cli.command_line import build_config, config_parser, run_command
-from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks, settings_of
+from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks
 from dist_calo.config import RunConfig
 from dist_calo.diagnostics.machine import CONNECT_SECONDS, check_machine
 from dist_calo.errors import EXIT_FAILURE, ConfigError
@@ -78,8 +78,7 @@ def _read_cluster(arguments: Sequence[str]) -> Job[_ClusterOptions]:
 def _run_cluster(options: _ClusterOptions, communicator: "Communicator") -> int:
     from dist_calo.diagnostics.cluster_check import check_cluster
 
-    settings = settings_of(options.config)
-    report = check_cluster(options.config, communicator, CONNECT_SECONDS, settings)
+    report = check_cluster(options.config, communicator, CONNECT_SECONDS)
     if communicator.world.rank == 0:
         print(report.text(), flush=True)
         if options.json is not None:

@@ -2,43 +2,23 @@
 
 import faulthandler
 import os
-import platform
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from dist_calo import __version__
-from dist_calo.comm.agreement import installed
-from dist_calo.config import CommConfig, flattened
-from dist_calo.diagnostics.versions import code_digest
+from dist_calo.config import CommConfig
+from dist_calo.diagnostics.facts import facts_of
 from dist_calo.errors import EXIT_USER, ConfigError, LaunchError, UserError
 from dist_calo.launching import early_signals
-from dist_calo.masking import hidden
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
     from dist_calo.comm.protocol import Communicator
     from dist_calo.launching.environment import World
-
-PER_RANK = ("comm.threads", "launch")
-"""Settings that may differ between ranks: nodes have other numbers of cores."""
-PACKAGES = ("torch", "numpy", "h5py")
-NUMERIC_VARIABLES = (
-    "ATEN_CPU_CAPABILITY",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "NVIDIA_TF32_OVERRIDE",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "ONEDNN_MAX_CPU_ISA",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-)
-"""Variables of the environment by which libraries compute other numbers."""
 
 Options = TypeVar("Options")
 
@@ -128,35 +108,6 @@ def _show_crashes() -> None:
     if not faulthandler.is_enabled():
         with suppress(AttributeError, OSError, ValueError, RuntimeError):
             faulthandler.enable()
-
-
-def facts_of(options: object) -> dict[str, str]:
-    """Return what has to be the same on all ranks: settings, code and versions."""
-    facts = {"code of dist_calo": f"{__version__} {code_digest()}", "python": platform.python_version()}
-    return settings_of(options) | facts | {package: installed(package) for package in PACKAGES}
-
-
-def settings_of(options: object) -> dict[str, str]:
-    """Return the settings that have to be the same on all ranks, and variables that change numbers.
-
-    Args:
-        options: the checked settings of a command; fields of dataclasses that are not compared are left out.
-    """
-    own = tuple(f".{name}" for name in PER_RANK)
-    settings = flattened(_plain(options))
-    told = {name: hidden(str(value)) for name, value in settings if not f".{name}".endswith(own)}
-    return told | {name: os.environ.get(name, "") for name in NUMERIC_VARIABLES}
-
-
-def _plain(value: Any) -> Any:
-    """Return nested dicts of what dataclasses, namespaces and lists of them hold."""
-    if isinstance(value, list | tuple) and any(map(is_dataclass, value)):
-        value = dict(enumerate(value))
-    elif is_dataclass(value):
-        value = {part.name: getattr(value, part.name) for part in fields(value) if part.compare}
-    elif isinstance(value, Namespace):
-        value = vars(value)
-    return {str(name): _plain(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def _tell_others(error: UserError, world: "World") -> None:

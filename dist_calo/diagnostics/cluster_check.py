@@ -20,6 +20,7 @@ from dist_calo.config import RunConfig
 from dist_calo.data.shards import Manifest, build_manifest
 from dist_calo.diagnostics import rank_measurements
 from dist_calo.diagnostics.cluster_report import Report
+from dist_calo.diagnostics.facts import CODE, library_of, settings_of, versions
 from dist_calo.diagnostics.links import (
     PAIRS,
     Pairs,
@@ -42,7 +43,6 @@ from dist_calo.diagnostics.node_comparison import (
     slow_nodes,
 )
 from dist_calo.diagnostics.nodes import Check, Node, names_of, predict_step
-from dist_calo.diagnostics.versions import CODE, library_of, versions
 from dist_calo.errors import LaunchError, UserError
 from dist_calo.training.setup import require_enough_samples
 
@@ -53,20 +53,17 @@ _MOST_TORCH_RANKS = 512
 """Of a backend that is not the trainer's: Gloo connects every rank with every other, twice."""
 
 
-def check_cluster(
-    config: RunConfig, communicator: Communicator, timeout_s: float, settings: Mapping[str, str]
-) -> Report:
+def check_cluster(config: RunConfig, communicator: Communicator, timeout_s: float) -> Report:
     """Measure all nodes; every rank calls it, and rank 0's report is complete.
 
     Args:
         config: the run's settings.
         communicator: connects all ranks; for what the doctor has to say, and measured as the others.
         timeout_s: for the backends that are connected besides, in seconds.
-        settings: names and values that have to be the same on all ranks.
     """
     began = time.perf_counter()
     doctor = ClusterCheck(config, communicator, timeout_s)
-    if doctor.look_at_versions() and doctor.look_at_settings(settings):
+    if doctor.look_at_versions() and doctor.look_at_settings():
         doctor.look_at_hardware()
         doctor.measure_steps()
         doctor.measure_disks()
@@ -109,10 +106,10 @@ class ClusterCheck:
             return False
         return True
 
-    def look_at_settings(self, settings: Mapping[str, str]) -> bool:
+    def look_at_settings(self) -> bool:
         """Tell if all ranks have the same settings, without which they cannot work together."""
         try:
-            require_agreement(self._communicator, settings)
+            require_agreement(self._communicator, settings_of(self._config))
         except LaunchError as error:
             self._add(Check("FAIL", "settings", f"{error}; nothing more was measured"))
             return False

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dist_calo.config import RunConfig
+from dist_calo.diagnostics.facts import PACKAGES
 from dist_calo.diagnostics.nodes import Check
-from dist_calo.diagnostics.versions import PACKAGES
 from dist_calo.errors import EXIT_FAILURE, CheckpointError, UserError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ PROBE_SECONDS = 120.0
 CONNECT_SECONDS = 60.0
 """Longest time in which the ranks have to find each other."""
 _LIBRARY = """
-from dist_calo.diagnostics.versions import library_of
+from dist_calo.diagnostics.facts import library_of
 print(*library_of({backend!r}).values())
 """
 _OF_LAUNCHERS = ("HOROVOD_", "OMPI_", "PMI", "SLURM_")

@@ -16,6 +16,7 @@ from dist_calo.comm.single import SingleCommunicator
 from dist_calo.config import RunConfig
 from dist_calo.data.shards import FileEntry
 from dist_calo.diagnostics.cluster_check import ClusterCheck
+from dist_calo.diagnostics.facts import CODE
 from dist_calo.diagnostics.links import (
     along_tree,
     neighbours_within,
@@ -35,7 +36,6 @@ from dist_calo.diagnostics.node_comparison import (
 )
 from dist_calo.diagnostics.nodes import Check, names_of
 from dist_calo.diagnostics.rank_measurements import reading_rate, writing_rate
-from dist_calo.diagnostics.versions import CODE
 from dist_calo.errors import ConfigError, LaunchError
 from dist_calo.launching.environment import World
 from tests.support.cluster_nodes import cluster, report_with_links

@@ -1,17 +1,38 @@
-"""Versions of the code and the libraries that a rank runs."""
+"""Facts in which ranks may differ: their settings, the code and the libraries that they run."""
 
 import hashlib
 import os
 import platform
 import subprocess
+from argparse import Namespace
+from dataclasses import fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from dist_calo import __version__
+from dist_calo.comm.agreement import installed
+from dist_calo.config import flattened
+from dist_calo.masking import hidden
 
 PACKAGES = ("torch", "numpy", "h5py", "mlflow", "mpi4py", "horovod")
 """Packages whose versions are told."""
 CODE = "code of dist_calo"
+PER_RANK = ("comm.threads", "launch")
+"""Settings that may differ between ranks: nodes have other numbers of cores."""
+COMPUTING_PACKAGES = ("torch", "numpy", "h5py")
+"""Packages whose versions have to be the same on all ranks."""
+NUMERIC_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+"""Variables of the environment by which libraries compute other numbers."""
 _FOLDER = Path(__file__).resolve().parents[1]
 
 
@@ -67,3 +88,32 @@ def library_of(backend: str) -> dict[str, str]:
         built = {"Gloo": hvd.gloo_built(), "MPI": hvd.mpi_built(), "NCCL": hvd.nccl_built()}
         return {"Horovod build": ", ".join(name for name, there in built.items() if there)}
     return {}
+
+
+def facts_of(options: object) -> dict[str, str]:
+    """Return what has to be the same on all ranks: settings, code and versions."""
+    facts = {CODE: f"{__version__} {code_digest()}", "python": platform.python_version()}
+    return settings_of(options) | facts | {package: installed(package) for package in COMPUTING_PACKAGES}
+
+
+def settings_of(options: object) -> dict[str, str]:
+    """Return the settings that have to be the same on all ranks, and variables that change numbers.
+
+    Args:
+        options: the checked settings of a command; fields of dataclasses that are not compared are left out.
+    """
+    own = tuple(f".{name}" for name in PER_RANK)
+    settings = flattened(_plain(options))
+    told = {name: hidden(str(value)) for name, value in settings if not f".{name}".endswith(own)}
+    return told | {name: os.environ.get(name, "") for name in NUMERIC_VARIABLES}
+
+
+def _plain(value: Any) -> Any:
+    """Return nested dicts of what dataclasses, namespaces and lists of them hold."""
+    if isinstance(value, list | tuple) and any(map(is_dataclass, value)):
+        value = dict(enumerate(value))
+    elif is_dataclass(value):
+        value = {part.name: getattr(value, part.name) for part in fields(value) if part.compare}
+    elif isinstance(value, Namespace):
+        value = vars(value)
+    return {str(name): _plain(part) for name, part in value.items()} if isinstance(value, dict) else value

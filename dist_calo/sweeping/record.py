@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from dist_calo.config import RunConfig, TrackingConfig, flattened
 from dist_calo.leases.short_lock import locked
-from dist_calo.sweeping.study import Study, Task
+from dist_calo.sweeping.claims import Task
+from dist_calo.sweeping.study import Study
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.tracking.records import Record
 from dist_calo.tracking.sender import Sender

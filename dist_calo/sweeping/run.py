@@ -29,14 +29,14 @@ class SweepRun:
 
 def supervise(command: Sequence[str], ranks: int, folder: Path) -> int:
     """Start the ranks of a worker, start them anew when one has died over a trial, and return the exit code."""
-    from dist_calo.sweeping.study import claims
+    from dist_calo.sweeping.claims import claims_in
 
     os.environ[SWEEP_JOB] = ":".join(map(str, job_start()))
     while True:
-        before = claims(folder)
+        before = claims_in(folder)
         code = run_local(command, ranks)
         # Ranks that die before they get to work would do so for ever.
-        if code in (0, EXIT_USER, EXIT_PREEMPTED) or claims(folder) == before:
+        if code in (0, EXIT_USER, EXIT_PREEMPTED) or claims_in(folder) == before:
             return code
         print(
             f"dist-calo sweep: a rank ended with code {code}; the ranks start anew",

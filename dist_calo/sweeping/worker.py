@@ -19,10 +19,13 @@ from dist_calo.errors import EXIT_PREEMPTED, ConfigError, TrainingError, UserErr
 from dist_calo.leases.signs_of_life import Beat
 from dist_calo.models import check_model
 from dist_calo.objectives import OBJECTIVES
+from dist_calo.sweeping.claims import Claims, Task
 from dist_calo.sweeping.definition import Configure, Sweep
 from dist_calo.sweeping.record import SweepRecord
-from dist_calo.sweeping.study import PRUNED, TAKEN, Study, Task, note_failure
+from dist_calo.sweeping.results import PRUNED, TAKEN, Results
+from dist_calo.sweeping.study import Study
 from dist_calo.sweeping.table import trial_line
+from dist_calo.sweeping.trial_folder import note_failure
 from dist_calo.tracking.spool import HeldError
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.setup import build_run
@@ -73,6 +76,9 @@ class Worker:
         self._sweep = sweep
         self._communicator = communicator
         self._study = study
+        if study is not None:
+            self._claims = Claims(study)
+            self._results = Results(study)
         self._record = record
         self._configure = configure
 
@@ -100,7 +106,7 @@ class Worker:
         """The next trial that can be begun, on rank 0; trials whose settings are refused fail here."""
         if self._study is None or self._record is None:
             return None
-        while (task := self._study.next(lambda: stop.received is not None)) is not None:
+        while (task := self._claims.next(lambda: stop.received is not None)) is not None:
             try:
                 config = self._settings(task)
             except ConfigError as error:
@@ -167,11 +173,11 @@ class Worker:
         if isinstance(error, HeldError) and self._study is not None and self._communicator.world.size == 1:
             # Its worker was halted or slow, and lives. No other ranks wait: the next trial may begin.
             print(f"trial {task.number} is set aside: {error}", flush=True)
-            self._study.release(task)
+            self._claims.release(task)
             return
         if environment or isinstance(error, OSError):
             if self._study is not None:
-                self._study.release(task)
+                self._claims.release(task)
             if isinstance(error, OSError):
                 raise WorkerError(
                     f"this worker ends and leaves trial {task.number} to others: {error}"
@@ -192,7 +198,7 @@ class Worker:
         reason = None
         if self._study is not None:
             last = step >= assignment.config.train.max_steps
-            reason = self._study.report(assignment.task, step, value, last=last)
+            reason = self._results.report(assignment.task, step, value, last=last)
         reason = self._communicator.broadcast_object(reason)
         return None if reason is None else str(reason)
 
@@ -207,16 +213,16 @@ class Worker:
             if stopped_by == TAKEN:
                 self._tell(task, ours=False)
             elif stopped_by == PRUNED:
-                self._tell(task, ours=self._study.prune(task))
+                self._tell(task, ours=self._results.prune(task))
             elif done:
-                self._tell(task, ours=self._study.complete(task))
+                self._tell(task, ours=self._results.complete(task))
             else:
-                self._study.release(task)
+                self._claims.release(task)
         return not signalled
 
     def _failed(self, task: Task, error: Exception) -> None:
         if self._study is not None:
-            self._tell(task, ours=self._study.fail(task, _reason(error)))
+            self._tell(task, ours=self._results.fail(task, _reason(error)))
 
     def _tell(self, task: Task, *, ours: bool) -> None:
         assert self._study is not None

@@ -21,7 +21,7 @@ from dist_calo.leases import short_lock
 from dist_calo.leases.lease import Lease
 from dist_calo.scaling.plan import PLAN_FILE, read_plan
 from dist_calo.scaling.summary import summarise
-from dist_calo.sweeping import study
+from dist_calo.sweeping import claims
 from dist_calo.sweeping.definition import read_definition
 from dist_calo.tracking.sender import Sender
 from dist_calo.tracking.server import address_of
@@ -30,6 +30,7 @@ from dist_calo.tracking.store_uri import checked_uri
 from dist_calo.tracking.tracker import make_tracker
 from dist_calo.training.checkpoint import CheckpointFolder
 from tests.support.scaling_results import point, write_experiment
+from tests.support.sweeps import WorkedStudy
 
 MUTATIONS = 25
 ODD = [None, True, -1, 0, 2.5, "x", "", [], {}, [1], {"a": 1}, float("nan"), "\0", "\ud800", 10**19]
@@ -226,20 +227,20 @@ def a_study(folder):
     values = {"optimizer.learning_rate": {"low": 1e-4, "high": 1e-2}, "model.name": ["lcd_fast", "lcd_3dgan"]}
     what = read_definition({"parameters": values, "trials": 4, "steps": 10})
     train = TrainConfig(max_steps=10, validate_every_steps=2)
-    joined = study.Study.join(folder / "study", what, train)
+    joined = WorkedStudy.join(folder / "study", what, train)
     for number in range(3):
-        task = joined.next()
-        joined.report(task, 2, 1.0 + number, last=True)
+        task = joined.claims.next()
+        joined.results.report(task, 2, 1.0 + number, last=True)
         if number < 2:
-            joined.complete(task)
+            joined.results.complete(task)
 
     def read():
         sweep.main(["show", str(folder / "study")])
-        again, asked = study.Study.join(folder / "study", what, train), []
-        task = again.next(lambda: asked.append(1) or len(asked) > 2)
+        again, asked = WorkedStudy.join(folder / "study", what, train), []
+        task = again.claims.next(lambda: asked.append(1) or len(asked) > 2)
         if task:
-            again.report(task, 2, 1.0, last=True)
-            again.complete(task)
+            again.results.report(task, 2, 1.0, last=True)
+            again.results.complete(task)
 
     files = ("sweep.json", "journal.log", "trials/0002/owner.json")
     return {name: (f"study/{name}", read) for name in files}
@@ -270,8 +271,8 @@ def kind(request, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Sender, "_connected", connected)
     monkeypatch.setattr(documents, "PIPE_WITHIN_S", 0.01)
-    monkeypatch.setattr(study, "POLL_S", 0.01)
-    monkeypatch.setattr(study, "HELD_S", 0.05)
+    monkeypatch.setattr(claims, "POLL_S", 0.01)
+    monkeypatch.setattr(claims, "HELD_S", 0.05)
     monkeypatch.setattr(short_lock, "ABANDONED_S", 0.2)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, os.environ.get(name, ""))

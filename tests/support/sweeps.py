@@ -7,8 +7,10 @@ from pathlib import Path
 import yaml
 
 from dist_calo.config import TrainConfig
+from dist_calo.sweeping.claims import Claims, Task
 from dist_calo.sweeping.definition import Sweep, read_definition
-from dist_calo.sweeping.study import Study, Task
+from dist_calo.sweeping.results import Results
+from dist_calo.sweeping.study import Study
 from tests.support.mlflow_store import made_store
 
 RATE = "optimizer.learning_rate"
@@ -21,15 +23,26 @@ def sweep(**entries) -> Sweep:
     return read_definition({"trials": 4, "sampler": "random", "parameters": {RATE: RANGE}} | entries)
 
 
-def join(folder: Path, **entries) -> Study:
+class WorkedStudy(Study):
+    """A study and what one worker does with its trials."""
+
+    def __init__(self, *of) -> None:
+        super().__init__(*of)
+        self.claims = Claims(self)
+        self.results = Results(self)
+
+
+def join(folder: Path, **entries) -> WorkedStudy:
     """A worker's view of the study in a folder."""
-    return Study.join(folder, sweep(**entries), TRAIN)
+    return WorkedStudy.join(folder, sweep(**entries), TRAIN)
 
 
-def train(study: Study, task: Task, value: float = 1.0, steps: tuple[int, ...] = (10, 20, 30)) -> str | None:
+def train(
+    study: WorkedStudy, task: Task, value: float = 1.0, steps: tuple[int, ...] = (10, 20, 30)
+) -> str | None:
     """What a trial says whose validations all give this value: why it was stopped, or None."""
     for step in steps:
-        reason = study.report(task, step, value, last=step == TRAIN.max_steps)
+        reason = study.results.report(task, step, value, last=step == TRAIN.max_steps)
         if reason is not None:
             return reason
     return None

@@ -14,12 +14,12 @@ def test_workers_record_one_sweep_with_its_trials_nested(tmp_path):
     one, other = SweepRecord.open(study, config), SweepRecord.open(study, config)
     assert one.parent == other.parent
     for record, value in ((one, 2.0), (other, 1.0)):
-        task = study.next()
+        task = study.claims.next()
         assert record.tags(task)["mlflow.parentRunId"] == one.parent
         train(study, task, value)
-        study.complete(task)
+        study.results.complete(task)
         record.catch_up()
-    study.fail(study.next(), "the loss was not finite")
+    study.results.fail(study.claims.next(), "the loss was not finite")
     one.close()
 
     store = Store(made_store(tmp_path))
@@ -43,9 +43,9 @@ def test_a_store_that_is_away_is_told_later(tmp_path):
     study = join(tmp_path / "study", trials=1)
     record = SweepRecord.open(study, config)
     assert record.parent is None
-    task = study.next()
+    task = study.claims.next()
     train(study, task)
-    study.complete(task)
+    study.results.complete(task)
     record.close()
     assert len(list((tmp_path / "study" / "spool").glob("*/journal.jsonl"))) == 1
 

@@ -14,23 +14,25 @@ from optuna.storages.journal import JournalFileBackend
 
 from dist_calo.errors import ConfigError
 from dist_calo.leases.signs_of_life import Beat, Process
-from dist_calo.sweeping.claim import BEATS, Claim
+from dist_calo.sweeping.claims import ATTEMPTS
 from dist_calo.sweeping.journal import cut_to_whole_lines
 from dist_calo.sweeping.picture import draw
-from dist_calo.sweeping.study import ATTEMPTS, PRUNED, TAKEN, Study, note_failure
+from dist_calo.sweeping.results import PRUNED, TAKEN
+from dist_calo.sweeping.study import Study
 from dist_calo.sweeping.table import summary, table, trial_line
+from dist_calo.sweeping.trial_folder import BEATS, Claim, note_failure
 from dist_calo.tracking.spool import Spool
 from tests.support.ranks import ROOT
-from tests.support.sweeps import RANGE, RATE, join, train
+from tests.support.sweeps import RANGE, RATE, WorkedStudy, join, train
 
 GRID = {"parameters": {"objective.name": ["hinge", "vanilla"], "train.seed": [1, 2, 3]}, "sampler": "grid"}
 
 
-def finish(study: Study, **how) -> None:
+def finish(study: WorkedStudy, **how) -> None:
     """Train every trial that is left."""
-    while (task := study.next()) is not None:
+    while (task := study.claims.next()) is not None:
         train(study, task, **how)
-        study.complete(task)
+        study.results.complete(task)
 
 
 def states(study: Study) -> Counter:
@@ -54,7 +56,7 @@ def test_a_grid_is_made_once_and_in_full(tmp_path):
     found = [json.dumps(trial.params, sort_keys=True) for trial in study.trials]
     assert len(found) == len(set(found)) == 6
     assert study.is_complete
-    assert join(tmp_path, **GRID, trials=None).next() is None
+    assert join(tmp_path, **GRID, trials=None).claims.next() is None
 
 
 def test_a_grid_of_any_size_is_queued_in_two_writings_and_also_from_halfway(tmp_path, monkeypatch):
@@ -91,7 +93,7 @@ def test_what_is_suggested_does_not_depend_on_the_worker(tmp_path):
     found = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         studies = [join(folder), join(folder)]
-        tasks = [studies[number % 2 if folder.name == "two" else 0].next() for number in range(4)]
+        tasks = [studies[number % 2 if folder.name == "two" else 0].claims.next() for number in range(4)]
         found.append([task.chosen[RATE] for task in tasks])
         assert [task.number for task in tasks] == [0, 1, 2, 3]
     assert found[0] == found[1]
@@ -101,41 +103,41 @@ def test_what_is_suggested_does_not_depend_on_the_worker(tmp_path):
 @pytest.mark.parametrize("death", ["process", "requeue", "silence", "release"])
 def test_a_dead_workers_trial_is_gone_on_with(tmp_path, death):
     study = join(tmp_path, trials=1, abandoned_after_s=0.3)
-    task = study.next()
-    study.report(task, 10, 3.0, last=False)
+    task = study.claims.next()
+    study.results.report(task, 10, 3.0, last=False)
     match death:
         case "process":
             forget(task.folder, created=0.0)
         case "requeue":
             forget(task.folder, machine="another", job="7", start=0)
-            study._here = replace(study._here, job="7", start=1)
+            study.claims._here = replace(study.claims._here, job="7", start=1)
         case "silence":
             elsewhere(study, task)
         case "release":
-            study.release(task)
-    again = study.next()
+            study.claims.release(task)
+    again = study.claims.next()
     assert again.resumed
     assert (again.number, again.chosen, again.folder) == (task.number, task.chosen, task.folder)
-    study.report(again, 20, 2.0, last=False)
-    study.complete(again)
+    study.results.report(again, 20, 2.0, last=False)
+    study.results.complete(again)
     (trial,) = study.trials
     assert (trial.state.name, trial.value, trial.intermediate_values) == ("COMPLETE", 2.0, {10: 3.0, 20: 2.0})
 
 
 def test_a_living_workers_trial_is_left_to_it(tmp_path):
     study = join(tmp_path, trials=1, abandoned_after_s=BEATS * 0.1)
-    task = study.next()
+    task = study.claims.next()
     elsewhere(study, task)
     with Beat(task.folder / "beat", 0.1):
-        assert study.next() is None
-    assert study.report(task, 10, 1.0, last=False) == TAKEN
+        assert study.claims.next() is None
+    assert study.results.report(task, 10, 1.0, last=False) == TAKEN
 
 
 @pytest.mark.parametrize("sign", ["beat", "run"])
 def test_a_halted_worker_that_holds_a_lock_is_not_dead(tmp_path, monkeypatch, sign):
-    monkeypatch.setattr("dist_calo.sweeping.study.HELD_S", 0.0)
+    monkeypatch.setattr("dist_calo.sweeping.claims.HELD_S", 0.0)
     study = join(tmp_path, trials=2, abandoned_after_s=0.3)
-    task = study.next()
+    task = study.claims.next()
     elsewhere(study, task)
     held = Beat(task.folder / "beat", 100.0)
     if sign == "run":
@@ -144,39 +146,44 @@ def test_a_halted_worker_that_holds_a_lock_is_not_dead(tmp_path, monkeypatch, si
         held.callback(Spool.open_locked(tmp_path / "spool", None, identity).lock.release)
     with held:
         os.utime(task.folder / "beat", (0, 0))
-        other = study.next()
+        other = study.claims.next()
         assert other.number == 1
-        study.fail(other, "any")
-        assert study.next() is None
+        study.results.fail(other, "any")
+        assert study.claims.next() is None
         assert not Claim.of(task.folder).is_same(Process.here())
-    assert study.next().number == 0
+    assert study.claims.next().number == 0
 
 
 def test_a_trial_that_was_taken_over_is_told_of_by_its_new_owner_alone(tmp_path):
     study = join(tmp_path, trials=1)
-    task = study.next()
-    study.report(task, 10, 3.0, last=False)
+    task = study.claims.next()
+    study.results.report(task, 10, 3.0, last=False)
     with task.owner.beat(task.folder, BEATS * 0.01) as beat:
         assert not beat.is_lost()
         elsewhere(study, task)
         beat._thread.join(60)
         assert beat.is_lost()
         assert not beat._thread.is_alive()
-    assert study.report(task, 20, 2.0, last=False) == TAKEN
-    told = (study.complete(task), study.prune(task), study.fail(task, "why"), study.release(task))
+    assert study.results.report(task, 20, 2.0, last=False) == TAKEN
+    told = (
+        study.results.complete(task),
+        study.results.prune(task),
+        study.results.fail(task, "why"),
+        study.claims.release(task),
+    )
     assert told == (False, False, False, False)
     assert states(study) == {"RUNNING": 1}
-    assert study.reason(0) is None
+    assert "reason" not in study.trial(0).user_attrs
     assert not Claim.of(task.folder).released
 
 
 def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path):
     study = join(tmp_path, trials=1)
     for _ in range(ATTEMPTS):
-        task = study.next()
+        task = study.claims.next()
         assert task is not None
         forget(task.folder, created=0.0)
-    assert study.next() is None
+    assert study.claims.next() is None
     assert states(study) == {"FAIL": 1}
     assert f"its worker died {ATTEMPTS} times at step 0" in trial_line(study, 0)
 
@@ -184,7 +191,7 @@ def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path):
 def test_progress_gives_a_trial_new_attempts(tmp_path):
     study = join(tmp_path, trials=1)
     for step in range(ATTEMPTS + 2):
-        task = study.next()
+        task = study.claims.next()
         assert task is not None
         (task.folder / "checkpoints").mkdir(exist_ok=True)
         (task.folder / "checkpoints" / f"step-{step + 1:08d}.pt").touch()
@@ -193,24 +200,24 @@ def test_progress_gives_a_trial_new_attempts(tmp_path):
 
 def test_the_word_of_a_dead_rank_is_the_reason(tmp_path):
     study = join(tmp_path, trials=1)
-    task = study.next()
+    task = study.claims.next()
     note_failure(task.folder, "rank 3: out of memory")
     note_failure(task.folder, "rank 1: the others are gone")
     forget(task.folder, created=0.0)
-    assert study.next() is None
+    assert study.claims.next() is None
     assert trial_line(study, 0) == "trial 0 fail: rank 3: out of memory  (1 of 1 finished)"
 
 
 def test_trials_behind_the_others_are_pruned_but_not_at_their_end(tmp_path):
     study = join(tmp_path, trials=8, pruner="median")
     for _ in range(6):
-        task = study.next()
+        task = study.claims.next()
         assert train(study, task, 1.0) is None
-        study.complete(task)
-    task = study.next()
+        study.results.complete(task)
+    task = study.claims.next()
     assert train(study, task, 2.0) == PRUNED
-    study.prune(task)
-    assert train(study, study.next(), 2.0, steps=(30,)) is None
+    study.results.prune(task)
+    assert train(study, study.claims.next(), 2.0, steps=(30,)) is None
     assert states(study) == {"COMPLETE": 6, "PRUNED": 1, "RUNNING": 1}
     assert study.trials[6].intermediate_values == {10: 2.0}
 
@@ -218,14 +225,14 @@ def test_trials_behind_the_others_are_pruned_but_not_at_their_end(tmp_path):
 @pytest.mark.parametrize(("direction", "best"), [("minimize", 0.5), ("maximize", 1.5)])
 def test_the_value_is_the_best_of_the_validations(tmp_path, direction, best):
     study = join(tmp_path, trials=2, direction=direction)
-    task = study.next()
+    task = study.claims.next()
     for step, value in ((10, 1.0), (20, 0.5), (25, float("inf")), (30, 1.5)):
-        study.report(task, step, value, last=step == 30)
-    study.complete(task)
+        study.results.report(task, step, value, last=step == 30)
+    study.results.complete(task)
     assert study.best.value == best
-    task = study.next()
-    study.report(task, 30, float("nan"), last=True)
-    study.complete(task)
+    task = study.claims.next()
+    study.results.report(task, 30, float("nan"), last=True)
+    study.results.complete(task)
     assert "no validation gave a finite validation/score" in trial_line(study, 1)
 
 
@@ -258,28 +265,28 @@ def test_a_worker_that_lost_the_lock_while_it_was_halted_takes_another_number(tm
 
     def late():
         (tmp_path / "study.lock").unlink()
-        others.append(other.next())
+        others.append(other.claims.next())
         elsewhere(other, others[0])
         return ask()
 
     monkeypatch.setattr(halted.optuna, "ask", late)
-    task = halted.next()
+    task = halted.claims.next()
     assert (others[0].number, task.number) == (0, 1)
     assert task.folder == halted.trial_folder(1)
     assert task.owner.holds(task.folder)
     assert not task.owner.holds(others[0].folder)
     alone = join(tmp_path / "alone")
-    assert [others[0].chosen, task.chosen] == [alone.next().chosen, alone.next().chosen]
+    assert [others[0].chosen, task.chosen] == [alone.claims.next().chosen, alone.claims.next().chosen]
 
 
 def test_half_a_line_of_a_killed_writer_is_cut_off(tmp_path):
     study = join(tmp_path, trials=2)
-    study.complete(study.next())
+    study.results.complete(study.claims.next())
     journal = tmp_path / "journal.log"
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code": 4, "wor')
     again = join(tmp_path, trials=2)
-    assert again.next().number == 1
+    assert again.claims.next().number == 1
     assert journal.read_bytes().startswith(whole + b'{"op_code"')
     for content in (b"", b"half", b"one\n", b"one\n" + b"x" * 10_000):
         journal.write_bytes(content)
@@ -291,10 +298,10 @@ def test_a_study_is_told_and_drawn(tmp_path):
     study = join(tmp_path / "study", trials=7, parameters={RATE: RANGE, "objective.name": ["hinge", "wgan"]})
     assert not draw(study, tmp_path / "none.png")
     for value in (3.0, 1.0, 2.0, 5.0, 4.0, 6.0):
-        task = study.next()
+        task = study.claims.next()
         train(study, task, value)
-        study.complete(task)
-    study.fail(study.next(), "step 3: non-finite")
+        study.results.complete(task)
+    study.results.fail(study.claims.next(), "step 3: non-finite")
     lines = table(study).splitlines()
     assert [line.split()[0] for line in lines[1:8]] == ["1*", "2", "0", "4", "3", "5", "6"]
     assert lines[0].split()[-2:] == ["learning_rate", "objective.name"]

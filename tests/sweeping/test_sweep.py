@@ -13,6 +13,7 @@ import yaml
 
 from dist_calo.cli.command_line import run_command
 from dist_calo.cli.sweep import main
+from dist_calo.sweeping.results import Results
 from dist_calo.sweeping.study import Study
 from dist_calo.train import main as train
 from dist_calo.training.checkpoint import CheckpointFolder
@@ -89,7 +90,7 @@ def test_what_no_trial_could_do_ends_the_sweep_at_once(tmp_path, data, as_rank, 
 def test_a_trial_taken_over_is_not_written_to_any_more(tmp_path, data, as_rank, monkeypatch, capsys):
     settings = {"tracking.uri": "none", "comm.backend": "single"}
     file = write_tiny(tmp_path / "tiny.yaml", data, settings=settings, trials=1, abandoned_after_s=1)
-    report, seen = Study.report, []
+    report, seen = Results.report, []
 
     def report_and_lose(study, task, step, value, *, last):
         said = report(study, task, step, value, last=last)
@@ -100,7 +101,7 @@ def test_a_trial_taken_over_is_not_written_to_any_more(tmp_path, data, as_rank, 
         seen.append(step)
         return said
 
-    monkeypatch.setattr(Study, "report", report_and_lose)
+    monkeypatch.setattr(Results, "report", report_and_lose)
     assert main(["run", str(file), "--study", str(tmp_path / "study")]) == 0
     said = capsys.readouterr().out
     assert said.count("taken over by another worker\n") == said.count(" goes on: ") == 1

@@ -1,4 +1,9 @@
-"""The claim of a worker on a trial: ``owner.json`` and ``beat`` in the trial's folder, on a shared file system.
+"""The folder of a trial: its checkpoints, the worker that has claimed it, and why it failed.
+
+    checkpoints/    of its training
+    owner.json      the worker that has begun it or taken it over last
+    beat            touched and locked by that worker
+    failure         the reason, left by a rank that has ended the others
 
 Optuna's journal has no heartbeat. A worker therefore writes who it is into ``owner.json`` and touches ``beat`` while it
 works. It counts as dead at once when it was a process of this machine that is gone, or an earlier start of the same
@@ -7,12 +12,13 @@ holds its lock, where the file system passes locks on.
 """
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dist_calo.errors import ConfigError
-from dist_calo.files import read_json, write_whole
+from dist_calo.files import read_bytes, read_json, write_whole
 from dist_calo.leases.signs_of_life import Beat, Process, flocked
 
 BEATS = 12
@@ -80,3 +86,27 @@ def is_locked(folder: Path) -> bool:
     with suppress(FileNotFoundError), flocked(folder / "beat") as free:
         return free is False
     return False
+
+
+def note_failure(folder: Path, reason: str) -> None:
+    """Note why a trial ends the ranks that work on it; the first note is kept."""
+    with suppress(OSError):
+        handle = os.open(folder / "failure", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        with os.fdopen(handle, "w") as file:
+            file.write(reason)
+
+
+def noted_failure(folder: Path) -> str | None:
+    """Return what `note_failure` has noted."""
+    try:
+        return read_bytes(folder / "failure").decode(errors="replace").strip("\0") or "unknown"
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"unknown ({error.strerror}: {folder}/failure)"
+
+
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint, without loading torch; 0 if there is none."""
+    names = sorted(path.stem for path in (folder / "checkpoints").glob("step-*.pt"))
+    return int(names[-1].removeprefix("step-")) if names else 0

@@ -1,24 +1,27 @@
 """Coverage, equality and resume for every family of models: the promises of the main job, on the real data of each."""
 
-import signal
+import shutil
 from pathlib import Path
 
 import pytest
 
+from dist_calo.train import main as train
 from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
 from tests.support.mlflow_store import Store, made_store
 from tests.support.ranks import ROOT, launcher_params, run_ranks
+from tests.support.runs_in_a_row import own_arguments, train_in_a_row
 from tests.support.small_runs import (
     final_state,
     ledger_sets,
     logged_metrics,
     parameters,
     same_bits,
-    stop_at,
     train_command,
     training_ids,
     write_part,
 )
+
+pytestmark = pytest.mark.timeout(600)  # the first test trains all families twice
 
 LAYERS, SIGNALS = (ROOT / "data" / name / f"{name}_electrons.h5" for name in ("layers", "signals"))
 FAMILIES: dict[str, tuple[Path, list[str]]] = {
@@ -33,11 +36,12 @@ FAMILIES: dict[str, tuple[Path, list[str]]] = {
 """The showers of each family, and what differs from its configuration: one of them has clipped critics."""
 PICTURED = ("layers_gan", "signals_full")
 """Drawing takes longer than training here: one family of each detector shows that it happens."""
-BATCH, STEPS = 10, 20
+ROWS, BATCH, STEPS = (31, 17), 10, 10
+KEPT = STEPS // 2
 SETTINGS = [
     f"--train.global_batch_size={BATCH}",
     f"--train.max_steps={STEPS}",
-    "--checkpoint.every_steps=10",
+    f"--checkpoint.every_steps={KEPT}",
     "--data.validation_fraction=0.1",
     # As in test_training_ranks.py: steps whose length does not depend on the rounding of small gradients.
     "--optimizer.name=sgd",
@@ -46,24 +50,41 @@ SETTINGS = [
 ]
 
 
-_trained: dict[str, tuple[str, Path]] = {}
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """The folder of each family: in data/ a few of its showers, in whole/ a run of two epochs on two ranks.
+
+    In resumed/ is what a kill after the last step would leave of that run if only half of its steps had been kept in a
+    checkpoint, resumed on two ranks.
+    """
+    folders = {name: tmp_path_factory.mktemp(name) for name in FAMILIES}
+    for name, folder in folders.items():
+        write_part(FAMILIES[name][0], folder / "data", ROWS)
+    # A run keeps its place: the whole one is what is copied.
+    commands = [
+        command(name, folder, folder / "resumed", f"--tracking.log_pictures={name in PICTURED}")
+        for name, folder in folders.items()
+    ]
+    train_in_a_row(commands, 2)
+    for folder in folders.values():
+        logged_metrics(folder / "resumed")  # which sends what a busy machine may have left
+        shutil.copytree(folder / "resumed", folder / "whole")
+        for file in (folder / "resumed" / "checkpoints").glob(f"*{STEPS}.*"):
+            file.unlink()
+        assert final_state(folder / "resumed")["step"] == KEPT
+    train_in_a_row([[*given, "--checkpoint.resume=auto"] for given in commands], 2)
+    return folders
 
 
 @pytest.fixture(params=FAMILIES)
-def family(request, tmp_path_factory):
-    """A family's name, a glob of a few of its showers, and the folder of a run of two epochs on two ranks."""
-    name = request.param
-    if name not in _trained:
-        folder = tmp_path_factory.mktemp(name)
-        data = write_part(FAMILIES[name][0], folder / "data")
-        given = command(name, data, folder, f"--tracking.log_pictures={name in PICTURED}")
-        run_ranks([*given, "--launch=2"], 1, "single", timeout=200).check()
-        _trained[name] = data, folder
-    return name, *_trained[name]
+def family(request, two_ranks):
+    """A family's name and its folder."""
+    return request.param, two_ranks[request.param]
 
 
-def command(name, data, folder, *settings):
-    return train_command(data, folder, *SETTINGS, *FAMILIES[name][1], *settings, model=name)
+def command(name, folder, out, *settings):
+    data = str(folder / "data" / "part_*.h5")
+    return train_command(data, out, *SETTINGS, *FAMILIES[name][1], *settings, model=name)
 
 
 def state_after(folder, step):
@@ -71,8 +92,8 @@ def state_after(folder, step):
 
 
 def assert_same_parameters(one, other):
-    """The networks of two runs are equal to rounding after the last step, and moved alike since the tenth."""
-    states = [[state_after(folder, step) for step in (10, STEPS)] for folder in (one, other)]
+    """The networks of two runs are equal to rounding after the last step, and moved alike in their second half."""
+    states = [[state_after(folder, step) for step in (KEPT, STEPS)] for folder in (one, other)]
     for network in states[0][0]["optimizers"]:
         (first, last), (other_first, other_last) = ([parameters(s, network) for s in pair] for pair in states)
         difference = float((last - other_last).norm() / last.norm())
@@ -84,21 +105,20 @@ def assert_same_parameters(one, other):
 
 @pytest.mark.slow
 def test_two_ranks_use_the_batches_of_one_and_end_with_its_parameters(family, tmp_path):
-    name, data, two_ranks = family
-    run_ranks(command(name, data, tmp_path, "--tracking.uri=none"), 1, "single").check()
-    ledger = ledger_sets(two_ranks)
+    name, folder = family
+    assert train(own_arguments(command(name, folder, tmp_path, "--tracking.uri=none"))) == 0
+    ledger = ledger_sets(folder / "whole")
     assert ledger == ledger_sets(tmp_path)
     for number in (0, 1):
         used = [sample for (epoch, _), ids in ledger.items() if epoch == number for sample in ids]
-        assert sorted(used) == training_ids(data, validation_fraction=0.1)
-    assert_same_parameters(tmp_path, two_ranks)
+        assert sorted(used) == training_ids(str(folder / "data" / "part_*.h5"), validation_fraction=0.1)
+    assert_same_parameters(tmp_path, folder / "whole")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", PICTURED, indirect=True)
 def test_a_run_ends_with_its_pictures_and_its_model(family):
-    folder = family[2]
-    logged_metrics(folder)  # which sends what a busy machine may have left
+    folder = family[1] / "whole"
     store = Store(made_store(folder))
     files = store.files(store.only_run("dist_calo").info.run_id)
     assert any(file.startswith("pictures/") and file.endswith(".png") for file in files), files
@@ -125,23 +145,17 @@ OTHERWISE = [
 def test_other_launchers_and_micro_batches_end_with_the_same_parameters(
     family, ranks, launcher, settings, tmp_path
 ):
-    name, data, two_ranks = family
-    run_ranks(
-        command(name, data, tmp_path, "--tracking.uri=none", *settings), ranks, launcher, timeout=240
-    ).check()
-    assert ledger_sets(tmp_path) == ledger_sets(two_ranks)
-    assert_same_parameters(tmp_path, two_ranks)
+    name, folder = family
+    given = command(name, folder, tmp_path, "--tracking.uri=none", *settings)
+    run_ranks(given, ranks, launcher, timeout=240).check()
+    assert ledger_sets(tmp_path) == ledger_sets(folder / "whole")
+    assert_same_parameters(tmp_path, folder / "whole")
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_bit_for_bit_the_run_that_was_never_killed(family, tmp_path):
-    name, data, two_ranks = family
-    again = [*command(name, data, tmp_path), "--launch=2"]
-    assert stop_at(11, again, signal.SIGKILL) != 0
-    assert final_state(tmp_path)["step"] == 10
-    run_ranks([*again, "--checkpoint.resume=auto"], 1, "single", timeout=200).check()
-    resumed, whole = final_state(tmp_path), final_state(two_ranks)
+def test_resumed_half_way_is_bit_for_bit_the_run_that_never_stopped(family):
+    resumed, whole = (final_state(family[1] / name) for name in ("resumed", "whole"))
     for part in ("model", "optimizers", "average", "objective"):
         assert same_bits(resumed[part], whole[part]), part
-    assert ledger_sets(tmp_path) == ledger_sets(two_ranks)
-    assert logged_metrics(tmp_path) == logged_metrics(two_ranks)
+    assert ledger_sets(family[1] / "resumed") == ledger_sets(family[1] / "whole")
+    assert logged_metrics(family[1] / "resumed") == logged_metrics(family[1] / "whole")

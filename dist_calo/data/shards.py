@@ -201,7 +201,7 @@ def matching_files(*patterns: str) -> list[str]:
                 f"{pattern} is a folder: name the files in it, such as {pattern.rstrip('/')}/*.h5"
             )
         matches = glob.glob(_literal_where_it_exists(expanded), recursive=True)
-        # A link that leads nowhere is told when it is opened.
+        # A broken link is an error when it is opened.
         files = [path for path in matches if os.path.isfile(path) or not os.path.exists(path)]
         if not files:
             raise DataError(f"{pattern}: {_why_no_match(expanded, matches)}")
@@ -253,7 +253,7 @@ def manifest_of(
     for path in ordered:
         with open_file(path) as file:
             require_not_being_written(file)
-            # What lies beside the files of a folder is looked for once.
+            # Binning files beside the data are searched once a folder.
             format_, layout, sources = examine(file, required, options, known.get(os.path.dirname(path)))
             known.setdefault(os.path.dirname(path), layout.geometry)
         kinds = {"format": format_.name, "geometry": layout.geometry, "particle": layout.particle}

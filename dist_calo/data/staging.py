@@ -30,7 +30,7 @@ def _takes_from_others(path: str) -> bool:
     """Return whether a file has virtual data sets, raw files or external links."""
     import h5py
 
-    # What cannot be opened is for the command to tell that reads it.
+    # The command that reads a file reports that it cannot be opened.
     with suppress(DataError, KeyError, OSError, RuntimeError), open_file(path) as file:
         for name in file:
             if isinstance(file.get(name, getlink=True), h5py.ExternalLink):

@@ -67,7 +67,7 @@ def simulated_seconds(
     """Run Geant4 in a process of its own and measure its time.
 
     Args:
-        geometry: what a checkpoint says of its read-out.
+        geometry: read-out of a checkpoint.
         energies: range of the electrons' energies in GeV, uniform.
         showers: number of electrons.
 

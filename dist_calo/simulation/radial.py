@@ -30,7 +30,7 @@ class Radial:
 
     def components(self, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return radii in mm and weights, which sum to 1, of core and tail, each of shape (*tau.shape, 2)."""
-        # Beyond these depths nothing was fitted: exponentials must not run away there.
+        # Outside the fitted depths the exponentials would diverge.
         tau = np.clip(tau, 0.02, 4.0)
         core = self.core[0] * tau ** self.core[1]
         k1, k2, k3, k4 = self.tail

@@ -1,6 +1,6 @@
 """Simulated showers in blocks whose random numbers depend on the seed and the block's number alone.
 
-So it does not matter how many showers are made, in what order, or by how many processes.
+The result does not depend on the number of showers, their order, or the number of processes.
 """
 
 from collections import deque

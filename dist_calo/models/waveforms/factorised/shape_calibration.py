@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 ENOUGH = 20
 """Waveforms that a class of amplitudes needs for a template of its own."""
 MOST = 3000
-"""Waveforms of a class that are looked at."""
+"""Most waveforms of a class that are used."""
 LARGEST_LAG = 30
 """Samples over which fluctuations of the pulse are correlated, at most."""
 SMOOTHED, WIDEST = 25, 8

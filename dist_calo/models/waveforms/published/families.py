@@ -14,7 +14,7 @@ A signal is the waveforms ``x_c(t)`` of all detectors c. With ``z ~ N(0, 1)`` an
 
 ``u ~ N(0, 1)``, one number for each sample, is the noise of the electronics, of learned width n. The constants
 ``a, b, c, d, k, m, w, p`` and the starting value of n are taken from training events before the first step. Critics
-read the view and e. What G and the critics are made of is told in `dist_calo.models.waveforms.published.networks`.
+read the view and e. The networks of G and the critics are in `dist_calo.models.waveforms.published.networks`.
 """
 
 import math

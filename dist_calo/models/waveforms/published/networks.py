@@ -186,7 +186,7 @@ class TimeConvolutionGenerator(nn.Module):
             nn.ConvTranspose1d(before, after, 2 * STRIDE, STRIDE, STRIDE // 2)
             for before, after in itertools.pairwise(channels)
         )
-        # Stretches of equal shape cannot tell where in the waveform they are; this can.
+        # Convolutions do not depend on the position in the waveform; this term does.
         self.place = nn.Parameter(torch.zeros(layout.detectors, layout.numbers))
         _start_small(self.finer[-1])
 

@@ -1,4 +1,4 @@
-"""A sweep file: what is varied, what counts as good, and how many trials are made."""
+"""A sweep file: the settings that vary, the objective, and the number of trials."""
 
 import hashlib
 import json
@@ -18,13 +18,13 @@ Configure = Callable[[Sequence[str]], RunConfig]
 """From the trainer's command line to its checked settings."""
 
 OWNED = ("checkpoint.dir", "checkpoint.resume", "tracking.run_name", "tracking.spool", "data.ledger")
-"""What a sweep decides itself, so that trials do not write over each other."""
+"""Settings that a sweep decides itself, so that trials do not overwrite each other."""
 FIXED = ("comm.backend", "comm.timeout_s", "train.device", "train.max_steps", "train.validate_every_steps")
-"""What all trials have in common: the ranks are started once, and trials are compared at equal steps."""
+"""Settings that all trials have in common: the ranks are started once, and trials are compared at equal steps."""
 OF_TRIALS = ("checkpoint.", "tracking.log_")
-"""Settings that spare many short runs what a long one wants to keep."""
+"""Settings that keep less of many short runs than a long one needs."""
 OF_SHORT_TRIALS = "train.validate_every_steps"
-"""What a sweep that shortens its trials sets low, to compare and prune them."""
+"""Setting that a sweep of short trials sets low, to compare and prune them."""
 FIXED_SECTIONS = ("tracking.", "checkpoint.")
 
 
@@ -37,25 +37,25 @@ class Sweep:
     """
 
     parameters: Space
-    """What is varied."""
+    """Settings that vary."""
     config: str | None = None
     """Settings file that trials start from; a parameter of this name chooses among several."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of all trials, over those of the file."""
     overrides: tuple[str, ...] = ()
-    """The same, from the command line."""
+    """Settings of all trials from the command line."""
     steps: int | None = None
     """Steps of a trial; by default ``train.max_steps``."""
     objective: str = "validation/score"
-    """What trials are compared by: the best value that a validation of the trial gave."""
+    """Number by which trials are compared: its best value in the validations of a trial."""
     direction: Literal["minimize", "maximize"] = "minimize"
-    """What is better."""
+    """Direction in which the objective improves."""
     trials: int | None = None
     """Trials of the study, over all workers; by default the whole grid."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """How settings are chosen: learning from earlier trials, at random, or every combination once."""
+    """Choice of settings: learning from earlier trials, at random, or every combination once."""
     pruner: Literal["median", "hyperband", "none"] = "none"
-    """Which trials are stopped early: those worse than half of the others at the same step, by Hyperband, or none."""
+    """Trials that are stopped early: those worse than half of the others at the same step, by Hyperband, or none."""
     seed: int = 0
     """Seed of the sampler."""
     abandoned_after_s: float = 120.0
@@ -95,7 +95,7 @@ class Sweep:
             raise ConfigError("train.max_steps: the entry steps says how long a trial is")
 
     def arguments(self, chosen: Mapping[str, Value], *, full: bool = False) -> list[str]:
-        """The trainer's command line of a trial, without what a sweep decides itself.
+        """Return the trainer's command line of a trial, without the settings that a sweep decides itself.
 
         Args:
             chosen: the trial's parameters.
@@ -116,13 +116,13 @@ class Sweep:
         return [*first, *settings, *steps, *overrides, *own]
 
     def command(self, chosen: Mapping[str, Value], folder: str) -> str:
-        """The command line that trains with these parameters as long as the settings say."""
+        """Return the command line that trains with these parameters as long as the settings say."""
         words = [*self.arguments(chosen, full=True), f"--checkpoint.dir={folder}"]
         return shlex.join(["python", "-m", "dist_calo.train", *words])
 
     @property
     def total(self) -> int:
-        """Trials of the study."""
+        """Return the number of trials of the study."""
         size = len(self.parameters.grid()) if self.sampler == "grid" else None
         if self.trials is None:
             assert size is not None
@@ -151,7 +151,7 @@ class Sweep:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as stored in the study's folder; `read_definition` reads them again."""
+        """Return plain values, as stored in the study's folder; `read_definition` reads them again."""
         values = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "parameters"}
         parameters = {
             parameter.name: {
@@ -165,7 +165,7 @@ class Sweep:
 
     @property
     def identity(self) -> str:
-        """Digest of all that makes trials of a study comparable: the rest may change while it goes on."""
+        """Return a digest of the entries that must stay the same for trials to be comparable."""
         values = self.to_dict()
         for name in ("trials", "abandoned_after_s"):
             values.pop(name)
@@ -197,7 +197,7 @@ def read_sweep(path: str | Path, *, trials: int | None = None, overrides: Sequen
 
 
 def read_definition(values: Mapping[str, Any]) -> Sweep:
-    """The sweep of what a YAML file or a study's folder holds.
+    """Return the sweep that a YAML file or a study's folder describes.
 
     Raises:
         ConfigError: if an entry is unknown or breaks a rule.
@@ -217,7 +217,7 @@ def read_definition(values: Mapping[str, Any]) -> Sweep:
 
 
 def _settings(values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """Dotted settings of the trainer, each of its declared type."""
+    """Return dotted settings of the trainer, each of its declared type."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{section}{key}"

@@ -38,7 +38,7 @@ _Log = make_dataclass(
 )
 """The entries of Optuna's records, as far as they are known."""
 _OF_DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
-"""What Optuna raises of records that it cannot use."""
+"""Errors that Optuna raises for records that it cannot use."""
 
 
 def load_optuna() -> Any:
@@ -56,7 +56,7 @@ def load_optuna() -> Any:
 
 
 class Journal:
-    """What Optuna's ``JournalStorage`` writes to and reads from: a file, made if there is none.
+    """The file that Optuna's ``JournalStorage`` writes and reads, made if there is none.
 
     Args:
         path: the file.
@@ -74,7 +74,7 @@ class Journal:
         self._kept: list[dict[str, Any]] | None = None
 
     def storage(self) -> Any:
-        """Optuna's storage on this journal."""
+        """Return Optuna's storage on this journal."""
         from optuna.storages import JournalStorage
 
         journal = self
@@ -89,7 +89,7 @@ class Journal:
         return Storage(cast(Any, self))
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
-        """All that was written, from a line on.
+        """Yield the records that were written, from a line on.
 
         Raises:
             ConfigError: if a line is damaged, or the file cannot be read.
@@ -120,7 +120,7 @@ class Journal:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Write at once what is written inside, for each writing takes the lock and waits for the disk."""
+        """Write the records of a block at once, since each writing takes the lock and waits for the disk."""
         kept: list[dict[str, Any]] = []
         self._kept = kept
         try:
@@ -136,7 +136,7 @@ class Journal:
 
 
 class _RepairingLock(ShortLock):
-    """Before anything is appended, cuts off half a line that a killed process or node has left."""
+    """A lock that cuts off half a line of a killed process or node before anything is appended."""
 
     def __init__(self, journal: Path) -> None:
         super().__init__(journal.with_name(f"{journal.name}.lock"))

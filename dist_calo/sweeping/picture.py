@@ -1,4 +1,8 @@
-"""A study in one picture: parallel coordinates, the history, and how much each setting matters."""
+"""A study in one picture: parallel coordinates, the history, and the importance of each setting.
+
+Optuna's own plots are no replacement: each makes a figure of its own, and its parallel coordinates leave out pruned
+trials and those in which a setting does not count.
+"""
 
 import math
 from pathlib import Path
@@ -42,7 +46,7 @@ def draw(study: Study, path: Path) -> bool:
 
 
 def _parallel(axes: Any, study: Study, trials: "list[FrozenTrial]") -> None:
-    """One line a trial through one axis a setting; the last axis is the value, which colours the line."""
+    """Draw one line a trial through one axis a setting; the last axis is the value, which colours the line."""
     from matplotlib import colormaps
 
     parameters = study.sweep.parameters.parameters
@@ -105,7 +109,7 @@ def _label(axes: Any, place: int, height: float, text: str) -> None:
 
 
 def _marks(parameter: Parameter) -> list[tuple[float, str]]:
-    """Heights on an axis and what they say."""
+    """Return heights on an axis and their labels."""
     if parameter.choices is not None:
         names = [
             Path(value).stem if parameter.name == "config" else value for value in map(str, parameter.choices)
@@ -124,7 +128,7 @@ def _marks(parameter: Parameter) -> list[tuple[float, str]]:
 
 
 def _height(parameter: Parameter, params: dict[str, Any]) -> float:
-    """Where a trial crosses the axis of a setting, from 0 to 1."""
+    """Return the height at which a trial crosses the axis of a setting, from 0 to 1."""
     if parameter.name not in params:
         return ABSENT
     value = params[parameter.name]
@@ -139,7 +143,7 @@ def _height(parameter: Parameter, params: dict[str, Any]) -> float:
 
 
 def _scaled(values: np.ndarray, logarithmic: bool) -> np.ndarray:
-    """The values from 0, the least, to 1, the greatest."""
+    """Return the values scaled from 0, the least, to 1, the greatest."""
     numbers = np.log(values) if logarithmic else values
     spread = float(np.ptp(numbers))
     scaled: np.ndarray = (numbers - numbers.min()) / spread if spread else np.full(len(numbers), 0.5)
@@ -151,7 +155,7 @@ def _spans_decades(values: np.ndarray) -> bool:
 
 
 def _history(axes: Any, study: Study, trials: "list[FrozenTrial]") -> None:
-    """The value of each trial, and the best so far."""
+    """Draw the value of each trial, and the best so far."""
     states = {"COMPLETE": ("o", "tab:blue"), "PRUNED": ("x", "0.6")}
     for state, (marker, colour) in states.items():
         chosen = [trial for trial in trials if trial.state.name == state]
@@ -178,7 +182,7 @@ def _history(axes: Any, study: Study, trials: "list[FrozenTrial]") -> None:
 
 
 def _importances(axes: Any, study: Study) -> None:
-    """What share of the values' variance each setting explains alone (Hutter et al., ICML 2014)."""
+    """Draw the share of the values' variance that each setting explains alone (Hutter et al., ICML 2014)."""
     found = _found_importances(study)
     if not found:
         axes.text(
@@ -198,7 +202,7 @@ def _importances(axes: Any, study: Study) -> None:
 
 
 def _found_importances(study: Study) -> dict[str, float]:
-    """Of the settings that count in every trial: of others there is no variance to speak of."""
+    """Return the importance of the settings that count in every trial; it is not defined for others."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     complete = [trial for trial in study.finished if trial.state.name == "COMPLETE"]

@@ -30,16 +30,16 @@ log = logging.getLogger("dist_calo.sweep")
 
 @dataclass
 class SweepRecord:
-    """What a worker's rank 0 tells MLflow about the sweep."""
+    """The record of the sweep that rank 0 of a worker writes to MLflow."""
 
     study: Study
     tracking: TrackingConfig
     parent: str | None = None
-    """The store's name of the sweep's run, once it has answered."""
+    """Id of the sweep's run in the store, once it has answered."""
 
     @classmethod
     def open(cls, study: Study, config: RunConfig) -> "SweepRecord":
-        """Begin the run of the sweep, or go on with it."""
+        """Begin the run of the sweep, or continue it."""
         record = cls(study, config.tracking)
         sweep = study.sweep
         plain = {
@@ -54,16 +54,16 @@ class SweepRecord:
         return record
 
     def run_id(self, number: int | None) -> str:
-        """Name of a trial's run, or of the sweep's own."""
+        """Return the name of a trial's run, or of the sweep's own."""
         return f"{SPOOL_PREFIX}sweep-{self.study.uid}" + ("" if number is None else f"-{number:04d}")
 
     def tags(self, task: Task) -> dict[str, str]:
-        """What a trial's run says of itself from its beginning."""
+        """Return the tags of a trial's run at its beginning."""
         own = {"sweep.id": self.study.uid, "sweep.trial": str(task.number), "sweep.state": "running"}
         return own | {f"sweep.{name}": str(value) for name, value in task.chosen.items()} | self._nested()
 
     def catch_up(self) -> None:
-        """Tell how trials have ended of which it is not recorded yet, and where the sweep stands."""
+        """Record the ends of trials that are not recorded yet, and the state of the sweep."""
         # The sweep's run comes first: without its name in the store nothing can be nested below it.
         reached = self._post(self.run_id(None), self._standing())
         for trial in self.study.finished:

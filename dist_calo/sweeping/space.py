@@ -1,4 +1,4 @@
-"""What a sweep varies: the range or the choices of each setting, and when a setting counts at all."""
+"""The space of a sweep: the range or the choices of each setting, and the conditions under which it counts."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ class Parameter:
     high: float | None = None
     """Greatest value."""
     log: bool = False
-    """Whether values are uniform in their logarithm."""
+    """True for values that are uniform in their logarithm."""
     step: float | None = None
     """Distance of neighbouring values."""
     when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Parameter:
 
     @classmethod
     def from_yaml(cls, name: str, values: Any) -> "Parameter":
-        """The parameter that an entry of a sweep file describes; a list is short for its choices.
+        """Return the parameter that an entry of a sweep file describes; a list is short for its choices.
 
         Raises:
             ConfigError: if the entry is not understood.
@@ -91,18 +91,18 @@ class Parameter:
 
     @property
     def whole(self) -> bool:
-        """Whether values are whole numbers."""
+        """Return whether values are whole numbers."""
         bounds = (self.low, self.high, self.low if self.step is None else self.step)
         return self.choices is None and all(isinstance(bound, int) for bound in bounds)
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """Values to check before anything is trained: all choices, or both ends of the range."""
+        """Return the values to check before anything is trained: all choices, or both ends of the range."""
         return (self.low, self.high) if self.choices is None else self.choices
 
     @property
     def values(self) -> tuple[Value, ...]:
-        """All values, for a grid.
+        """Return all values, for a grid.
 
         Raises:
             ConfigError: if the range is not countable.
@@ -118,11 +118,11 @@ class Parameter:
         return tuple(self.low + number * step for number in range(count))
 
     def counts(self, chosen: Mapping[str, Value]) -> bool:
-        """Whether the parameter counts beside what was chosen for earlier ones."""
+        """Return whether the parameter counts, given the values of earlier ones."""
         return all(name in chosen and chosen[name] in values for name, values in self.when.items())
 
     def suggested(self, trial: "Trial") -> Value:
-        """The value that the study's sampler suggests."""
+        """Return the value that the study's sampler suggests."""
         if self.choices is not None:
             return trial.suggest_categorical(self.name, self.choices)
         assert self.low is not None
@@ -135,7 +135,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """All that a sweep varies.
+    """The parameters of a sweep.
 
     Raises:
         ConfigError: if a condition names no earlier parameter, or a value that this one never has.
@@ -158,7 +158,7 @@ class Space:
             earlier[parameter.name] = parameter
 
     def suggested(self, trial: "Trial") -> dict[str, Value]:
-        """The settings that the study's sampler suggests for a trial."""
+        """Return the settings that the study's sampler suggests for a trial."""
         chosen: dict[str, Value] = {}
         for parameter in self.parameters:
             if parameter.counts(chosen):
@@ -166,7 +166,7 @@ class Space:
         return chosen
 
     def grid(self) -> list[dict[str, Value]]:
-        """Every combination of values, each once: a setting that does not count multiplies nothing.
+        """Return every combination of values once; a setting that does not count adds none.
 
         Raises:
             ConfigError: if a range is not countable.
@@ -182,7 +182,7 @@ class Space:
         return combinations
 
     def probes(self) -> Iterator[dict[str, Value]]:
-        """Few combinations in which each end of each parameter occurs, with what it needs to count."""
+        """Yield few combinations in which each end of each parameter occurs, with the values that it needs to count."""
         for parameter in self.parameters:
             for needed in itertools.product(*parameter.when.values()):
                 for end in parameter.ends:

@@ -1,4 +1,4 @@
-"""``sweep.json`` in a study's folder: what the study varies, and how many trials it is to have."""
+"""``sweep.json`` in a study's folder: the sweep of the study, and the name that no other study has."""
 
 import json
 import uuid
@@ -12,7 +12,7 @@ from dist_calo.leases.short_lock import locked
 from dist_calo.sweeping.definition import Sweep, read_definition
 
 CHANGEABLE = ("trials", "abandoned_after_s")
-"""What commands that join a study may raise."""
+"""Entries that commands may raise when they join a study."""
 
 
 def store(folder: Path, sweep: Sweep) -> str:
@@ -22,7 +22,7 @@ def store(folder: Path, sweep: Sweep) -> str:
     raised these may be started anew at any time.
 
     Returns:
-        What tells this study from all others.
+        The name that no other study has.
 
     Raises:
         ConfigError: if the folder holds another sweep.
@@ -47,7 +47,7 @@ def store(folder: Path, sweep: Sweep) -> str:
 
 
 def stored_sweep(folder: Path) -> tuple[Sweep, str]:
-    """The sweep of the study in a folder, and what tells the study from all others.
+    """Return the sweep of the study in a folder, and the name that no other study has.
 
     Raises:
         ConfigError: if there is none.

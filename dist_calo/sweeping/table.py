@@ -12,7 +12,7 @@ WIDTH = 28
 
 
 def trial_line(study: Study, number: int) -> str:
-    """How a trial ended, in a line."""
+    """Return a line that says how a trial ended."""
     (trial,) = (trial for trial in study.trials if trial.number == number)
     best = study.best
     said = f"trial {number} {trial.state.name.lower()}"
@@ -30,7 +30,7 @@ def trial_line(study: Study, number: int) -> str:
 
 
 def table(study: Study) -> str:
-    """All trials, the best one marked, in the order of their values."""
+    """Return a table of all trials in the order of their values, the best one marked."""
     names = [parameter.name for parameter in study.sweep.parameters.parameters]
     short = short_names(names)
     rows = [["trial", "state", study.sweep.objective, "steps", "minutes", *short]]
@@ -61,7 +61,7 @@ def table(study: Study) -> str:
 
 
 def summary(study: Study) -> str:
-    """Where the study stands, and what to do with it."""
+    """Return the state of the study, and the command that trains its best trial in full."""
     counts: dict[str, int] = {}
     for trial in study.trials:
         counts[trial.state.name.lower()] = counts.get(trial.state.name.lower(), 0) + 1
@@ -80,14 +80,14 @@ def summary(study: Study) -> str:
 
 
 def _rank(study: Study, trial: "FrozenTrial") -> tuple[bool, bool, float, int]:
-    """Complete trials first, the best of them in front."""
+    """Return the key by which trials are sorted: complete ones first, the best of them in front."""
     sign = 1.0 if study.sweep.direction == "minimize" else -1.0
     complete = trial.state.name == "COMPLETE"
     return (not complete, trial.value is None, sign * (trial.value or 0.0), trial.number)
 
 
 def short_names(names: list[str]) -> list[str]:
-    """The last words of dotted names, as many as tell them apart; ``name`` alone would tell little."""
+    """Return the last words of dotted names, or whole names where those are not unique or just ``name``."""
     last = [name.rpartition(".")[2] for name in names]
     plain = [last.count(short) == 1 and short != "name" for short in last]
     return [short if alone else name for short, name, alone in zip(last, names, plain, strict=True)]

@@ -1,8 +1,8 @@
 """Training trials one after the other, on all ranks of a worker.
 
 Trials are trained in this process: PyTorch and MLflow are loaded, and the ranks connected, once for all of them. A
-trial that cannot be trained is recorded as failed and the next one begins. What ends a rank ends all ranks of the
-worker; whoever joins the study next finds the trial without an owner, and whatever word the rank has left.
+trial that cannot be trained is recorded as failed and the next one begins. An error that ends a rank ends all ranks of
+the worker; the next worker finds the trial without an owner, and the reason that the rank has noted.
 """
 
 import difflib
@@ -33,20 +33,20 @@ from dist_calo.training.validation import Comparison
 
 
 class ObjectiveError(ConfigError):
-    """The sweep asks for a number that validations do not have."""
+    """A sweep that asks for a number that validations do not have."""
 
 
 class WorkerError(UserError):
-    """The node or its file systems are at fault; other trials would fail of the same here."""
+    """A fault of the node or its file systems; other trials would fail here as well."""
 
 
 class TrialError(Exception):
-    """A trial failed on some rank; the others are somewhere else and cannot be told but by the end of all."""
+    """A failure of a trial on one rank, which can only be told to the others by the end of all ranks."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What all ranks are told of a trial."""
+    """The trial that all ranks are to train."""
 
     task: Task
     config: RunConfig
@@ -83,7 +83,7 @@ class Worker:
         self._configure = configure
 
     def work(self) -> int:
-        """Train trials until none is left, or until asked to stop; the exit code.
+        """Train trials until none is left, or until asked to stop, and return the exit code.
 
         Raises:
             UserError: if the data, the checkpoints or the tracking store are at fault, not the trial's settings.
@@ -103,7 +103,7 @@ class Worker:
         return EXIT_PREEMPTED if stop.received else 0
 
     def _assign(self, stop: StopRequest) -> Assignment | None:
-        """The next trial that can be begun, on rank 0; trials whose settings are refused fail here."""
+        """Return the next trial that can be begun, on rank 0; trials whose settings are refused fail here."""
         if self._study is None or self._record is None:
             return None
         while (task := self._claims.next(lambda: stop.received is not None)) is not None:
@@ -134,7 +134,7 @@ class Worker:
         )
 
     def _train(self, assignment: Assignment, stop: StopRequest) -> bool:
-        """Train one trial; False if the worker has to stop."""
+        """Train one trial; return False if the worker has to stop."""
         task, config = assignment.task, assignment.config
         beat = None if self._study is None else task.owner.beat(task.folder, self._sweep.abandoned_after_s)
         try:
@@ -193,7 +193,7 @@ class Worker:
         raise TrialError(f"trial {task.number}: {_reason(error)}") from error
 
     def _judge(self, assignment: Assignment, step: int, seen: Comparison) -> str | None:
-        """Why to stop the trial after a validation, the same on all ranks."""
+        """Return why to stop the trial after a validation, or None; the same on all ranks."""
         value = _value(self._sweep.objective, seen)
         reason = None
         if self._study is not None:
@@ -203,11 +203,11 @@ class Worker:
         return None if reason is None else str(reason)
 
     def _taken(self, beat: Beat | None) -> str | None:
-        """Why not to write to the trial's folder any more, the same on all ranks."""
+        """Return why not to write to the trial's folder any more, or None; the same on all ranks."""
         return TAKEN if self._communicator.broadcast_object(beat is not None and beat.is_lost()) else None
 
     def _ended(self, task: Task, stopped_by: str | None, *, done: bool) -> bool:
-        """Record how training ended without an error; False if the worker has been asked to stop."""
+        """Record how training ended without an error; return False if the worker has been asked to stop."""
         signalled = stopped_by not in (None, PRUNED, TAKEN)
         if self._study is not None:
             if stopped_by == TAKEN:
@@ -250,7 +250,7 @@ def check_parts(configs: Sequence[RunConfig]) -> None:
 
 
 def _value(objective: str, seen: Comparison) -> float:
-    """The number that a sweep goes by, maybe not finite.
+    """Return the objective of a sweep after a validation, maybe not finite.
 
     Raises:
         ObjectiveError: if validations have no such number.

@@ -21,7 +21,7 @@ from dist_calo.data.formats import Format, Problem, ReadOptions, examine, format
 from dist_calo.data.formats.protocol import AS_FILES_SAY
 from dist_calo.data.formats.whole_files import require_not_being_written
 from dist_calo.data.identity import FileIdentity, identity_of, require_unchanged
-from dist_calo.errors import DataError
+from dist_calo.errors import ConfigError, DataError
 from dist_calo.files import read_json
 from dist_calo.geometry import Geometry, geometry_from_dict
 
@@ -124,7 +124,7 @@ class Manifest:
                 options=ReadOptions(**values.get("options", {})),
             )
             version, checksum = values["version"], values["checksum"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise DataError(
                 f"not a manifest ({error}): make it with dist-calo data validate --manifest"
             ) from error
@@ -164,8 +164,9 @@ def build_manifest(config: DataConfig, as_found: bool = False) -> Manifest:
     )
     manifest = manifest_of(files, config.format, options)
     if config.manifest is not None:
+        known = read_manifest(config.manifest)
         try:
-            require_same_files(read_manifest(config.manifest), manifest)
+            require_same_files(known, manifest)
         except DataError as error:
             raise DataError(
                 f"data.manifest={config.manifest}: {error}; if that was meant, make the manifest anew with "
@@ -182,9 +183,13 @@ def read_manifest(path: str | Path) -> Manifest:
     """
     remedy = "make it with dist-calo data validate --manifest FILE"
     try:
-        return Manifest.from_dict(read_json(path, dict[str, Any], DataError, remedy))
+        values = read_json(path, dict[str, Any], DataError, remedy)
     except FileNotFoundError:
         raise DataError(f"the manifest {path} cannot be read: there is no such file; {remedy}") from None
+    try:
+        return Manifest.from_dict(values)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def matching_files(*patterns: str) -> list[str]:

@@ -17,6 +17,7 @@ from dist_calo.comm.threads import set_threads
 from dist_calo.config import DataConfig, TrackingConfig
 from dist_calo.data.formats import open_file
 from dist_calo.data.formats.units import declared_unit
+from dist_calo.data.identity import require_unchanged
 from dist_calo.data.shards import Manifest, matching_files
 from dist_calo.errors import DataError, UserError
 from dist_calo.evaluation.record import EvaluationRecord, describe_model, require_store
@@ -114,6 +115,10 @@ def evaluate(request: EvaluationRequest, communicator: Communicator) -> Evaluati
         with_showers="low" in request.levels,
         say=_say if first else lambda _: None,
     )
+    if first:
+        read = [reference, fake.files] if isinstance(fake, FilesOf) else [reference]
+        entries = [entry for files in read for entry in files.manifest.files]
+        require_unchanged(*(part for entry in entries for part in (entry, *entry.sources)))
     slots, whole = _numbers(samples, communicator, paired=fake.paired)
     evaluation = Evaluation(
         geometry=reference.manifest.geometry,

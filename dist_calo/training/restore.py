@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dist_calo.comm import local_device
 from dist_calo.config import ModelConfig, RunConfig
-from dist_calo.errors import CheckpointError, LaunchError
+from dist_calo.errors import CheckpointError, ConfigError, LaunchError
 from dist_calo.geometry import Geometry, geometry_from_dict
 from dist_calo.launching.environment import World
 from dist_calo.models import build_model
@@ -124,7 +124,7 @@ def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedG
         geometry = geometry_from_dict(state["geometry"])
         config = ModelConfig(**{f.name: state["config"]["model"][f.name] for f in fields(ModelConfig)})
         transform = Transform.from_dict(state["transform"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(
             f"checkpoint of step {state['step']}: it says otherwise than this version what it was trained on "
             f"({type(error).__name__}: {error}); use the version of dist_calo that wrote it"

@@ -1,5 +1,6 @@
 """``dist-calo evaluate`` of samples of any two sizes: always numbers, or a word on why there are none."""
 
+import os
 import sys
 
 import h5py
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 
 from dist_calo.cli.evaluate import main as evaluate
+from dist_calo.errors import EXIT_USER
+from dist_calo.evaluation import run
 from tests.support.evaluations import metrics_of
 from tests.support.ranks import run_ranks
 from tests.support.small_runs import SAMPLE
@@ -99,3 +102,40 @@ def test_more_ranks_than_showers(sample, tmp_path):
     ]
     run_ranks(command, 3, "local", timeout=200).check()
     assert metrics_of(tmp_path / "out")["showers"] == {"real": 2, "fake": 1}
+
+
+@pytest.mark.parametrize(("real", "fake"), [(60, 33), (33, 1)])
+def test_the_classifier_takes_samples_of_two_sizes(real, fake, sample, tmp_path):
+    found = evaluated(tmp_path, sample, real, fake, "--no-report", "--classifier", "high")
+    assert ("auc/high" in found["metrics"]) != ("auc" in str(found["not_computed"]))
+
+
+def test_files_that_change_while_they_are_read_are_refused(sample, tmp_path, monkeypatch, capsys):
+    path = written(tmp_path / "both.h5", sample, 40, 1)
+    given = [
+        "--real",
+        path,
+        "--fake",
+        path,
+        "--no-report",
+        "--tracking-uri",
+        "none",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    collect = run.collect
+
+    def collect_and(change):
+        def both(*args, **options):
+            found = collect(*args, **options)
+            change()
+            return found
+
+        monkeypatch.setattr(run, "collect", both)
+
+    collect_and(lambda: written(tmp_path / "both.h5", sample, 40, 2))
+    assert evaluate(given) == EXIT_USER
+    assert f"{path}: the file has changed since it was first read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    collect_and(lambda: os.utime(path, (1, 1)))
+    assert evaluate(given) == 0

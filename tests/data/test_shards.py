@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -201,3 +202,12 @@ def test_a_run_does_not_go_on_with_energies_in_another_unit(option):
     changed = RunConfig(data=DataConfig(**{option: "MeV"}))
     with pytest.raises(CheckpointError, match=rf"data.{option}=MeV: .* started with auto; give the same"):
         require_same_run(changed, saved)
+
+
+def test_a_manifest_of_a_readout_that_is_not_known_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text('{"format": "lcd", "geometry": {"kind": "sphere"}, "particle": null, "files": []}')
+    with pytest.raises(
+        DataError, match=r"manifest\.json: not a manifest \(geometry kind 'sphere' is not known"
+    ):
+        read_manifest(path)

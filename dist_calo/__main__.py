@@ -22,6 +22,7 @@ COMMANDS = {
     "simulate": ("dist_calo.cli.simulate", "make parametrised showers without any training"),
     "data": ("dist_calo.cli.data", "inspect, validate, convert or split shower files"),
     "status": ("dist_calo.cli.status", "where a run stands: steps, checkpoints, MLflow run, how to go on"),
+    "job": ("dist_calo.cli.job", "what a SLURM job does around its ranks; slurm/*.sh end in it"),
     "runs": ("dist_calo.cli.runs", "send metrics that could not be sent while training"),
     "doctor": (
         "dist_calo.cli.doctor",

@@ -10,16 +10,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 agent=(python -m dist_calo.cli.elastic) command=() first=()
 if [[ ${JOIN:-} =~ ^[0-9]+$ ]]; then
-    facts=$(scontrol --oneliner show job "$JOIN")
-    fact() { grep -o " $1=[^ ]*" <<<"$facts" | cut -d= -f2 || true; }
-    host=$(fact BatchHost) state=$(fact JobState)
-    if [[ $state =~ ^(RUNNING|SIGNALING)$ && -n $host ]]; then
-        JOIN=$host:$(meeting_port "$JOIN" "$(fact Restarts)")
-    else
-        echo "job $JOIN, which this one is to join, does not run: it is $state" >&2
-        # It comes back, and so does this one.
-        if [[ $state =~ ^(PENDING|REQUEUED|COMPLETING|SUSPENDED)$ ]]; then exit 75; else exit 2; fi
-    fi
+    JOIN=$(python -m dist_calo job meet "$JOIN")
 fi
 if [[ -n ${JOIN:-} ]]; then
     agent+=(--meet="$JOIN" --join --wait="${WAIT:-120}")

@@ -21,15 +21,4 @@ if ! [[ -f launch/job.sh ]]; then
     exit 2
 fi
 source launch/job.sh
-
-# The trainer's settings stand behind --.
-case " $* " in *" -- "*) ;; *) set -- "$@" -- ;; esac
-if [[ -n ${TRACKING_URI:-} ]]; then set -- "$@" --tracking.uri="$TRACKING_URI"; fi
-if [[ -n ${DATA:-} ]]; then set -- "$@" --data.path="$DATA"; fi
-STAGE='' # all tasks of a study read the same files
-# A second start during which no worker wrote a checkpoint (step-*.pt) below this folder is not followed by a third.
-PROGRESS=$(setting study "$@")
-for word in "$@"; do
-    if [[ -z $PROGRESS && -f $word ]]; then PROGRESS=${word##*/} PROGRESS=sweeps/${PROGRESS%.*}; fi
-done
-run_job dist_calo.cli.sweep run "$@"
+dist_calo_job sweep "$@"

@@ -1,7 +1,6 @@
-"""Files that a job copies to the local disks of its nodes: ``python -m dist_calo.data.staging 'files/*.h5'``."""
+"""Files that a job copies to the local disks of its nodes."""
 
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,16 +38,3 @@ def _takes_from_others(path: str) -> bool:
             if isinstance(found, h5py.Dataset) and (found.is_virtual or found.external):
                 return True
     return False
-
-
-def main(arguments: list[str]) -> int:
-    """Print the names, each ended by a zero byte; nothing if they cannot be staged."""
-    try:
-        sys.stdout.write("".join(f"{file}\0" for file in files_to_stage(arguments[0])))
-    except DataError as error:
-        print(f"data: not staged: {error}", file=sys.stderr)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ Starters set, and ranks read
 - ``DIST_CALO_SIGNS``: the file in memory in which the ranks of a node leave signs of life.
 - ``DIST_CALO_ADDRESSES``: addresses that were masked, as JSON: masked and as they were.
 
-A batch job (launch/job.sh) sets
+A batch job (`dist_calo.launching.job`) sets
 
 - ``DIST_CALO_LOST``: the file into which the first rank that knows of a lost node writes the cause and a suspect.
 - ``DIST_CALO_FAILURE``: the file into which the first rank that fails writes its exit code and last line.

@@ -1,5 +1,6 @@
 """A virtual cluster for each test of this folder, and a checkout as a user has it."""
 
+import compileall
 import os
 import shutil
 import sys
@@ -39,12 +40,19 @@ def cluster() -> Iterator[Cluster]:
     cluster.down()
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of what users get, with the settings of this site; job numbers, and so logs, repeat in every cluster."""
-    folder = tmp_path / "site" / "dist_calo"
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What users get, compiled once: every rank of every job would do so in a fresh copy."""
+    folder = tmp_path_factory.mktemp("release") / "dist_calo"
     for name in ("dist_calo", "configs", "launch", "slurm", "data/sample"):
         leave_out = shutil.ignore_patterns("__pycache__", "site.env")
         shutil.copytree(ROOT / name, folder / name, ignore=leave_out)
     (folder / "slurm" / "site.env").write_text(SITE)
+    compileall.compile_dir(folder / "dist_calo", quiet=1)
     return folder
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, release: Path) -> Path:
+    """A copy of the release for one test; job numbers, and so logs, repeat in every cluster."""
+    return Path(shutil.copytree(release, tmp_path / "site" / "dist_calo"))

@@ -3,7 +3,8 @@
 import h5py
 import pytest
 
-from dist_calo.data.staging import files_to_stage, main
+from dist_calo.cli import job
+from dist_calo.data.staging import files_to_stage
 from dist_calo.errors import DataError
 from tests.support.shower_files import write_lcd
 
@@ -21,7 +22,7 @@ def test_files_of_several_folders_stay_where_they_are(tmp_path, capsys):
         (tmp_path / folder / "a.h5").touch()
     with pytest.raises(DataError, match="files of 2 folders"):
         files_to_stage(f"{tmp_path}/**/*.h5")
-    assert main([f"{tmp_path}/**/*.h5"]) == 0
+    assert job.files_to_stage(f"{tmp_path}/**/*.h5") == []
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "not staged" in shown.err

@@ -2,13 +2,13 @@
 
 import base64
 import os
-import subprocess
 import sys
 import time
 
 import pytest
 
 from dist_calo import masking
+from dist_calo.cli.job import training_settings
 from dist_calo.config import RunConfig, TrackingConfig
 from dist_calo.errors import ConfigError
 from dist_calo.launching.early_signals import guard_output
@@ -18,7 +18,6 @@ from dist_calo.sweeping.definition import read_definition
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.tracking.server import address_of
 from dist_calo.tracking.store_uri import checked_uri
-from tests.support.ranks import ROOT
 
 LOGINS = [
     ("http://alice:s3cr3tPW@127.0.0.1:9", "http://***@127.0.0.1:9"),
@@ -161,13 +160,10 @@ def test_long_texts_are_masked_in_bounded_time():
 
 @pytest.mark.parametrize("uri", ["http://alice:s3cr3t@PW@host:5000/x", "postgresql+psycopg://u:p%2Fx@h/db"])
 def test_job_scripts_give_ranks_the_password_by_their_environment(uri, monkeypatch):
-    script = "scontrol() { echo localhost; }; source launch/job.sh; run_job() { printf '%s\\n' \"$@\"; }; "
-    script += "run_training; echo $MLFLOW_TRACKING_URI"
-    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "x", "TRACKING_URI": uri}
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=ROOT, env=os.environ | job, capture_output=True, text=True, check=True
-    )
-    *_, setting, known = done.stdout.split()
+    for name in ("DIST_CALO_ADDRESSES", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("TRACKING_URI", uri)
+    setting, known = training_settings()[-1], os.environ["MLFLOW_TRACKING_URI"]
     assert setting == f"--tracking.uri={hidden(uri)}"
     monkeypatch.setenv("DIST_CALO_ADDRESSES", "")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", known)

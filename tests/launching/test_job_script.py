@@ -1,7 +1,10 @@
-"""launch/job.sh outside of SLURM, with programs that stand in for SLURM's: when a job goes back into the queue."""
+"""A batch job outside of SLURM, with programs that stand in for SLURM's: when a job goes back into the queue."""
 
 import os
+import signal
 import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +14,12 @@ from tests.support.ranks import ROOT
 
 PROGRAMS = {
     # A trainer that saves what it is told to, leaves word, and ends with a code.
-    "python": """
+    "python": f"""
+if [ "$3" = job ]; then exec {sys.executable} "$@"; fi"""
+    """
 if [ "$3" = launch ]; then
     mkdir -p runs/7
+    if [ -n "$WAITS" ]; then trap 'echo told; kill $!; exit 75' USR1; echo waits; sleep 60 & wait; fi
     [ -z "$SAVES" ] || touch "runs/7/step-$SAVES.pt"
     [ -z "$LOSES" ] || printf '%s\\n' "$LOSES" >"$DIST_CALO_LOST"
     [ -z "$TELLS" ] || printf '1\\n%s\\n' "$TELLS" >"$DIST_CALO_FAILURE"
@@ -21,7 +27,7 @@ if [ "$3" = launch ]; then
 fi""",
     "scontrol": """
 case "$*" in
-    *requeue*) echo requeued ;;
+    *requeue*) echo requeued; kill -KILL $PPID ;; # as SLURM does
     *"show job"*) echo "JobId=7 JobState=RUNNING Reason=None Requeue=1 Restarts=0" ;;
     *) printf 'n1\\nn2\\n' ;;
 esac""",
@@ -29,7 +35,6 @@ esac""",
 [ -z "$NO_SRUN" ] || exit 1
 case "$*" in *--nodes=2*) [ -z "$NODE_IS_DEAD" ] ;; esac""",
     "sinfo": "exit 0",
-    "sleep": "exit 0",
 }
 
 
@@ -40,10 +45,11 @@ class Site:
     folder: Path
     restarts: int = 0
 
-    def start(self, **environ: str) -> tuple[int, str]:
-        """Exit code and log of one start of job 7; the next one is a restart."""
+    def start(self, signal_name: str = "", **environ: str) -> tuple[int, str]:
+        """Return exit code and log of one start of job 7, which gets a signal once it waits; the next is a restart."""
         environ |= {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
             "SLURM_JOB_ID": "7",
             "SLURM_JOB_NAME": "dist_calo",
             "SLURM_JOB_NODELIST": "n[1-2]",
@@ -52,11 +58,20 @@ class Site:
             "LAUNCHER": "local",
         }
         command = ["bash", "-c", "source launch/job.sh; run_training"]
-        done = subprocess.run(
-            command, cwd=self.folder, env=environ, capture_output=True, text=True, timeout=60
-        )
+        log = self.folder / f"log-{self.restarts}"
+        with log.open("w") as out:
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=environ, stdout=out, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + 60
+        while signal_name and "waits" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        if signal_name:
+            process.send_signal(signal.Signals[signal_name])
+        code = process.wait(60)
         self.restarts += 1
-        return done.returncode, done.stdout + done.stderr
+        return code, log.read_text()
 
 
 @pytest.fixture
@@ -117,3 +132,12 @@ def test_a_rank_that_fails_ends_the_job_with_its_line(site: Site) -> None:
 
 def test_staging_needs_to_know_the_files(site: Site) -> None:
     assert "data: STAGE copies what --data.path or DATA names" in site.start(CODE="0", STAGE="/local")[1]
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
+def test_a_signal_reaches_the_ranks_and_the_job_goes_back(site: Site, name: str) -> None:
+    log = site.start(signal_name=name, WAITS="yes", SAVES="1")
+    assert f"{name} for job 7 at " in log[1]
+    assert "told" in log[1]
+    assert goes_on(log)
+    assert "queue" not in site.start(signal_name=name, WAITS="yes", SAVES="2", REQUEUE="no")[1]

@@ -1,0 +1,155 @@
+"""A batch job around its ranks: ``dist-calo job train|sweep|scale|run``, which the scripts in ``slurm/`` end in."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER, ConfigError, DataError, LaunchError
+from dist_calo.launching import early_signals, slurm
+from dist_calo.launching.job import mpi_plugin, run_job, setting
+from dist_calo.masking import hidden
+
+USAGE = """dist-calo job VERB
+
+In a SLURM job, in the folder of the checkout; it stages data, starts ranks on all nodes, passes SLURM's signals on to
+them, puts the job back into the queue when its time is up or a node is lost, and says how it has ended.
+  train [--NAME=VALUE ...]      train in the folder runs/NUMBER, named after the job
+  sweep SWEEP.yaml [OPTIONS]    be a worker of dist-calo sweep run
+  scale RESULTS [OPTIONS]       measure the point of a scaling plan that has the number of this task of the job array
+  run MODULE [ARGUMENTS]        run a module on all ranks
+Variables choose the rest (slurm/site.env.example): LAUNCHER MPI STAGE DATA TRACKING_URI REQUEUE PROGRESS RANKS_PER_NODE
+
+For the scripts in launch/:
+  place                         print where the ranks of this job go, as variables of the shell
+  meet NUMBER                   print where the nodes of another job meet, as HOST:PORT"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code.
+
+    Raises:
+        ConfigError: if there is no such verb.
+        LaunchError: if this is no batch job, or not the folder of the checkout.
+    """
+    early_signals.guard_output(of_run=True)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verbs = {"train": _train, "sweep": _sweep, "scale": _scale, "run": _run, "place": _place, "meet": _meet}
+    if not given or given[0] in ("-h", "--help"):
+        print(f"usage: {USAGE}")
+        return 0 if given else EXIT_USER
+    if given[0] not in verbs:
+        raise ConfigError(f"job {given[0]}: there is no such verb; the verbs are {', '.join(verbs)}")
+    return verbs[given[0]](given[1:])
+
+
+def _train(arguments: list[str]) -> int:
+    return run_job("dist_calo.train", [*training_settings(), *arguments], files_to_stage)
+
+
+def training_settings() -> list[str]:
+    """Return the settings of a training job: those given to its script come after them and override them.
+
+    The folder is named after the job's own number, so that the run goes on there after a requeue.
+    """
+    job, name = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_JOB_NAME", "")
+    settings = [
+        f"--checkpoint.dir=runs/{job}",
+        "--checkpoint.resume=auto",
+        f"--tracking.run_name={name}-{job}",
+    ]
+    return settings + _of_site()
+
+
+def _of_site() -> list[str]:
+    """Return the settings for all runs of a site: the tracking store and the data."""
+    settings = []
+    if uri := os.environ.get("TRACKING_URI"):
+        # All users of a node can read its command lines: the ranks find a password of the address in their environment.
+        if hidden(uri) != uri:
+            os.environ["MLFLOW_TRACKING_URI"] = uri
+        settings.append(f"--tracking.uri={hidden(uri)}")
+    if data := os.environ.get("DATA"):
+        settings.append(f"--data.path={data}")
+    return settings
+
+
+def _sweep(arguments: list[str]) -> int:
+    separator = [] if "--" in arguments else ["--"]
+    line = [*arguments, *separator, *_of_site()]
+    os.environ.pop("STAGE", None)  # all tasks of a study read the same files
+    # A second start during which no worker wrote a checkpoint (step-*.pt) below this folder is not followed by a third.
+    files = [f"sweeps/{Path(word).stem}" for word in line if Path(word).is_file()]
+    os.environ["PROGRESS"] = setting("study", line) or next(iter(files), "")
+    return run_job("dist_calo.cli.sweep", ["run", *line], files_to_stage)
+
+
+def _scale(arguments: list[str]) -> int:
+    from dist_calo.scaling.plan import read_plan
+
+    task = os.environ.get("SLURM_ARRAY_TASK_ID", "")
+    if not task.isdecimal() or not arguments:
+        raise LaunchError(
+            "usage: sbatch -N NODES --array=POINTS slurm/scaling.sh RESULTS (dist-calo scale plan prints it)"
+        )
+    results, number = Path(arguments[0]), int(task)
+    point = read_plan(results).point(number)
+    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+    if nodes != str(point.nodes):
+        raise LaunchError(
+            f"point {number} is for {point.nodes} node(s), this job has {nodes}: sbatch -N {point.nodes}"
+        )
+    # A point may take less than the whole allocation.
+    for name in ("SLURM_NTASKS_PER_NODE", "SLURM_TRES_PER_TASK"):
+        os.environ.pop(name, None)
+    os.environ["RANKS_PER_NODE"] = str(point.ranks_per_node)
+    os.environ["SLURM_CPUS_PER_TASK"] = str(point.threads)
+    if point.backend == "horovod":
+        os.environ["LAUNCHER"] = "horovodrun"
+    elif point.backend == "mpi":
+        os.environ["MPI"] = mpi_plugin()
+        os.environ["LAUNCHER"] = "mpirun" if os.environ["MPI"] == "none" else "srun"
+    # A second start without a whole repeat (repeat-*.json) of this point is not followed by a third.
+    os.environ["PROGRESS"] = str(results / "points" / f"{number:04d}")
+    line = ["run", arguments[0], "--point", task, *arguments[1:]]
+    return run_job("dist_calo.cli.scale", line, files_to_stage)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments:
+        raise ConfigError("job run: the module is missing: dist-calo job run dist_calo.train ...")
+    return run_job(arguments[0], arguments[1:], files_to_stage)
+
+
+def files_to_stage(pattern: str) -> list[str]:
+    """Return the files of a glob that nodes need on their local disks; none if they cannot be staged."""
+    from dist_calo.data import staging
+
+    try:
+        return staging.files_to_stage(pattern)
+    except DataError as error:
+        print(f"data: not staged: {error}", file=sys.stderr, flush=True)
+        return []
+
+
+def _place(_: list[str]) -> int:
+    try:
+        place = slurm.find_allocation(os.environ)
+    except LaunchError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER
+    for name, value in place.as_variables().items():
+        print(f"{name}={shlex.quote(value)}")
+    return 0
+
+
+def _meet(arguments: list[str]) -> int:
+    job = arguments[0] if arguments else ""
+    place, state = slurm.where_to_join(job)
+    if place:
+        print(place)
+        return 0
+    print(f"job {job}, which this one is to join, does not run: it is {state}", file=sys.stderr)
+    # It comes back, and so does this one.
+    return EXIT_PREEMPTED if state in slurm.COMES_BACK else EXIT_USER

@@ -1,4 +1,4 @@
-"""What a program sees to before anything else: signals that come too early for it, and output that nobody takes.
+"""Signals that come before a program is ready for them, and output that cannot be written.
 
 The batch system may ask a job to leave while its ranks still load libraries or read files; by default SIGUSR1 would
 kill them. It is remembered from the first line of a program on, and taken up where the steps begin.
@@ -38,14 +38,14 @@ def remember() -> None:
 
 
 def take() -> int | None:
-    """The signal that has been remembered, once, or None."""
+    """Return the signal that has been remembered, once, or None."""
     number = _received[0] if _received else None
     _received.clear()
     return number
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Those of STOP_SIGNALS that this program heeds: not a SIGHUP that ``nohup`` has it ignore."""
+    """Return those of STOP_SIGNALS that this program heeds: not a SIGHUP that ``nohup`` has it ignore."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in STOP_SIGNALS if not (ignored and number == signal.SIGHUP)]
 
@@ -116,7 +116,7 @@ def guard_output(*, of_run: bool = False) -> None:
 
 
 def _guarded(stream: Any, number: int) -> io.TextIOWrapper:
-    """A text stream like the interpreter's own, which may be None, onto this file descriptor."""
+    """Return a text stream like the interpreter's own, which may be None, onto this file descriptor."""
     if stream is not None:
         stream.flush()
     raw = _Output(number)

@@ -72,7 +72,7 @@ class Plan:
 
 
 def ask_for_plan(host: str, port: int, wait_s: float = 0.0) -> Plan:
-    """The plan of a run that is under way.
+    """Return the plan of a run that is under way.
 
     Args:
         host: where the agents meet.
@@ -169,7 +169,7 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
 
 
 def place_in_line(environ: Mapping[str, str], left: Collection[str]) -> int:
-    """How many other nodes come first where one has to act for all: the lower ones that are left of a SLURM job.
+    """Return how many nodes come before this one where one acts for all: the lower ones left of a SLURM job.
 
     The lowest of all does not count: it held the batch script.
 
@@ -233,7 +233,7 @@ class Agent(LocalElasticAgent):
             os.environ[WHERE] = self._page.path
 
     def exit_code(self, result: RunResult) -> int:
-        """The exit code of a run whose ranks have failed; they have said why."""
+        """Return the exit code of a run whose ranks have failed; they have said why."""
         codes = [failure.exitcode for failure in result.failures.values()]
         if EXIT_USER in codes:
             return EXIT_USER
@@ -306,7 +306,7 @@ class Agent(LocalElasticAgent):
             _say(f"error: {ended(name, codes[found[0]], found[1].place)}")
 
     def _has_lost_a_node(self) -> bool:
-        """Whether an agent is silent though it did not leave to meet the others again."""
+        """Return whether an agent is silent though it did not leave to meet the others again."""
         state = self._handler._state_holder.state
         gone = self._members.keys() - state.participants.keys() - state.wait_list - state.redundancy_list
         self._missing = self._missing + 1 if gone else 0
@@ -322,7 +322,7 @@ class Agent(LocalElasticAgent):
         return True
 
     def _number(self) -> int:
-        """This agent among those that take part."""
+        """Return the number of this agent among those that take part."""
         number: Any = self._worker_group.group_rank
         return int(number)
 
@@ -357,7 +357,7 @@ def _handler(plan: Plan, host: str, port: int, *, first: bool) -> Any:
 
 
 def _own_name() -> str | None:
-    """SLURM's name of this node if it is a host's name as well; torch asks the operating system otherwise."""
+    """Return SLURM's name of this node if it is a host's name too; torch asks the operating system otherwise."""
     name = os.environ.get("SLURMD_NODENAME")
     with suppress(OSError):
         return name if name and socket.gethostbyname(name) else None
@@ -365,7 +365,7 @@ def _own_name() -> str | None:
 
 
 def _once(number: int, _frame: FrameType | None) -> None:
-    """The first signal ends the agent in order, further ones must not disturb that."""
+    """End the agent in order at the first signal; further ones must not disturb that."""
     for other in early_signals.STOP_SIGNALS:
         signal.signal(other, signal.SIG_IGN)
     name = signal.Signals(number)

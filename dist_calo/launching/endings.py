@@ -1,4 +1,4 @@
-"""What is said of a rank that has ended, to people and to the job script."""
+"""Messages about a rank that has ended, to people and to the batch job."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ _REASONS = {
 
 
 def first_to_blame(codes: Mapping[int, int], page: Page | None) -> tuple[int, Sign] | None:
-    """Which of some ranks that have failed at the same time said nothing, with its last sign: a killed one, if any.
+    """Return the rank that failed without a message, with its last sign: a killed one, if any.
 
     Args:
         codes: exit code of each, by its number on the node, or a signal's number, negative.
@@ -31,7 +31,7 @@ def first_to_blame(codes: Mapping[int, int], page: Page | None) -> tuple[int, Si
 
 
 def ended(name: str, code: int | None, place: str) -> str:
-    """What has become of a rank that said nothing.
+    """Return what has become of a rank that said nothing.
 
     Args:
         name: of the rank, as `rank_name` gives it.
@@ -48,12 +48,12 @@ def ended(name: str, code: int | None, place: str) -> str:
 
 
 def lose_node(text: str, suspect: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
-    """Tell the job script which node is lost, so that it can put the job back into the queue (DIST_CALO_LOST).
+    """Tell the batch job which node is lost, so that it can put the job back into the queue (DIST_CALO_LOST).
 
     Args:
         text: for people; the first line of the file.
         suspect: the node that may still live, since all that is known is that a process of it has ended; the second
-            line. The script looks whether the node still starts processes, and takes it for lost only if it does not.
+            line. The job looks whether the node still starts processes, and takes it for lost only if it does not.
         environ: the environment's variables.
     """
     if "DIST_CALO_LOST" in environ:
@@ -63,7 +63,7 @@ def lose_node(text: str, suspect: str | None = None, environ: Mapping[str, str] 
 
 
 def tell_job(name: str, message: str, code: int, environ: Mapping[str, str] = os.environ) -> None:
-    """Leave the first failure's exit code and last line where the job script looks (DIST_CALO_FAILURE).
+    """Leave the first failure's exit code and last line where the batch job looks (DIST_CALO_FAILURE).
 
     What a launcher returns is often the code of a rank that it has ended because another one had failed, and what its
     ranks print is followed by pages of its own.

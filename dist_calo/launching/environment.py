@@ -1,4 +1,4 @@
-"""Which rank this process is, read from the variables that launchers set.
+"""The rank that this process is, by the variables that launchers set.
 
 Nothing here talks to anyone: a `World` is a function of an environment mapping, so every launcher is tested without
 one. Launchers may be nested (mpirun in a SLURM allocation, torchrun started by srun); the inner-most one decides.
@@ -93,14 +93,14 @@ def _outer(environ: Mapping[str, str], process: int) -> World | None:
 
 
 def most_ranks(world: World, environ: Mapping[str, str]) -> int:
-    """The number of ranks that this job may grow to: an elastic run may take in further nodes."""
+    """Return the number of ranks that this job may grow to: an elastic run may take in further nodes."""
     return max(
         world.size, whole_number(environ, "DIST_CALO_MOST_RANKS") if world.launcher == "elastic" else 0
     )
 
 
 def mpi_started(environ: Mapping[str, str]) -> bool:
-    """Whether the launcher offers the process-management interface (PMIx, PMI) that MPI starts with."""
+    """Return whether the launcher offers the interface (PMIx, PMI) that MPI starts with."""
     return any(name in environ for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"))
 
 
@@ -111,7 +111,7 @@ def _shown(environ: Mapping[str, str], *names: str) -> str:
 def _world(
     environ: Mapping[str, str], launcher: str, names: tuple[str, str, str, str], node: str | None = None
 ) -> World | None:
-    """The world of rank, size, local rank and local size variables; None where none of them is set."""
+    """Return the world of rank, size, local rank and local size variables; None where none of them is set."""
     given = [name for name in names if name in environ]
     if not given:
         return None
@@ -145,7 +145,7 @@ def _checked(
 
 
 def _horovodrun(environ: Mapping[str, str]) -> World | None:
-    """Horovod over Gloo; HOROVOD_HOSTNAME alone does not make a rank, it may be exported by the user."""
+    """Find a rank of Horovod over Gloo; HOROVOD_HOSTNAME alone makes none, the user may have exported it."""
     names = ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE")
     return _world(environ, "horovodrun", names, environ.get("HOROVOD_HOSTNAME"))
 
@@ -159,13 +159,13 @@ def _mpirun(environ: Mapping[str, str]) -> World | None:
 
 
 def _is_horovodrun_mpi(environ: Mapping[str, str]) -> bool:
-    """``horovodrun --mpi`` leaves no variable of its own, but its flags for mpirun or its tuning variables."""
+    """Return whether ``horovodrun --mpi`` started this: it leaves flags for mpirun or its tuning variables."""
     tuned = any(name.startswith("HOROVOD_") for name in environ)
     return tuned or all(environ.get(name) == value for name, value in _HOROVOD_MPI_FLAGS.items())
 
 
 def _pmi(environ: Mapping[str, str]) -> World | None:
-    """MPICH, Intel MPI (Hydra) and Cray PALS."""
+    """Find a rank of MPICH, Intel MPI (Hydra) or Cray PALS."""
     if "PMI_RANK" not in environ and "PMI_SIZE" not in environ:
         return None
     local = ("MPI_LOCALRANKID", "MPI_LOCALNRANKS")
@@ -176,7 +176,7 @@ def _pmi(environ: Mapping[str, str]) -> World | None:
 
 
 def _step_id(environ: Mapping[str, str]) -> int | None:
-    """Number of the srun step that this process belongs to.
+    """Return the number of the srun step that this process belongs to.
 
     The batch script's own process has SLURM_PROCID=0 as well, and the interactive step of salloc has a step number.
     """
@@ -215,7 +215,7 @@ def _srun(environ: Mapping[str, str]) -> World | None:
 
 
 def _srun_or_pmi(environ: Mapping[str, str], process: int) -> World | None:
-    """A task of srun, or a process of Hydra's mpirun, which in a SLURM job starts one agent a node by srun."""
+    """Find a task of srun, or a process of Hydra's mpirun, which in a SLURM job starts one agent a node by srun."""
     task = _srun(environ)
     if task is None:
         return _pmi(environ)
@@ -228,7 +228,7 @@ def _srun_or_pmi(environ: Mapping[str, str], process: int) -> World | None:
 
 
 def _in_terminal(environ: Mapping[str, str], task: World, process: int) -> World:
-    """A process of its own where task 0 of several is the shell that ``srun --pty`` opened: the others have ended.
+    """Return a process of its own where task 0 of several is the shell of ``srun --pty``: the others have ended.
 
     The task itself, such as a trainer that ``srun --pty`` started without a shell, is a rank like any other, and so are
     those of an srun within that shell, which inherit its variables.
@@ -249,7 +249,7 @@ def _in_terminal(environ: Mapping[str, str], task: World, process: int) -> World
 
 
 def _torchrun(environ: Mapping[str, str], outer: World | None) -> World | None:
-    """torchrun and our own launcher, whose ranks may run inside an outer launcher's tasks, one a node."""
+    """Find a rank of torchrun or of our own launchers, which may run in an outer launcher's tasks, one a node."""
     launcher = environ.get("DIST_CALO_LAUNCHER", "torchrun")
     world = _world(environ, launcher, ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     if world is None:
@@ -270,7 +270,7 @@ def _torchrun(environ: Mapping[str, str], outer: World | None) -> World | None:
 
 
 def _with_plain_variables(environ: Mapping[str, str], outer: World | None) -> World | None:
-    """The launcher's world, after comparing it with RANK and WORLD_SIZE that job scripts often export besides."""
+    """Return the launcher's world, compared with RANK and WORLD_SIZE, which job scripts often export besides."""
     if "RANK" not in environ and "WORLD_SIZE" not in environ:
         return outer
     if outer is not None and outer.launcher != "none":
@@ -291,7 +291,7 @@ def _with_plain_variables(environ: Mapping[str, str], outer: World | None) -> Wo
 
 
 def _refuse_leftovers(environ: Mapping[str, str]) -> None:
-    """Ranks that were asked for but not started would otherwise be one process that trains alone."""
+    """Raise if ranks were asked for but not started: they would be one process that trains alone."""
     for name, count in _FOREIGN_RANKS.items():
         if name in environ and environ.get(count) != "1":
             raise LaunchError(

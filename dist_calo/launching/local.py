@@ -28,7 +28,7 @@ _LAUNCHER_PREFIXES = ("HOROVOD_", "OMPI_", "PMI", "SLURM_", "TORCHELASTIC_", "GR
 
 
 def without_option(arguments: Sequence[str], name: str) -> list[str]:
-    """The arguments without ``NAME VALUE`` and ``NAME=VALUE``."""
+    """Return the arguments without ``NAME VALUE`` and ``NAME=VALUE``."""
     kept: list[str] = []
     skip = False
     for argument in arguments:
@@ -156,7 +156,7 @@ def _wait(ranks: Sequence["subprocess.Popen[bytes]"], page: "Page | None", passe
 
 
 def _name_first(codes: Mapping[int, int], n: int, page: "Page | None", passed_on: Sequence[int]) -> int:
-    """Exit code of the rank that failed first, which is named unless it has said so itself."""
+    """Return the exit code of the rank that failed first, and name it unless it has said so itself."""
     from dist_calo.launching.endings import ended, first_to_blame, tell_job
 
     found = first_to_blame(codes, page)
@@ -187,7 +187,7 @@ def forwarding(ranks: list["subprocess.Popen[bytes]"]) -> Iterator[list[int]]:
         _tell(ranks, number)
 
     def pause(_number: int, _frame: FrameType | None) -> None:
-        """Ctrl-Z stops the ranks with this process, which hears nothing more until it is woken up (``fg``)."""
+        """Stop the ranks with this process at Ctrl-Z; it hears nothing more until it is woken up (``fg``)."""
         _tell(ranks, signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
         _tell(ranks, signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""What a rank can tell about its node: energy, memory, the kernel that it shares with other ranks."""
+"""Facts about a rank's node: energy, memory, the kernel that it shares with other ranks."""
 
 import socket
 import time
@@ -11,12 +11,12 @@ CRAY = Path("/sys/cray/pm_counters/energy")
 
 
 def process_age_s() -> float:
-    """Seconds since this process was started."""
+    """Return the time since this process was started, in seconds."""
     return time.time() - psutil.Process().create_time()
 
 
 def peak_memory_bytes() -> int | None:
-    """Largest resident memory of this process since its start; None where the kernel does not tell."""
+    """Return the largest resident memory of this process, in bytes; None where the kernel does not tell."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -27,7 +27,7 @@ def peak_memory_bytes() -> int | None:
 
 
 def kernel_id() -> str:
-    """The same for all processes under one kernel, whatever their hosts are called: containers share its cores."""
+    """Return the same for all processes under one kernel, whatever their hosts are called: containers share cores."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -49,14 +49,14 @@ class EnergyCounter:
         self._start = self._read()
 
     def used_j(self) -> float | None:
-        """Joules since this counter was made; None where the node does not tell."""
+        """Return the energy since this counter was made, in J; None where the node does not tell."""
         now = self._read()
         if not self._start or now.keys() != self._start.keys():
             return None
         return sum((value - self._start[name]) % self._range(name) for name, value in now.items())
 
     def _read(self) -> dict[Path, float]:
-        """Joules shown by each counter."""
+        """Return the energy that each counter shows, in J."""
         if self._cray:
             number = _read_number(self._cray)
             return {} if number is None else {self._cray: number}
@@ -64,13 +64,13 @@ class EnergyCounter:
         return {zone: number / 1e6 for zone, number in numbers.items() if number is not None}
 
     def _range(self, name: Path) -> float:
-        """Where a counter starts again from 0."""
+        """Return where a counter starts again from 0, in J."""
         largest = None if name == self._cray else _read_number(name / "max_energy_range_uj")
         return largest / 1e6 if largest else float("inf")
 
 
 def _is_counted(zone: Path) -> bool:
-    """Whole packages, and the memory beside them; cores are part of their package. Others' counters are root's."""
+    """Return whether a zone is a whole package, or the memory beside one, and may be read; cores are part of one."""
     try:
         name = (zone / "name").read_text().strip()
     except OSError:

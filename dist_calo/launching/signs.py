@@ -49,7 +49,7 @@ class Sign:
 
     @property
     def place(self) -> str:
-        """How far the rank has come, in words that follow what happened to it, such as `` after step 5``."""
+        """Return how far the rank has come, in words that follow what happened to it, such as `` after step 5``."""
         done = f" after {self.unit} {self.step}" if self.step else f" before its first {self.unit or 'step'}"
         if self.pid and not self.unit:
             # A program that does not count.
@@ -77,7 +77,7 @@ class Page:
         self.size = len(self._memory) // _SLOT_BYTES
 
     def read(self, number: int) -> Sign:
-        """What the rank with this number on the node has written last."""
+        """Return what the rank with this number on the node has written last."""
         *values, unit, phase = _SLOT.unpack_from(self._memory, number * _SLOT_BYTES)
         pid, beats, step, usual_s, waits, left = values
         words = [text.rstrip(b"\0").decode(errors="replace") for text in (unit, phase)]
@@ -110,7 +110,7 @@ class Page:
 
 
 def open_page(ranks: int) -> Page | None:
-    """New memory for so many ranks, which lives as long as this process or a rank; None where the system has none."""
+    """Return new memory for so many ranks, which lives as long as this process or a rank; None if there is none."""
     with suppress(OSError, AttributeError):
         file = os.memfd_create("dist_calo")
         os.ftruncate(file, ranks * _SLOT_BYTES)
@@ -144,7 +144,7 @@ class Signs:
 
     @property
     def sign(self) -> Sign:
-        """What has been written last."""
+        """Return what has been written last."""
         return self._sign
 
     def use(self, page: Page, number: int) -> None:
@@ -241,11 +241,11 @@ class Judge:
         self._seen: dict[int, tuple[int, float]] = {}
 
     def limit(self, usual_s: float) -> float:
-        """Time after which a rank is named that runs and does not get on, in seconds."""
+        """Return the time after which a rank is named that runs and does not get on, in seconds."""
         return min(max(self._silence_s, _MOST_TIMES_USUAL * usual_s), self._most_s)
 
     def waits_for_long(self, signs: Sequence[Sign], seconds: float) -> bool:
-        """Whether a rank of this node has waited for others so long, as of the last `look`."""
+        """Return whether a rank of this node has waited for others so long, as of the last `look`."""
         return any(
             sign.waits and not sign.left and self._seen.get(number, (0, 0.0))[1] >= seconds
             for number, sign in enumerate(signs)
@@ -254,7 +254,7 @@ class Judge:
     def look(
         self, signs: Sequence[Sign], state_of: Callable[[int], str], awake_s: float, asked: bool
     ) -> list[Silence]:
-        """The ranks that are silent.
+        """Return the ranks that are silent.
 
         Args:
             signs: of the node's ranks.
@@ -285,7 +285,7 @@ class Judge:
 
 
 def process_state(pid: int) -> str:
-    """State of a process as the operating system calls it, such as T for stopped; empty where it does not say."""
+    """Return the state of a process in the system's words, such as T for stopped; empty if unknown."""
     with suppress(OSError, IndexError), open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(")")[2].split()[0]
     return ""

@@ -189,14 +189,15 @@ def compare(folder: Path, generations: int, *, pictures: bool) -> dict[str, Any]
     import numpy as np
 
     from dist_calo.evaluation.held_out import held_out_validator
-    from dist_calo.geometry import LayeredReadout, geometry_from_dict
+    from dist_calo.geometry import LayeredReadout
     from dist_calo.physics.figures.panels import save_png
-    from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+    from dist_calo.training.checkpoint import Checkpoint, load_checkpoint
+    from dist_calo.training.checkpoint_folder import CheckpointFolder
 
     checkpoints = CheckpointFolder(folder / "checkpoints")
-    state = load_checkpoint(checkpoints.path(checkpoints.steps()[-1]))
-    validator = held_out_validator(state)
-    each_time = SHOWERS_EACH if isinstance(geometry_from_dict(state["geometry"]), LayeredReadout) else 1
+    checkpoint = Checkpoint.from_dict(load_checkpoint(checkpoints.path(checkpoints.steps()[-1])))
+    validator = held_out_validator(checkpoint)
+    each_time = SHOWERS_EACH if isinstance(checkpoint.readout, LayeredReadout) else 1
     results = [validator.run(repeat * SHOWERS_EACH, each_time) for repeat in range(generations)]
     if pictures:
         for name, draw in results[0].pictures().items():

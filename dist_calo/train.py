@@ -37,7 +37,7 @@ def _read(arguments: Sequence[str]) -> Job[RunConfig]:
 
 def _run(config: RunConfig, communicator: "Communicator") -> int:
     from dist_calo.launching.signs import SIGNS
-    from dist_calo.training.checkpoint import CheckpointFolder
+    from dist_calo.training.checkpoint_folder import CheckpointFolder
     from dist_calo.training.setup import build_run
 
     SIGNS.begin("in set-up", unit="step")

@@ -35,19 +35,18 @@ def main(arguments: Sequence[str]) -> int:
     from dist_calo.training.model_sources import state_of
     from dist_calo.training.restore import restore_generator
 
-    state = state_of(options.checkpoint, options.tracking_uri)
-    generator = restore_generator(state)
-    ranges = {name: (low, high) for name, (low, high) in state.get("condition_ranges", {}).items()}
+    checkpoint = state_of(options.checkpoint, options.tracking_uri)
+    generator = restore_generator(checkpoint)
     facts = {
-        "model": state["config"]["model"]["name"],
-        "particle": state["manifest"]["particle"] or "unknown",
+        "model": checkpoint.model_name,
+        "particle": checkpoint.manifest["particle"] or "unknown",
     }
     if options.format == "onnx":
         report = export_onnx(
             generator,
             out,
             opset=OPSET if options.opset is None else options.opset,
-            ranges=ranges,
+            ranges=checkpoint.ranges,
             description=facts,
             check=options.check,
             tolerance=options.tolerance,
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         report = export_torch(
             generator,
             out,
-            ranges=ranges,
+            ranges=checkpoint.ranges,
             description=facts,
             check=options.check,
             tolerance=options.tolerance,

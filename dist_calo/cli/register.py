@@ -13,20 +13,22 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(list(arguments))
 
     from dist_calo.deployment.registry import check_names, read_metrics, register
-    from dist_calo.training.checkpoint import find_checkpoint
+    from dist_calo.training.checkpoint import Checkpoint
+    from dist_calo.training.checkpoint_folder import find_checkpoint
     from dist_calo.training.restore import require_parts
 
     check_names(options.name, options.alias)
     metrics = None if options.metrics is None else read_metrics(options.metrics)
     state = find_checkpoint(options.checkpoint)
     require_parts(state, options.checkpoint)
+    checkpoint = Checkpoint.from_dict(state)
     registered = register(
-        state, options.name, tracking_uri=options.tracking_uri, metrics=metrics, aliases=options.alias
+        checkpoint, options.name, tracking_uri=options.tracking_uri, metrics=metrics, aliases=options.alias
     )
     uri = f"models:/{options.name}/{registered.version}"
     scored = "" if metrics is None else f", score {metrics['score']:.4g}"
     named = "".join(f", {alias}" for alias in options.alias)
-    print(f"{uri}{named}: the generator of step {state['step']}{scored}, in {options.tracking_uri}")
+    print(f"{uri}{named}: the generator of step {checkpoint.step}{scored}, in {options.tracking_uri}")
     print(f"load: mlflow.pyfunc.load_model({uri!r})")
     serve = shlex.join(["mlflow", "models", "serve", "-m", uri, "--env-manager", "local"])
     note = f" (with its password for {MASK})" if MASK in options.tracking_uri else ""

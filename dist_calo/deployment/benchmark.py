@@ -3,7 +3,6 @@
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +17,7 @@ from dist_calo.deployment.timing import Score, Scorer, time_generation
 from dist_calo.errors import CheckpointError, MissingComponentError, UserError
 from dist_calo.generation.incident_conditions import requested_conditions
 from dist_calo.simulation.geant4_reference import recorded_seconds, simulated_seconds
+from dist_calo.training.checkpoint import Checkpoint
 from dist_calo.training.restore import TrainedGenerator, restore_generator
 
 PYTORCH, FP32, INT8 = "PyTorch", "ONNX Runtime fp32", "ONNX Runtime int8"
@@ -43,14 +43,14 @@ class BenchRequest:
     geant4_showers: int
 
 
-def measure(state: Mapping[str, Any], request: BenchRequest) -> dict[str, Any]:
+def measure(checkpoint: Checkpoint, request: BenchRequest) -> dict[str, Any]:
     """Time and score the generator of a checkpoint.
 
     Returns:
         Plain values: the machine, Geant4's time, the scores, and a row for each measurement.
     """
-    generator = restore_generator(state)
-    bench = Bench(state, generator, _scorer(state, request), request.seconds)
+    generator = restore_generator(checkpoint)
+    bench = Bench(checkpoint, generator, _scorer(checkpoint, request), request.seconds)
     with tempfile.TemporaryDirectory() as folder:
         bench.prepare(Path(folder), cuda=request.cuda)
         for threads in request.threads:
@@ -58,10 +58,10 @@ def measure(state: Mapping[str, Any], request: BenchRequest) -> dict[str, Any]:
                 bench.measure_cpu(batch, threads)
         for batch in request.batches:
             bench.measure_cuda(batch)
-    geant4 = _geant4(state, request, bench.scorer)
+    geant4 = _geant4(checkpoint, request, bench.scorer)
     result = {
-        "step": state["step"],
-        "model": state["config"]["model"]["name"],
+        "step": checkpoint.step,
+        "model": checkpoint.model_name,
         "geometry": generator.geometry.described,
         "machine": _machine(),
         "geant4": geant4,
@@ -79,18 +79,18 @@ class Bench:
     """Times and scores of a checkpoint in every runtime that is installed.
 
     Args:
-        state: the checkpoint.
+        checkpoint: the weights, and their training.
         generator: restored from it, on the CPU.
         scorer: judges the showers; or why there is none.
         seconds: time for each row.
     """
 
     def __init__(
-        self, state: Mapping[str, Any], generator: TrainedGenerator, scorer: Scorer | str, seconds: float
+        self, checkpoint: Checkpoint, generator: TrainedGenerator, scorer: Scorer | str, seconds: float
     ) -> None:
         self.scorer = scorer
         self._generator, self._seconds = generator, seconds
-        self._conditions = requested_conditions(state, generator.geometry, {}, None)
+        self._conditions = requested_conditions(checkpoint, generator.geometry, {}, None)
         self._files: dict[str, Path] = {}
         self._bytes: dict[str, int] = {}
         self._absent: dict[str, str] = {}
@@ -167,17 +167,17 @@ def _tell(what: str) -> None:
     print(f"measuring {what}", file=sys.stderr, flush=True)
 
 
-def _scorer(state: Mapping[str, Any], request: BenchRequest) -> Scorer | str:
+def _scorer(checkpoint: Checkpoint, request: BenchRequest) -> Scorer | str:
     """Return the scorer, or why there is none: the showers of the checkpoint's training may be gone."""
     try:
-        return Scorer(state, request.score_showers, request.real)
+        return Scorer(checkpoint, request.score_showers, request.real)
     except UserError as error:
         if request.real is not None:
             raise
         return f"{error} (--real FILE names other showers)"
 
 
-def _geant4(state: Mapping[str, Any], request: BenchRequest, scorer: Scorer | str) -> dict[str, Any]:
+def _geant4(checkpoint: Checkpoint, request: BenchRequest, scorer: Scorer | str) -> dict[str, Any]:
     """Return Geant4's time of a shower and where it comes from: the command line, the data, or a run of Geant4."""
     if request.geant4_seconds is not None:
         source = f"{request.geant4_seconds:g} s a shower, --geant4-seconds"
@@ -189,9 +189,8 @@ def _geant4(state: Mapping[str, Any], request: BenchRequest, scorer: Scorer | st
             "seconds_per_shower": seconds,
             "source": f"{seconds:.3g} s a shower on one core, as the data record it",
         }
-    energies = state.get("condition_ranges", {}).get("energy", (10.0, 100.0))
     try:
-        seconds, source = simulated_seconds(state["geometry"], energies, request.geant4_showers)
+        seconds, source = simulated_seconds(checkpoint.geometry, checkpoint.energies, request.geant4_showers)
     except UserError as error:
         return {"seconds_per_shower": None, "source": str(error)}
     return {"seconds_per_shower": seconds, "source": source}

@@ -13,12 +13,12 @@ from dist_calo import __version__
 from dist_calo.deployment.serving import input_columns, output_name
 from dist_calo.errors import ConfigError, TrackingError
 from dist_calo.files import from_json, read_bytes
-from dist_calo.geometry import Geometry, geometry_from_dict
+from dist_calo.geometry import Geometry
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.tracking.server import address_of
 from dist_calo.tracking.store import experiment_id, find_run, now_ms, one_line, open_store
 from dist_calo.tracking.store_uri import checked_uri
-from dist_calo.training.checkpoint import checkpoint_bytes
+from dist_calo.training.checkpoint import Checkpoint, checkpoint_bytes
 from dist_calo.training.restore import restore_generator
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
 
 
 def register(
-    state: Mapping[str, Any],
+    checkpoint: Checkpoint,
     name: str,
     *,
     tracking_uri: str,
@@ -102,7 +102,7 @@ def register(
     otherwise to a new run.
 
     Args:
-        state: what `dist_calo.training.checkpoint.load_checkpoint` returned.
+        checkpoint: the weights, and their training.
         name: the registered model, made if there is none.
         tracking_uri: MLflow tracking store or server.
         metrics: what `read_metrics` returned.
@@ -114,7 +114,7 @@ def register(
         TrackingError: if the store cannot be reached or refuses.
     """
     check_names(name, aliases or [])
-    restore_generator(state)  # fails here rather than where the model is served
+    restore_generator(checkpoint)  # fails here rather than where the model is served
     uri = checked_uri(tracking_uri)
     try:
         # Only the client, never MLflow's fluent functions: they set the store of the whole process, and
@@ -124,7 +124,7 @@ def register(
         with warnings.catch_warnings(
             action="ignore"
         ):  # MLflow's own, of its type hints and its use of pandas
-            return _register(client, uri, state, name, metrics, aliases or [])
+            return _register(client, uri, checkpoint, name, metrics, aliases or [])
     except Exception as error:
         raise TrackingError(
             f"--tracking-uri {tracking_uri}: the model cannot be registered ({one_line(error)}); start the server or "
@@ -135,7 +135,7 @@ def register(
 def _register(
     client: "MlflowClient",
     uri: str,
-    state: Mapping[str, Any],
+    checkpoint: Checkpoint,
     name: str,
     metrics: Mapping[str, Any] | None,
     aliases: list[str],
@@ -144,12 +144,12 @@ def _register(
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    run = _trained_run(client, state["run_id"])
+    run = _trained_run(client, checkpoint.run_id)
     own = run is None
     if run is None:
-        experiment = experiment_id(client, uri, state["config"]["tracking"]["experiment"])
+        experiment = experiment_id(client, uri, checkpoint.config["tracking"]["experiment"])
         run = client.create_run(experiment, run_name=f"register {name}")
-    tags = _tags(state, state["run_id"] if own else run.info.run_id, run.data.tags, metrics)
+    tags = _tags(checkpoint, checkpoint.run_id if own else run.info.run_id, run.data.tags, metrics)
     logged = client.create_logged_model(
         run.info.experiment_id, name=_logged_name(name), source_run_id=run.info.run_id, tags=tags
     )
@@ -162,12 +162,12 @@ def _register(
                 model_uuid=logged.model_id,
                 model_id=logged.model_id,
             )
-            save(state, Path(folder) / "model", record)
+            save(checkpoint, Path(folder) / "model", record)
             client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
         client.finalize_logged_model(logged.model_id, "READY")
-        client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, state["step"])])
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, checkpoint.step)])
         if metrics is not None:
-            _log_metrics(client, run.info.run_id, logged.model_id, state["step"], metrics)
+            _log_metrics(client, run.info.run_id, logged.model_id, checkpoint.step, metrics)
         try:
             client.create_registered_model(name)
         except MlflowException as error:
@@ -190,23 +190,24 @@ def _register(
     return registered
 
 
-def save(state: Mapping[str, Any], folder: Path, record: Any = None) -> None:
+def save(checkpoint: Checkpoint, folder: Path, record: Any = None) -> None:
     """Write the model as MLflow stores it: ``MLmodel``, ``data/step-*.pt``, ``code/dist_calo`` and requirements."""
     import pandas as pd
     from mlflow import pyfunc
 
-    geometry = geometry_from_dict(state["geometry"])
-    low, high = state.get("condition_ranges", {}).get("energy", (10.0, 100.0))
+    geometry = checkpoint.readout
+    low, high = checkpoint.energies
     example = pd.DataFrame({column: [1.5, 1.6] for column in input_columns(geometry)})
     example["energy_GeV"] = [round(low + 0.25 * (high - low), 3), round(low + 0.75 * (high - low), 3)]
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = Path(scratch) / f"step-{state['step']:08d}.pt"
-        checkpoint.write_bytes(checkpoint_bytes({key: state[key] for key in KEPT if key in state}))
+        file = Path(scratch) / f"step-{checkpoint.step:08d}.pt"
+        content = checkpoint.to_dict()
+        file.write_bytes(checkpoint_bytes({key: content[key] for key in KEPT}))
         pyfunc.save_model(
             path=str(folder),
             mlflow_model=record,
             loader_module="dist_calo.deployment.serving",
-            data_path=str(checkpoint),
+            data_path=str(file),
             code_paths=[str(Path(__file__).resolve().parents[1])],
             # The public version: a build for one platform, such as 2.13.0+cpu, is on no index.
             pip_requirements=[
@@ -217,8 +218,8 @@ def save(state: Mapping[str, Any], folder: Path, record: Any = None) -> None:
             metadata={
                 "dist_calo_version": __version__,
                 "geometry": geometry.to_dict(),
-                "condition_ranges": dict(state.get("condition_ranges", {})),
-                "step": state["step"],
+                "condition_ranges": dict(checkpoint.condition_ranges),
+                "step": checkpoint.step,
             },
         )
 
@@ -250,7 +251,7 @@ def _trained_run(client: "MlflowClient", run_id: str | None) -> Any:
 
 
 def _tags(
-    state: Mapping[str, Any],
+    checkpoint: Checkpoint,
     trained_by: str | None,
     of_run: Mapping[str, str],
     metrics: Mapping[str, Any] | None,
@@ -258,11 +259,11 @@ def _tags(
     """What the version says of itself: where it comes from, and its evaluation."""
     code = describe_run()
     tags = {
-        "step": state["step"],
+        "step": checkpoint.step,
         "training_run": trained_by,
-        "model": state["config"]["model"]["name"],
-        "particle": state["manifest"].get("particle"),
-        "data_checksum": state["manifest"].get("checksum"),
+        "model": checkpoint.model_name,
+        "particle": checkpoint.manifest.get("particle"),
+        "data_checksum": checkpoint.manifest.get("checksum"),
         "training_commit": of_run.get("mlflow.source.git.commit"),
         "code_commit": code.get("mlflow.source.git.commit"),
         "code_changed": code.get("git.changed"),

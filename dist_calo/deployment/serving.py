@@ -15,7 +15,7 @@ import torch
 from dist_calo.errors import DataError
 from dist_calo.geometry import CONDITION_UNITS, CONDITIONS, Geometry, Waveforms
 from dist_calo.randomness import Draws
-from dist_calo.training.checkpoint import load_checkpoint
+from dist_calo.training.checkpoint import Checkpoint, load_checkpoint
 from dist_calo.training.restore import TrainedGenerator, restore_generator
 
 if TYPE_CHECKING:
@@ -115,4 +115,4 @@ def _load_pyfunc(path: str) -> ShowerModel:
     file = Path(path)
     if file.is_dir():
         (file,) = file.glob("*.pt")
-    return ShowerModel(restore_generator(load_checkpoint(file)))
+    return ShowerModel(restore_generator(Checkpoint.from_dict(load_checkpoint(file))))

@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,14 @@ from typing import Any
 import torch
 
 from dist_calo.comm.single import SingleCommunicator
-from dist_calo.config import DataConfig, RunConfig, TrainConfig
 from dist_calo.data.row_blocks import Split, split_blocks
-from dist_calo.data.shards import Manifest, manifest_of, matching_files
+from dist_calo.data.shards import manifest_of, matching_files
 from dist_calo.errors import DataError
 from dist_calo.generation.incident_conditions import IncidentConditions
-from dist_calo.geometry import geometry_from_dict
 from dist_calo.launching.environment import World
 from dist_calo.physics.monitors.monitor import monitor_of
 from dist_calo.randomness import Draws
+from dist_calo.training.checkpoint import Checkpoint
 from dist_calo.training.restore import TrainedGenerator
 from dist_calo.training.validation import Validator
 
@@ -113,7 +111,7 @@ class Scorer:
     """Compares generators with the same real showers.
 
     Args:
-        state: the checkpoint, whose own test split, or where that is empty validation split, is taken by default.
+        checkpoint: the one whose own test split, or where that is empty validation split, is taken by default.
         showers: most of them.
         real: a file or glob instead, all of whose showers are taken.
 
@@ -121,18 +119,16 @@ class Scorer:
         DataError: if the files cannot be read, or are of another read-out.
     """
 
-    def __init__(self, state: Mapping[str, Any], showers: int, real: str | None = None) -> None:
-        config = RunConfig(
-            data=DataConfig(**state["config"]["data"]), train=TrainConfig(**state["config"]["train"])
-        )
+    def __init__(self, checkpoint: Checkpoint, showers: int, real: str | None = None) -> None:
+        config = checkpoint.reading
         self._config = replace(config, train=replace(config.train, validation_showers=showers))
         self._split: Split = "all"
         if real is None:
-            self._manifest = Manifest.from_dict(state["manifest"])
+            self._manifest = checkpoint.data
             self._split = "test" if config.data.test_fraction > 0 else "validation"
         else:
             self._manifest = manifest_of(matching_files(real))
-            expected = geometry_from_dict(state["geometry"])
+            expected = checkpoint.readout
             if self._manifest.geometry.shape != expected.shape:
                 raise DataError(
                     f"--real {real}: has {self._manifest.geometry.described}, the checkpoint {expected.described}; "
@@ -159,7 +155,7 @@ class Scorer:
         scores = [validator.run(repeat).score for repeat in range(REPEATS)]
         return Score(score=statistics.mean(scores), spread=statistics.stdev(scores))
 
-    def _validator(self, generator: Any) -> Validator:
+    def _validator(self, generator: TrainedGenerator) -> Validator:
         return Validator(
             self._config, self._manifest, generator, SingleCommunicator(World()), split=self._split
         )

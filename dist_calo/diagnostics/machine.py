@@ -199,20 +199,22 @@ def _batches(config: RunConfig, manifest: "Manifest") -> Iterator[Check]:
 
 def _resume(config: RunConfig, manifest: "Manifest") -> Iterator[Check]:
     """Try whether the job may go on from the checkpoint that it would find."""
-    from dist_calo.data.shards import Manifest, require_same_files
-    from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+    from dist_calo.data.shards import require_same_files
+    from dist_calo.training.checkpoint import Checkpoint, load_checkpoint
+    from dist_calo.training.checkpoint_folder import CheckpointFolder
     from dist_calo.training.restore import require_same_run
 
     folder, resume = CheckpointFolder(config.checkpoint.dir), config.checkpoint.resume
     if resume == "no":
         return
-    saved = folder.newest() if resume == "auto" else load_checkpoint(resume)
-    if saved is None:
+    state = folder.newest() if resume == "auto" else load_checkpoint(resume)
+    if state is None:
         yield Check("--", "resume", f"{folder.folder} holds no checkpoint yet: the job would start anew")
         return
+    saved = Checkpoint.from_dict(state)
     require_same_run(config, saved)
-    require_same_files(Manifest.from_dict(saved["manifest"]), manifest)
-    yield Check("ok", "resume", f"the job would go on after step {saved['step']}")
+    require_same_files(saved.data, manifest)
+    yield Check("ok", "resume", f"the job would go on after step {saved.step}")
 
 
 def _tracking(config: RunConfig) -> Iterator[Check]:
@@ -235,7 +237,7 @@ def _tracking(config: RunConfig) -> Iterator[Check]:
 
 
 def _checkpoints(config: RunConfig) -> Iterator[Check]:
-    from dist_calo.training.checkpoint import CheckpointFolder
+    from dist_calo.training.checkpoint_folder import CheckpointFolder
 
     folder = Path(config.checkpoint.dir).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -255,13 +257,14 @@ def _checkpoints(config: RunConfig) -> Iterator[Check]:
 
 def _held(config: RunConfig, found: str) -> Check:
     """Judge a folder with checkpoints where the job would start anew: it has to be told to go on, where it can."""
-    from dist_calo.training.checkpoint import CheckpointFolder
+    from dist_calo.training.checkpoint import Checkpoint
+    from dist_calo.training.checkpoint_folder import CheckpointFolder
     from dist_calo.training.restore import require_same_run
 
     try:
-        saved = CheckpointFolder(config.checkpoint.dir).newest()
-        if saved is not None:
-            require_same_run(config, saved)
+        state = CheckpointFolder(config.checkpoint.dir).newest()
+        if state is not None:
+            require_same_run(config, Checkpoint.from_dict(state))
     except CheckpointError as error:
         return Check("FAIL", "checkpoint", f"{found} of another run: name another folder ({error})")
     advice = "continue with --checkpoint.resume=auto, or name another folder to start anew"

@@ -13,6 +13,7 @@ from dist_calo.physics.metrics.evaluation import Evaluation
 from dist_calo.tracking.server import address_of
 from dist_calo.tracking.store import experiment_id, find_run, now_ms, one_line, open_store
 from dist_calo.tracking.store_uri import checked_uri, sqlite_file
+from dist_calo.training.checkpoint import Checkpoint
 
 CURVES = (r".*/total", r"validation/score", r"validation/[^/]+(/[a-z_]+)?", r"throughput/showers_per_s")
 """Names of the metrics that are drawn as training curves, the more telling first: losses, then the validation's."""
@@ -154,17 +155,17 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
-def describe_model(state: Mapping[str, Any], source: str) -> dict[str, dict[str, str]]:
-    """What a checkpoint says of itself: the model, its data and its training, by section and line."""
-    config, manifest = state["config"], state["manifest"]
+def describe_model(checkpoint: Checkpoint, source: str) -> dict[str, dict[str, str]]:
+    """Describe a checkpoint: the model, its data and its training, by section and line."""
+    config, manifest = checkpoint.config, checkpoint.manifest
     options = ", ".join(f"{name}={value}" for name, value in config["model"]["options"].items())
     sections: dict[str, dict[str, Any]] = {
         "Model": {
             "checkpoint": source,
-            "model": config["model"]["name"] + (f" ({options})" if options else ""),
-            "training step": f"{state['step']:,}",
-            "epoch": state.get("epoch"),
-            "MLflow run": state["run_id"],
+            "model": checkpoint.model_name + (f" ({options})" if options else ""),
+            "training step": f"{checkpoint.step:,}",
+            "epoch": checkpoint.epoch,
+            "MLflow run": checkpoint.run_id,
         },
         "Training data": {
             "files": config["data"]["path"],

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from dist_calo.config import DataConfig, TrackingConfig
 from dist_calo.data.formats import open_file
 from dist_calo.data.formats.units import declared_unit
 from dist_calo.data.identity import require_unchanged
-from dist_calo.data.shards import Manifest, matching_files
+from dist_calo.data.shards import matching_files
 from dist_calo.errors import DataError, UserError
 from dist_calo.evaluation.record import EvaluationRecord, describe_model, require_store
 from dist_calo.evaluation.samples import (
@@ -42,6 +41,7 @@ from dist_calo.physics.metrics.multivariate_metrics import (
 from dist_calo.physics.observables.sample import FARTHEST
 from dist_calo.physics.report import Drawings, draw_bins, draw_chapters, write_report
 from dist_calo.tracking.provenance import describe_run
+from dist_calo.training.checkpoint import Checkpoint
 from dist_calo.training.dataset import shared_manifest
 from dist_calo.training.model_sources import state_of
 from dist_calo.training.restore import generating_device, restore_generator
@@ -95,17 +95,19 @@ def evaluate(request: EvaluationRequest, communicator: Communicator) -> Evaluati
     """
     began = time.monotonic()
     first = communicator.world.rank == 0
-    state = None
+    checkpoint = None
     if request.checkpoint is not None:
         found = state_of(request.checkpoint, request.tracking_uri) if first else None
-        state = communicator.broadcast_object(found)
-    uri = request.tracking_uri or (state["config"]["tracking"]["uri"] if state else TrackingConfig().uri)
+        checkpoint = communicator.broadcast_object(found)
+    uri = request.tracking_uri or (
+        checkpoint.config["tracking"]["uri"] if checkpoint else TrackingConfig().uri
+    )
     if first:
         require_store(uri)
         _require_writable(request.out)
     set_threads(communicator, None)
-    reference = _reference(request, state, communicator)
-    fake = _fake(request, state, reference, communicator)
+    reference = _reference(request, checkpoint, communicator)
+    fake = _fake(request, checkpoint, reference, communicator)
     samples = collect(
         reference,
         fake,
@@ -136,16 +138,16 @@ def evaluate(request: EvaluationRequest, communicator: Communicator) -> Evaluati
             pass
         return None
     say = _Alive(communicator)
-    record = EvaluationRecord(uri, state["run_id"] if state else None)
+    record = EvaluationRecord(uri, checkpoint.run_id if checkpoint else None)
     about = describe_run()
-    facts = _facts(request, state, reference, fake, samples, record, about, communicator)
+    facts = _facts(request, checkpoint, reference, fake, samples, record, about, communicator)
     for level in request.levels:
         whole |= measured_classifier(samples.real, samples.fake, level, say)
     notes = tuple(_notes(request, samples))
     evaluation = replace(evaluation, whole=whole, facts=facts, history=record.history(), notes=notes)
     facts["Evaluation"]["wall time"] = f"{time.monotonic() - began:.0f} s"
     files = _write(evaluation, request.out, drawings)
-    record.log(evaluation, files, int(state["step"]) if state else 0, about)
+    record.log(evaluation, files, checkpoint.step if checkpoint else 0, about)
     if record.problem:
         print(f"not logged to MLflow: {record.problem}", file=sys.stderr)
     elif record.run_id:
@@ -183,14 +185,13 @@ def _require_writable(folder: Path) -> None:
 
 
 def _reference(
-    request: EvaluationRequest, state: Mapping[str, Any] | None, communicator: Communicator
+    request: EvaluationRequest, checkpoint: Checkpoint | None, communicator: Communicator
 ) -> Files:
     if request.real is not None:
         return _files(request, request.real, communicator)
-    assert state is not None, "the command line demands --real without a checkpoint"
+    assert checkpoint is not None, "the command line demands --real without a checkpoint"
     first = communicator.world.rank == 0
-    data = DataConfig(**state["config"]["data"])
-    manifest = Manifest.from_dict(state["manifest"])
+    data, manifest = checkpoint.reading.data, checkpoint.data
     mine = [entry.path for entry in manifest.files if not Path(entry.path).exists()] if first else []
     missing = communicator.broadcast_object(mine)
     if missing:
@@ -242,7 +243,7 @@ def _told_units(config: DataConfig) -> dict[str, str | None]:
 
 
 def _fake(
-    request: EvaluationRequest, state: Mapping[str, Any] | None, reference: Files, communicator: Communicator
+    request: EvaluationRequest, checkpoint: Checkpoint | None, reference: Files, communicator: Communicator
 ) -> FakeShowers:
     readout = reference.manifest.geometry
     if request.fake is not None:
@@ -250,8 +251,8 @@ def _fake(
         files = _files(request, request.fake, communicator, as_found=True)
         require_same_readout(readout, files.manifest.geometry)
         return FilesOf(files=files)
-    assert state is not None, "the command line demands files or a checkpoint"
-    generator = restore_generator(state, generating_device(request.device, communicator.world))
+    assert checkpoint is not None, "the command line demands files or a checkpoint"
+    generator = restore_generator(checkpoint, generating_device(request.device, communicator.world))
     require_same_readout(readout, generator.geometry, generates=True)
     return GeneratedFor(generator=generator, known=readout, seed=request.seed)
 
@@ -325,7 +326,7 @@ def _notes(request: EvaluationRequest, samples: Samples) -> list[str]:
 
 def _facts(
     request: EvaluationRequest,
-    state: Mapping[str, Any] | None,
+    checkpoint: Checkpoint | None,
     reference: Files,
     fake: FakeShowers,
     samples: Samples,
@@ -334,8 +335,8 @@ def _facts(
     communicator: Communicator,
 ) -> dict[str, dict[str, str]]:
     facts: dict[str, dict[str, str]] = {}
-    if state is not None:
-        facts = describe_model(state, str(request.checkpoint))
+    if checkpoint is not None:
+        facts = describe_model(checkpoint, str(request.checkpoint))
         facts["Training"] |= record.facts()
         if record.run_id:  # a checkpoint may know no more than the name of the run's spool
             facts["Model"]["MLflow run"] = record.run_id

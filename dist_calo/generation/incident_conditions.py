@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from dist_calo.geometry import CONDITIONS
 if TYPE_CHECKING:
     from dist_calo.geometry import Geometry
     from dist_calo.randomness import Draws
+    from dist_calo.training.checkpoint import Checkpoint
 
 DEFAULT_RANGES = {"energy": (10.0, 100.0), "theta": (math.pi / 2, math.pi / 2)}
 """Ranges in GeV and rad for checkpoints that do not hold those of training."""
@@ -114,7 +115,7 @@ IncidentConditions = RangeConditions | TableConditions
 
 
 def requested_conditions(
-    state: Mapping[str, Any],
+    checkpoint: "Checkpoint",
     geometry: "Geometry",
     asked: Mapping[str, ConditionRange],
     conditions: str | None,
@@ -122,7 +123,7 @@ def requested_conditions(
     """Return the conditions that are asked for, else those of training; print a warning where they extrapolate.
 
     Args:
-        state: the checkpoint.
+        checkpoint: its training saw some energies and angles.
         geometry: its read-out.
         asked: ranges of values by condition.
         conditions: shower file, or glob, whose conditions are to be taken; None for none.
@@ -131,7 +132,7 @@ def requested_conditions(
         ConfigError: if the model does not know a condition that is asked for, or the file lacks one that it needs.
         DataError: if the file cannot be read.
     """
-    seen = {name: (low, high) for name, (low, high) in state.get("condition_ranges", {}).items()}
+    seen = checkpoint.ranges
     if conditions is not None:
         from dist_calo.data.conditions import read_conditions
 

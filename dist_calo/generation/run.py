@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +39,10 @@ from dist_calo.randomness import Draws
 if TYPE_CHECKING:
     from dist_calo.comm.protocol import Communicator
     from dist_calo.generation.progress import Progress
+    from dist_calo.training.checkpoint import Checkpoint
     from dist_calo.training.restore import TrainedGenerator
 
 DEFAULT_SHOWERS = 1000
-_NEEDED = ("step", "run_id", "config", "geometry", "transform", "model", "average")
-"""Entries of a checkpoint that are sent to the ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +86,8 @@ class GenerationRequest:
 class Setup:
     """The inputs that rank 0 sends to all ranks."""
 
-    state: dict[str, Any]
-    """The checkpoint, without what only training needs."""
+    checkpoint: "Checkpoint"
+    """Sent without the parts that only training needs."""
     conditions: IncidentConditions
     partition: Partition
     missing: np.ndarray
@@ -120,7 +119,7 @@ def make_showers(request: GenerationRequest, communicator: "Communicator") -> in
         stack.callback(folder.close)
         stack.enter_context(_room(folder))
         setup = communicator.broadcast_object(_set_up(request, folder) if world.rank == 0 else None)
-        generator = restore_generator(setup.state, device)
+        generator = restore_generator(setup.checkpoint, device)
         kept = setup.partition.samples - sum(
             len(setup.partition.part(number)) for number in setup.missing.tolist()
         )
@@ -176,21 +175,20 @@ def _joined(folder: PartialOutput, partition: Partition, progress: "Progress", r
 
 def _set_up(request: GenerationRequest, folder: PartialOutput) -> Setup:
     """Read the inputs and open the folder of the parts; on rank 0."""
-    from dist_calo.geometry import geometry_from_dict
     from dist_calo.training.model_sources import state_of
 
     if request.out.is_dir():
         raise ConfigError(f"--out {request.out}: is a folder; name a file in it")
     if request.out.exists() and not request.force:
         raise ConfigError(f"--out {request.out}: the file exists; name another or add --force to replace it")
-    state = state_of(request.checkpoint, request.tracking_uri)
-    geometry = geometry_from_dict(state["geometry"])
-    particle = state["manifest"]["particle"]
+    checkpoint = state_of(request.checkpoint, request.tracking_uri)
+    geometry = checkpoint.readout
+    particle = checkpoint.manifest["particle"]
     try:
         schema_of(geometry, particle, request.schema)
     except ConfigError as error:
         raise ConfigError(f"--{error}") from error
-    conditions = requested_conditions(state, geometry, request.ranges, request.conditions)
+    conditions = requested_conditions(checkpoint, geometry, request.ranges, request.conditions)
     n = request.n or (len(conditions.rows) if isinstance(conditions, TableConditions) else DEFAULT_SHOWERS)
     settings = {
         "n": n,
@@ -199,17 +197,17 @@ def _set_up(request: GenerationRequest, folder: PartialOutput) -> Setup:
         **conditions.describe(),
         "schema": request.schema,
         "device": request.device,
-        "checkpoint": f"step {state['step']}, SHA-256 {_digest(state)[:16]}, dist_calo {__version__}",
+        "checkpoint": f"step {checkpoint.step}, SHA-256 {_digest(checkpoint)[:16]}, dist_calo {__version__}",
     }
     folder.open(settings, renew=request.force)
     partition = Partition(samples=n, rows=part_rows(n, request.batch_size))
     return Setup(
-        state={name: state[name] for name in _NEEDED},
+        checkpoint=replace(checkpoint, optimizers={}, objective={}, manifest={}),
         conditions=conditions,
         partition=partition,
         missing=np.setdiff1d(np.arange(partition.count), np.fromiter(folder.complete(), dtype=np.int64)),
         attributes={
-            "generator": f"dist_calo, step {state['step']}, MLflow run {state['run_id']}",
+            "generator": f"dist_calo, step {checkpoint.step}, MLflow run {checkpoint.run_id}",
             "seed": request.seed,
             **({"particle": particle} if particle else {}),
         },
@@ -270,15 +268,16 @@ def _room(folder: PartialOutput) -> Iterator[None]:
         ) from error
 
 
-def _digest(state: Mapping[str, Any]) -> str:
+def _digest(checkpoint: "Checkpoint") -> str:
     """Return the SHA-256 of all in a checkpoint that decides what it generates."""
     digest = hashlib.sha256()
-    for name in ("geometry", "transform", "condition_ranges"):
-        digest.update(json.dumps(state.get(name), sort_keys=True).encode())
-    digest.update(json.dumps(state["config"]["model"], sort_keys=True).encode())
+    # Files of earlier versions have no ranges.
+    ranges, model = checkpoint.condition_ranges or None, checkpoint.config["model"]
+    for part in (checkpoint.geometry, checkpoint.transform, ranges, model):
+        digest.update(json.dumps(part, sort_keys=True).encode())
     weights = {
-        ("model", ""): state["model"],
-        **{("average", name): found for name, found in state["average"].items()},
+        ("model", ""): checkpoint.model,
+        **{("average", name): found for name, found in checkpoint.average.items()},
     }
     for key, found in sorted(weights.items()):
         for name in sorted(found):

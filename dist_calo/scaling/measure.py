@@ -21,7 +21,7 @@ from dist_calo.data.loader import Loader
 from dist_calo.data.shards import Manifest
 from dist_calo.launching.node import EnergyCounter, kernel_id, peak_memory_bytes
 from dist_calo.scaling.plan import Measurement
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.dataset import shared_manifest
 from dist_calo.training.learner import Learner
 from dist_calo.training.preemption import StopRequest

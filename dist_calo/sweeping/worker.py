@@ -29,6 +29,7 @@ from dist_calo.sweeping.trial_folder import note_failure
 from dist_calo.tracking.spool import HeldError
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.setup import build_run
+from dist_calo.training.trainer import Hooks
 from dist_calo.training.validation import Comparison
 
 
@@ -141,11 +142,16 @@ class Worker:
             with (
                 beat or nullcontext(),
                 build_run(
-                    config, self._communicator, run_id=assignment.run_id, tags=assignment.tags
+                    config,
+                    self._communicator,
+                    run_id=assignment.run_id,
+                    tags=assignment.tags,
+                    hooks=Hooks(
+                        after_validation=lambda step, seen: self._judge(assignment, step, seen),
+                        before_checkpoint=lambda: self._taken(beat),
+                    ),
                 ) as trainer,
             ):
-                trainer.after_validation = lambda step, seen: self._judge(assignment, step, seen)
-                trainer.before_checkpoint = lambda: self._taken(beat)
                 # A signal may have come while the run was put together.
                 stop.ask()
                 trainer.stopped_by = stop.agreed()

@@ -1,10 +1,9 @@
-"""Beginning of a run: which run it is, whether its job has begun before, and its ledger."""
+"""The beginning of a job's start: the checkpoint that it goes on from, the run that it is, and its ledger."""
 
 import uuid
-from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,14 +11,89 @@ from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
 from dist_calo.data.ledger import Ledger, LedgerRun, claim_ledger, require_own, truncate_after
 from dist_calo.data.loader import training_order
-from dist_calo.data.shards import Manifest
-from dist_calo.errors import DataError
+from dist_calo.data.shards import Manifest, require_same_files
+from dist_calo.errors import CheckpointError, DataError
 from dist_calo.launching.slurm import batch_job, restarted
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint import Checkpoint, State, load_checkpoint
+from dist_calo.training.checkpoint_folder import CheckpointFolder
+from dist_calo.training.restore import require_parts, require_same_run
 
 
-def run_uid(config: RunConfig, saved: Mapping[str, Any] | None) -> str:
-    """Return on rank 0 the name that no other run has: made once, kept in its checkpoints and in their folder.
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """A checkpoint to go on from, and the run that goes on."""
+
+    checkpoint: Checkpoint
+    uid: str
+    """Identity of the run."""
+    run_id: str | None
+    """Its MLflow run; None for a new one."""
+    abandoned_run: str | None = None
+    """MLflow run that has gone beyond this checkpoint, which this run leaves behind."""
+
+
+def find_state(config: RunConfig, manifest: Manifest) -> Continuation | None:
+    """Find the checkpoint that this run continues from, on rank 0; None to start anew.
+
+    ``checkpoint.resume`` says where a job begins; once it has, its later starts go on from the newest checkpoint.
+
+    Raises:
+        CheckpointError: if the folder holds checkpoints and none is to be continued, or the run is another one.
+        DataError: if the files differ from those that the run was started with.
+    """
+    folder = CheckpointFolder(config.checkpoint.dir)
+    steps = folder.steps()
+    resume = "auto" if steps and has_begun(config) else config.checkpoint.resume
+    state = _state_to_continue(config, folder, steps, resume)
+    if state is None:
+        return None
+    require_parts(state, f"in {folder.folder}" if resume == "auto" else resume)
+    saved = Checkpoint.from_dict(state)
+    require_same_run(config, saved)
+    try:
+        require_same_files(saved.data, manifest)
+    except DataError as error:
+        raise DataError(
+            f"the run to continue (step {saved.step}) was started with other data: {error}"
+        ) from None
+    uid = run_uid(config, saved)
+    if config.data.ledger:
+        require_own_ledger(config, uid, saved.step)
+    if resume != "auto" and saved.run_id and goes_back(resume, saved.step):
+        folder.require_writable()
+        folder.abandon_run(saved.run_id)
+    folder.set_aside_after(saved.step)
+    if saved.run_id in folder.abandoned_runs:
+        return Continuation(checkpoint=saved, uid=uid, run_id=None, abandoned_run=saved.run_id)
+    return Continuation(checkpoint=saved, uid=uid, run_id=saved.run_id)
+
+
+def _state_to_continue(
+    config: RunConfig, folder: CheckpointFolder, steps: list[int], resume: str
+) -> State | None:
+    """Read the checkpoint that a setting names, in a folder with checkpoints of these steps."""
+    match resume:
+        case "no":
+            if steps:
+                raise CheckpointError(
+                    f"checkpoint.dir={config.checkpoint.dir} holds checkpoints up to step {steps[-1]}: "
+                    "continue with --checkpoint.resume=auto, or name another folder"
+                )
+            return None
+        case "auto":
+            return folder.newest()
+        case path:
+            state = load_checkpoint(path)
+            if steps and Path(path).resolve().parent != folder.folder.resolve():
+                raise CheckpointError(
+                    f"checkpoint.dir={config.checkpoint.dir} holds checkpoints and checkpoint.resume={path} is not one "
+                    "of them: name another folder"
+                )
+            return state
+
+
+def run_uid(config: RunConfig, saved: Checkpoint | None) -> str:
+    """Return the identity of this run, on rank 0: made once, kept in its checkpoints and in their folder.
 
     A run that goes on from a checkpoint in another folder is the same run, unless it goes back behind later ones.
     """
@@ -27,7 +101,7 @@ def run_uid(config: RunConfig, saved: Mapping[str, Any] | None) -> str:
     noted = folder.beginning.get("uid") if resume == "auto" or has_begun(config) else None
     if saved is not None and not noted:
         branches = resume != "auto" and Path(resume).resolve().parent != folder.folder.resolve()
-        noted = None if branches and goes_back(resume, saved["step"]) else saved.get("uid")
+        noted = None if branches and goes_back(resume, saved.step) else saved.uid
     return noted or uuid.uuid4().hex[:12]
 
 

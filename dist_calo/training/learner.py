@@ -4,7 +4,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +13,17 @@ from dist_calo.comm.protocol import Communicator
 from dist_calo.config import OptimizerConfig, RunConfig
 from dist_calo.data.loader import Batch
 from dist_calo.errors import CheckpointError, ConfigError, TrainingError
+from dist_calo.models.interfaces import Model
 from dist_calo.models.nn.batch_norm import SyncBatchNorm
 from dist_calo.objectives import Objective, Update
 from dist_calo.randomness import Draws
+from dist_calo.training.checkpoint import State
 from dist_calo.training.schedule import learning_rate
 from dist_calo.transforms import Transform
 
 
 def build_optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of one network; its learning rate is set anew before every step."""
+    """Build the optimizer of one network; its learning rate is set anew before every step."""
     parameters = list(network.parameters())
     match config.name:
         case "adam":
@@ -110,7 +111,7 @@ class Learner:
     def __init__(
         self,
         config: RunConfig,
-        model: Any,
+        model: Model,
         objective: Objective,
         transform: Transform,
         communicator: Communicator,
@@ -216,7 +217,7 @@ class Learner:
         return True
 
     def learning_rate(self, network: str, step: int) -> float:
-        """Learning rate of a network in a step."""
+        """Return the learning rate of a network in a step."""
         train = self._config.train
         return learning_rate(
             self._config.optimizer,
@@ -236,8 +237,8 @@ class Learner:
                 "optimizer.clip_norm, or use train.precision=fp32"
             )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as a nested dict of tensors and numbers."""
+    def state_dict(self) -> State:
+        """Return everything that the next step depends on, as a nested dict of tensors and numbers."""
         return {
             "model": self.model.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -248,7 +249,7 @@ class Learner:
             "bad_steps": self.bad_steps,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Continue from what ``state_dict`` returned.
 
         Raises:
@@ -262,7 +263,7 @@ class Learner:
                 "continue with the version of dist_calo that wrote it"
             ) from error
 
-    def _load(self, state: Mapping[str, Any]) -> None:
+    def _load(self, state: State) -> None:
         self.model.load_state_dict(state["model"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -275,7 +276,7 @@ class Learner:
         self.bad_steps = state["bad_steps"]
 
     def running_statistics(self) -> list[Tensor]:
-        """Running means and variances of all batch norms, and their moving averages."""
+        """Return running means and variances of all batch norms, and their moving averages."""
         layers = [layer for layer in self.model.modules() if isinstance(layer, SyncBatchNorm)]
         current = [values for layer in layers for values in (layer.running_mean, layer.running_var)]
         averages = [
@@ -287,7 +288,7 @@ class Learner:
         return [*current, *averages]
 
     def digest(self) -> int:
-        """A 63-bit number that is equal on two ranks only if all their weights are."""
+        """Return a 63-bit number that is equal on two ranks only if all their weights are."""
         digest = hashlib.blake2b(digest_size=8)
         for parameter in self.model.parameters():
             digest.update(parameter.detach().cpu().numpy().tobytes())

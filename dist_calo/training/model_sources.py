@@ -1,11 +1,10 @@
-"""Where a trained model comes from: a checkpoint file or folder, a registered model, or a run's artifacts."""
+"""Sources of trained models: a checkpoint file or folder, a registered model, or a run's artifacts."""
 
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from dist_calo.config import TrackingConfig
 from dist_calo.errors import CheckpointError
@@ -13,14 +12,15 @@ from dist_calo.masking import hidden
 from dist_calo.tracking.server import address_of
 from dist_calo.tracking.store import one_line, quiet_mlflow
 from dist_calo.tracking.store_uri import checked_uri, sqlite_file
-from dist_calo.training.checkpoint import find_checkpoint, load_checkpoint
+from dist_calo.training.checkpoint import Checkpoint, State, load_checkpoint
+from dist_calo.training.checkpoint_folder import find_checkpoint
 from dist_calo.training.restore import require_parts
 
 MLFLOW_SCHEMES = ("models:/", "runs:/")
 
 
-def state_of(source: str, tracking_uri: str | None = None) -> dict[str, Any]:
-    """The state of a trained model, whole, as `dist_calo.training.checkpoint.load_checkpoint` returns it.
+def state_of(source: str, tracking_uri: str | None = None) -> Checkpoint:
+    """Read the checkpoint of a trained model, whole.
 
     On many ranks, rank 0 calls this and broadcasts the result.
 
@@ -39,10 +39,10 @@ def state_of(source: str, tracking_uri: str | None = None) -> dict[str, Any]:
         _downloaded(source, tracking_uri) if source.startswith(MLFLOW_SCHEMES) else find_checkpoint(source)
     )
     require_parts(state, source)
-    return state
+    return Checkpoint.from_dict(state)
 
 
-def _downloaded(source: str, tracking_uri: str | None) -> dict[str, Any]:
+def _downloaded(source: str, tracking_uri: str | None) -> State:
     uri = _existing_store(source, tracking_uri)
     quiet_mlflow()
     from mlflow.artifacts import download_artifacts
@@ -94,7 +94,7 @@ def _store(uri: str) -> Iterator[None]:
 
 
 def _existing_store(source: str, tracking_uri: str | None) -> str:
-    """The URI of the store; MLflow would make an SQLite database that does not exist."""
+    """Return the URI of the store; MLflow would make an SQLite database that does not exist."""
     uri = hidden(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or TrackingConfig().uri)
     if uri.startswith("sqlite:///") and not sqlite_file(uri).is_file():
         raise CheckpointError(

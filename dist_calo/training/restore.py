@@ -1,8 +1,7 @@
-"""Putting a trained generator back together from nothing but a checkpoint."""
+"""Trained generators, put back together from nothing but a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +9,12 @@ from torch import Tensor
 from dist_calo.comm import local_device
 from dist_calo.config import ModelConfig, RunConfig
 from dist_calo.errors import CheckpointError, ConfigError, LaunchError
-from dist_calo.geometry import Geometry, geometry_from_dict
+from dist_calo.geometry import Geometry
 from dist_calo.launching.environment import World
 from dist_calo.models import build_model
+from dist_calo.models.interfaces import Model
 from dist_calo.randomness import Draws
+from dist_calo.training.checkpoint import Checkpoint, State
 from dist_calo.transforms import Transform
 
 PARTS = {
@@ -30,7 +31,7 @@ SECTIONS = ("data", "model", "train", "tracking")
 """Of the configuration in it."""
 
 
-def require_parts(state: Mapping[str, Any], name: str) -> None:
+def require_parts(state: State, name: str) -> None:
     """Check that a checkpoint that has been read holds what a run or a generator is made of.
 
     Raises:
@@ -51,7 +52,7 @@ def require_parts(state: Mapping[str, Any], name: str) -> None:
 class TrainedGenerator:
     """A model that generates showers in physical units."""
 
-    model: Any
+    model: Model
     transform: Transform
     geometry: Geometry
     step: int = 0
@@ -77,7 +78,7 @@ class TrainedGenerator:
         return cells.cpu()
 
     def generate_finite(self, conditions: Tensor, draws: Draws) -> Tensor:
-        """What `generate` returns, which goes into a file or a comparison: every cell is a number.
+        """Generate showers for a file or a comparison, all of whose cells are numbers.
 
         Raises:
             CheckpointError: if one is not.
@@ -92,7 +93,7 @@ class TrainedGenerator:
 
 
 def generating_device(name: str, world: World) -> str:
-    """The device that a command computes on, made that of this process; only its results go through a communicator.
+    """Return the device that a command computes on, made that of this process; only results are communicated.
 
     Args:
         name: ``cpu`` or ``cuda``, as ``--device`` says.
@@ -110,33 +111,29 @@ def generating_device(name: str, world: World) -> str:
     return device
 
 
-def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedGenerator:
-    """Build the generator of a checkpoint, with the moving average of its weights.
-
-    Args:
-        state: what `dist_calo.training.checkpoint.load_checkpoint` returned.
-        device: where the networks live.
+def restore_generator(checkpoint: Checkpoint, device: str = "cpu") -> TrainedGenerator:
+    """Build the generator of a checkpoint, with the moving average of its weights, on a device.
 
     Raises:
         CheckpointError: if the checkpoint's networks do not fit the model of this version.
     """
     try:
-        geometry = geometry_from_dict(state["geometry"])
-        config = ModelConfig(**{f.name: state["config"]["model"][f.name] for f in fields(ModelConfig)})
-        transform = Transform.from_dict(state["transform"])
+        geometry = checkpoint.readout
+        config = ModelConfig(**{f.name: checkpoint.config["model"][f.name] for f in fields(ModelConfig)})
+        transform = Transform.from_dict(checkpoint.transform)
     except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(
-            f"checkpoint of step {state['step']}: it says otherwise than this version what it was trained on "
+            f"checkpoint of step {checkpoint.step}: it says otherwise than this version what it was trained on "
             f"({type(error).__name__}: {error}); use the version of dist_calo that wrote it"
         ) from error
     model = build_model(config, geometry)
     try:
-        model.load_state_dict(state["model"])
-        for name, weights in state["average"].items():
+        model.load_state_dict(checkpoint.model)
+        for name, weights in checkpoint.average.items():
             model.networks[name].load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"checkpoint of step {state['step']}: its weights do not fit model.name={config.name} "
+            f"checkpoint of step {checkpoint.step}: its weights do not fit model.name={config.name} "
             f"({str(error).splitlines()[0]}); use the version of dist_calo that wrote it"
         ) from error
     model.eval().to(device)
@@ -144,19 +141,19 @@ def restore_generator(state: Mapping[str, Any], device: str = "cpu") -> TrainedG
         model=model,
         transform=transform,
         geometry=geometry,
-        step=state["step"],
-        run_id=state["run_id"],
+        step=checkpoint.step,
+        run_id=checkpoint.run_id,
     )
 
 
-def require_same_run(config: RunConfig, state: Mapping[str, Any]) -> None:
+def require_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Check that a run may continue from a checkpoint.
 
     Raises:
         CheckpointError: if a setting differs that decides the energies or the order of the data, the networks or the
             noise.
     """
-    saved, now = state["config"], config.to_dict()
+    saved, now = checkpoint.config, config.to_dict()
     fixed = (
         ("data", ("cell_unit", "energy_unit", "validation_fraction", "test_fraction")),
         ("data", ("remainder", "shuffle_window")),

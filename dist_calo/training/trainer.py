@@ -4,7 +4,6 @@ import math
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -17,7 +16,8 @@ from dist_calo.launching.early_signals import launcher_died
 from dist_calo.launching.endings import LAUNCHER_DIED
 from dist_calo.launching.signs import SIGNS
 from dist_calo.tracking.tracker import NullTracker, Tracker
-from dist_calo.training.checkpoint import CheckpointFolder, not_finite
+from dist_calo.training.checkpoint import Checkpoint, State, not_finite
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.learner import Learner
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.progress import Progress, StepTimes
@@ -35,6 +35,41 @@ class TrainState:
     best_score: float | None = None
     best_step: int = 0
 
+    @classmethod
+    def of(cls, checkpoint: Checkpoint | None) -> "TrainState":
+        """Return where a checkpoint stands; at the start without one."""
+        if checkpoint is None:
+            return cls()
+        return cls(
+            step=checkpoint.step,
+            epoch=checkpoint.epoch or 0,
+            samples_seen=checkpoint.samples_seen,
+            best_score=checkpoint.best_score,
+            best_step=checkpoint.best_step,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Functions that a sweep has called on all ranks; each says why to stop, the same on all ranks, or None."""
+
+    after_validation: Callable[[int, Comparison], str | None] = lambda step, seen: None
+    """Called with the step and what a validation saw."""
+    before_checkpoint: Callable[[], str | None] = lambda: None
+    """Called first; where it says why to stop, no checkpoint is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Whatever a run tells besides its checkpoints."""
+
+    tracker: Tracker | NullTracker
+    """The record of the run; does nothing on ranks other than 0."""
+    ledger: Ledger | None
+    """Where consumed sample ids are written, if asked for."""
+    progress: Progress
+    """The user's view."""
+
 
 class Trainer:
     """Runs the loop on one rank.
@@ -44,27 +79,25 @@ class Trainer:
         description: geometry, transform, manifest and run id as plain values, stored in checkpoints.
         learner: networks and optimizers.
         loader: this rank's batches, from the position of ``state`` on.
-        validator: what looks at generated showers, if some are held out.
+        validator: compares generated showers with held-out ones, if there are some.
         communicator: how the ranks talk.
-        tracker: the record of the run; does nothing on ranks other than 0.
-        ledger: where consumed sample ids are written, if asked for.
-        progress: what the user sees.
+        outputs: record, ledger and progress.
         state: where the run stands.
+        hooks: decisions of a sweep.
     """
 
     def __init__(
         self,
         config: RunConfig,
         *,
-        description: Mapping[str, Any],
+        description: State,
         learner: Learner,
         loader: Loader,
         validator: Validator | None,
         communicator: Communicator,
-        tracker: Tracker | NullTracker,
-        ledger: Ledger | None,
-        progress: Progress,
+        outputs: Outputs,
         state: TrainState,
+        hooks: Hooks,
     ) -> None:
         self._config = config
         self._description = description
@@ -72,18 +105,15 @@ class Trainer:
         self._loader = loader
         self._validator = validator
         self._communicator = communicator
-        self._tracker = tracker
-        self._ledger = ledger
-        self._progress = progress
+        self._tracker = outputs.tracker
+        self._ledger = outputs.ledger
+        self._progress = outputs.progress
+        self._hooks = hooks
         self._folder = CheckpointFolder(config.checkpoint.dir, config.checkpoint.keep)
         self._times = StepTimes(communicator, loader)
         self.state = state
         self.stopped_by: str | None = None
-        """The signal that ended the run early, after a checkpoint, or what ``after_validation`` said."""
-        self.after_validation: Callable[[int, Comparison], str | None] | None = None
-        """Called on all ranks with the step and what a validation saw: why to stop, the same on all ranks, or None."""
-        self.before_checkpoint: Callable[[], str | None] | None = None
-        """Called on all ranks: why to stop without writing a checkpoint, the same on all ranks, or None."""
+        """The signal that ended the run early, after a checkpoint, or what a hook said."""
 
     def fit(self) -> None:
         """Train to the last step, or until some rank is asked to stop.
@@ -148,7 +178,7 @@ class Trainer:
         self._progress.line(self.state.step, self.state.epoch, metrics)
 
     def _summed(self, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """Losses over the global batch: the ranks hold sums divided by its size."""
+        """Return losses over the global batch: the ranks hold sums divided by its size."""
         values = torch.stack([value.double().cpu() for value in losses.values()])
         self._communicator.all_reduce(values)
         return dict(zip(losses, values.tolist(), strict=True))
@@ -170,15 +200,14 @@ class Trainer:
         improved = result.score < (math.inf if self.state.best_score is None else self.state.best_score)
         if improved:
             self.state.best_score, self.state.best_step = result.score, self.state.step
-        if self.after_validation is not None:
-            reason = self.after_validation(self.state.step, result)
-            self.stopped_by = self.stopped_by or reason
+        reason = self._hooks.after_validation(self.state.step, result)
+        self.stopped_by = self.stopped_by or reason
         return improved
 
     def _checkpoint(self, *, now: bool) -> None:
         if not (now or self._due(self._config.checkpoint.every_steps)):
             return
-        if self.before_checkpoint is not None and (reason := self.before_checkpoint()) is not None:
+        if (reason := self._hooks.before_checkpoint()) is not None:
             self.stopped_by = self.stopped_by or reason
             return
         with SIGNS.phase("in a checkpoint"):
@@ -203,7 +232,7 @@ class Trainer:
             facts = {name: self._description[name] for name in ("geometry", "transform")}
             self._tracker.model(best[0], {**facts, "step": best[1]["step"]})
 
-    def _state_dict(self) -> dict[str, Any]:
+    def _state_dict(self) -> State:
         return {
             **vars(self.state),
             **self._learner.state_dict(),
@@ -217,7 +246,7 @@ class Trainer:
         """The run in MLflow, also if this part of it is not recorded."""
         return self._tracker.run_id or self._description["run_id"]
 
-    def _summary(self) -> dict[str, Any]:
+    def _summary(self) -> State:
         return {
             **vars(self.state),
             "run_id": self._run_id,

@@ -20,7 +20,8 @@ from dist_calo.generation.incident_conditions import requested_conditions
 from dist_calo.randomness import Draws
 from dist_calo.simulation import geant4_reference
 from dist_calo.simulation.geant4_reference import recorded_seconds, simulated_seconds
-from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+from dist_calo.training.checkpoint import Checkpoint, load_checkpoint
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.restore import restore_generator
 from tests.support.small_runs import write_showers
 from tests.support.untrained import untrained_state
@@ -119,11 +120,11 @@ def refuse(*_, **__):
 
 
 def test_one_thread_uses_one_core(checkpoint):
-    state = load_checkpoint(checkpoint)
-    generator = restore_generator(state)
+    read = Checkpoint.from_dict(load_checkpoint(checkpoint))
+    generator = restore_generator(read)
     with threads_of_torch(1):
         timing = time_generation(
-            generator, requested_conditions(state, generator.geometry, {}, None), 20, seconds=0.1
+            generator, requested_conditions(read, generator.geometry, {}, None), 20, seconds=0.1
         )
     # More processor time than wall time would need a second thread.
     assert timing.cores < 1.1
@@ -135,14 +136,16 @@ def test_a_large_batch_is_made_in_parts_that_bound_memory(checkpoint, monkeypatc
     monkeypatch.setattr(timing, "AT_A_TIME", 4 * 25**3)
     sizes = []
 
+    read = Checkpoint.from_dict(load_checkpoint(checkpoint))
+
     class Recording:
-        geometry = restore_generator(load_checkpoint(checkpoint)).geometry
+        geometry = restore_generator(read).geometry
 
         def generate(self, conditions, draws):
             assert isinstance(draws, Draws)
             sizes.append(len(conditions))
 
-    conditions = requested_conditions(load_checkpoint(checkpoint), Recording.geometry, {}, None)
+    conditions = requested_conditions(read, Recording.geometry, {}, None)
     found = time_generation(Recording(), conditions, 10_000, seconds=1e-9)
     assert set(sizes) == {4}
     assert (found.batch, found.at_a_time, found.timings) == (10_000, 4, len(sizes) - 1)

@@ -15,7 +15,7 @@ from dist_calo.data.shards import build_manifest
 from dist_calo.diagnostics import machine
 from dist_calo.diagnostics.nodes import Check
 from dist_calo.launching.environment import World
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.ranks import run_ranks
 from tests.support.small_runs import write_showers
 

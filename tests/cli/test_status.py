@@ -11,7 +11,7 @@ from dist_calo.cli.status import main
 from dist_calo.config import RunConfig
 from dist_calo.errors import CheckpointError
 from dist_calo.files import seal_of
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.status import describe, queued
 
 FACTS = {

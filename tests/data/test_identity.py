@@ -15,7 +15,7 @@ from dist_calo.config import DataConfig
 from dist_calo.data.loader import Loader, training_loader
 from dist_calo.data.shards import Manifest, build_manifest, manifest_of, scan_rows
 from dist_calo.errors import EXIT_USER, DataError
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.ranks import run_ranks
 from tests.support.shower_files import write_lcd
 from tests.support.small_runs import train_command, write_showers

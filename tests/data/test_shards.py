@@ -20,6 +20,7 @@ from dist_calo.data.shards import (
 )
 from dist_calo.errors import CheckpointError, ConfigError, DataError
 from dist_calo.geometry import VoxelGrid
+from dist_calo.training.checkpoint import Checkpoint
 from dist_calo.training.restore import require_same_run
 from tests.support.shower_files import energies, showers, write_lcd
 
@@ -197,7 +198,7 @@ def test_the_same_files_taken_for_something_else_are_told(data, change, message)
 
 @pytest.mark.parametrize("option", ["cell_unit", "energy_unit"])
 def test_a_run_does_not_go_on_with_energies_in_another_unit(option):
-    saved = {"config": RunConfig().to_dict()}
+    saved = Checkpoint(step=1, config=RunConfig().to_dict())
     require_same_run(RunConfig(), saved)
     changed = RunConfig(data=DataConfig(**{option: "MeV"}))
     with pytest.raises(CheckpointError, match=rf"data.{option}=MeV: .* started with auto; give the same"):

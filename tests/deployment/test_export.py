@@ -23,7 +23,7 @@ from dist_calo.deployment.exporting.operators import (
 from dist_calo.errors import CheckpointError, ConfigError
 from dist_calo.models import MODELS, build_model
 from dist_calo.randomness import Draws
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.restore import TrainedGenerator
 from dist_calo.transforms import Transform
 from tests.models.test_model_contract import transform_of

@@ -22,7 +22,8 @@ from dist_calo.cli.register import main as register
 from dist_calo.deployment.serving import ShowerModel, input_columns, output_name
 from dist_calo.geometry import VoxelGrid, Waveforms
 from dist_calo.tracking.store import SPOOL_TAG, experiment_id
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint import Checkpoint
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.restore import restore_generator
 from tests.support.mlflow_store import Store, made_store, wait_until
 from tests.support.ranks import free_port
@@ -280,7 +281,7 @@ def test_names_of_inputs_and_outputs_have_units():
 def test_an_answer_that_would_not_fit_into_memory_is_refused(state):
     from mlflow.exceptions import MlflowException
 
-    model = ShowerModel(restore_generator(state))
+    model = ShowerModel(restore_generator(Checkpoint.from_dict(state)))
     with pytest.raises(MlflowException, match="at most 17179 showers of 25 x 25 x 25 cells"):
         model.predict({"energy_GeV": np.full(20_000, 50.0)})
 

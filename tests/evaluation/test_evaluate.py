@@ -16,7 +16,8 @@ from dist_calo.data.shards import manifest_of
 from dist_calo.errors import EXIT_USER, ConfigError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.tracking.store import quiet_mlflow
-from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+from dist_calo.training.checkpoint import load_checkpoint
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.mlflow_store import made_store
 from tests.support.ranks import run_ranks
 from tests.support.small_runs import SAMPLE

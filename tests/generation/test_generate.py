@@ -15,7 +15,7 @@ from dist_calo.errors import EXIT_USER, CheckpointError, ConfigError
 from dist_calo.generation.incident_conditions import RangeConditions, parse_range
 from dist_calo.geometry import CylindricalLayers, LayeredGrid, VoxelGrid, Waveforms
 from dist_calo.randomness import Draws
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.model_sources import state_of
 from tests.support.mlflow_store import made_store
 from tests.support.untrained import untrained_state
@@ -240,7 +240,7 @@ def test_models_of_mlflow_are_found(checkpoints, store, tmp_path, monkeypatch):
     found = made("models:/calo/1", tmp_path / "b.h5", "--n", "3", "--tracking-uri", uri)[0]
     np.testing.assert_array_equal(found, expected)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert state_of(f"runs:/{run}/model")["step"] == 7
+    assert state_of(f"runs:/{run}/model").step == 7
     for missing in (f"runs:/{without}/model", "models:/calo/2", "models:/other/1"):
         with pytest.raises(CheckpointError, match=missing):
             state_of(missing)
@@ -261,7 +261,7 @@ def test_looking_for_a_model_leaves_the_stores_of_the_process_alone(store, tmp_p
         with pytest.raises(CheckpointError, match="calo"):
             state_of("models:/calo/1", store[0])
     else:
-        assert state_of("models:/calo/1", store[0])["step"] == 7
+        assert state_of("models:/calo/1", store[0]).step == 7
     assert [os.environ.get(name) for name in names] == before
     if chosen:
         assert [mlflow.get_tracking_uri(), mlflow.get_registry_uri()] == before

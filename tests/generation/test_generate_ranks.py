@@ -21,7 +21,7 @@ from dist_calo.generation.partial_output import CHUNK_ROWS, PartialOutput, Parti
 from dist_calo.generation.progress import Progress
 from dist_calo.geometry import VoxelGrid
 from dist_calo.launching.environment import World
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.mlflow_store import wait_until
 from tests.support.ranks import ROOT, launcher_params, run_ranks
 from tests.support.untrained import untrained_state

@@ -28,7 +28,7 @@ from dist_calo.tracking.server import address_of
 from dist_calo.tracking.spool import Spool
 from dist_calo.tracking.store_uri import checked_uri
 from dist_calo.tracking.tracker import make_tracker
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.scaling_results import point, write_experiment
 from tests.support.sweeps import WorkedStudy
 

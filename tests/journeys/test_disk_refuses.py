@@ -10,7 +10,7 @@ from dist_calo.__main__ import main as dist_calo
 from dist_calo.errors import EXIT_USER
 from dist_calo.geometry import VoxelGrid
 from dist_calo.train import main as train
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.ranks import run_ranks
 from tests.support.small_runs import small_disk, train_command, write_showers
 from tests.support.untrained import untrained_state

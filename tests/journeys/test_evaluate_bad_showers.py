@@ -14,7 +14,7 @@ from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.shards import manifest_of
 from dist_calo.errors import EXIT_USER
 from dist_calo.geometry import LayeredGrid, VoxelGrid, Waveforms
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.restore import TrainedGenerator
 from tests.support.evaluations import metrics_of
 from tests.support.geometries import rough_showers

@@ -11,7 +11,7 @@ from dist_calo.cli.evaluate import main as evaluate
 from dist_calo.cli.generate import main as generate
 from dist_calo.errors import EXIT_USER
 from dist_calo.train import main as train
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.learner import Learner
 from tests.support.ranks import run_ranks
 from tests.support.small_runs import same_bits, train_command, write_showers

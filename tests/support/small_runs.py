@@ -24,7 +24,8 @@ from dist_calo.data.ledger import read_ledger
 from dist_calo.data.row_blocks import split_blocks
 from dist_calo.data.shards import build_manifest
 from dist_calo.geometry import VoxelGrid
-from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+from dist_calo.training.checkpoint import Checkpoint, load_checkpoint
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.restore import restore_generator
 from tests.support.mlflow_store import made_store
 from tests.support.ranks import ROOT
@@ -102,7 +103,7 @@ def tensors(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
 
 def parameters(state: dict[str, Any], network: str) -> torch.Tensor:
     """What is learned of one network of a checkpoint, without its constants, one after the other, float64."""
-    learned = dict(restore_generator(state).model.networks[network].named_parameters())
+    learned = dict(restore_generator(Checkpoint.from_dict(state)).model.networks[network].named_parameters())
     return torch.cat([state["model"][f"{network}.{name}"].double().ravel() for name in learned])
 
 

@@ -16,7 +16,7 @@ from dist_calo.cli.sweep import main
 from dist_calo.sweeping.results import Results
 from dist_calo.sweeping.study import Study
 from dist_calo.train import main as train
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.ranks import ROOT
 from tests.support.small_runs import tensors, write_part
 from tests.support.sweeps import RATE, write_tiny

@@ -16,13 +16,8 @@ import torch
 from dist_calo.errors import CheckpointError
 from dist_calo.files import is_sound
 from dist_calo.training import checkpoint
-from dist_calo.training.checkpoint import (
-    ABANDONED_AFTER_S,
-    CheckpointFolder,
-    checkpoint_bytes,
-    find_checkpoint,
-    load_checkpoint,
-)
+from dist_calo.training.checkpoint import checkpoint_bytes, load_checkpoint
+from dist_calo.training.checkpoint_folder import ABANDONED_AFTER_S, CheckpointFolder, find_checkpoint
 from tests.support.small_runs import small_disk
 
 

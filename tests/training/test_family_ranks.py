@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dist_calo.train import main as train
-from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+from dist_calo.training.checkpoint import load_checkpoint
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.mlflow_store import Store, made_store
 from tests.support.ranks import ROOT, launcher_params, run_ranks
 from tests.support.runs_in_a_row import own_arguments, train_in_a_row

@@ -13,11 +13,14 @@ from dist_calo.data.loader import training_order
 from dist_calo.data.shards import build_manifest
 from dist_calo.errors import CheckpointError, DataError
 from dist_calo.launching.environment import find_world
-from dist_calo.training.beginning import begin, open_ledger, run_uid
-from dist_calo.training.checkpoint import CheckpointFolder
+from dist_calo.training.beginning import begin, find_state, open_ledger, run_uid
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.dataset import as_kept
-from dist_calo.training.setup import find_state, keep_channels_last
+from dist_calo.training.setup import keep_channels_last
 from tests.support.small_runs import write_showers
+
+PARTS: dict[str, dict[str, str]] = {name: {} for name in ("model", "average", "geometry", "transform")}
+"""Parts of a checkpoint that are read only after it was chosen."""
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +45,13 @@ def start(tmp_path, manifest, monkeypatch, alone):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
         config = RunConfig(checkpoint=CheckpointConfig(dir=str(tmp_path / folder), resume=str(resume)))
         config = replace(config, data=replace(config.data, ledger=ledger))
-        state = find_state(config, manifest)
-        uid = state["uid"] if state else run_uid(config, None)
-        if ledger := open_ledger(config, alone, uid, state["step"] if state else 0, manifest):
+        found = find_state(config, manifest)
+        uid = found.uid if found else run_uid(config, None)
+        step = found.checkpoint.step if found else 0
+        if ledger := open_ledger(config, alone, uid, step, manifest):
             ledger.close()
         begin(config, uid)
-        return state
+        return {**vars(found), "step": step} if found else None
 
     return look
 
@@ -58,6 +62,7 @@ def save(tmp_path, manifest):
 
     def write(step, run_id="first", folder="checkpoints", **more):
         state = {
+            **PARTS,
             **more,
             "step": step,
             "run_id": run_id,
@@ -212,7 +217,7 @@ def test_going_back_behind_what_a_run_has_recorded_begins_another_run(start, sav
     save(30, run_id="second")
     state = start("auto")
     assert (state["step"], state["run_id"]) == (30, "second")
-    assert "abandoned_run" not in state
+    assert state["abandoned_run"] is None
 
 
 def test_a_branch_in_another_folder_is_another_run_unless_nothing_came_after(start, save):
@@ -241,10 +246,11 @@ def test_checkpoints_name_the_files_that_stay_not_their_copies(tmp_path, monkeyp
     assert kept.checksum == manifests["project"].checksum
     assert [entry.path for entry in kept.files] == [entry.path for entry in manifests["project"].files]
     run = CheckpointFolder(tmp_path / "checkpoints")
-    run.save({"step": 5, "run_id": None, "config": RunConfig().to_dict(), "manifest": kept.to_dict()}, {})
+    facts = {"step": 5, "run_id": None, "config": RunConfig().to_dict(), "manifest": kept.to_dict()}
+    run.save({**PARTS, **facts}, {})
     config = RunConfig(checkpoint=CheckpointConfig(dir=str(tmp_path / "checkpoints"), resume="auto"))
     for folder in ("project", "job 2"):
-        assert find_state(config, manifests[folder])["step"] == 5
+        assert find_state(config, manifests[folder]).checkpoint.step == 5
     monkeypatch.delenv("DIST_CALO_STAGED_FROM")
     assert as_kept(config.data, manifests["job 1"]) == (config.data, manifests["job 1"])
 

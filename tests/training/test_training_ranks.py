@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dist_calo.data.ledger import read_ledger
-from dist_calo.training.checkpoint import CheckpointFolder, load_checkpoint
+from dist_calo.training.checkpoint import load_checkpoint
+from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.ranks import launcher_params, run_ranks
 from tests.support.small_runs import parameters, train_command, training_ids, write_showers
 

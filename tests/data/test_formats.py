@@ -13,7 +13,7 @@ from dist_calo.data.formats import FORMATS, ReadOptions, ShowerWriter, format_na
 from dist_calo.data.formats.protocol import rows_are_good
 from dist_calo.data.formats.rows import RowReader
 from dist_calo.data.shards import find_problems, manifest_of
-from dist_calo.errors import ConfigError, DataError
+from dist_calo.errors import ConfigError, DataError, of_user
 from dist_calo.geometry import VoxelGrid
 from tests.support.shower_files import energies, rows_of, showers, write_lcd
 
@@ -327,8 +327,9 @@ def test_the_writer_refuses_wrong_shapes_and_folders(tmp_path):
         with pytest.raises(ValueError, match="conditions have shape"):
             writer.append(showers(2), energies(3))
         writer.append(showers(1), energies(1))
-    with pytest.raises(DataError, match="name a file in a folder that exists"):
+    with pytest.raises(FileNotFoundError) as raised:
         ShowerWriter(tmp_path / "none" / "a.h5", geometry)
+    assert "make the folder, or name one that exists" in str(of_user(raised.value))
 
 
 @pytest.mark.parametrize(

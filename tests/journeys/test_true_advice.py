@@ -176,7 +176,7 @@ def test_a_message_names_settings_options_and_commands_that_there_are() -> None:
     sections = {section.name: section.default_factory for section in fields(RunConfig)}
     settings = {f"{name}.{setting.name}" for name, kind in sections.items() for setting in fields(kind)}  # type: ignore[arg-type]
     seen = 0
-    for path in [*(ROOT / "dist_calo" / "data").rglob("*.py"), ROOT / "dist_calo" / "data_tools.py"]:
+    for path in [*(ROOT / "dist_calo" / "data").rglob("*.py"), ROOT / "dist_calo" / "cli" / "data.py"]:
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
                 continue

@@ -151,11 +151,13 @@ def require_plausible(
     fitting = [_advice(units, other) for other in tried if plausible(other)]
     fewest = min((len(advice) for advice in fitting), default=0)
     advice = " or ".join(" and ".join(advice) for advice in fitting if len(advice) == fewest)
+    known_by = {"cell_unit": "cell_units", "energy_unit": "energy_units"}
+    attributes = " and ".join(name for setting, name in known_by.items() if setting in advice)
+    several = "s" if " and " in attributes else ""
     raise DataError(
         f"{file_name}: {seen}, {rule}: read with cells in {units.cells} and incident energies in {units.energy}; "
         + (
-            f"set {advice}; where a command has no such option, write the units into the file's attributes cell_units "
-            "and energy_units"
+            f"write the true unit{several} into the file's attribute{several} {attributes}, or set {advice}"
             if advice
             else "GeV and MeV do not help: correct the file"
         )

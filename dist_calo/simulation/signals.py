@@ -17,6 +17,7 @@ constants below 1e-8 of the light, as the transit spread is longer than a bin.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,7 +216,7 @@ def digitise(deposits: NDArray[np.floating], chain: PulseChain, seed: int, first
 
 def signals_from_deposits(
     deposits: NDArray[np.floating], seed: int, first_event: int = 0, chain: PulseChain | None = None
-) -> dict[str, NDArray]:
+) -> dict[str, NDArray[Any]]:
     """Digitise events as the data sets of a signal file: ``signals``, ``t0``, ``edep`` and ``photoelectrons``.
 
     Args:

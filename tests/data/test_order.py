@@ -11,7 +11,7 @@ from dist_calo.data.row_blocks import Blocks
 from dist_calo.errors import ConfigError, DataError
 
 
-@st.composite
+@st.composite  # type: ignore[arg-type]
 def orders(draw, **fixed):
     rows = draw(st.lists(st.integers(1, 40), min_size=1, max_size=30))
     gaps = draw(st.lists(st.integers(0, 50), min_size=len(rows), max_size=len(rows)))

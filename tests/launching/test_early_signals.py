@@ -10,9 +10,9 @@ import pytest
 
 SPEAK = """
 import os, sys
-from dist_calo import early
-early.guard_output(of_run={of_run})
-early.PATIENCE_S = 0.2
+from dist_calo.launching import early_signals
+early_signals.guard_output(of_run={of_run})
+early_signals.PATIENCE_S = 0.2
 {body}
 print("step 1: Müller, ∑ of 数 and \\udcff", flush=True)
 print("error ∑", file=sys.stderr)
@@ -117,8 +117,8 @@ def test_a_bar_outlives_its_terminal(term):
     """A terminal without a size, which is closed while the bar is drawn."""
     program = """
 import sys
-from dist_calo import early
-early.guard_output(of_run=True)
+from dist_calo.launching import early_signals
+early_signals.guard_output(of_run=True)
 from dist_calo.training.progress import Progress
 bar = Progress(100, 0, show=True)
 bar.say("step 1 ∑")

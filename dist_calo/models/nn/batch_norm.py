@@ -29,7 +29,7 @@ class SumOverRanks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        return SumOverRanks.apply(gradient, ctx.reduce), None  # type: ignore[attr-defined]
+        return SumOverRanks.apply(gradient, ctx.reduce), None  # type: ignore[attr-defined, no-untyped-call]
 
 
 class SyncBatchNorm(nn.Module):
@@ -87,7 +87,7 @@ class SyncBatchNorm(nn.Module):
         sums = [local * center64, spread.double() + local * center64.square(), center64.new_full((1,), local)]
         total = torch.cat(sums)
         if self.reduce is not None:
-            total = SumOverRanks.apply(total, self.reduce)
+            total = SumOverRanks.apply(total, self.reduce)  # type: ignore[no-untyped-call]
         first, second, number = total.split([channels, channels, 1])
         number = number.detach()
         count = number.clamp(min=1)

@@ -227,7 +227,9 @@ def _windows(groups: int, share: float, count: int, numbers: np.random.Generator
     return masks
 
 
-def _mean_distance(first: list, second: list) -> float:
+def _mean_distance(
+    first: list[tuple[int, np.ndarray, np.ndarray]], second: list[tuple[int, np.ndarray, np.ndarray]]
+) -> float:
     """Return the mean distance of pairs of (rows, mean, covariance)."""
     return float(np.mean([frechet_distance(*a, *b) for (_, *a), (_, *b) in zip(first, second, strict=True)]))
 

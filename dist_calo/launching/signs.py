@@ -20,6 +20,7 @@ WHERE = "DIST_CALO_SIGNS"
 
 _SLOT = struct.Struct("<qqqd?B8s32s")
 _SLOT_BYTES = 128
+_NAME = "dist_calo"
 _BEATS, _BEATS_AT = struct.Struct("<q"), 8
 _WAITS, _WAITS_AT = struct.Struct("<?"), 32
 _MOST_TIMES_USUAL = 20
@@ -65,9 +66,12 @@ class Page:
 
     Raises:
         OSError: if it cannot be opened.
+        ValueError: if it is another file by now.
     """
 
     def __init__(self, path: str) -> None:
+        if not os.readlink(path).startswith(f"/memfd:{_NAME}"):
+            raise ValueError(f"{path}: is no memory of ranks")
         self.path = path
         file = os.open(path, os.O_RDWR)
         try:
@@ -112,7 +116,7 @@ class Page:
 def open_page(ranks: int) -> Page | None:
     """Return new memory for so many ranks, which lives as long as this process or a rank; None if there is none."""
     with suppress(OSError, AttributeError):
-        file = os.memfd_create("dist_calo")
+        file = os.memfd_create(_NAME)
         os.ftruncate(file, ranks * _SLOT_BYTES)
         page = Page(f"/proc/{os.getpid()}/fd/{file}")
         page.clear()
@@ -135,7 +139,10 @@ class Signs:
         """Whether the launcher is one of ours, which names ranks that end."""
         if path is not None:
             with suppress(OSError, ValueError, KeyError):
-                self.use(Page(path), int(environ["LOCAL_RANK"]))
+                page, number = Page(path), int(environ["LOCAL_RANK"])
+                # A variable that another job has left behind names memory of other ranks.
+                if number < page.size:
+                    self.use(page, number)
 
     @property
     def page(self) -> Page | None:

@@ -18,7 +18,7 @@ from dist_calo.errors import EXIT_FAILURE, EXIT_PREEMPTED, EXIT_USER, LaunchErro
 from dist_calo.launching import elastic_agent
 from dist_calo.launching.elastic_agent import Agent, Plan, ask_for_plan
 from dist_calo.launching.environment import World, find_world, most_ranks
-from dist_calo.launching.signs import Sign
+from dist_calo.launching.signs import WHERE, Sign
 from dist_calo.tracking.spool import Spool
 from tests.support.ranks import ROOT, free_port
 
@@ -63,6 +63,8 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
     """The first agent of three nodes; ``ranks`` of it is what torch finds when it looks at the ranks."""
     state = SimpleNamespace(participants={A: 0, B: 1, C: 2}, wait_list=set(), redundancy_list=set())
     handler = SimpleNamespace(_state_holder=SimpleNamespace(state=state), shutdown=lambda: True)
+    # The agent sets it for its ranks; tests that come later have others.
+    monkeypatch.setenv(WHERE, "")
     made: Any = Agent(PLAN, handler)
     made._members = dict(state.participants)
     made._worker_group.group_rank = 0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,18 @@ def written(steps: Callable[[Signs], object]) -> Sign:
     steps(signs)
     assert page.read(1) == Sign()
     return Page(page.path).read(2)
+
+
+def test_memory_of_other_ranks_and_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    page = open_page(2)
+    assert page is not None
+    other = tmp_path / "file"
+    other.write_bytes(b"x" * 1024)
+    for path in (page.path, str(other), "", "/proc/1/fd/99"):
+        signs = Signs({WHERE: path, "LOCAL_RANK": "2"})
+        signs.begin("in set-up", "step")
+        assert signs.page is None
+    assert other.read_bytes() == b"x" * 1024
 
 
 def test_a_rank_says_where_it_is() -> None:

@@ -127,7 +127,11 @@ def test_a_node_that_the_network_loses_is_named_and_the_job_goes_back_into_the_q
     [
         # What it writes next, to its ledger, is an OSError.
         (3, "prlimit --fsize=1 --pid", r"\[rank 3 of 4 on \S+\] .*File too large"),
-        (2, "kill -9", r"error: rank 2 has ended without a message"),
+        (
+            2,
+            "kill -9",
+            r"error: rank 2 of 4 on \S+ was killed by SIGKILL after step \d+: perhaps out of memory",
+        ),
     ],
     ids=["raises", "killed"],
 )
@@ -139,7 +143,7 @@ def test_a_rank_that_fails_ends_the_job_for_good(
     assert job.wait(seconds=60) == "FAILED"
     assert job.facts()["Restarts"] == "0"
     assert re.search(said, job.text)
-    assert ("has ended without a message" in job.text) == (what == "kill -9")
+    assert "has ended without a message" not in job.text
     assert "no longer answers" not in job.text
     assert "goes back into the queue" not in job.text
 

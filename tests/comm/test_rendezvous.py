@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch._C._distributed_c10d import TCPStore
 from dist_calo import comm
 from dist_calo.comm.liveness import failure, rendezvous, watch
 from dist_calo.comm.liveness.rendezvous import Alarm, meeting_point, poll_interval
-from dist_calo.comm.liveness.watch import NodeWatch, keep_alive, name_ranks
+from dist_calo.comm.liveness.watch import NodeWatch, keep_alive, name_ranks, unacknowledged
 from dist_calo.errors import LaunchError
 from dist_calo.launching.environment import World
+from tests.support.mlflow_store import wait_until
 
 TWO_NODES = World(rank=3, size=4, local_rank=1, local_size=2, node="node2", launcher="srun")
 ONE_NODE = World(rank=1, size=2, local_rank=1, local_size=2, node="node1", launcher="mpirun")
@@ -228,7 +230,23 @@ def test_a_silent_connection_ends_within_the_time_allowed(silence_s: float) -> N
         keep_alive(connection, silence_s)
         names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
         idle, every, probes = (connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, n)) for n in names)
+        unacknowledged_ms = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
     assert idle + every * probes == silence_s
+    assert unacknowledged_ms == 1000 * silence_s
+
+
+def test_a_stopped_process_has_a_kernel_that_answers_until_it_has_no_room() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as connection:
+        connection.connect(listener.getsockname())
+        connection.setblocking(False)
+        other, _ = listener.accept()
+        with other:
+            connection.send(b"?")
+            wait_until(lambda: unacknowledged(connection) == 0, 10, "the kernel to answer")
+            with suppress(BlockingIOError):
+                while True:
+                    connection.send(bytes(1 << 16))
+            assert unacknowledged(connection) > 0
 
 
 @pytest.mark.parametrize(

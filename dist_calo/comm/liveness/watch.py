@@ -10,10 +10,13 @@ Only while ranks of a node wait for others does it ask the next one each second,
 so a rank that is alone on its node and has been stopped, or computes without end, is found as well.
 """
 
+import fcntl
 import os
 import secrets
 import select
 import socket
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -210,9 +213,12 @@ class NodeWatch:
             if self._ranks is None or not self._ranks.waits_for_long(_ASK_AFTER_S):
                 unanswered_s = 0.0
                 continue
+            unanswered_s += awake_s
+            if unacknowledged(connection):
+                # Not even the node's kernel has it: this one will say when the node has been silent for too long.
+                continue
             if unanswered_s >= self._judge.limit(SIGNS.sign.usual_s):
                 return _QUESTION
-            unanswered_s += awake_s
             with suppress(BlockingIOError):
                 connection.send(_QUESTION, socket.MSG_DONTWAIT)
 
@@ -234,16 +240,26 @@ def watch_nodes(communicator: Communicator, silence_s: float, timeout_s: float) 
 
 
 def keep_alive(connection: socket.socket, silence_s: float) -> None:
-    """Have the kernel probe an idle connection, and close it with an error once it was silent for so long.
+    """Have the kernel watch a connection, idle or not, and close it with an error once it was silent for so long.
 
     Kernels count whole seconds: the time is rounded to a multiple of six.
     """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Linux probes no connection on which something waits for the other side's word that it came.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1e3 * silence_s))
     # macOS has its own name for the first of them.
     idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
     every_s = max(1, round(silence_s / _PROBES))
     for option, value in ((idle, 2 * every_s), ("TCP_KEEPINTVL", every_s), ("TCP_KEEPCNT", _PROBES - 2)):
         connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def unacknowledged(connection: socket.socket) -> int:
+    """Return how many sent bytes the kernel at the other end has not acknowledged; 0 where it cannot be told."""
+    with suppress(OSError):
+        return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return 0
 
 
 def first_ranks(cards: Sequence[Card]) -> list[int]:

@@ -12,7 +12,7 @@ def main(arguments: Sequence[str]) -> int:
     """Register the generator of a checkpoint and return the exit code."""
     options = _parser().parse_args(list(arguments))
 
-    from dist_calo.deployment.registry import check_names, read_metrics, register
+    from dist_calo.deployment.registry import check_names, read_metrics, register, require_evaluated
     from dist_calo.training.checkpoint import Checkpoint
     from dist_calo.training.checkpoint_folder import find_checkpoint
     from dist_calo.training.restore import require_parts
@@ -22,6 +22,8 @@ def main(arguments: Sequence[str]) -> int:
     state = find_checkpoint(options.checkpoint)
     require_parts(state, options.checkpoint)
     checkpoint = Checkpoint.from_dict(state)
+    if metrics is not None:
+        require_evaluated(checkpoint, metrics, options.metrics)
     registered = register(
         checkpoint, options.name, tracking_uri=options.tracking_uri, metrics=metrics, aliases=options.alias
     )

@@ -61,7 +61,11 @@ def check_names(name: str, aliases: list[str]) -> None:
 
 
 def read_metrics(path: str | Path) -> dict[str, Any]:
-    """What ``dist-calo evaluate`` wrote: ``score`` and ``metrics``, by name ``{value, error, floor, sigmas}``.
+    """Read what ``dist-calo evaluate`` wrote.
+
+    Returns:
+        ``score``; ``metrics``, by name ``{value, error, floor, sigmas}``; ``model``, facts of the checkpoint that was
+        evaluated, empty for files.
 
     Raises:
         ConfigError: if the file is not one of those.
@@ -69,6 +73,7 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
     try:
         found = from_json(read_bytes(path), dict[str, Any])
         score, metrics = float(found["score"]), dict(found["metrics"])
+        model = dict(found.get("facts", {}).get("Model", {}))
         numbers = {
             str(name): {
                 key: float(entry[key])
@@ -85,7 +90,24 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"--metrics {path}: not the metrics.json of dist-calo evaluate ({type(error).__name__}: {error})"
         ) from None
-    return {"score": score, "metrics": numbers}
+    return {"score": score, "metrics": numbers, "model": model}
+
+
+def require_evaluated(checkpoint: Checkpoint, metrics: Mapping[str, Any], path: str) -> None:
+    """Refuse the evaluation of another checkpoint; that of files does not tell what made them.
+
+    Raises:
+        ConfigError: if step or MLflow run are others.
+    """
+    facts = {"training step": f"{checkpoint.step:,}", "MLflow run": checkpoint.run_id or ""}
+    for what, here in facts.items():
+        there = str(metrics["model"].get(what, here))
+        # A run that had not been sent yet has another id by now.
+        if there != here and not here.startswith("spool-"):
+            raise ConfigError(
+                f"--metrics {path} is of another checkpoint: {what} {there}, and this one has {here or 'none'}; "
+                "evaluate this one: dist-calo evaluate --checkpoint"
+            )
 
 
 def register(

@@ -13,6 +13,7 @@ from dist_calo.data.ledger import Ledger, LedgerRun, claim_ledger, require_own, 
 from dist_calo.data.loader import training_order
 from dist_calo.data.shards import Manifest, require_same_files
 from dist_calo.errors import CheckpointError, DataError
+from dist_calo.files import why_missing
 from dist_calo.launching.slurm import batch_job, restarted
 from dist_calo.training.checkpoint import Checkpoint, State, load_checkpoint
 from dist_calo.training.checkpoint_folder import CheckpointFolder
@@ -83,6 +84,10 @@ def _state_to_continue(
         case "auto":
             return folder.newest()
         case path:
+            if not Path(path).exists():
+                raise CheckpointError(
+                    f"checkpoint.resume={path}: {why_missing(path)}; give no, auto, or the name of a checkpoint"
+                )
             state = load_checkpoint(path)
             if steps and Path(path).resolve().parent != folder.folder.resolve():
                 raise CheckpointError(

@@ -240,7 +240,8 @@ class CheckpointFolder:
             try:
                 return path, load_checkpoint(path)
             except SpoiltCheckpointError as error:
-                print(f"dist_calo: {error}; trying the one before it", file=sys.stderr)
+                if path != paths[-1]:
+                    print(f"dist_calo: {error}; trying the one before it", file=sys.stderr)
         if paths:
             raise SpoiltCheckpointError(
                 f"{self.folder}: none of its {len(paths)} checkpoints is sound; restore one or start elsewhere"

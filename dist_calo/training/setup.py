@@ -110,6 +110,10 @@ def build_run(
         progress.say(f"{manifest.rows} showers in {len(manifest.files)} file(s), {config.data.described}")
         if resumed:
             progress.say(f"continuing after step {state.step} of {config.checkpoint.dir}")
+            if state.step >= config.train.max_steps:
+                progress.say(
+                    f"nothing is left to train: train.max_steps={config.train.max_steps}; raise it to go on"
+                )
         for line in _record_in_words(config, tracker, state, abandoned):
             progress.say(line)
         trainer = Trainer(

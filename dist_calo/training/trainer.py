@@ -146,10 +146,14 @@ class Trainer:
         else:
             self._record_model()
             self._progress.say(
-                f"done: checkpoints in {self._folder.folder}, the best is of step "
-                f"{self.state.best_step or self.state.step}; `dist-calo generate --checkpoint "
+                f"done: checkpoints in {self._folder.folder}, {self._kept()}; `dist-calo generate --checkpoint "
                 f"{shlex.quote(str(self._folder.folder))} --out FILE` makes showers with it"
             )
+
+    def _kept(self) -> str:
+        """Return which checkpoint a command takes that names the folder alone."""
+        best = self.state.best_step
+        return f"the best is of step {best}" if best else f"the newest is of step {self.state.step}"
 
     def _advance(self, batch: Batch) -> None:
         self.state.step += 1

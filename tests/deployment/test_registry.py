@@ -310,6 +310,14 @@ def test_wrong_options_are_one_line(folder, state, capsys, options, message):
     assert message in line
 
 
+@pytest.mark.parametrize("fact", [{"training step": "8"}, {"MLflow run": "1" * 32}])
+def test_the_evaluation_of_another_checkpoint_is_refused(folder, state, tmp_path, capsys, fact):
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps({**METRICS, "facts": {"Model": fact}}))
+    assert registered(folder, "--metrics", str(path)) == 2
+    assert f"{path} is of another checkpoint: {next(iter(fact))}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"score": "good"}', '{"score": 1, "metrics": {"a": 3}}'])
 def test_metrics_of_another_kind_are_refused(folder, state, tmp_path, capsys, text):
     path = tmp_path / "metrics.json"

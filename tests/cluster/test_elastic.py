@@ -16,7 +16,8 @@ from dist_calo.data.shards import build_manifest
 from tests.cluster.slurm import Cluster, Job
 from tests.support.small_runs import ledger_sets, logged_metrics, train_command, write_showers
 
-STEPS = 130
+# Enough that a node joins while the others train, however fast they are.
+STEPS = 500
 # Call a program with the process number of a rank of this node.
 FOR_RANK = """
 for task in /proc/[0-9]*; do

@@ -17,7 +17,17 @@ def test_twenty_trials_by_two_tasks_one_of_which_loses_its_node(
     cluster: Cluster, checkout: Path, tmp_path: Path
 ) -> None:
     data = write_part(SIGNALS, tmp_path / "data", rows=(120,))
-    file = write_tiny(tmp_path / "tiny.yaml", data, trials=TRIALS, sampler="tpe", abandoned_after_s=40)
+    # A trial lasts long enough that a node can be lost in its midst.
+    halves = dict.fromkeys(("train.validate_every_steps", "checkpoint.every_steps"), 100)
+    file = write_tiny(
+        tmp_path / "tiny.yaml",
+        data,
+        trials=TRIALS,
+        sampler="tpe",
+        abandoned_after_s=40,
+        steps=200,
+        settings={"train.log_every_steps": 100, **halves},
+    )
     study = tmp_path / "study"
     array = cluster.submit(
         checkout,
@@ -33,14 +43,14 @@ def test_twenty_trials_by_two_tasks_one_of_which_loses_its_node(
         for task in (1, 2)
     ]
     # In the midst of its second trial, of which the first checkpoint is written.
-    tasks[0].wait_for("step 2: validation", times=2, seconds=200)
+    tasks[0].wait_for("step 100: validation", times=2, seconds=200)
     cluster.node("crash", int(tasks[0].facts()["NodeList"].removeprefix(cluster.prefix)))
     logs = [task.finish(seconds=300) for task in tasks]
 
     trials = Study.read(study).trials
     assert [trial.number for trial in trials] == list(range(TRIALS))
     assert Counter(trial.state.name for trial in trials) == {"COMPLETE": TRIALS}
-    assert all(sorted(trial.intermediate_values) == [2, 4] for trial in trials)
+    assert all(sorted(trial.intermediate_values) == [100, 200] for trial in trials)
     assert sum(log.count(" goes on: ") for log in logs) == 1
     assert recorded(tmp_path) == (["FINISHED"], ["FINISHED"] * TRIALS)
     assert not list((study / "spool").iterdir())

@@ -14,10 +14,11 @@ from dist_calo.data.loader import training_loader
 from dist_calo.data.order import Position
 from dist_calo.data.shards import build_manifest
 from tests.cluster.slurm import Cluster, Job
+from tests.support.mlflow_store import wait_until
 from tests.support.small_runs import ledger_sets, logged_metrics, train_command, write_showers
 
 # Enough that a node joins while the others train, however fast they are.
-STEPS = 500
+STEPS = 1000
 # Call a program with the process number of a rank of this node.
 FOR_RANK = """
 for task in /proc/[0-9]*; do
@@ -72,6 +73,10 @@ def test_a_lost_node_leaves_an_elastic_job_and_comes_back(
     job.wait_for("rank 4 has ended without a message")
     job.wait_for(f": it or its node {name} (ranks 4-5) crashed")
     job.wait_for("4 rank(s), launcher elastic", seconds=180)
+    # A node that comes back before SLURM has given it up still belongs to the job that lost it.
+    wait_until(
+        lambda: "down" in cluster.run("sinfo", "-h", "-n", name, "-o", "%T"), 90, "the loss of the node"
+    )
     cluster.node("up", 3)
     joins = cluster.submit(
         checkout,

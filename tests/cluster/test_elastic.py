@@ -18,7 +18,7 @@ from tests.support.mlflow_store import wait_until
 from tests.support.small_runs import ledger_sets, logged_metrics, train_command, write_showers
 
 # Enough that a node joins while the others train, however fast they are.
-STEPS = 900
+STEPS = 400
 # Call a program with the process number of a rank of this node.
 FOR_RANK = """
 for task in /proc/[0-9]*; do

@@ -52,9 +52,9 @@ def world_of(rank: int, size: int) -> World:
     return World(rank=rank, size=size, local_rank=rank, local_size=size, node=f"node{rank}", launcher="local")
 
 
-def comes(facts: Mapping[str, str], timeout_s: float = 20.0) -> Rank:
+def comes(facts: Mapping[str, str], timeout_s: float = 20.0, **variables: str) -> Rank:
     def act(world: World, environ: Mapping[str, str]) -> None:
-        door = Door(world, timeout_s, environ)
+        door = Door(world, timeout_s, {**environ, **variables})
         doors.append(door)
         door.agree({NUMBER: str(world.size), **facts})
 
@@ -63,6 +63,17 @@ def comes(facts: Mapping[str, str], timeout_s: float = 20.0) -> Rank:
 
 def test_ranks_of_the_same_facts_pass() -> None:
     assert at_the_door([(world_of(rank, 4), comes({"a": "1"})) for rank in range(4)]) == ["agreed"] * 4
+
+
+def test_ranks_of_a_node_that_joined_pass_whatever_torch_counts() -> None:
+    ranks = [
+        (
+            world_of(rank, 2),
+            comes({}, TORCHELASTIC_RESTART_COUNT=str(1 - rank), DIST_CALO_RESTART_COUNT="2"),
+        )
+        for rank in range(2)
+    ]
+    assert at_the_door(ranks) == ["agreed"] * 2
 
 
 @pytest.mark.parametrize("odd", [0, 1, 2])

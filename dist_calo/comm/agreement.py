@@ -167,7 +167,7 @@ class Door:
                 f"{address}:{port}: rank 0 cannot listen there, another program or another rank 0 does, or it is no "
                 "address of this host: set MASTER_ADDR to this host and MASTER_PORT to a free port on all ranks"
             ) from error
-        # An agent's store outlives the ranks that it starts anew. On a node that joins torch's own count is another one.
+        # An agent's store outlives the ranks that it starts anew. Torch counts otherwise on a node that joins.
         counts = (environ.get(f"{by}_RESTART_COUNT") for by in ("DIST_CALO", "TORCHELASTIC"))
         self._store: Any = PrefixStore(f"door/{next(filter(None, counts), '')}", self._server)
 

@@ -98,8 +98,8 @@ def describe(folder: Path, job: str | None = None) -> Iterator[tuple[str, str]]:
 
 def _unsound(checkpoint: Path) -> str:
     """Return the fault of a checkpoint file, to be read after its name; empty if it has none."""
-    alone = len(list(checkpoint.parent.glob("step-*.pt"))) < 2
-    before = "restore it, or start anew" if alone else "checkpoint.resume=auto takes the one before it"
+    older = any(path < checkpoint for path in checkpoint.parent.glob("step-*.pt"))
+    before = "checkpoint.resume=auto takes the one before it" if older else "restore it, or start anew"
     try:
         sound = is_sound(checkpoint.read_bytes())
     except OSError as error:

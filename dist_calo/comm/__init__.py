@@ -84,12 +84,12 @@ _INSTALL = {
 
 
 def is_installed(backend: str) -> bool:
-    """Whether what a backend needs is installed; nothing is imported."""
+    """Tell if what a backend needs is installed; import nothing."""
     return backend not in _MODULES or importlib.util.find_spec(_MODULES[backend]) is not None
 
 
 def choose_backend(backend: str, world: World, environ: Mapping[str, str] = os.environ) -> str:
-    """The backend to use: ``auto`` picks by launcher, any other name is checked against it.
+    """Return the backend to use: ``auto`` picks by launcher, any other name is checked against it.
 
     Raises:
         ConfigError: if there is no such backend.
@@ -210,7 +210,7 @@ def _allow_files(most: int) -> None:
 
 
 def _check_ranks(backend: str, communicator: Communicator) -> None:
-    """A library that was built for another MPI starts without error, and every process is rank 0 of 1."""
+    """Refuse a library built for another MPI: it starts without error, and every process is rank 0 of 1."""
     world = communicator.world
     found = getattr(communicator, "rank_and_size", (world.rank, world.size))
     if found == (world.rank, world.size):

@@ -54,7 +54,7 @@ class Party:
 
 
 def difference(parties: Sequence[Party]) -> str | None:
-    """What the ranks do not agree on, with all values by rank; None for one party.
+    """Say what the ranks do not agree on, with all values by rank; None for one party.
 
     The largest party, or that of the lowest rank, is what the others are compared with.
     """
@@ -79,7 +79,7 @@ def difference(parties: Sequence[Party]) -> str | None:
 
 
 def _twice(parties: Sequence[Party]) -> str | None:
-    """What two processes that call themselves the same rank are told."""
+    """Return the message for two processes that call themselves the same rank."""
     ranks = sorted(rank for party in parties for rank in party.ranks)
     twice = next((rank for rank, following in pairwise(ranks) if rank == following), None)
     return (
@@ -104,7 +104,7 @@ def _digest(facts: Mapping[str, str]) -> str:
 
 
 def installed(package: str) -> str:
-    """Version of an installed package, for the facts."""
+    """Return the version of an installed package, for the facts."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -130,7 +130,7 @@ def require_agreement(communicator: Communicator, facts: Mapping[str, str]) -> N
 
 
 class Door:
-    """Where the ranks of the torch backend come by before they connect; what it holds has to be kept until then.
+    """Meeting point of the ranks of the torch backend before they connect; its content is kept until then.
 
     Args:
         world: this process among the ranks.
@@ -220,7 +220,7 @@ class Door:
         return parties
 
     def _stay_until_heard(self, seconds: float) -> None:
-        """The store ends with the process that keeps it."""
+        """Keep this process until all have heard: the store ends with the process that keeps it."""
         deadline = time.monotonic() + seconds
         heard = self._store.add("heard", 1)
         while self._keeps and heard < self._world.size and time.monotonic() < deadline:

@@ -5,7 +5,7 @@ from dist_calo.launching.environment import World
 
 
 def local_device(name: str, world: World) -> str:
-    """The device of this rank: ``cpu``, or the GPU with the number of the local rank.
+    """Return the device of this rank: ``cpu``, or the GPU with the number of the local rank.
 
     Args:
         name: ``cpu``; ``cuda``; ``auto``, which takes a GPU if there is one; or a device with a number.

@@ -62,7 +62,7 @@ class _Bucket:
 
 
 class GradientAverager:
-    """Sums the gradients of one network over all ranks.
+    """Sum of the gradients of one network over all ranks.
 
         with averager.accumulating():       # all micro-batches but the last: nothing is sent
             loss.backward()
@@ -159,7 +159,7 @@ class GradientAverager:
             bucket.flat.zero_()
 
     def squared_norm(self) -> Tensor:
-        """Squared Euclidean norm of the gradient, a 0-d float32 tensor; not finite if any element is not.
+        """Return the squared Euclidean norm of the gradient, a 0-d float32 tensor; not finite if any element is not.
 
         Added up in float64 and rounded once, so that ranks with other numbers of threads find the same value.
         """

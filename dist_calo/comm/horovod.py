@@ -147,7 +147,7 @@ class HorovodCommunicator(Meter):
         self._names_in_use.discard(name)
 
     def _name(self, kind: str) -> str:
-        """A name that is free, the same on every rank, and comes again: Horovod remembers what it knows by name."""
+        """Return a free name, the same on every rank and used again: Horovod remembers what it knows by name."""
         number = 0
         while (name := f"{kind}.{number}") in self._names_in_use:
             number += 1

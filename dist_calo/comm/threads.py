@@ -40,7 +40,7 @@ def plan_threads(
 
 
 def share_of_node(cores: Sequence[frozenset[int]]) -> list[frozenset[int]]:
-    """Neighbouring cores for each rank where all ranks of a node may use the same ones; otherwise what each has.
+    """Return neighbouring cores for each rank where all ranks of a node may use the same; else what each has.
 
     Core numbers follow the sockets on most machines, so that neighbours share one.
     """
@@ -107,7 +107,7 @@ def apply_threads(threads: int) -> None:
 
 
 def available_cores() -> frozenset[int]:
-    """Physical cores that this process may use; hardware threads of one core count once."""
+    """Return physical cores that this process may use; hardware threads of one core count once."""
     if not hasattr(os, "sched_getaffinity"):
         return frozenset(range(os.cpu_count() or 1))
     return frozenset(_first_sibling(cpu) for cpu in os.sched_getaffinity(0))
@@ -124,7 +124,7 @@ def _unused_cores(cores: Sequence[set[int]]) -> bool:
 
 
 def _first_sibling(cpu: int) -> int:
-    """Number that the hardware threads of a core have in common: the lowest of theirs."""
+    """Return the number that the hardware threads of a core have in common: the lowest of theirs."""
     try:
         text = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
         return int(text.split(",")[0].split("-")[0])
@@ -135,7 +135,7 @@ def _first_sibling(cpu: int) -> int:
 def processor_quota(
     mounted: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")
 ) -> float | None:
-    """Processor time a second that control groups allow this process and those with it, in cores.
+    """Return the processor time a second that control groups allow this process and those with it, in cores.
 
     Batch systems hand out whole cores; container engines limit time instead (``docker run --cpus 4``).
 
@@ -164,7 +164,7 @@ def processor_quota(
 
 
 def _group_limit(folder: Path) -> float | None:
-    """Cores' time that a control group allows."""
+    """Return cores' time that a control group allows."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()
@@ -177,7 +177,7 @@ def _group_limit(folder: Path) -> float | None:
 
 
 def _omp_limit(environ: Mapping[str, str], launcher: str, local_size: int) -> int | None:
-    """What the user set; torchrun sets 1 unasked when it starts several ranks."""
+    """Return the limit that the user set; torchrun sets 1 unasked when it starts several ranks."""
     limit = _number(environ.get("OMP_NUM_THREADS"))
     return None if launcher == "torchrun" and local_size > 1 and limit == 1 else limit
 

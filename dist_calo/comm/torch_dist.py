@@ -101,7 +101,7 @@ class TorchCommunicator(Meter):
 
     @property
     def cause(self) -> str | None:
-        """Which node is lost, as far as this rank has heard."""
+        """The node that is lost, as far as this rank has heard."""
         return self._alarm.cause if self._alarm else None
 
     def all_reduce(self, tensor: torch.Tensor, reduction: Reduction = "sum") -> None:

@@ -262,12 +262,12 @@ def _signature(geometry: Geometry) -> "ModelSignature":
 
 
 def _logged_name(name: str) -> str:
-    """The name of the logged model behind a version: MLflow allows it fewer characters than the registry does."""
+    """Return the name of the logged model of a version: MLflow allows it fewer characters than the registry."""
     return re.sub(r"[/:.%\"']", "_", name)
 
 
 def _trained_run(client: "MlflowClient", run_id: str | None) -> Any:
-    """The run that trained the model, None where this store does not have it."""
+    """Return the run that trained the model, None where this store does not have it."""
     run = find_run(client, run_id) if run_id else None
     return run if run is not None and run.info.lifecycle_stage == "active" else None
 
@@ -278,7 +278,7 @@ def _tags(
     of_run: Mapping[str, str],
     metrics: Mapping[str, Any] | None,
 ) -> dict[str, str]:
-    """What the version says of itself: where it comes from, and its evaluation."""
+    """Return the tags of a version: where it comes from, and its evaluation."""
     code = describe_run()
     tags = {
         "step": checkpoint.step,
@@ -299,7 +299,7 @@ def _tags(
 
 
 def _said(entry: Mapping[str, float]) -> str:
-    """A number of an evaluation in words, such as ``0.012 ± 0.001, floor 0.011, 0.9 sigmas``."""
+    """Return a number of an evaluation in words, such as ``0.012 ± 0.001, floor 0.011, 0.9 sigmas``."""
     text = f"{entry['value']:.4g}" if "value" in entry else "undefined"
     text += f" ± {entry['error']:.2g}" if "error" in entry else ""
     text += f", floor {entry['floor']:.4g}" if "floor" in entry else ""
@@ -307,14 +307,14 @@ def _said(entry: Mapping[str, float]) -> str:
 
 
 def _key(name: str) -> str:
-    """A name with the characters that MLflow allows in keys."""
+    """Return a name with the characters that MLflow allows in keys."""
     return re.sub(r"[^\w\-. /]", "_", name)[: TAG_CHARACTERS - len("evaluation/.floor")]
 
 
 def _log_metrics(
     client: "MlflowClient", run_id: str, model_id: str, step: int, metrics: Mapping[str, Any]
 ) -> None:
-    """The evaluation's finite numbers as metrics of the model."""
+    """Log the evaluation's finite numbers as metrics of the model."""
     from mlflow.entities import Metric
 
     values = {"evaluation/score": metrics["score"]}

@@ -71,7 +71,7 @@ def write_int8(generator: TrainedGenerator, fp32: Path, path: Path) -> str:
 
 
 def load_onnx(generator: TrainedGenerator, path: Path, threads: int) -> OnnxGenerator:
-    """A generator that ONNX Runtime computes on the CPU with so many threads, this one among them.
+    """Return a generator that ONNX Runtime computes on the CPU with so many threads, this one among them.
 
     Args:
         generator: what was exported.
@@ -90,7 +90,7 @@ def load_onnx(generator: TrainedGenerator, path: Path, threads: int) -> OnnxGene
 
 
 def moved(generator: TrainedGenerator, device: str) -> TrainedGenerator:
-    """A copy of a generator on a device."""
+    """Return a copy of a generator on a device."""
     return TrainedGenerator(
         model=copy.deepcopy(generator.model).to(device),
         transform=generator.transform,

@@ -28,17 +28,17 @@ MOST_NUMBERS = 2**28
 
 
 def input_columns(geometry: Geometry) -> list[str]:
-    """The columns of the table of conditions, with their units, such as ``energy_GeV``."""
+    """Return the columns of the table of conditions, with their units, such as ``energy_GeV``."""
     return [f"{name}_{CONDITION_UNITS[name]}" for name in geometry.conditions]
 
 
 def output_name(geometry: Geometry) -> str:
-    """The name of the generated array, with its unit, such as ``cells_GeV``."""
+    """Return the name of the generated array, with its unit, such as ``cells_GeV``."""
     return f"samples_{geometry.unit.replace(' ', '_')}" if isinstance(geometry, Waveforms) else "cells_GeV"
 
 
 class ShowerModel:
-    """What `mlflow.pyfunc` calls.
+    """Model that `mlflow.pyfunc` calls.
 
     Args:
         generator: a restored generator.
@@ -111,7 +111,7 @@ class ShowerModel:
 
 
 def _load_pyfunc(path: str) -> ShowerModel:
-    """What MLflow calls with the path of the checkpoint, or of the folder that holds it."""
+    """Load the model for MLflow, which gives the path of the checkpoint, or of the folder that holds it."""
     file = Path(path)
     if file.is_dir():
         (file,) = file.glob("*.pt")

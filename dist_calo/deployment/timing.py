@@ -50,7 +50,7 @@ class Timing:
     """Processor seconds for each second: 1 where one core computes, less where other programs took it away."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
@@ -103,12 +103,12 @@ class Score:
     """Standard deviation of one generation's score."""
 
     def allows(self, other: "Score") -> bool:
-        """Whether another form of the same generator is as good: worse by no more than the larger of the spreads."""
+        """Tell if another form of the same generator is as good: worse by no more than the larger of the spreads."""
         return other.score - self.score <= max(self.spread, other.spread)
 
 
 class Scorer:
-    """Compares generators with the same real showers.
+    """Comparison of generators with the same real showers.
 
     Args:
         checkpoint: the one whose own test split, or where that is empty validation split, is taken by default.
@@ -145,8 +145,7 @@ class Scorer:
         """What is compared with, in words."""
 
     def floor(self, generator: TrainedGenerator) -> float:
-        """The score that a perfect generator of half as many showers would have: one half of the real ones against
-        the other."""
+        """Return the score of a perfect generator of half as many showers: half of the real ones against the rest."""
         return monitor_of(self._manifest.geometry).score(self._validator(generator).floor())
 
     def score(self, generator: TrainedGenerator) -> Score:

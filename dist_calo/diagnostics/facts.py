@@ -37,7 +37,7 @@ _FOLDER = Path(__file__).resolve().parents[1]
 
 
 def versions(first_on_node: bool) -> dict[str, str]:
-    """Return versions by name.
+    """Return the versions by name.
 
     Args:
         first_on_node: also look at the source, whose many small files one rank of a node is enough to open.

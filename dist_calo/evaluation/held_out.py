@@ -12,7 +12,7 @@ from dist_calo.training.validation import Validator
 def held_out_validator(
     checkpoint: Checkpoint, split: Split = "test", monitor: Monitor | None = None
 ) -> Validator:
-    """What compares the generator of a checkpoint with a split of the data that it was trained on, on one rank.
+    """Build the comparison of a checkpoint with a split of the data that it was trained on, on one rank.
 
     Args:
         checkpoint: the weights, and where their data are.

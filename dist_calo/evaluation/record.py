@@ -66,7 +66,7 @@ class EvaluationRecord:
         return None if self._run is None else self._run.info.run_id
 
     def facts(self) -> dict[str, str]:
-        """What the run that trained the model says of its ranks, its machine and its cost."""
+        """Return ranks, machine and cost as the run that trained the model has noted them."""
         if self._run is None:
             return {}
         tags, info = self._run.data.tags, self._run.info
@@ -89,7 +89,7 @@ class EvaluationRecord:
         return {name: mask(value) for name, value in told.items() if value}
 
     def history(self) -> dict[str, list[tuple[float, float]]]:
-        """Training curves by name."""
+        """Return training curves by name."""
         if self._client is None or self._run is None:
             return {}
         names = sorted(self._run.data.metrics)
@@ -140,7 +140,7 @@ class EvaluationRecord:
 
 
 def logged_numbers(evaluation: Evaluation) -> dict[str, float]:
-    """The score, the share of bad showers and the numbers of all but single layers or channels, as metrics."""
+    """Return as metrics the score, the share of bad showers and all numbers but single layers or channels."""
     values: dict[str, float] = {"score": evaluation.score, "bad_showers": evaluation.bad_share}
     for name, number in evaluation.numbers.items():
         if name.count("/") == 1:

@@ -52,7 +52,7 @@ ENERGIES_DIFFER = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """What is to be compared with what.
+    """Request to compare two samples.
 
     Attributes:
         real: shower files of the reference; None for the test split of the checkpoint's training.
@@ -157,7 +157,7 @@ def evaluate(request: EvaluationRequest, communicator: Communicator) -> Evaluati
 
 
 class _Alive:
-    """Says what rank 0 does, to the user and to the ranks that wait for it."""
+    """Progress of rank 0, told to the user and to the ranks that wait for it."""
 
     def __init__(self, communicator: Communicator) -> None:
         self._communicator = communicator
@@ -232,7 +232,7 @@ def _files(
 
 
 def _told_units(config: DataConfig) -> dict[str, str | None]:
-    """The units of cells and incident energies that the first of the files tells itself.
+    """Return the units of cells and incident energies that the first of the files tells itself.
 
     Raises:
         DataError: if no file matches or it cannot be opened.
@@ -260,7 +260,7 @@ def _fake(
 def _numbers(
     samples: Samples, communicator: Communicator, paired: bool
 ) -> tuple[tuple[dict[str, Measured], ...], dict[str, Measured]]:
-    """The numbers of each slot and of the whole, on all ranks: two take half of the work each, all others wait."""
+    """Return the numbers of each slot and of the whole, on all ranks: two compute half each, all others wait."""
     world, real, fake = communicator.world, samples.real, samples.fake
     second = min(1, world.size - 1)
     slots: tuple[dict[str, Measured], ...] = ()
@@ -276,7 +276,7 @@ def _numbers(
 
 
 def _drawn(evaluation: Evaluation, communicator: Communicator) -> Drawings:
-    """The figures of the report, on all ranks: two draw half of them each, all others wait."""
+    """Draw the figures of the report, on all ranks: two draw half of them each, all others wait."""
     world = communicator.world
     second = min(1, world.size - 1)
     if world.rank == 0:
@@ -288,7 +288,7 @@ def _drawn(evaluation: Evaluation, communicator: Communicator) -> Drawings:
 
 
 def _notes(request: EvaluationRequest, samples: Samples) -> list[str]:
-    """What the reader should know before trusting the numbers."""
+    """Return what the reader should know before trusting the numbers."""
     from scipy.stats import ks_2samp
 
     notes = []

@@ -55,12 +55,12 @@ class Files:
 
     @property
     def showers(self) -> int:
-        """How many there are."""
+        """Number of showers."""
         there = self._blocks.samples
         return min(there, self.most or there)
 
     def batches(self, communicator: Communicator, most: int | None = None, spread: bool = False) -> Batches:
-        """This rank's showers, each of them on one rank; empty batches are left out.
+        """Yield this rank's showers, each of them on one rank; empty batches are left out.
 
         Args:
             communicator: the ranks.
@@ -93,7 +93,7 @@ class Files:
 
 
 def _spread(blocks: Blocks, among: int, wanted: int) -> Blocks:
-    """Blocks spread evenly over the first samples, about as many as hold the wanted number, at least one."""
+    """Return blocks spread evenly over the first samples, about as many as hold the wanted number, at least one."""
     before = np.cumsum(blocks.rows) - blocks.rows
     there = np.flatnonzero(before < among)
     count = max(1, min(len(there), round(len(there) * wanted / among)))
@@ -102,29 +102,29 @@ def _spread(blocks: Blocks, among: int, wanted: int) -> Blocks:
 
 
 class FakeShowers(Protocol):
-    """Where generated showers come from."""
+    """Source of generated showers."""
 
     @property
     def paired(self) -> bool:
-        """Whether there is one for each shower of the reference, of the same number and conditions."""
+        """True if there is one for each shower of the reference, of the same number and conditions."""
 
     @property
     def described(self) -> str:
-        """Where they come from, in words that follow their number."""
+        """Origin of the showers, in words that follow their number."""
 
     def count(self, reference: Files) -> int:
-        """How many there are."""
+        """Return how many there are."""
 
     def fill(self, real: Sample, fake: Sample, reference: Files, communicator: Communicator) -> "Speed":
         """Add the showers of both samples, and tell what generating took on this rank."""
 
     def beside(self, ids: np.ndarray, conditions: np.ndarray, communicator: Communicator) -> np.ndarray:
-        """A shower for each of some of the reference, of its energy or one near; collective."""
+        """Return a shower for each of some of the reference, of its energy or one near; collective."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What generating took."""
+    """Time that generating took."""
 
     showers: int = 0
     seconds: float = 0.0
@@ -138,16 +138,16 @@ class FilesOf:
 
     @property
     def paired(self) -> bool:
-        """See `FakeShowers`."""
+        """True if there is one for each shower of the reference, of the same number and conditions."""
         return False
 
     @property
     def described(self) -> str:
-        """See `FakeShowers`."""
+        """Origin of the showers, in words that follow their number."""
         return f"of {self.files.config.described}"
 
     def count(self, reference: Files) -> int:
-        """See `FakeShowers`."""
+        """Return how many there are."""
         return self.files.showers
 
     def fill(self, real: Sample, fake: Sample, reference: Files, communicator: Communicator) -> Speed:
@@ -181,16 +181,16 @@ class GeneratedFor:
 
     @property
     def paired(self) -> bool:
-        """See `FakeShowers`."""
+        """True if there is one for each shower of the reference, of the same number and conditions."""
         return True
 
     @property
     def described(self) -> str:
-        """See `FakeShowers`."""
+        """Origin of the showers, in words that follow their number."""
         return "generated for the same conditions"
 
     def count(self, reference: Files) -> int:
-        """See `FakeShowers`."""
+        """Return how many there are."""
         return reference.showers
 
     def fill(self, real: Sample, fake: Sample, reference: Files, communicator: Communicator) -> Speed:
@@ -228,7 +228,7 @@ class Samples:
 
 
 def _columns(wanted: Geometry, there: Geometry) -> list[int]:
-    """Places of the conditions of one read-out among those of another one, which has them all."""
+    """Return places of the conditions of one read-out among those of another one, which has them all."""
     return [there.conditions.index(name) for name in wanted.conditions]
 
 
@@ -338,7 +338,7 @@ def _merge(sample: Sample, communicator: Communicator) -> None:
 
 
 def _first(files: Files, count: int, communicator: Communicator) -> tuple[np.ndarray, ...]:
-    """The first few showers as `Batches` has them, on all ranks."""
+    """Return the first few showers as `Batches` has them, on all ranks."""
     mine = next(iter(files.batches(communicator, count)), None)
     gathered = [found for found in communicator.all_gather_object(mine) if found is not None]
     return tuple(np.concatenate(parts) for parts in zip(*gathered, strict=True))

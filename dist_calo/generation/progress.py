@@ -17,7 +17,7 @@ LINE_S = 30.0
 
 
 class Stopped(Exception):
-    """Some rank has been asked to stop; raised on all of them."""
+    """Request to stop that some rank has received; raised on all of them."""
 
 
 class Progress:

@@ -51,7 +51,7 @@ def stop_signals() -> list[signal.Signals]:
 
 
 def launcher_died() -> bool:
-    """Whether the launcher of ours that started this rank has died; the system sends its ranks SIGTERM then."""
+    """Tell if our launcher that started this rank has died; the system sends its ranks SIGTERM then."""
     return os.environ.get("DIST_CALO_LAUNCHER") == "local" and os.getppid() != _PARENT
 
 

@@ -54,7 +54,7 @@ _MONITOR_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What all agents of a run agree on."""
+    """Job that all agents of a run agree on."""
 
     job: str
     """Name of the run."""
@@ -210,7 +210,7 @@ def requeue_without_script(environ: Mapping[str, str], every_s: float = 10.0) ->
 
 
 class Agent(LocalElasticAgent):
-    """Starts and ends the ranks of this node."""
+    """Agent that starts and ends the ranks of this node."""
 
     def __init__(self, plan: Plan, handler: Any) -> None:
         spec = WorkerSpec(
@@ -243,7 +243,7 @@ class Agent(LocalElasticAgent):
         )
 
     def nodes(self) -> list[str]:
-        """Names of the nodes that took part last."""
+        """Return names of the nodes that took part last."""
         return [member.addr for member in self._members]
 
     def close(self, *, alone: bool) -> None:

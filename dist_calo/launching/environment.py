@@ -48,7 +48,7 @@ _HOROVOD_MPI_FLAGS = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "^openib"}
 
 
 class RanksNotStartedError(LaunchError):
-    """Ranks were asked for in a batch job, and nothing has started them yet: ``--launch`` may."""
+    """Batch job whose ranks nothing has started yet: ``--launch`` may."""
 
 
 def find_world(environ: Mapping[str, str], node: str | None = None, process: int | None = None) -> World:

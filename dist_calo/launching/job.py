@@ -49,7 +49,7 @@ class Job:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether SLURM has told the job to end."""
+        """True once SLURM has told the job to end."""
         return bool(self._signals)
 
     def heed_signals(self) -> None:

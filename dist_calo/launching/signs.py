@@ -29,7 +29,7 @@ _SHARE_OF_TIMEOUT = 0.9
 
 @dataclass(kw_only=True)
 class Sign:
-    """What a rank has written last."""
+    """Last sign of life of a rank."""
 
     pid: int = 0
     """Its process, 0 before it has written anything."""
@@ -125,7 +125,7 @@ def open_page(ranks: int) -> Page | None:
 
 
 class Signs:
-    """What this process writes: one rank, so there is one for the whole process, `SIGNS`."""
+    """Signs of life of this process: one rank, so there is one for the whole process, `SIGNS`."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         self._page: Page | None = None

@@ -62,7 +62,7 @@ class Update:
 
 
 class Objective(Protocol):
-    """One way to learn."""
+    """Interface of an objective, one way to learn."""
 
     updates: tuple[Update, ...]
     """The updates of one training step, in order."""
@@ -70,7 +70,7 @@ class Objective(Protocol):
     def losses(
         self, update: Update, showers: "Tensor", conditions: "Tensor", draws: "Draws", global_size: int
     ) -> "dict[str, Tensor]":
-        """The losses of some samples in one update.
+        """Return the losses of some samples in one update.
 
         Args:
             update: one of ``updates``.

@@ -31,13 +31,13 @@ from dist_calo.transforms import Transform
 
 
 class ScoreLoss(Protocol):
-    """How a score becomes a loss, one number a sample."""
+    """Loss as a function of scores, one number a sample."""
 
     def discriminator(self, score: Tensor, real: Tensor) -> Tensor:
-        """Loss of scores (B,) of showers that are to be called real (True) or generated (False)."""
+        """Return the loss of scores (B,) of showers that are to be called real (True) or generated (False)."""
 
     def generator(self, score: Tensor) -> Tensor:
-        """Loss of the scores (B,) of generated showers for the generator."""
+        """Return the loss of the scores (B,) of generated showers for the generator."""
 
 
 class BinaryCrossEntropy:
@@ -135,7 +135,7 @@ class Adversarial:
     def _judging(
         self, game: Game, seen: Tensor, fakes: Tensor, conditions: Tensor, draws: Draws
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Terms of the discriminator's update, one number a sample, and the weights of those that are learnt from."""
+        """Return the terms of the discriminator's update, one number a sample, and the weights of those learnt from."""
         on_real = game.judge(seen, conditions, draws.named("real"))
         on_fake = game.judge(fakes, conditions, draws.named("fake"))
         called_real = ~self._flipped(draws, "flip_real", on_real.score)
@@ -156,7 +156,7 @@ class Adversarial:
     def _generating(
         self, game: Game, conditions: Tensor, draws: Draws
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Terms of the generator's update; gradients flow through the discriminator, whose weights are frozen."""
+        """Return the terms of the generator's update; gradients flow through the frozen discriminator."""
         fakes = game.generate(conditions, draws)
         verdict = game.judge(fakes, conditions, draws.named("fake"))
         terms = {
@@ -183,7 +183,7 @@ class Adversarial:
         return terms, weights
 
     def _flipped(self, draws: Draws, name: str, like: Tensor) -> Tensor:
-        """Whether each sample's label is flipped, shape (B,)."""
+        """Draw whether each sample's label is flipped, shape (B,)."""
         return (draws.uniform(name).squeeze(1) < self._config.label_flip).to(like.device)
 
     def _column(self, conditions: Tensor, name: str) -> Tensor:
@@ -198,7 +198,7 @@ class Adversarial:
         return percentage_error(truth=self._column(conditions, "energy"), predicted=verdict.energy)
 
     def _expected_sum(self, conditions: Tensor) -> Tensor:
-        """Mean sum of cells of real showers of the same energies, in GeV, shape (B,)."""
+        """Return the mean sum of cells of real showers of the same energies, in GeV, shape (B,)."""
         if self._response is None:
             raise RuntimeError(
                 "the energy response has not been fitted: calibrate the objective before the first step"
@@ -212,7 +212,7 @@ class Adversarial:
         self._model.calibrate(statistics)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The coefficients of the energy response, if it was fitted."""
+        """Return the coefficients of the energy response, if it was fitted."""
         return {} if self._response is None else {"response": self._response}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -221,10 +221,10 @@ class Adversarial:
 
 
 def vanilla(config: ObjectiveConfig, model: AdversarialModel, transform: Transform) -> Adversarial:
-    """Cross entropy; with the auxiliary terms, the objective of the 3DGANs."""
+    """Build the objective of cross entropy; with the auxiliary terms, that of the 3DGANs."""
     return Adversarial(config, model, transform, BinaryCrossEntropy())
 
 
 def hinge(config: ObjectiveConfig, model: AdversarialModel, transform: Transform) -> Adversarial:
-    """The hinge loss."""
+    """Build the objective of the hinge loss."""
     return Adversarial(config, model, transform, Hinge())

@@ -14,7 +14,7 @@ TINY = 1e-7
 
 
 def percentage_error(*, truth: Tensor, predicted: Tensor) -> Tensor:
-    """Absolute error as a percentage of the truth, shape (B,).
+    """Return the absolute error as a percentage of the truth, shape (B,).
 
     The arguments are named, for swapped ones go unnoticed: the error relative to the prediction is small for
     predictions that are far too large.
@@ -24,7 +24,7 @@ def percentage_error(*, truth: Tensor, predicted: Tensor) -> Tensor:
 
 
 def energy_sum(cells: Tensor) -> Tensor:
-    """Energy in all cells (B, X, Y, Z) of a shower, shape (B,), in the unit of the cells."""
+    """Return the energy in all cells (B, X, Y, Z) of a shower, shape (B,), in the unit of the cells."""
     return cells.flatten(1).sum(1, dtype=torch.float32)
 
 
@@ -55,7 +55,7 @@ def fit_response(energy: np.ndarray, total: np.ndarray, degree: int = 2) -> np.n
 
 
 def polynomial(coefficients: Tensor, energy: Tensor) -> Tensor:
-    """Value of a polynomial with coefficients of rising powers, shape (B,)."""
+    """Return the value of a polynomial with coefficients of rising powers, shape (B,)."""
     value = torch.zeros_like(energy)
     for coefficient in coefficients.to(energy).flip(0):
         value = value * energy + coefficient
@@ -63,7 +63,7 @@ def polynomial(coefficients: Tensor, energy: Tensor) -> Tensor:
 
 
 def measured_angle(cells: Tensor, cell_size: tuple[float, float, float]) -> Tensor:
-    """Polar angle of a shower, measured from its cells as in Khattak et al., Eur. Phys. J. C 82, 386 (2022).
+    """Return the polar angle of a shower, measured from its cells as in Khattak et al., Eur. Phys. J. C 82, 386 (2022).
 
     Each layer's centroid makes a slope with the barycentre of the shower: its distance along y over that in the plane
     of x and z, with the sign flipped before the barycentre. The angle pi/2 - atan(slope) is averaged over the layers

@@ -40,7 +40,7 @@ class Variational:
         return {"total": total, "kl": kl.detach()} | {name: term.detach() for name, term in terms.items()}
 
     def kl_weight(self, step: int) -> float:
-        """Weight of the divergence in a step, counted from 1."""
+        """Return the weight of the divergence in a step, counted from 1."""
         return self.config.kl_weight * min(1.0, step / max(self.config.kl_warmup_steps, 1))
 
     def calibrate(self, statistics: Statistics) -> None:

@@ -48,7 +48,7 @@ class GradientPenalty(Adversarial):
         return terms, weights
 
     def _penalty(self, game: Game, seen: Tensor, fakes: Tensor, conditions: Tensor, draws: Draws) -> Tensor:
-        """(|gradient of the score| - 1)^2 at a point between each real and its generated view, shape (B,)."""
+        """Return (|gradient of the score| - 1)^2 at a point between each real and its generated view, shape (B,)."""
         share = draws.uniform("interpolation").to(seen).view(-1, *(1 for _ in seen.shape[1:]))
         between = (share * seen + (1.0 - share) * fakes).detach().requires_grad_()
         score = game.judge(between, conditions, draws.named("between")).score
@@ -59,10 +59,10 @@ class GradientPenalty(Adversarial):
 
 
 def wgan(config: ObjectiveConfig, model: AdversarialModel, transform: Transform) -> ClippedWeights:
-    """The Wasserstein objective with clipped weights; ``label_flip`` is best left at 0."""
+    """Build the Wasserstein objective with clipped weights; ``label_flip`` is best left at 0."""
     return ClippedWeights(config, model, transform)
 
 
 def wgan_gp(config: ObjectiveConfig, model: AdversarialModel, transform: Transform) -> GradientPenalty:
-    """The Wasserstein objective with gradient penalty; ``label_flip`` is best left at 0."""
+    """Build the Wasserstein objective with gradient penalty; ``label_flip`` is best left at 0."""
     return GradientPenalty(config, model, transform, CriticScore())

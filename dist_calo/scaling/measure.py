@@ -43,7 +43,7 @@ class RankFacts:
 
 
 class Stopped(Exception):
-    """Some rank was asked to stop: the measurement is void."""
+    """Request to stop that some rank has received: the measurement is void."""
 
 
 def measure(
@@ -93,7 +93,7 @@ def measure(
 
 
 class _Steps:
-    """Takes training steps, as the trainer does between two log lines."""
+    """Training steps, as the trainer takes them between two log lines."""
 
     def __init__(self, learner: Learner, loader: Loader, communicator: Communicator) -> None:
         self.learner, self.loader, self.communicator = learner, loader, communicator

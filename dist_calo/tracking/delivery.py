@@ -46,7 +46,7 @@ class Delivery:
 
     @property
     def has_started(self) -> bool:
-        """Whether ``start`` was called."""
+        """True once ``start`` was called."""
         return self._writer.ident is not None
 
     def secure(self, timeout_s: float) -> None:

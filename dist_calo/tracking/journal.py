@@ -119,7 +119,7 @@ class Journal:
 
     @property
     def is_sent(self) -> bool:
-        """Whether the store has all that was written so far."""
+        """True if the store has all that was written so far."""
         return next(self.unsent(), None) is None
 
     @property

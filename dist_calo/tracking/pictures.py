@@ -21,7 +21,7 @@ Keep: TypeAlias = Callable[[str, Callable[[Path], object]], str]
 
 
 class Artist:
-    """Draws pictures one after the other.
+    """Drawer of pictures, one after the other.
 
     Args:
         keep: writes a picture.

@@ -30,7 +30,7 @@ LONGEST_TAG = 5000
 
 
 class Sender:
-    """Sends the records of a spool to its store, in order, each once, and those that its disk does not take.
+    """Sender of the records of a spool to its store, in order, each once; also of those that its disk refuses.
 
     Any error but a refusal means that the store is away: ``send`` raises it, nothing is lost, and the next call
     connects anew. Points at or below the last step that an earlier attempt of the run has recorded are left out, as

@@ -15,7 +15,7 @@ SETTINGS = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_
 
 
 def is_server_file(uri: str) -> bool:
-    """Whether a store is named by the file that ``slurm/mlflow_server.sh`` writes, rather than by its address."""
+    """Tell if a store is named by the file that ``slurm/mlflow_server.sh`` writes, rather than by its address."""
     return uri.endswith(".env") and "://" not in uri
 
 

@@ -46,7 +46,7 @@ DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class HeldError(TrackingError):
-    """Another process writes the run."""
+    """Spool that another process writes."""
 
 
 class Spool:
@@ -156,7 +156,7 @@ class Spool:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the store has all that was written so far, and has refused nothing; False if it cannot be read."""
+        """True if the store has all that was written so far and has refused nothing; False if it cannot be read."""
         with suppress(TrackingError, OSError):
             return self.journal.is_sent and not self.refused
         return False

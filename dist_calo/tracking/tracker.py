@@ -32,7 +32,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Tracker:
-    """Records one run; made on rank 0 only.
+    """Recorder of one run; made on rank 0 only.
 
     Args:
         config: where to record.
@@ -177,7 +177,7 @@ class Tracker:
 
 
 class NullTracker:
-    """Records nothing: for ranks other than 0, and for ``tracking.uri=none``."""
+    """Recorder of nothing: for ranks other than 0, and for ``tracking.uri=none``."""
 
     run_id: str | None = None
 

@@ -111,7 +111,7 @@ def run_uid(config: RunConfig, saved: Checkpoint | None) -> str:
 
 
 def begin(config: RunConfig, uid: str) -> None:
-    """On rank 0, note in the checkpoint folder that this job has begun, and which run it is."""
+    """Note in the checkpoint folder, on rank 0, that this job has begun, and which run it is."""
     folder = CheckpointFolder(config.checkpoint.dir)
     told = {} if config.checkpoint.resume == "auto" else _beginning(config)
     noted = {**folder.beginning, **told, "uid": uid}

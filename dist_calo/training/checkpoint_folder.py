@@ -44,13 +44,13 @@ class CheckpointFolder:
         self._keep = keep
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, in order."""
+        """Return steps of the complete checkpoints, in order."""
         if not self.folder.is_dir():
             return []
         return sorted(int(m.group(1)) for m in map(STEP_FILE.fullmatch, os.listdir(self.folder)) if m)
 
     def path(self, step: int) -> Path:
-        """File of the checkpoint of a step."""
+        """Return the file of the checkpoint of a step."""
         return self.folder / f"step-{step:08d}.pt"
 
     def require_writable(self) -> None:
@@ -163,7 +163,7 @@ class CheckpointFolder:
                 )
 
     def best(self) -> tuple[Path, State] | None:
-        """File and content of the best checkpoint that is sound, else of the newest; None if there is none.
+        """Return file and content of the best checkpoint that is sound, else of the newest; None if there is none.
 
         Raises:
             CheckpointError: if there are checkpoints but none is sound, or one that may be cannot be read.
@@ -190,7 +190,7 @@ class CheckpointFolder:
                 os.replace(path, self._unused(path.name))
 
     def _unused(self, name: str) -> Path:
-        """A name in ``abandoned/`` that nothing has."""
+        """Return a name in ``abandoned/`` that nothing has."""
         first = self.folder / ABANDONED / name
         numbered = (first.with_suffix(f".{number}{first.suffix}") for number in itertools.count(2))
         return next(path for path in itertools.chain([first], numbered) if not path.exists())
@@ -212,7 +212,7 @@ class CheckpointFolder:
 
     @property
     def beginning(self) -> dict[str, str]:
-        """What ``note_beginning`` was given last; empty if nothing."""
+        """Last note of ``note_beginning``; empty if there is none."""
         remedy = "remove it: this start then begins where checkpoint.resume says"
         with suppress(FileNotFoundError):
             return read_json(self.folder / BEGINNING, dict[str, str], CheckpointError, remedy)
@@ -225,7 +225,7 @@ class CheckpointFolder:
             temporary.write_text(json.dumps(dict(facts)))
 
     def newest(self) -> State | None:
-        """The newest checkpoint that is sound, or None if the folder holds none.
+        """Return the newest checkpoint that is sound, or None if the folder holds none.
 
         Raises:
             CheckpointError: if there are checkpoints but none is sound, or one that may be cannot be read.
@@ -234,7 +234,7 @@ class CheckpointFolder:
         return found[1] if found else None
 
     def _first_sound(self, *preferred: Path) -> tuple[Path, State] | None:
-        """The first of these and of all steps, newest first, that is sound."""
+        """Return the first of these and of all steps, newest first, that is sound."""
         paths = [*preferred, *map(self.path, reversed(self.steps()))]
         for path in paths:
             try:

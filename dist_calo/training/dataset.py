@@ -22,7 +22,7 @@ _STATISTICS_SHOWERS = 8192
 
 
 def shared_manifest(config: DataConfig, communicator: Communicator, as_found: bool = False) -> Manifest:
-    """The manifest, the same on all ranks: rank 0 alone opens every file. The rows are checked by all, each its share.
+    """Return the manifest, the same on all ranks: rank 0 opens every file, each rank checks its share of the rows.
 
     Showers taken as they are found may break every rule but the files' own.
 
@@ -60,7 +60,7 @@ def require_same_everywhere(manifest: Manifest, communicator: Communicator) -> N
 
 
 def as_kept(config: DataConfig, manifest: Manifest) -> tuple[DataConfig, Manifest]:
-    """Settings and manifest as checkpoints and the record say them.
+    """Return settings and manifest as checkpoints and the record say them.
 
     Where the files are copies that a job has made on local disks, DIST_CALO_STAGED_FROM is the folder of the files that
     stay, of the same names.
@@ -78,7 +78,7 @@ def as_kept(config: DataConfig, manifest: Manifest) -> tuple[DataConfig, Manifes
 
 
 def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.ndarray]:
-    """What objectives and models are calibrated with, from some training showers of shuffled blocks.
+    """Return what objectives and models are calibrated with, from some training showers of shuffled blocks.
 
     At most 8,192, and no more than make 64 MiB.
 
@@ -103,13 +103,13 @@ def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.
 
 
 def condition_ranges(manifest: Manifest, conditions: np.ndarray) -> dict[str, list[float]]:
-    """Smallest and largest value of each condition (n, C), by name."""
+    """Return smallest and largest value of each condition (n, C), by name."""
     bounds = zip(conditions.min(axis=0).tolist(), conditions.max(axis=0).tolist(), strict=True)
     return {name: list(pair) for name, pair in zip(manifest.geometry.conditions, bounds, strict=True)}
 
 
 def identity(manifest: Manifest, config: DataConfig) -> Mapping[str, Mapping[str, Any]]:
-    """What the record of a run says of its data."""
+    """Return what the record of a run says of its data."""
     files = [{"name": entry.name, "rows": entry.rows, "bytes": entry.bytes} for entry in manifest.files[:100]]
     return {
         "training": {

@@ -180,7 +180,7 @@ class Learner:
         return finite
 
     def _micro_batches(self, batch: Batch) -> Iterator[slice]:
-        """This rank's shares of the micro-batches, perhaps empty, that some rank has samples of."""
+        """Yield this rank's shares of the micro-batches, perhaps empty, that some rank has samples of."""
         for share, overall in zip(batch.micro, batch.micro_global_sizes, strict=True):
             if overall:
                 yield share

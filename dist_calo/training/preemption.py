@@ -16,7 +16,7 @@ from dist_calo.launching import early_signals
 
 
 class StopRequest:
-    """Whether some rank has been asked to stop.
+    """Request to stop that some rank may have received.
 
     Use as a context manager: handlers are installed on entry and restored on exit. A second SIGINT, a second or more
     after the first, interrupts at once: for a user at a keyboard who will not wait for the end of the step. (One press

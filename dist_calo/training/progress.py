@@ -31,7 +31,7 @@ class StepTimes:
         self._showers += showers
 
     def since_last(self) -> dict[str, float]:
-        """Rates of the interval that ends now; collective."""
+        """Return rates of the interval that ends now; collective."""
         elapsed = time.perf_counter() - self._began
         waits = torch.tensor(
             [elapsed, self._loader.wait_s - self._data_s, self._communicator.wait_s - self._comm_s],

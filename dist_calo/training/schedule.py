@@ -6,7 +6,7 @@ from dist_calo.config import OptimizerConfig
 
 
 def batch_factor(config: OptimizerConfig, global_batch_size: int) -> float:
-    """Factor on the learning rate for a global batch that differs from the reference.
+    """Return the factor on the learning rate for a global batch that differs from the reference.
 
     Linear scaling: Goyal et al., arXiv:1706.02677; square root: Krizhevsky, arXiv:1404.5997.
 
@@ -21,7 +21,7 @@ def batch_factor(config: OptimizerConfig, global_batch_size: int) -> float:
 def learning_rate(
     config: OptimizerConfig, network: str, step: int, *, max_steps: int, global_batch_size: int
 ) -> float:
-    """Learning rate of a network in a training step.
+    """Return the learning rate of a network in a training step.
 
     Args:
         config: the optimizer's settings.

@@ -180,7 +180,7 @@ def _record_in_words(
 
 @dataclass
 class Outcome:
-    """How a run ended, if not by an error."""
+    """End of a run that no error ended."""
 
     stopped_by: str | None = None
 

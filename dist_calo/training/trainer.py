@@ -26,7 +26,7 @@ from dist_calo.training.validation import Comparison, Validator
 
 @dataclass
 class TrainState:
-    """Where the run stands, the same on all ranks."""
+    """Position of the run, the same on all ranks."""
 
     step: int = 0
     epoch: int = 0
@@ -72,7 +72,7 @@ class Outputs:
 
 
 class Trainer:
-    """Runs the loop on one rank.
+    """Training loop of one rank.
 
     Args:
         config: the run's settings.

@@ -32,7 +32,7 @@ class CommunicationError(Exception):
 
 
 def rank_name(world: World) -> str:
-    """How messages call a rank, such as ``rank 3 of 8 on node42``."""
+    """Return the name of a rank in messages, such as ``rank 3 of 8 on node42``."""
     return f"rank {world.rank} of {world.size} on {world.node}"
 
 

@@ -28,7 +28,7 @@ _GET_INFO, _INFO, _EXIT = 0xC040FF0B, struct.Struct("<Q52xi"), 8
 
 
 class LocalWatch:
-    """Looks at the ranks of this node from a thread.
+    """Watch over the ranks of this node, by a thread of each of the first two.
 
     Args:
         world: this process among the ranks.
@@ -71,7 +71,7 @@ class LocalWatch:
         self._off.set()
 
     def waits_for_long(self, seconds: float) -> bool:
-        """Whether a rank of this node has waited for others so long."""
+        """Tell if a rank of this node has waited for others so long."""
         return self._judge.waits_for_long(self._signs(), seconds)
 
     def look_for_dead(self) -> None:
@@ -165,7 +165,7 @@ class LocalWatch:
                     self._poll.register(self._handles[number], select.POLLIN)
 
     def _dead(self, signs: Sequence[Sign]) -> list[int]:
-        """Ranks that have ended though they have not said that they leave."""
+        """Return ranks that have ended though they have not said that they leave."""
         silent = [number for number, sign in enumerate(signs) if sign.pid and not sign.left]
         return [number for number in silent if self._has_ended(number, signs[number].pid)]
 
@@ -182,7 +182,7 @@ class LocalWatch:
 
 
 def _exit_code(pid: int, handle: int | None) -> int | None:
-    """What a process that has ended left with, as subprocess gives it; None if the system does not say.
+    """Return the exit code of a process that has ended, as subprocess gives it; None if the system does not say.
 
     Until its launcher has asked for it any process may read it, afterwards only with a handle and a new kernel.
     """

@@ -21,7 +21,7 @@ _SEE_MESSAGE = "ended because another rank has failed; see its message"
 
 
 def meeting_point(world: World, environ: Mapping[str, str]) -> tuple[str, int]:
-    """Address and port at which the ranks find each other: MASTER_ADDR and MASTER_PORT, or else the launcher's facts.
+    """Return address and port where the ranks meet: MASTER_ADDR and MASTER_PORT, or else the launcher's facts.
 
     Under srun the address is the first node of the job; on a single node it is this host. The port follows from the
     number of the job and step, so that all ranks arrive at the same one without talking.
@@ -77,7 +77,7 @@ def _first_host(environ: Mapping[str, str]) -> str:
 
 
 def poll_interval(size: int, silence_s: float) -> float:
-    """How often a rank looks for an alarm, in seconds: each second, or 512 times a second over all ranks.
+    """Return the seconds between looks for an alarm: one, or more, so that all ranks look 512 times a second.
 
     At least three times within the time after which a silent store is lost.
 
@@ -89,7 +89,7 @@ def poll_interval(size: int, silence_s: float) -> float:
 
 
 class Alarm:
-    """Ends this rank soon after another one has failed, even while it computes and takes part in no collective.
+    """Alarm that ends this rank soon after another one has failed, even outside of a collective.
 
     Launchers differ in patience: torchrun and srun give ranks that catch SIGTERM, as ours do to save their work, half a
     minute. A thread looks at each `poll_interval` whether a rank has raised the alarm in the store that all share. A
@@ -123,7 +123,7 @@ class Alarm:
 
     @property
     def cause(self) -> str | None:
-        """Which node is lost, as far as this rank has heard; it asks again if it knows of none."""
+        """The node that is lost, as far as this rank has heard; it asks again if it knows of none."""
         if self._cause is None:
             self._try(self._listen)
         return self._cause
@@ -181,7 +181,7 @@ class Alarm:
             return f"{self._keeper} has ended: see its message; if there is none, its node has crashed"
 
     def _guard(self) -> None:
-        """Counts seconds in which this rank was awake: a job that is suspended and woken up has lost nobody."""
+        """Count seconds in which this rank was awake: a job that is suspended and woken up has lost nobody."""
         while not self._off.wait(1.0):
             self._unanswered += 1
             # Ranks of the same node know more, and speak first.

@@ -43,7 +43,7 @@ _FAREWELL, _QUESTION, _ANSWER = b".", b"?", b"!"
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Where a rank can be watched. Only the first rank of a node has a port."""
+    """Address at which a rank can be watched. Only the first rank of a node has a port."""
 
     node: str
     space: int = 0
@@ -58,7 +58,7 @@ class Card:
 
 
 class NodeWatch:
-    """Watches the ranks of this node and, on its first rank, the next node of the ring.
+    """Watch over the ranks of this node and, on its first rank, over the next node of the ring.
 
     Args:
         world: this process among the ranks.
@@ -199,7 +199,7 @@ class NodeWatch:
         on_loss(text, suspect)
 
     def _listen(self, connection: socket.socket) -> bytes:
-        """Last word of the next node's first rank, empty if it ends without one; a question if it does not answer."""
+        """Return the last word of the next node's first rank: empty if it ends without one, a question if silent."""
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         unanswered_s, looked = 0.0, time.monotonic()
@@ -263,7 +263,7 @@ def unacknowledged(connection: socket.socket) -> int:
 
 
 def first_ranks(cards: Sequence[Card]) -> list[int]:
-    """The rank of each node that can be watched, in order."""
+    """Return the rank of each node that can be watched, in order."""
     first: dict[str, int] = {}
     for rank, card in enumerate(cards):
         if card.port:
@@ -272,13 +272,13 @@ def first_ranks(cards: Sequence[Card]) -> list[int]:
 
 
 def name_node(cards: Sequence[Card], rank: int) -> str:
-    """How messages call the node of a rank, such as ``node node42 (ranks 4-7)``."""
+    """Return the name of the node of a rank in messages, such as ``node node42 (ranks 4-7)``."""
     node = cards[rank].node
     return f"node {node} ({name_ranks(other for other, card in enumerate(cards) if card.node == node)})"
 
 
 def name_ranks(ranks: Iterable[int]) -> str:
-    """Ranks in short, such as ``rank 3`` or ``ranks 0-3, 8``; they come in order."""
+    """Return ranks in short, such as ``rank 3`` or ``ranks 0-3, 8``; they come in order."""
     runs: list[list[int]] = []
     for rank in ranks:
         if runs and rank == runs[-1][-1] + 1:
@@ -290,7 +290,7 @@ def name_ranks(ranks: Iterable[int]) -> str:
 
 
 def _addresses(node: str, toward: str | None) -> tuple[str, ...]:
-    """Names and numbers by which other nodes may reach this one, the likeliest first."""
+    """Return names and numbers by which other nodes may reach this one, the likeliest first."""
     found: list[str] = []
     if toward is not None:
         with suppress(OSError):
@@ -303,7 +303,7 @@ def _addresses(node: str, toward: str | None) -> tuple[str, ...]:
 
 
 def _connect(card: Card, silence_s: float) -> socket.socket | None:
-    """A connection to the rank of a card, if one of its addresses leads there."""
+    """Return a connection to the rank of a card, if one of its addresses leads there."""
     for address in card.addresses:
         with suppress(OSError):
             connection = socket.create_connection((address, card.port), timeout=_CONNECT_S)

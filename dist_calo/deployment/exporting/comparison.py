@@ -35,7 +35,7 @@ of a decision, rounding takes it to either side."""
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How an exported program and PyTorch compare."""
+    """Comparison of an exported program with PyTorch."""
 
     showers: int
     cells: int
@@ -146,14 +146,14 @@ def compare(
 
 
 def _least(geometry: Geometry) -> float:
-    """Least size that a cell is compared relative to: a hit of this read-out, or the noise of its samples."""
+    """Return the least size that cells are compared relative to: a hit, or the noise of the samples."""
     if isinstance(geometry, LayeredReadout):
         return hit_threshold(geometry)
     return float(getattr(geometry, "noise", Bins().threshold))
 
 
 def _conditions(geometry: Geometry, ranges: Mapping[str, tuple[float, float]], draws: Draws) -> torch.Tensor:
-    """Conditions uniform in their ranges, (B, C)."""
+    """Return conditions uniform in their ranges, (B, C)."""
     columns = [
         ranges[name][0] + (ranges[name][1] - ranges[name][0]) * draws.uniform(f"condition/{name}")
         for name in geometry.conditions

@@ -24,7 +24,7 @@ def describe(
     ranges: Mapping[str, tuple[float, float]],
     more: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Text by key, as in an ONNX file's ``metadata_props``; what is not one word or number is JSON.
+    """Return text by key, as in an ONNX file's ``metadata_props``; what is not one word or number is JSON.
 
     Args:
         physical: what is exported.
@@ -77,7 +77,7 @@ def describe(
 
 
 def _layer_cells(geometry: Geometry) -> list[int]:
-    """Cells of each layer in depth; of waveforms, samples of each channel."""
+    """Return cells of each layer in depth; of waveforms, samples of each channel."""
     if isinstance(geometry, VoxelGrid):
         x, y, layers = geometry.shape
         return [x * y] * layers

@@ -53,7 +53,7 @@ def _polynomial(x: Tensor, powers: Sequence[float]) -> Tensor:
 
 
 def _quantile(offset: Tensor, tail: Tensor) -> Tensor:
-    """The normal number of a probability given as its offset from 1/2 and its distance from 0 or 1."""
+    """Return the normal quantile of a probability given as its offset from 1/2 and its distance from 0 or 1."""
     middle = offset * _ratio((_NEAR**2 - offset.square()).clamp(min=0.0), _MIDDLE)
     root = (-tail.clamp(min=1e-38).log()).sqrt()
     near = _ratio((root - 1.6).clamp(min=0.0), _TAIL)
@@ -63,17 +63,17 @@ def _quantile(offset: Tensor, tail: Tensor) -> Tensor:
 
 
 def normal_quantile(probability: Tensor) -> Tensor:
-    """`torch.special.ndtri` between 0 and 1."""
+    """Compute `torch.special.ndtri` between 0 and 1."""
     return _quantile(probability - 0.5, torch.minimum(probability, 1.0 - probability))
 
 
 def inverse_error_function(values: Tensor) -> Tensor:
-    """`torch.erfinv` between -1 and 1."""
+    """Compute `torch.erfinv` between -1 and 1."""
     return _quantile(0.5 * values, 0.5 * (1.0 - values.abs())) / math.sqrt(2.0)
 
 
 def normal_probability(values: Tensor) -> Tensor:
-    """`torch.special.ndtr`, right in relative terms down to the smallest probabilities."""
+    """Compute `torch.special.ndtr`, right in relative terms down to the smallest probabilities."""
     x = values / math.sqrt(2.0)
     t = 1.0 / (1.0 + 0.5 * x.abs())
     small = 0.5 * t * (_polynomial(t, _ERFC + _ERFC_LAST) - x.square()).exp()
@@ -89,7 +89,7 @@ def places(
     side: str | None = None,
     sorter: Tensor | None = None,
 ) -> Tensor:
-    """`torch.searchsorted` in rising levels, (N,)."""
+    """Compute `torch.searchsorted` in rising levels, (N,)."""
     if levels.dim() != 1 or sorter is not None:
         raise NotImplementedError("searchsorted in more than one row of levels")
     before = levels <= values[..., None] if right or side == "right" else levels < values[..., None]
@@ -97,7 +97,7 @@ def places(
 
 
 def log_of_one_more(values: Tensor) -> Tensor:
-    """`torch.log1p` above -1, right in relative terms near 0."""
+    """Compute `torch.log1p` above -1, right in relative terms near 0."""
     # Kahan's way: the rounding of 1 + x is the same in the logarithm and in its correction.
     one_more = 1.0 + values
     rest = one_more - 1.0
@@ -106,18 +106,18 @@ def log_of_one_more(values: Tensor) -> Tensor:
 
 
 def exponential_less_one(values: Tensor) -> Tensor:
-    """`torch.expm1`, right in relative terms near 0."""
+    """Compute `torch.expm1`, right in relative terms near 0."""
     half = torch.tanh(0.5 * values.clamp(-1.0, 1.0))
     return torch.where(values.abs() < 1.0, 2.0 * half / (1.0 - half), values.exp() - 1.0)
 
 
 def logistic(values: Tensor) -> Tensor:
-    """`torch.sigmoid`, right in relative terms where it is small."""
+    """Compute `torch.sigmoid`, right in relative terms where it is small."""
     return 1.0 / (1.0 + (-values).exp())
 
 
 def replacements() -> dict[Any, Callable[..., Any]]:
-    """What stands for each operator in an exported graph."""
+    """Return the function that stands for each operator in an exported graph."""
     return {
         torch.ops.aten.special_ndtri.default: normal_quantile,
         torch.ops.aten.special_ndtr.default: normal_probability,

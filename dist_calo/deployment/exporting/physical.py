@@ -33,7 +33,7 @@ class Request:
     size: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as written beside an exported program."""
+        """Return plain values, as written beside an exported program."""
         return asdict(self)
 
 
@@ -135,7 +135,7 @@ class PhysicalGenerator(nn.Module):
         return cells
 
     def inputs_from_draws(self, conditions: Tensor, draws: Draws) -> tuple[Tensor, ...]:
-        """The inputs with which this function makes what ``generator.generate(conditions, draws)`` makes.
+        """Return the inputs with which this function makes the same as ``generator.generate(conditions, draws)``.
 
         Args:
             conditions: incident energy in GeV and the geometry's other conditions, shape (B, C).
@@ -149,7 +149,7 @@ class PhysicalGenerator(nn.Module):
         return (*columns, *(torch.cat(parts, dim=1) for parts in numbers.values()))
 
     def example_inputs(self, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
-        """Inputs of a batch at a typical energy and angle, with random numbers of this seed."""
+        """Return inputs of a batch at a typical energy and angle, with random numbers of this seed."""
         typical = [_TYPICAL[CONDITION_UNITS[name]] for name in self.geometry.conditions]
         return self.inputs_from_draws(
             torch.tensor([typical]).repeat(batch, 1), Draws(seed, 0, range(batch), "generate")
@@ -157,12 +157,12 @@ class PhysicalGenerator(nn.Module):
 
 
 def physical_module(generator: TrainedGenerator) -> PhysicalGenerator:
-    """The generator as a function of tensors in physical units, in evaluation mode, without gradients."""
+    """Return the generator as a function of tensors in physical units, in evaluation mode, without gradients."""
     return PhysicalGenerator(generator).eval().requires_grad_(False)
 
 
 def _generating_part(model: Any) -> Any:
-    """A copy of a model on the CPU, without the networks that only judge or encode for training."""
+    """Return a copy of a model on the CPU, without the networks that only judge or encode for training."""
     part = copy.deepcopy(model).cpu().float().eval()
     for name in set(part.networks) - set(part.generating):
         delattr(part, name)

@@ -37,7 +37,7 @@ _TRACED = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written."""
+    """Report on an exported program."""
 
     path: Path
     size: int
@@ -112,7 +112,7 @@ def export_torch(
 
 
 def onnx_bytes(physical: PhysicalGenerator, description: Mapping[str, str], opset: int = OPSET) -> bytes:
-    """The content of an ONNX file.
+    """Return the content of an ONNX file.
 
     Raises:
         CheckpointError: if an operation of the model cannot be written.
@@ -161,7 +161,7 @@ def _forget_where_it_was_made(model: Any) -> None:
 
 
 def onnx_session(content: bytes | Path, threads: int | None = None) -> Program:
-    """A program that runs an ONNX file on this machine's processor.
+    """Return a program that runs an ONNX file on this machine's processor.
 
     Args:
         content: of the file, or its path.
@@ -184,7 +184,7 @@ def onnx_session(content: bytes | Path, threads: int | None = None) -> Program:
 
 
 def torchscript_bytes(physical: PhysicalGenerator, description: Mapping[str, str]) -> bytes:
-    """The content of a TorchScript file.
+    """Return the content of a TorchScript file.
 
     Raises:
         CheckpointError: if the model cannot be recorded.
@@ -200,7 +200,7 @@ def torchscript_bytes(physical: PhysicalGenerator, description: Mapping[str, str
 
 
 def _script(content: bytes) -> Program:
-    """A program that runs TorchScript."""
+    """Return a program that runs TorchScript."""
     with _quiet():
         script = torch.jit.load(io.BytesIO(content))
 
@@ -242,8 +242,11 @@ def _described(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporters say about themselves: that TorchScript is deprecated, that torchvision is missing, and
-    that branches on the shape of a batch are recorded, which the comparison of other batches checks."""
+    """Silence what exporters say about themselves.
+
+    That is: TorchScript is deprecated, torchvision is missing, and branches on the shape of a batch are recorded,
+    which the comparison of other batches checks.
+    """
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -270,7 +273,7 @@ def _name(physical: PhysicalGenerator) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """What is missing, in one line: the operator if the exporter names one."""
+    """Say in one line what is missing: the operator if the exporter names one."""
     seen: BaseException | None = error
     while seen is not None:
         found = re.search(r"No ONNX function found for (\S.*?)\. ", str(seen))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dist_calo.comm.gradients import GradientAverager
 from dist_calo.comm.protocol import Communicator
-from dist_calo.config import OptimizerConfig, RunConfig
+from dist_calo.config import RunConfig
 from dist_calo.data.loader import Batch
 from dist_calo.errors import CheckpointError, ConfigError, TrainingError
 from dist_calo.models.interfaces import Model
@@ -18,20 +18,9 @@ from dist_calo.models.nn.batch_norm import SyncBatchNorm
 from dist_calo.objectives import Objective, Update
 from dist_calo.randomness import Draws
 from dist_calo.training.checkpoint import State
+from dist_calo.training.optimizers import Optimizer
 from dist_calo.training.schedule import learning_rate
 from dist_calo.transforms import Transform
-
-
-def build_optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of one network; its learning rate is set anew before every step."""
-    parameters = list(network.parameters())
-    match config.name:
-        case "adam":
-            return torch.optim.Adam(parameters, betas=(config.beta1, config.beta2), eps=config.epsilon)
-        case "rmsprop":
-            return torch.optim.RMSprop(parameters, alpha=config.beta2, eps=config.epsilon)
-        case "sgd":
-            return torch.optim.SGD(parameters, momentum=config.beta1)
 
 
 @contextmanager
@@ -129,9 +118,7 @@ class Learner:
         self._condition_ranges = dict(condition_ranges or {})
         self._transform = transform
         self._device = next(model.parameters()).device
-        self.optimizers = {
-            name: build_optimizer(config.optimizer, net) for name, net in model.networks.items()
-        }
+        self.optimizers = {name: Optimizer(config.optimizer, net) for name, net in model.networks.items()}
         self.averagers = {
             name: GradientAverager(
                 net,
@@ -211,9 +198,7 @@ class Learner:
         limit = self._config.optimizer.clip_norm
         if limit and norm > limit:
             averager.scale(limit / norm)
-        for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate(network, step)
-        optimizer.step()
+        optimizer.step(self.learning_rate(network, step))
         return True
 
     def learning_rate(self, network: str, step: int) -> float:

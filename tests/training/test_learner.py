@@ -70,7 +70,7 @@ def test_an_update_leaves_no_gradient_in_the_other_network(learner, monkeypatch)
     for name, optimizer in learner.optimizers.items():
         others = [net for other, net in learner.model.networks.items() if other != name]
 
-        def step(name=name, others=others):
+        def step(learning_rate, name=name, others=others):
             own = gradients(learner.model.networks[name])
             assert any(float(gradient.abs().max()) > 0 for gradient in own)
             assert all(not gradient.any() for net in others for gradient in gradients(net))

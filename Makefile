@@ -11,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test check lint format horovod ui bench cluster-check image-check clean
+.PHONY: help setup tools demo test check lint format docs horovod ui bench cluster-check image-check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,6 +29,8 @@ WORKERS ?= 2
 # Empty is off. Ranks are many short processes: where containers switch bytecode off, each would take six seconds longer
 # to compile what it imports.
 export PYTHONDONTWRITEBYTECODE :=
+# Material advertises its successor at each build.
+export NO_MKDOCS_2_WARNING := 1
 
 READY := $(VENV)/.ready-mpi-$(MPI)
 TOOLS := $(VENV)/.ready-tools
@@ -51,6 +53,7 @@ help:
 	@echo 'make check     static checks, doctests and all tests: what a change must pass'
 	@echo 'make lint      the static checks alone'
 	@echo 'make format    let ruff put code into its form'
+	@echo 'make docs      serve the documentation on port 8000'
 	@echo 'make horovod   build Horovod, or take it from the cache, and install it'
 	@echo 'make ui        open the MLflow runs of this folder'
 	@echo 'make bench     measure speed and memory'
@@ -82,7 +85,7 @@ setup: $(READY)
 	@echo "ready: source $(VENV)/bin/activate; dist-calo doctor looks whether this machine can train"
 
 $(TOOLS): setup.cfg $(CONSTRAINTS) | $(READY)
-	$(PIP) --editable '.[test,dev]'
+	$(PIP) --editable '.[test,dev,docs]'
 	@touch $@
 
 tools: $(READY) $(TOOLS)
@@ -98,7 +101,7 @@ horovod_if_possible:
 else
 horovod_if_possible: horovod
 endif
-.PHONY: horovod_if_possible
+.PHONY: horovod_if_possible site
 
 demo: $(READY)
 	$(BIN)/python -m dist_calo.cli.demo
@@ -112,7 +115,13 @@ lint: tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint horovod_if_possible
+site: tools
+	$(BIN)/mkdocs build --quiet
+
+docs: tools
+	$(BIN)/mkdocs serve
+
+check: lint site horovod_if_possible
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile \
 	  --ignore tests/cluster --doctest-modules dist_calo tests $(PYTEST)
 

@@ -12,9 +12,8 @@
 The last window holds fewer batches; the samples after the last whole batch are its last, smaller batch, or
 are left out. Random numbers are raw Philox words: the order does not change with the version of NumPy.
 
-State: 16 bytes a block of the split, and as much for each of two epochs; nothing else grows with the data
-    set. With
-blocks of 32 showers 10^7 showers take 15 MB.
+The state takes 16 bytes a block of the split, and as much for each of two epochs; nothing else grows with the data
+set. With blocks of 32 showers 10^7 showers take 15 MB.
 """
 
 from collections import OrderedDict

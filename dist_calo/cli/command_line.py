@@ -13,6 +13,7 @@ from dist_calo.documents import Word, errors_of, load_yaml, parse_yaml, section_
 from dist_calo.errors import EXIT_INTERRUPTED, EXIT_USER, ConfigError, UserError, of_user, shown
 from dist_calo.launching import early_signals
 from dist_calo.masking import hidden
+from dist_calo.resources import recipe
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -109,7 +110,7 @@ def _read_given(arguments: Sequence[str], actions: Iterable[argparse.Action]) ->
                 raise ConfigError(f"--{name}: a value is missing: write --{name}=VALUE")
             text = waiting.popleft()
         if name == "config":
-            given.read(text)
+            given.read(recipe(text))
         else:
             options.append((name, text))
     for name, text in options:
@@ -153,7 +154,9 @@ def config_parser(program: str, description: str) -> "ArgumentParser":
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = Parser(prog=program, description=description, exit_on_error=True, allow_abbrev=False)
     parser.add_argument(
-        "--config", action="config", help="YAML file of settings; the options below override it."
+        "--config",
+        action="config",
+        help="YAML file of settings, or a recipe that `dist-calo configs` lists; the options below override it.",
     )
     for name, section in SECTIONS.items():
         parser.add_class_arguments(section, name)

@@ -1,4 +1,4 @@
-"""Show the whole service in a few minutes (``make demo``): train on two ranks, generate, compare with Geant4."""
+"""Show the whole service in a few minutes (``dist-calo demo``): train on two ranks, generate, compare with Geant4."""
 
 import sys
 import time
@@ -10,9 +10,10 @@ from dist_calo.documents import load_yaml
 from dist_calo.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, TrainingError
 from dist_calo.launching.local import forwarding, start
 from dist_calo.masking import hidden
+from dist_calo.resources import recipe
 
 RANKS = 2
-CONFIG = Path("configs/demo.yaml")
+CONFIG = "configs/demo.yaml"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,9 +21,10 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     out = Path("demo") / time.strftime("%Y%m%d-%H%M%S")
     checkpoints = out / "checkpoints"
-    store = hidden(load_yaml(CONFIG).get("tracking", {}).get("uri", "sqlite:///mlflow.db"))
-    say(f"Training with {RANKS} ranks; settings in {CONFIG}")
-    training = [sys.executable, "-m", "dist_calo.train", "--config", str(CONFIG), "--launch", str(RANKS)]
+    config = recipe(CONFIG)
+    store = hidden(load_yaml(config).get("tracking", {}).get("uri", "sqlite:///mlflow.db"))
+    say(f"Training with {RANKS} ranks; settings in {config}")
+    training = [sys.executable, "-m", "dist_calo.train", "--config", config, "--launch", str(RANKS)]
     where = [f"--checkpoint.dir={checkpoints}", f"--data.ledger={out / 'ledger'}"]
     process = start([*training, *where, *map(hidden, arguments)])
     with forwarding([process]):
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str]) -> int:
 
     say(f"Done in {time.monotonic() - began:.0f} s")
     print(f"report       {report / 'report.html'}: open it in a browser\nshowers      {generated}")
-    print(f"MLflow       {store}: `make ui` shows the run, its curves and pictures")
+    print(
+        f"MLflow       {store}: `mlflow ui --backend-store-uri {store}` shows the run, its curves and pictures"
+    )
     return 0
 
 

@@ -10,6 +10,7 @@ from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER, ConfigError, DataError, 
 from dist_calo.launching import early_signals, slurm
 from dist_calo.launching.job import mpi_plugin, run_job, setting
 from dist_calo.masking import hidden
+from dist_calo.resources import recipes
 
 USAGE = """dist-calo job VERB
 
@@ -80,7 +81,8 @@ def _sweep(arguments: list[str]) -> int:
     line = [*arguments, *separator, *_of_site()]
     os.environ.pop("STAGE", None)  # all tasks of a study read the same files
     # A second start during which no worker wrote a checkpoint (step-*.pt) below this folder is not followed by a third.
-    files = [f"sweeps/{Path(word).stem}" for word in line if Path(word).is_file()]
+    sweeps = recipes("configs/sweeps")
+    files = [f"sweeps/{Path(word).stem}" for word in line if Path(word).is_file() or word in sweeps]
     os.environ["PROGRESS"] = setting("study", line) or next(iter(files), "")
     return run_job("dist_calo.cli.sweep", ["run", *line], files_to_stage)
 

@@ -11,6 +11,7 @@ from dist_calo.cli.command_line import build_config, config_parser, one_line_par
 from dist_calo.cli.rank_runner import Job, on_ranks
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_USER, ConfigError
+from dist_calo.resources import recipe
 from dist_calo.sweeping.definition import read_sweep
 from dist_calo.sweeping.run import SweepRun, supervise, train_trials
 
@@ -66,10 +67,14 @@ def _supervised(line: list[str], ranks: int) -> int:
     return supervise(command, ranks, _read(line).options.folder)
 
 
+def _file(name: str) -> Path:
+    return Path(recipe(name, "configs/sweeps"))
+
+
 def _parsed(line: list[str]) -> "tuple[argparse.Namespace, list[str]]":
     end = line.index("--") if "--" in line else len(line)
     parser = one_line_parser("dist-calo sweep run", "Train the trials of a sweep.")
-    parser.add_argument("sweep", type=Path, help="YAML file, such as those in configs/sweeps/")
+    parser.add_argument("sweep", type=_file, help="YAML file, or the name of one in configs/sweeps/")
     parser.add_argument("--study", type=Path, help="folder that all workers share; by default sweeps/NAME")
     parser.add_argument("--trials", type=int, help="trials of the study, in place of the file's")
     parser.add_argument("--launch", type=int, help="train each trial on so many ranks, started here")

@@ -78,8 +78,8 @@ BACKENDS: dict[str, Callable[[World, float, str, float], Communicator]] = {
 _MOST_FILES = 65536
 _MODULES = {"mpi": "mpi4py", "horovod": "horovod"}
 _INSTALL = {
-    "mpi": "the mpi backend needs mpi4py: make setup, or pip install -e '.[mpi]' in the checkout",
-    "horovod": "the horovod backend needs Horovod: make horovod",
+    "mpi": "the mpi backend needs mpi4py: pip install 'dist_calo[mpi]', with an MPI at hand",
+    "horovod": "the horovod backend needs Horovod: dist-calo horovod build",
 }
 
 

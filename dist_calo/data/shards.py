@@ -24,6 +24,7 @@ from dist_calo.data.identity import FileIdentity, identity_of, require_unchanged
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.files import read_json
 from dist_calo.geometry import Geometry, geometry_from_dict
+from dist_calo.resources import shower_pattern
 
 if TYPE_CHECKING:
     import h5py
@@ -195,12 +196,14 @@ def read_manifest(path: str | Path) -> Manifest:
 def matching_files(*patterns: str) -> list[str]:
     """Return the files that paths or globs name, sorted; ``**`` means any depth of folders.
 
+    Where nothing here has that name, ``data/sample/*.h5`` is the sample that comes with the package.
+
     Raises:
         DataError: if one of them names none.
     """
     found: set[str] = set()
     for pattern in patterns:
-        expanded = os.path.expanduser(pattern)
+        expanded = shower_pattern(os.path.expanduser(pattern))
         if os.path.isdir(expanded):
             raise DataError(
                 f"{pattern} is a folder: name the files in it, such as {pattern.rstrip('/')}/*.h5"

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from dist_calo.deployment.serving import input_columns, output_name
 from dist_calo.errors import ConfigError, TrackingError
 from dist_calo.files import from_json, read_bytes
 from dist_calo.geometry import Geometry
+from dist_calo.resources import PACKAGED
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.tracking.server import address_of
 from dist_calo.tracking.store import experiment_id, find_run, now_ms, one_line, open_store
@@ -225,12 +227,14 @@ def save(checkpoint: Checkpoint, folder: Path, record: Any = None) -> None:
         file = Path(scratch) / f"step-{checkpoint.step:08d}.pt"
         content = checkpoint.to_dict()
         file.write_bytes(checkpoint_bytes({key: content[key] for key in KEPT}))
+        package, code = Path(__file__).resolve().parents[1], Path(scratch) / "dist_calo"
+        shutil.copytree(package, code, ignore=shutil.ignore_patterns(PACKAGED, "__pycache__"))
         pyfunc.save_model(
             path=str(folder),
             mlflow_model=record,
             loader_module="dist_calo.deployment.serving",
             data_path=str(file),
-            code_paths=[str(Path(__file__).resolve().parents[1])],
+            code_paths=[str(code)],
             # The public version: a build for one platform, such as 2.13.0+cpu, is on no index.
             pip_requirements=[
                 f"{package}=={version(package).split('+')[0]}" for package in ("torch", "numpy")

@@ -14,6 +14,7 @@ from dist_calo import __version__
 from dist_calo.comm.agreement import installed
 from dist_calo.config import flattened
 from dist_calo.masking import hidden
+from dist_calo.resources import PACKAGED
 
 PACKAGES = ("torch", "numpy", "h5py", "mlflow", "mpi4py", "horovod")
 """Packages whose versions are told."""
@@ -55,6 +56,8 @@ def code_digest() -> str:
     """Return a digest of the package's source, some milliseconds' work: a copy on another node may be an older one."""
     digest = hashlib.blake2b(digest_size=6)
     for path in sorted(_FOLDER.rglob("*.py")):
+        if path.is_relative_to(_FOLDER / PACKAGED):
+            continue
         content = path.read_bytes()
         digest.update(f"{path.relative_to(_FOLDER).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()

@@ -13,6 +13,7 @@ from dist_calo.config import RunConfig
 from dist_calo.diagnostics.facts import PACKAGES
 from dist_calo.diagnostics.nodes import Check
 from dist_calo.errors import EXIT_FAILURE, CheckpointError, UserError
+from dist_calo.resources import shower_pattern
 
 if TYPE_CHECKING:
     from dist_calo.data.shards import Manifest
@@ -108,13 +109,11 @@ def _versions(config: RunConfig) -> Iterator[Check]:
             yield Check("ok", package, metadata.version(package))
         except metadata.PackageNotFoundError:
             install = {
-                "mpi4py": "make setup, or pip install -e '.[mpi]' in the checkout",
-                "horovod": "make horovod",
+                "mpi4py": "pip install 'dist_calo[mpi]', with an MPI at hand",
+                "horovod": "dist-calo horovod build (about 5 minutes, needs a C++ compiler)",
             }
-            advice = (
-                f"not installed: {install.get(package, 'make setup, or pip install -e . in the checkout')}"
-            )
-            yield Check("--" if optional else "FAIL", package, advice)
+            advice = install.get(package, f"pip install {package}")
+            yield Check("--" if optional else "FAIL", package, f"not installed: {advice}")
 
 
 def _mpi(config: RunConfig) -> Iterator[Check]:
@@ -167,7 +166,7 @@ def _data(config: RunConfig) -> Iterator[Check]:
         "ok",
         "data",
         f"{manifest.rows} showers of {manifest.geometry.described} in {len(manifest.files)} files, "
-        f"{config.data.described}",
+        f"{', '.join(map(shower_pattern, config.data.patterns))}",
     )
     for name, probe in PROBES_OF_DATA.items():
         yield from _tried(name, lambda probe=probe: probe(config, manifest))  # type: ignore[misc]

@@ -12,6 +12,7 @@ from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_PREEMPTED, ConfigError, MissingComponentError
 from dist_calo.launching.environment import World
 from dist_calo.launching.local import forwarding, run_local, start
+from dist_calo.resources import shower_pattern
 from dist_calo.scaling.plan import Axes, Measurement, Point, ScalingPlan, make_plan, read_plan, write_plan
 from dist_calo.scaling.results import forget, missing, point_folder, read_results, write_result
 
@@ -46,7 +47,9 @@ def _found_from_anywhere(config: RunConfig) -> RunConfig:
     uri = config.tracking.uri
     return replace(
         config,
-        data=replace(config.data, path=[str(Path(path).absolute()) for path in config.data.patterns]),
+        data=replace(
+            config.data, path=[str(Path(shower_pattern(path)).absolute()) for path in config.data.patterns]
+        ),
         tracking=replace(config.tracking, uri=uri if uri == "none" else checked_uri(uri)),
     )
 

@@ -50,7 +50,7 @@ def load_optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise MissingComponentError("sweeps need Optuna: pip install -e '.[sweep]' in the checkout") from None
+        raise MissingComponentError("sweeps need Optuna: pip install 'dist_calo[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

@@ -90,7 +90,7 @@ def test_a_user_error_is_one_line(capsys):
 
 def test_an_unknown_command_lists_the_choices(capsys):
     assert dist_calo(["trane"]) == EXIT_USER
-    assert "train, launch, generate" in capsys.readouterr().err
+    assert "configs, train, status" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["dist_calo", "dist_calo.train"])

@@ -156,7 +156,7 @@ def test_a_missing_backend_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) ->
     config = RunConfig(comm=CommConfig(backend="horovod"))
     found = list(machine._tried("ranks", lambda: machine._Ranks().check(config)))
     assert found[-1].status == "FAIL"
-    assert "make horovod" in found[-1].text
+    assert "dist-calo horovod build" in found[-1].text
 
 
 def test_a_gpu_that_is_asked_for_and_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def test_one_rank_needs_no_library(launcher: str) -> None:
 
 @pytest.mark.parametrize(
     ("backend", "install"),
-    [("mpi", r"make setup, or pip install -e '\.\[mpi\]'"), ("horovod", "make horovod")],
+    [("mpi", r"pip install 'dist_calo\[mpi\]'"), ("horovod", "dist-calo horovod build")],
 )
 def test_a_missing_backend_names_what_installs_it(
     monkeypatch: pytest.MonkeyPatch, backend: str, install: str

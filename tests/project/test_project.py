@@ -1,8 +1,11 @@
 """What holds for the project as a whole: light imports, layers, file sizes, one version, the Makefile's targets."""
 
+import ast
+import configparser
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -95,6 +98,43 @@ def test_one_version():
     setup = (ROOT / "setup.cfg").read_text()
     assert f"\nversion = {dist_calo.__version__}\n" in setup
     assert f"## {dist_calo.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {dist_calo.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_what_is_imported_is_declared():
+    """Packages that come along with others by chance may stay away tomorrow."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = "\n".join([setup["options"]["install_requires"], *setup["options.extras_require"].values()])
+    declared = {
+        name.lower().replace("-", "_") for name in re.findall(r"^[A-Za-z][\w-]*", lines, re.MULTILINE)
+    }
+    # `dist-calo horovod build` makes it.
+    declared |= {"horovod", "dist_calo"}
+    imported = {
+        name.partition(".")[0]
+        for path in (ROOT / "dist_calo").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom) and node.module
+            else []
+        )
+    } - set(sys.stdlib_module_names)
+    brought_by = packages_distributions()
+    names = {name: brought_by.get(name, [name]) for name in imported}
+    assert {
+        name for name, by in names.items() if not {each.lower().replace("-", "_") for each in by} & declared
+    } == set()
+
+
+def test_extras_are_documented():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    told = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE))
+    assert told == set(setup["options.extras_require"])
 
 
 @pytest.mark.parametrize(

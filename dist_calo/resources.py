@@ -1,0 +1,62 @@
+"""What comes with the package: recipes, job scripts, starters, the Horovod builder and a few showers.
+
+In a checkout they are its top-level folders. A build puts them into the wheel (setup.py), below ``PACKAGED``. A file of
+the user's own of the same name wins.
+"""
+
+import glob
+import os
+from importlib.resources import files
+from pathlib import Path
+
+from dist_calo.documents import unknown
+from dist_calo.errors import ConfigError
+
+PACKAGED = "packaged"
+"""Folder of the installed package that holds them."""
+
+
+def resource(name: str) -> Path:
+    """Return the path of a file or folder that comes with the package, such as ``slurm/train_cpu.sh``."""
+    package = Path(str(files("dist_calo")))
+    installed = package / PACKAGED
+    return (installed if installed.is_dir() else package.parent) / name
+
+
+def recipes(folder: str = "configs") -> dict[str, Path]:
+    """Return the files of settings of a folder by name; those of ``configs`` are trainings."""
+    return {path.stem: path for path in sorted(resource(folder).glob("*.yaml"))}
+
+
+def recipe(name: str, folder: str = "configs") -> str:
+    """Return the path of the settings that a user names: a file, or else a recipe that comes with the package.
+
+    ``lcd_fast``, ``lcd_fast.yaml`` and ``configs/lcd_fast.yaml`` name the same recipe. Any other path is returned as it
+    is, for its reader to refuse.
+
+    Raises:
+        ConfigError: if it looks like the name of a recipe and is none.
+    """
+    parent, base = os.path.split(name)
+    if (os.path.exists(name) and not os.path.isdir(name)) or parent not in ("", folder):
+        return name
+    known = recipes(folder)
+    if found := known.get(base.removesuffix(".yaml")):
+        return str(found)
+    if parent or not base or "." in base:
+        return name
+    raise ConfigError(
+        f"{unknown('file and no such recipe', name, known)}; the recipes are {', '.join(known)}"
+    )
+
+
+def shower_pattern(pattern: str) -> str:
+    """Return a path or glob of shower files as it is where it names some, else that of the sample of the package."""
+    if os.path.isabs(pattern) or _names_some(pattern):
+        return pattern
+    packaged = str(resource(pattern))
+    return packaged if _names_some(packaged) else pattern
+
+
+def _names_some(pattern: str) -> bool:
+    return next(glob.iglob(pattern, recursive=True), None) is not None

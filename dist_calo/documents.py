@@ -1,28 +1,23 @@
-"""Readers of YAML and other texts that a user writes: bounded, and with one clear line for each fault.
+"""Readers of texts: YAML that a person writes, JSON of our own; bounded, and with one clear line for each fault."""
 
-What a plain word of YAML means depends on what it is for: ``no`` is a text for ``checkpoint.resume`` and false for
-``train.channels_last``. So words stay texts (`Word`) until `value_of` is told the declared type.
-"""
-
-import difflib
 import errno
+import json
 import os
 import re
 import select
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dist_calo.errors import ConfigError, shown
-from dist_calo.files import decode, read_bytes
-from dist_calo.masking import hidden
+from dist_calo.errors import ConfigError, UserError, shown
+from dist_calo.files import MOST_BYTES, read_bytes
+from dist_calo.values import Fault, Word, errors_of, value_of
 
 if TYPE_CHECKING:
     from yaml import Event
+
+Form = TypeVar("Form")
 
 LARGEST_TEXT = 2**20
 """Most bytes of a text that is written by hand."""
@@ -30,42 +25,36 @@ PIPE_WITHIN_S = 5.0
 """Time for which a pipe may say nothing, in seconds."""
 MOST_ENTRIES, DEEPEST = 100_000, 30
 """Bounds of a YAML document, counted with all that its aliases repeat."""
-LARGEST_NUMBER, LARGEST_FLOAT = 2**64, 3.4e38
-"""Bounds of whole numbers, and of others, with which networks compute in float32."""
-TRUE, FALSE, NULL = ("true", "yes", "on"), ("false", "no", "off"), ("", "~", "null")
 TAGS = ("!", *(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")))
 
 
-class Word(str):
-    """A scalar of YAML, or a value of the command line, as it was written."""
+def read_text(
+    path: str | Path,
+    error: type[UserError] = ConfigError,
+    remedy: str = "name a file that can be read, in UTF-8",
+    most: int = LARGEST_TEXT,
+) -> str:
+    """Return the UTF-8 text of a file or pipe, without a byte order mark.
 
-    plain: bool
-    """It stands without quotes, so that it may be a number, true, false or null."""
-    line: int | None
-    """Its line in the file, counted from 1; None on the command line."""
-
-    def __new__(cls, text: str, plain: bool = True, line: int | None = None) -> "Word":
-        """Keep where and how the text was written."""
-        word = super().__new__(cls, text)
-        word.plain, word.line = plain, line
-        return word
-
-
-def read_text(path: str | Path) -> str:
-    """Return the UTF-8 text of a file or pipe.
+    Args:
+        path: the file.
+        error: what is raised.
+        remedy: what the user can do about it.
+        most: size of the largest one, in bytes.
 
     Raises:
-        ConfigError: if it cannot be read, is no such text, or is larger than a person would write.
+        error: if it cannot be read, is no such text, or is larger.
     """
     try:
-        data = _piped(path) if Path(path).is_fifo() else read_bytes(path, LARGEST_TEXT)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{str(path)!r}: {reason}; name a file that can be read") from error
+        data = _piped(path) if Path(path).is_fifo() else read_bytes(path, most)
+    except (OSError, ValueError) as reason:  # ValueError: a NUL in the name
+        told = getattr(reason, "strerror", None) or reason
+        raise error(f"{str(path)!r}: {told}; {remedy}") from reason
     try:
-        return decode(data)
-    except ValueError as error:
-        raise ConfigError(f"{path}, {error}; save the file as UTF-8") from None
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        line, byte = data.count(b"\n", 0, reason.start) + 1, data[reason.start]
+        raise error(f"{path}, line {line}: the byte {byte:#04x} is no UTF-8; {remedy}") from None
 
 
 def _piped(path: str | Path) -> bytes:
@@ -93,16 +82,6 @@ def load_yaml(path: str | Path) -> Any:
         return parse_yaml(text)
 
 
-@contextmanager
-def errors_of(path: str | Path) -> Iterator[None]:
-    """Name the file in every `ConfigError` about what is in it, and the line where that is known."""
-    try:
-        yield
-    except ConfigError as error:
-        line = f", line {error.line}" if isinstance(error, _Fault) else ""
-        raise ConfigError(f"{path}{line}: {error}") from None
-
-
 def parse_yaml(text: str) -> Any:
     """Return what `load_yaml` returns, of a text.
 
@@ -118,17 +97,9 @@ def parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = " ".join(filter(None, (error.context, error.problem)))
-        raise _Fault(f"is no YAML ({said})", mark.line + 1 if mark else 1) from None
+        raise Fault(f"is no YAML ({said})", mark.line + 1 if mark else 1) from None
     except yaml.reader.ReaderError as error:
-        raise _Fault(f"is no YAML ({error.reason})", text.count("\n", 0, error.position) + 1) from None
-
-
-class _Fault(ConfigError):
-    """An error at a line of a text, counted from 1."""
-
-    def __init__(self, message: str, line: int) -> None:
-        super().__init__(message)
-        self.line = line
+        raise Fault(f"is no YAML ({error.reason})", text.count("\n", 0, error.position) + 1) from None
 
 
 @dataclass
@@ -148,7 +119,7 @@ class _Document:
         for event in self.events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if found:
-                    raise _Fault("begins a second document (---); one file holds one", _line(event))
+                    raise Fault("begins a second document (---); one file holds one", _line(event))
                 found.append(self._value(next(self.events), 0))
         return found[0] if found else None
 
@@ -160,16 +131,14 @@ class _Document:
             known = self.anchors.get(str(event.anchor))
             if known is None:
                 why = "lies in itself" if event.anchor in self.anchors else "is defined nowhere above"
-                raise _Fault(
-                    f"*{shown(event.anchor)} {why}; a text that begins with * stands in quotes", line
-                )
+                raise Fault(f"*{shown(event.anchor)} {why}; a text that begins with * stands in quotes", line)
             self._count(known[1], line)
             return known[0]
         assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
         if event.tag is not None and event.tag not in TAGS:
-            raise _Fault(f"the tag {shown(event.tag)} is not known here; leave it out", line)
+            raise Fault(f"the tag {shown(event.tag)} is not known here; leave it out", line)
         if depth > DEEPEST:
-            raise _Fault(f"is nested more than {DEEPEST} deep", line)
+            raise Fault(f"is nested more than {DEEPEST} deep", line)
         before = self.entries
         self._count(1, line)
         if event.anchor:
@@ -199,15 +168,15 @@ class _Document:
             key = self._value(event, depth)
             value = self._value(next(self.events), depth)
             if not isinstance(key, Word):
-                raise _Fault("a name must be a word, not a list or a section", line)
+                raise Fault("a name must be a word, not a list or a section", line)
             if key == "<<" and key.plain:
                 parts = value if isinstance(value, list) else [value]
                 if not all(isinstance(part, dict) for part in parts):
-                    raise _Fault("<< takes the entries of a section (*NAME) or of a list of sections", line)
+                    raise Fault("<< takes the entries of a section (*NAME) or of a list of sections", line)
                 for part in parts:
                     merged = {**part, **merged}
             elif key in own:
-                raise _Fault(f"{shown(key)} stands here a second time; leave one", line)
+                raise Fault(f"{shown(key)} stands here a second time; leave one", line)
             else:
                 own[key] = value
         return {**merged, **own}
@@ -215,161 +184,60 @@ class _Document:
     def _count(self, entries: int, line: int) -> None:
         self.entries += entries
         if self.entries > MOST_ENTRIES:
-            raise _Fault(f"with all that aliases repeat it has more than {MOST_ENTRIES:,} entries", line)
+            raise Fault(f"with all that aliases repeat it has more than {MOST_ENTRIES:,} entries", line)
 
 
 def _line(event: "Event") -> int:
     return event.start_mark.line + 1 if event.start_mark else 1
 
 
-def value_of(kind: Any, value: Any, name: str) -> Any:
-    """Return a value in the declared type of a setting.
+def read_json(path: str | Path, form: type[Form], error: type[UserError], remedy: str) -> Form:
+    """Read a JSON file of our own and check its form.
 
     Args:
-        kind: str, int, float, bool, Any, a Literal of texts, list[...], dict[str, ...], a dataclass of these, or a
-            union of them and None.
-        value: what `load_yaml` returns, or an ordinary value.
-        name: what a message calls it.
-
-    Passwords in a text are masked (`dist_calo.masking`).
+        path: the file.
+        form: a type that `value_of` knows, such as a data class, of which unknown entries are left out.
+        error: what is raised of a file that is damaged.
+        remedy: what the user can do about it.
 
     Raises:
-        ConfigError: if the value has no clear meaning for this type: with file and line, if it knows them.
-
-    Example:
-        >>> value_of(int, "20", "train.max_steps")
-        20
-        >>> value_of(list[float], ["1", 2.5], "edges")
-        [1.0, 2.5]
+        FileNotFoundError: if there is no such file.
+        error: if it cannot be read, is no JSON or has another form; names the file, the place and the rule.
     """
-    options, origin = get_args(kind), get_origin(kind)
-    is_null = _is_null(value)
-    if kind is Any:
-        return _resolved(value, name)
-    if origin in (UnionType, Union):
-        if NoneType in options and is_null:
-            return None
-        kinds = [option for option in options if option is not NoneType]
-        choices = [each for each in kinds if get_origin(each) is Literal and _choice(get_args(each), value)]
-        lists = [each for each in kinds if get_origin(each) is list and isinstance(value, list | tuple)]
-        others = [each for each in kinds if get_origin(each) not in (Literal, list)]
-        return value_of([*choices, *lists, *others, *kinds][0], value, name)
-    if origin in (list, tuple):
-        if not isinstance(value, list | tuple):
-            raise _wrong(name, value, "must be a list")
-        return origin(value_of(options[0], each, name) for each in value)
-    if is_dataclass(kind):
-        return _built(kind, section_of(value, name), name)
-    if origin is dict:
-        entries = section_of(value, name)
-        return {str(key): value_of(options[1], each, f"{name}.{key}") for key, each in entries.items()}
-    if isinstance(value, dict | list | tuple) or is_null:
-        what = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
-        advice = "; a text may stand in quotes" if is_null and kind is str else ""
-        raise _wrong(name, value, f"must be {what}{advice}")
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    if origin is Literal:
-        if (found := _choice(options, value)) is None:
-            raise _wrong(name, value, f"choose from {', '.join(options)}")
-        return found
-    if kind is bool:
-        if text.lower() not in TRUE + FALSE:
-            raise _wrong(name, value, "must be true or false")
-        return text.lower() in TRUE
-    return hidden(text) if kind is str else _number(kind, text, name, value)
-
-
-def _choice(options: tuple[str, ...], value: Any) -> str | None:
-    """Return the option that a value means, in any case; false and off stand for no, true and on for yes."""
-    text = str(value).lower()
-    same = next((words for words in (TRUE, FALSE) if text in words), (text,))
-    return next((option for option in options if option.lower() in same), None)
-
-
-def _built(kind: Any, values: Mapping[str, Any], name: str) -> Any:
-    hints = get_type_hints(kind)
-    known = {each.name: each for each in fields(kind)}
-    for key in values:
-        if key not in known:
-            raise unknown("entry", key, known)
-    for key, each in known.items():
-        if key not in values and each.default is MISSING and each.default_factory is MISSING:
-            raise ConfigError(f"{name}: {key} is missing")
-    return kind(**{str(key): value_of(hints[key], value, f"{name}.{key}") for key, value in values.items()})
-
-
-def section_of(value: Any, name: str) -> dict[str, Any]:
-    """Return the names and values of a section; none where nothing stands below its name.
-
-    Raises:
-        ConfigError: if it is a list or a single value.
-    """
-    if _is_null(value):
-        return {}
-    if not isinstance(value, dict):
-        raise _wrong(name, value, "must hold names and values, such as {NAME: VALUE}")
-    return value
-
-
-def _is_null(value: Any) -> bool:
-    return value is None or (isinstance(value, Word) and value.plain and value.lower() in NULL)
-
-
-def _number(kind: type, text: str, name: str, value: Any) -> float:
-    wanted = "a whole number, such as 1000" if kind is int else "a number, such as 0.001"
-    text = text.strip()
-    if re.fullmatch(r"[-+]?0[\d_]+", text):
-        raise _wrong(name, value, "a number does not begin with 0: leave that out (octal: 0o17)")
     try:
-        if kind is int and re.fullmatch(r"0[xob][\da-fA-F_]+", text):
-            return int(text, 0)
-        exact = Decimal(text)
-    except (InvalidOperation, ValueError):
-        raise _wrong(name, value, f"must be {wanted}") from None
-    if not exact.is_finite() or abs(exact) > LARGEST_FLOAT:
-        raise _wrong(name, value, "must be finite: the largest number of 32 bits is about 3.4e38")
-    if kind is float:
-        return float(exact)
-    if abs(exact) >= LARGEST_NUMBER:
-        raise _wrong(name, value, "is too large: must be below 2**64")
-    if exact != exact.to_integral_value():
-        raise _wrong(name, value, f"must be {wanted}")
-    return int(exact)
+        text = read_text(path, error, remedy, MOST_BYTES)
+    except error as reason:
+        if isinstance(reason.__cause__, FileNotFoundError):
+            raise reason.__cause__ from None
+        raise
+    try:
+        return from_json(text, form)
+    except ValueError as reason:
+        raise error(f"{path}: {reason}; {remedy}") from None
 
 
-def _resolved(value: Any, name: str) -> Any:
-    """Return a value for which no type is declared: words without quotes may be numbers, true, false or null."""
-    if isinstance(value, dict):
-        return {str(key): _resolved(each, f"{name}.{key}") for key, each in value.items()}
-    if isinstance(value, list):
-        return [_resolved(each, name) for each in value]
-    if not isinstance(value, Word):
-        return value
-    if not value.plain:
-        return str(value)
-    text = value.lower()
-    if _is_null(value):
-        return None
-    if text in TRUE + FALSE:
-        return text in TRUE
-    if re.fullmatch(r"[-+]?\d[\d_]*|0[xo][\da-f_]+", text):
-        return _number(int, text, name, value)
-    if re.fullmatch(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?\.(inf|nan)", text):
-        return _number(float, text, name, value)
-    return str(value)
+def from_json(text: bytes | str, form: type[Form]) -> Form:
+    """Read a JSON text and check its form, as `read_json` does.
+
+    Raises:
+        ValueError: if it is no JSON or has another form: the place and the rule, in one line.
+    """
+    text = text if isinstance(text, str) else text.decode("utf-8-sig")
+    try:
+        found = json.loads(text, parse_int=_whole_number)
+        if re.search(r"\\ud[89a-f]", text, re.IGNORECASE):
+            json.dumps(found, ensure_ascii=False).encode()  # half a pair of these is no character
+        return value_of(form, found, "")
+    except json.JSONDecodeError as error:
+        rule = error.msg[:1].lower() + error.msg[1:]
+        raise ValueError(f"is damaged, line {error.lineno} is no JSON ({rule})") from None
+    except RecursionError:
+        raise ValueError("is damaged, its JSON is nested too deeply") from None
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
-def _wrong(name: str, value: Any, rule: str) -> ConfigError:
-    return _fault(f"{name}={shown(value)}: {rule}", value)
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
-    """Return the error about an unknown name, with the nearest known one."""
-    nearest = difflib.get_close_matches(name[:80], list(known), n=1, cutoff=0.0)[0]
-    return _fault(f"{shown(name)}: there is no such {kind}; the nearest is {nearest}", name)
-
-
-def _fault(message: str, word: Any) -> ConfigError:
-    """Return an error about a word, with its line where that is known."""
-    line = getattr(word, "line", None)
-    return ConfigError(message) if line is None else _Fault(message, line)
+def _whole_number(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError(f"is damaged, a number of {len(digits)} digits")
+    return int(digits)

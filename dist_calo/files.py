@@ -3,19 +3,15 @@
 import errno
 import hashlib
 import io
-import json
 import os
 import re
 import socket
 import stat
 import zipfile
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
-
-from dist_calo.errors import UserError, shown
+from typing import BinaryIO, TypeVar
 
 Form = TypeVar("Form")
 
@@ -154,81 +150,3 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
         if os.fstat(file.fileno()).st_size > most:
             raise OSError(errno.EFBIG, f"is larger than {most} bytes", str(path))
         return file.read(most)
-
-
-def decode(data: bytes) -> str:
-    """Decode UTF-8, with or without a byte order mark.
-
-    Raises:
-        ValueError: names the line and the byte that is no UTF-8.
-    """
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line}: the byte {data[error.start]:#04x} is no UTF-8") from None
-
-
-def read_json(path: str | Path, form: type[Form], error: type[UserError], remedy: str) -> Form:
-    """Read a JSON file of our own and check its form.
-
-    Args:
-        path: the file.
-        form: a data class, or a type such as ``dict[str, str]``; unknown entries of a data class are left out.
-        error: what is raised of a file that is damaged.
-        remedy: what the user can do about it.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        error: if it cannot be read, is no JSON or has another form; names the file, the place and the rule.
-    """
-    try:
-        return from_json(read_bytes(path), form)
-    except FileNotFoundError:
-        raise
-    except OSError as reason:
-        raise error(f"{path}: {reason.strerror}; {remedy}") from reason
-    except (ValueError, UserError) as reason:
-        raise error(f"{path}: {reason}; {remedy}") from None
-
-
-def from_json(text: bytes | str, form: type[Form]) -> Form:
-    """Read a JSON text and check its form, as `read_json` does.
-
-    Raises:
-        ValueError: if it is no JSON or has another form: the place and the rule, in one line.
-        UserError: if a data class refuses its values.
-    """
-    from pydantic import ValidationError
-
-    text = decode(text) if isinstance(text, bytes) else text
-    try:
-        json.loads(text, parse_int=_whole_number)  # Pydantic takes whole numbers of any size
-        return _reader(cast(Hashable, form)).validate_json(text, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
-        if first["type"] == "missing":
-            raise ValueError(f"{place} is missing") from None
-        raise ValueError(f"{place} is {shown(repr(first['input']))}: {_lower(first['msg'])}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is damaged, line {error.lineno} is no JSON ({_lower(error.msg)})") from None
-    except RecursionError:
-        raise ValueError("is damaged, its JSON is nested too deeply") from None
-
-
-@cache
-def _reader(form: Any) -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(form)
-
-
-def _whole_number(digits: str) -> int:
-    if len(digits) > 20:
-        raise ValueError(f"is damaged, a number of {len(digits)} digits")
-    return int(digits)
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

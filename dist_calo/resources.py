@@ -9,8 +9,8 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from dist_calo.documents import unknown
 from dist_calo.errors import ConfigError
+from dist_calo.values import unknown
 
 PACKAGED = "packaged"
 """Folder of the installed package that holds them."""

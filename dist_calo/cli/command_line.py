@@ -9,11 +9,12 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin
 
 from dist_calo.config import SECTIONS, RunConfig, kind_of, setting_names
-from dist_calo.documents import Word, errors_of, load_yaml, parse_yaml, section_of, unknown, value_of
+from dist_calo.documents import load_yaml, parse_yaml
 from dist_calo.errors import EXIT_INTERRUPTED, EXIT_USER, ConfigError, UserError, of_user, shown
 from dist_calo.launching import early_signals
 from dist_calo.masking import hidden
 from dist_calo.resources import recipe
+from dist_calo.values import Word, errors_of, section_of, unknown, value_of
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

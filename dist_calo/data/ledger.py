@@ -23,8 +23,9 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from dist_calo.documents import read_json
 from dist_calo.errors import DataError
-from dist_calo.files import open_ordinary, read_json, write_whole, writing
+from dist_calo.files import open_ordinary, write_whole, writing
 
 log = logging.getLogger("dist_calo.data")
 

@@ -21,8 +21,8 @@ from dist_calo.data.formats import Format, Problem, ReadOptions, examine, format
 from dist_calo.data.formats.protocol import AS_FILES_SAY
 from dist_calo.data.formats.whole_files import require_not_being_written
 from dist_calo.data.identity import FileIdentity, identity_of, require_unchanged
+from dist_calo.documents import read_json
 from dist_calo.errors import ConfigError, DataError
-from dist_calo.files import read_json
 from dist_calo.geometry import Geometry, geometry_from_dict
 from dist_calo.resources import shower_pattern
 

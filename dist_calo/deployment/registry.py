@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from dist_calo import __version__
 from dist_calo.deployment.serving import input_columns, output_name
+from dist_calo.documents import from_json
 from dist_calo.errors import ConfigError, TrackingError
-from dist_calo.files import from_json, read_bytes
+from dist_calo.files import read_bytes
 from dist_calo.geometry import Geometry
 from dist_calo.resources import PACKAGED
 from dist_calo.tracking.provenance import describe_run

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from dist_calo.data.formats import open_file
 from dist_calo.data.formats.whole_files import abandon
+from dist_calo.documents import read_json
 from dist_calo.errors import ConfigError, DataError
-from dist_calo.files import publish, read_json, write_whole, writing
+from dist_calo.files import publish, write_whole, writing
 from dist_calo.leases.lease import Lease
 
 if TYPE_CHECKING:

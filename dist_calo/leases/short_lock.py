@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from dist_calo.files import from_json, read_bytes, writing
+from dist_calo.documents import from_json
+from dist_calo.files import read_bytes, writing
 from dist_calo.leases.signs_of_life import Process, Repeated
 
 log = logging.getLogger("dist_calo.leases")

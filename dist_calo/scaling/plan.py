@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dist_calo.config import RunConfig
-from dist_calo.documents import errors_of, load_yaml, section_of, value_of
+from dist_calo.documents import load_yaml
 from dist_calo.errors import ConfigError
 from dist_calo.files import write_whole
+from dist_calo.values import errors_of, section_of, value_of
 
 PLAN_FILE = "plan.yaml"
 FORMAT = 1

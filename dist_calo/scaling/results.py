@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dist_calo.documents import from_json, read_json
 from dist_calo.errors import DataError
-from dist_calo.files import from_json, read_json, write_whole
+from dist_calo.files import write_whole
 
 _NAME = re.compile(r"repeat-(\d+)\.json")
 _REMEDY = "remove it and run the point again"

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from dist_calo.config import RunConfig, kind_of
-from dist_calo.documents import errors_of, load_yaml, section_of, unknown, value_of
+from dist_calo.documents import load_yaml
 from dist_calo.errors import ConfigError
 from dist_calo.masking import hidden
 from dist_calo.sweeping.space import Parameter, Space, Value
+from dist_calo.values import errors_of, section_of, unknown, value_of
 
 Configure = Callable[[Sequence[str]], RunConfig]
 """From the trainer's command line to its checked settings."""

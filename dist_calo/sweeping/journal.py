@@ -13,8 +13,9 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from dist_calo.documents import from_json
 from dist_calo.errors import ConfigError, MissingComponentError
-from dist_calo.files import from_json, writing
+from dist_calo.files import writing
 from dist_calo.leases.short_lock import ShortLock
 
 _Log = make_dataclass(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from dist_calo.config import kind_of
-from dist_calo.documents import section_of, value_of
 from dist_calo.errors import ConfigError
+from dist_calo.values import section_of, value_of
 
 if TYPE_CHECKING:
     from optuna.trial import Trial

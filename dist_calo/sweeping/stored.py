@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dist_calo.documents import read_json
 from dist_calo.errors import ConfigError
-from dist_calo.files import read_json, write_whole
+from dist_calo.files import write_whole
 from dist_calo.leases.short_lock import locked
 from dist_calo.sweeping.definition import Sweep, read_definition
 

@@ -17,8 +17,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dist_calo.documents import read_json
 from dist_calo.errors import ConfigError
-from dist_calo.files import read_bytes, read_json, write_whole
+from dist_calo.files import read_bytes, write_whole
 from dist_calo.leases.signs_of_life import Beat, Process, flocked
 
 BEATS = 12

@@ -5,7 +5,7 @@ import re
 from dataclasses import asdict, dataclass, make_dataclass
 from typing import Any, Literal
 
-from dist_calo.files import from_json
+from dist_calo.documents import from_json
 
 Record = dict[str, Any]
 """A line of the journal."""
@@ -31,11 +31,11 @@ class Identity:
 
 
 _ENTRIES: dict[str, dict[str, Any]] = {
-    "start": {"time_ms": int, "parameters": dict, "tags": dict, "datasets": dict[str, dict[str, Any]]},
+    "start": {"time_ms": int, "parameters": Record, "tags": Record, "datasets": dict[str, dict[str, Any]]},
     "metrics": {"time_ms": int, "step": int, "values": dict[str, float]},
     "system": {"time_ms": int, "values": dict[str, float]},
     "artifact": {"file": str, "folder": str | None},
-    "tags": {"tags": dict},
+    "tags": {"tags": Record},
     "end": {"time_ms": int, "status": Literal["FINISHED", "FAILED", "KILLED"]},
 }
 """Entries of a line of the journal besides its ``kind``."""

@@ -28,8 +28,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from dist_calo.documents import read_json
 from dist_calo.errors import TrackingError
-from dist_calo.files import read_bytes, read_json
+from dist_calo.files import read_bytes
 from dist_calo.launching.slurm import restarted
 from dist_calo.leases.lease import Lease
 from dist_calo.masking import hidden

@@ -17,8 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dist_calo.documents import read_json
 from dist_calo.errors import CheckpointError, SpoiltCheckpointError, remedy
-from dist_calo.files import read_json, write_whole
+from dist_calo.files import write_whole
 from dist_calo.leases.lease import Lease
 from dist_calo.training.checkpoint import STEP_FILE, State, checkpoint_bytes, load_checkpoint
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dist_calo.config import CheckpointConfig, RunConfig, TrackingConfig
+from dist_calo.documents import read_json
 from dist_calo.errors import CheckpointError
-from dist_calo.files import is_sound, read_json
+from dist_calo.files import is_sound
 from dist_calo.launching import slurm
 from dist_calo.leases.lease import Lease
 

@@ -170,7 +170,7 @@ def test_files_that_are_none(tmp_path):
             resumed(tmp_path, 6, 3)
         path.rmdir() if path.is_dir() else path.unlink()
     (tmp_path / "run.json").write_text('{"uid": 1}')
-    with pytest.raises(DataError, match=r"run.json: uid is 1: input should be a valid string"):
+    with pytest.raises(DataError, match=r"run.json: uid=1: must be a text"):
         resumed(tmp_path, 6, 3)
 
 

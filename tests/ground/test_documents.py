@@ -13,10 +13,11 @@ from dist_calo.config import RunConfig, kind_of, setting_names
 from dist_calo.data.formats.binning import read_binning
 from dist_calo.data.shards import read_manifest
 from dist_calo.deployment.registry import read_metrics
-from dist_calo.documents import Word, load_yaml, read_text, value_of
+from dist_calo.documents import load_yaml, read_text
 from dist_calo.errors import ConfigError, UserError
 from dist_calo.scaling.plan import read_plan
 from dist_calo.sweeping.definition import read_sweep
+from dist_calo.values import Word, value_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

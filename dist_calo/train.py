@@ -44,9 +44,23 @@ def _run(config: RunConfig, communicator: "Communicator") -> int:
     with ExitStack() as stack:
         if communicator.world.rank == 0:
             stack.enter_context(CheckpointFolder(config.checkpoint.dir).written_alone())
-        trainer = stack.enter_context(build_run(config, communicator))
-        trainer.fit()
+        try:
+            trainer = stack.enter_context(build_run(config, communicator))
+            trainer.fit()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{SIGNS.sign.place}; {_what_stays(config)}") from None
     return EXIT_PREEMPTED if trainer.stopped_by else 0
+
+
+def _what_stays(config: RunConfig) -> str:
+    """Return what a run that was interrupted leaves, and what goes on from there."""
+    from dist_calo.training.checkpoint_folder import CheckpointFolder
+
+    folder = CheckpointFolder(config.checkpoint.dir)
+    if not (steps := folder.steps()):
+        return f"{folder.folder} holds no checkpoint: the same command begins anew"
+    newest = folder.path(steps[-1])
+    return f"{newest} is valid: the same command with --checkpoint.resume=auto goes on from there"
 
 
 if __name__ == "__main__":

@@ -253,6 +253,6 @@ def run_command(program: str, command: Callable[[Sequence[str]], int], arguments
             raise
         print(f"{program}: {' '.join(str(told).split())}", file=sys.stderr)
         return EXIT_USER
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"{program}: interrupted{error}", file=sys.stderr)
         return EXIT_INTERRUPTED

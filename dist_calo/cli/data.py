@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -23,11 +24,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    from dist_calo.data.check import check_files
     from dist_calo.data.summary import summarise, table
 
-    summary = summarise(_manifest(options))
-    print(json.dumps(summary, indent=2) if options.json else table(summary))
-    return 0
+    manifest, problems = check_files(options.path, options.format, _read_options(options), every_row=False)
+    if manifest is not None:
+        summary = summarise(manifest)
+        print(json.dumps(summary, indent=2) if options.json else table(summary), flush=True)
+    for problem in problems:
+        print(f"dist-calo data: {problem}", file=sys.stderr)
+    return EXIT_USER if problems else 0
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -35,7 +41,7 @@ def _validate(options: argparse.Namespace) -> int:
     from dist_calo.data.summary import energy_sources
 
     manifest, problems = check_files(options.path, options.format, _read_options(options))
-    if manifest is not None and options.manifest:
+    if manifest is not None and options.manifest and not problems:
         try:
             print(compare_or_write_manifest(Path(options.manifest), manifest, renew=options.renew))
         except DataError as error:

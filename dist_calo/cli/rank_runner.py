@@ -3,8 +3,8 @@
 import faulthandler
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -66,16 +66,19 @@ def on_ranks(
     """
     early_signals.guard_output(of_run=True)
     early_signals.end_at_once()
-    from dist_calo.comm import choose_backend, connect, leave_in_order, local_device, report_failure
-    from dist_calo.launching.environment import World, find_world
+    with _beginning():
+        from dist_calo.comm import choose_backend, connect, leave_in_order, local_device, report_failure
+        from dist_calo.launching.environment import World, find_world
 
     world, communicator = World(), None
     try:
-        job = read(arguments)
+        with _beginning():
+            job = read(arguments)
         if job.ranks > 1:
             return _launch(module, arguments, job.ranks)
-        world = find_world(os.environ)
-        backend, device = choose_backend(job.comm.backend, world), local_device(job.device, world)
+        with _beginning():
+            world = find_world(os.environ)
+            backend, device = choose_backend(job.comm.backend, world), local_device(job.device, world)
     except UserError as error:
         with suppress(LaunchError):
             world = find_world(os.environ)
@@ -85,14 +88,15 @@ def on_ranks(
         if world.remark:
             print(world.remark, flush=True)
         _show_crashes()
-        communicator = connect(
-            backend,
-            world,
-            timeout_s=job.comm.timeout_s,
-            device=device,
-            silence_s=job.comm.silence_s,
-            facts=facts_of(job.options) if world.size > 1 and job.must_agree else None,
-        )
+        with _beginning():
+            communicator = connect(
+                backend,
+                world,
+                timeout_s=job.comm.timeout_s,
+                device=device,
+                silence_s=job.comm.silence_s,
+                facts=facts_of(job.options) if world.size > 1 and job.must_agree else None,
+            )
         code = run(job.options, communicator)
         communicator.close()
     except (Exception, KeyboardInterrupt) as error:
@@ -101,6 +105,15 @@ def on_ranks(
     if world.launcher != "none":
         leave_in_order(code)
     return code
+
+
+@contextmanager
+def _beginning() -> Iterator[None]:
+    """Say of Ctrl-C that nothing was written yet."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(" before it began: nothing was written") from None
 
 
 def _show_crashes() -> None:

@@ -17,35 +17,33 @@ from dist_calo.files import write_whole
 
 
 def check_files(
-    patterns: Sequence[str], format_name: str, options: ReadOptions
+    patterns: Sequence[str], format_name: str, options: ReadOptions, *, every_row: bool = True
 ) -> tuple[Manifest | None, list[str]]:
-    """Check every row of shower files.
+    """Check shower files, each by itself, so that a bad one does not hide the others.
 
     Args:
         patterns: files or globs.
         format_name: schema of the files, or auto.
         options: properties that the files may not tell.
+        every_row: whether to check every row.
 
     Returns:
-        The manifest, None where there is a problem; and the problems, those of all files.
+        The manifest of the files without a problem, None where there is none; and the problems of all others.
     """
-    paths = matching_files(*patterns)
-    problems = [problem for path in paths for problem in _problems(path, format_name, options)]
-    if problems:
-        return None, problems
+    good, problems = [], []
+    for path in matching_files(*patterns):
+        try:
+            manifest = manifest_of([path], format_name, options)
+            rows = find_problems(manifest) if every_row else ()
+            found = [f"{entry.path}: {problem}" for entry, problem in rows]
+        except DataError as error:
+            found = [str(error)]
+        problems += found
+        good += [] if found else [path]
     try:
-        return manifest_of(paths, format_name, options), []
+        return manifest_of(good, format_name, options) if good else None, problems
     except DataError as error:
-        return None, [str(error)]
-
-
-def _problems(path: str, format_name: str, options: ReadOptions) -> list[str]:
-    """Return the problems of one file, so that one bad file does not hide those of others."""
-    try:
-        manifest = manifest_of([path], format_name, options)
-        return [f"{entry.path}: {problem}" for entry, problem in find_problems(manifest)]
-    except DataError as error:
-        return [str(error)]
+        return None, [*problems, str(error)]
 
 
 def compare_or_write_manifest(path: Path, manifest: Manifest, *, renew: bool) -> str:

@@ -76,6 +76,8 @@ class Loader:
         epochs: int | None = None,
         prefetch_batches: int = 4,
     ) -> None:
+        self.samples = order.blocks.samples
+        """Showers of the split."""
         self.wait_s = 0.0
         """Time that the consumer has waited for data since the start, in seconds."""
         self._manifest = manifest

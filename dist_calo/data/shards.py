@@ -292,8 +292,13 @@ def manifest_of(
     )
 
 
-def require_same_files(before: Manifest, now: Manifest) -> None:
+def require_same_files(before: Manifest, now: Manifest, known: str = "the manifest") -> None:
     """Check that a data set has the same files as before, in whatever folder, read in the same way.
+
+    Args:
+        before: as it was.
+        now: as it is.
+        known: what tells how it was, for messages.
 
     Raises:
         DataError: naming the first file that is missing, new or changed, or what differs in how they are read.
@@ -302,25 +307,25 @@ def require_same_files(before: Manifest, now: Manifest) -> None:
         was, told = getattr(before.options, name), getattr(now.options, name)
         if told != was:
             raise DataError(
-                f"data.{name}={told}, and the manifest was made with {was}: energies would change, set "
+                f"data.{name}={told}, and {known} was made with {was}: energies would change, set "
                 f"data.{name}={was} ({option} {was})"
             )
     old = {entry.name: entry for entry in before.files}
     new = {entry.name: entry for entry in now.files}
     for name in sorted(old.keys() | new.keys()):
         if name not in new:
-            raise DataError(f"{name} is in the manifest and does not match data.path")
+            raise DataError(f"{name} is in {known} and does not match data.path")
         if name not in old:
-            raise DataError(f"{new[name].path} matches data.path and is not in the manifest")
+            raise DataError(f"{new[name].path} matches data.path and is not in {known}")
         parts = [[part.fingerprint for part in entry.sources] for entry in (old[name], new[name])]
         # Manifests of earlier versions name no sources.
         if old[name].content != new[name].content or (parts[0] and parts[0] != parts[1]):
-            raise DataError(f"{new[name].path} has changed since the manifest was made")
+            raise DataError(f"{new[name].path} has changed since {known} was made")
     was_read, is_read = _reading(before), _reading(now)
     for name in sorted(was_read.keys() | is_read.keys()):
         if is_read.get(name) != was_read.get(name):
             raise DataError(
-                f"{name} is {reprlib.repr(is_read.get(name))}, and in the manifest {reprlib.repr(was_read.get(name))}: "
+                f"{name} is {reprlib.repr(is_read.get(name))}, and in {known} {reprlib.repr(was_read.get(name))}: "
                 "the same files must be read alike, set data.format and data.binning as they were"
             )
 

@@ -52,10 +52,12 @@ def find_state(config: RunConfig, manifest: Manifest) -> Continuation | None:
     saved = Checkpoint.from_dict(state)
     require_same_run(config, saved)
     try:
-        require_same_files(saved.data, manifest)
+        require_same_files(saved.data, manifest, known="the checkpoint")
     except DataError as error:
+        path = saved.config["data"]["path"]
         raise DataError(
-            f"the run to continue (step {saved.step}) was started with other data: {error}"
+            f"the run to continue (step {saved.step}) was started with other data: {error}; give its own, "
+            f"data.path={path}, or train on these anew in another checkpoint.dir"
         ) from None
     uid = run_uid(config, saved)
     if config.data.ledger:

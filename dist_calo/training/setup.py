@@ -20,7 +20,6 @@ from dist_calo.models import build_model
 from dist_calo.models.nn.batch_norm import synchronise_batch_norm
 from dist_calo.objectives import build_objective
 from dist_calo.tracking.provenance import describe_run
-from dist_calo.tracking.spool import SPOOL_PREFIX
 from dist_calo.tracking.store_uri import checked_uri
 from dist_calo.tracking.tracker import NullTracker, Tracker, make_tracker
 from dist_calo.training.beginning import begin, find_state, open_ledger, run_uid
@@ -108,14 +107,22 @@ def build_run(
         started = f"launcher {world.launcher}, backend {communicator.backend}"
         progress.say(f"{world.size} rank(s), {started}, {place.why}, {place.device}")
         progress.say(f"{manifest.rows} showers in {len(manifest.files)} file(s), {config.data.described}")
+        if (batch := config.train.global_batch_size) > loader.samples:
+            progress.say(
+                f"warning: train.global_batch_size={batch} is larger than the {loader.samples} training showers: every "
+                "step takes all of them, and no more; lower it, or give more data"
+            )
         if resumed:
             progress.say(f"continuing after step {state.step} of {config.checkpoint.dir}")
             if state.step >= config.train.max_steps:
                 progress.say(
                     f"nothing is left to train: train.max_steps={config.train.max_steps}; raise it to go on"
                 )
-        for line in _record_in_words(config, tracker, state, abandoned):
-            progress.say(line)
+        if abandoned:
+            progress.say(
+                f"a new run: {abandoned}, its tag continued_from, has gone beyond step {state.step}; later "
+                f"checkpoints of {config.checkpoint.dir} lie in its folder abandoned/"
+            )
         trainer = Trainer(
             kept_config,
             description={
@@ -161,21 +168,6 @@ def _facts(communicator: Communicator, place: Place, abandoned: str | None) -> d
         "threads": place.threads,
     }
     return facts | ({"continued_from": abandoned} if abandoned else {})
-
-
-def _record_in_words(
-    config: RunConfig, tracker: Tracker | NullTracker, state: TrainState, abandoned: str | None
-) -> Iterator[str]:
-    """Tell where the run is recorded."""
-    if config.tracking.uri == "none" or not (name := tracker.named_run_id()):
-        return
-    where = "not sent yet to" if name.startswith(SPOOL_PREFIX) else "in"
-    yield f"MLflow run {name} {where} {config.tracking.uri}"
-    if abandoned:
-        yield (
-            f"a new run: {abandoned}, its tag continued_from, has gone beyond step {state.step}; later "
-            f"checkpoints of {config.checkpoint.dir} lie in its folder abandoned/"
-        )
 
 
 @dataclass

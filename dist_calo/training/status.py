@@ -10,8 +10,7 @@ from pathlib import Path
 
 from dist_calo.config import CheckpointConfig, RunConfig, TrackingConfig
 from dist_calo.documents import read_json
-from dist_calo.errors import CheckpointError
-from dist_calo.files import is_sound
+from dist_calo.errors import CheckpointError, SpoiltCheckpointError
 from dist_calo.launching import slurm
 from dist_calo.leases.lease import Lease
 
@@ -101,14 +100,15 @@ def _unsound(checkpoint: Path) -> str:
     """Return the fault of a checkpoint file, to be read after its name; empty if it has none."""
     older = any(path < checkpoint for path in checkpoint.parent.glob("step-*.pt"))
     before = "checkpoint.resume=auto takes the one before it" if older else "restore it, or start anew"
+    from dist_calo.training.checkpoint import load_checkpoint
+
     try:
-        sound = is_sound(checkpoint.read_bytes())
-    except OSError as error:
-        advice = (
-            before if isinstance(error, FileNotFoundError) else "make it readable, or name one to go on from"
-        )
-        return f", which cannot be read ({error.strerror}): {advice}"
-    return f", which is DAMAGED: {before}" if sound is False else ""
+        load_checkpoint(checkpoint)
+    except SpoiltCheckpointError as error:
+        return f", which is DAMAGED: {error}; {before}"
+    except CheckpointError as error:
+        return f", which cannot be read: {error}" + ("" if checkpoint.exists() else f"; {before}")
+    return ""
 
 
 def queued(names: Sequence[str]) -> dict[str, str]:

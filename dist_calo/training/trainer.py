@@ -15,6 +15,7 @@ from dist_calo.errors import DataError, TrainingError
 from dist_calo.launching.early_signals import launcher_died
 from dist_calo.launching.endings import LAUNCHER_DIED
 from dist_calo.launching.signs import SIGNS
+from dist_calo.tracking.spool import SPOOL_PREFIX
 from dist_calo.tracking.tracker import NullTracker, Tracker
 from dist_calo.training.checkpoint import Checkpoint, State, not_finite
 from dist_calo.training.checkpoint_folder import CheckpointFolder
@@ -111,6 +112,7 @@ class Trainer:
         self._hooks = hooks
         self._folder = CheckpointFolder(config.checkpoint.dir, config.checkpoint.keep)
         self._times = StepTimes(communicator, loader)
+        self._is_named = False
         self.state = state
         self.stopped_by: str | None = None
         """The signal that ended the run early, after a checkpoint, or what a hook said."""
@@ -135,7 +137,9 @@ class Trainer:
                 improved = self._validate()
                 self._checkpoint(now=improved or self.stopped_by is not None)
                 self._progress.show()
+                self._name_run(self._tracker.run_id)
         SIGNS.begin("at the end of the run")
+        self._name_run(self._tracker.run_id if self.stopped_by else self._tracker.named_run_id(), last=True)
         if self.stopped_by:
             if launcher_died():
                 self._progress.say(LAUNCHER_DIED)
@@ -148,6 +152,15 @@ class Trainer:
             self._progress.say(
                 f"done: checkpoints in {self._folder.folder}, {self._kept()}; `dist-calo generate --checkpoint "
                 f"{shlex.quote(str(self._folder.folder))} --out FILE` makes showers with it"
+            )
+
+    def _name_run(self, name: str | None, *, last: bool = False) -> None:
+        """Say once what the store calls the run: when it has said so, or else at the end, as nothing waits for it."""
+        is_sent = name is not None and not name.startswith(SPOOL_PREFIX)
+        if name is not None and (is_sent or last) and not self._is_named:
+            self._is_named = True
+            self._progress.say(
+                f"MLflow run {name} {'in' if is_sent else 'not sent yet to'} {self._config.tracking.uri}"
             )
 
     def _kept(self) -> str:

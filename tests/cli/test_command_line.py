@@ -15,7 +15,7 @@ import yaml
 from dist_calo.__main__ import main as dist_calo
 from dist_calo.cli import demo
 from dist_calo.cli.command_line import build_config, config_parser, run_command
-from dist_calo.cli.rank_runner import add_launch_option
+from dist_calo.cli.rank_runner import add_launch_option, on_ranks
 from dist_calo.errors import EXIT_USER, ConfigError
 from dist_calo.files import write_whole
 from dist_calo.launching.local import start
@@ -153,6 +153,8 @@ def test_ctrl_c_is_one_line_and_a_code_of_its_own(capsys):
 
     assert run_command("program", command, []) == 130
     assert capsys.readouterr().err == "program: interrupted\n"
+    assert run_command("program", lambda line: on_ranks("program", line, command, lambda *_: 0), []) == 130
+    assert capsys.readouterr().err == "program: interrupted before it began: nothing was written\n"
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,18 @@ def test_inspect_prints_a_table(data, capsys):
     assert "10 to 10.12" in line
 
 
+def test_inspect_shows_the_good_files_and_names_the_bad_ones(data, tmp_path, capsys):
+    (tmp_path / "data" / "EleEscan_1.h5").write_bytes(b"no shower")
+    (tmp_path / "data" / "EleEscan_2.h5").write_bytes(b"")
+    assert run("inspect", data) == 2
+    shown = capsys.readouterr()
+    assert "120 showers of 25 x 25 x 25 cells in 1 file(s)" in shown.out
+    assert [line.split(": ")[1].rpartition("/")[2] for line in shown.err.splitlines()] == [
+        "EleEscan_1.h5",
+        "EleEscan_2.h5",
+    ]
+
+
 def test_inspect_prints_json(data, capsys):
     assert run("inspect", data, "--json") == 0
     summary = json.loads(capsys.readouterr().out)

@@ -1,16 +1,19 @@
 """Where a run stands, from what lies beside its checkpoints."""
 
+import io
 import json
 import os
 import shutil
 import socket
 
 import pytest
+import torch
 
 from dist_calo.cli.status import main
 from dist_calo.config import RunConfig
 from dist_calo.errors import CheckpointError
 from dist_calo.files import seal_of
+from dist_calo.training.checkpoint import checkpoint_bytes
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.status import describe, queued
 
@@ -54,17 +57,23 @@ def test_the_newest_checkpoint_is_described(folder):
 
 
 def test_what_is_damaged_is_said(folder):
-    assert "cannot be read (No such file" in dict(describe(folder))["checkpoint"]
+    assert "cannot be read: " in dict(describe(folder))["checkpoint"]
     file = folder / "step-00000040.pt"
-    content = b"a checkpoint" + seal_of(b"a checkpoint")
+    content, later = checkpoint_bytes({"step": 40}), io.BytesIO()
+    torch.save({"step": 40, "format": 99}, later)
+    diverged = io.BytesIO()
+    torch.save({"step": 40, "format": 2, "model": {"w": torch.tensor([float("nan")])}}, diverged)
     for spoilt, word in (
         (content, "rank(s)"),
         (content[1:], "DAMAGED"),
         (content[:5], "DAMAGED"),
         (b"", "DAMAGED"),
+        (diverged.getvalue() + seal_of(diverged.getvalue()), "DAMAGED"),
+        (later.getvalue() + seal_of(later.getvalue()), "cannot be read"),
     ):
         file.write_bytes(spoilt)
         assert word in dict(describe(folder))["checkpoint"].split(": ")[0][-20:]
+    assert "has format 99, and this version reads formats 1 to 2" in dict(describe(folder))["checkpoint"]
 
 
 def test_what_cannot_be_told_is_an_error_after_all_that_can(folder, tmp_path, capsys):

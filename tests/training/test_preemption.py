@@ -8,7 +8,10 @@ import pytest
 from dist_calo.comm.single import SingleCommunicator
 from dist_calo.launching import early_signals
 from dist_calo.launching.environment import World
+from dist_calo.train import main as train
 from dist_calo.training.preemption import StopRequest
+from dist_calo.training.trainer import Trainer
+from tests.support.small_runs import train_command, write_showers
 
 
 @pytest.fixture
@@ -76,3 +79,16 @@ def test_a_signal_that_came_early_stops_after_the_first_step():
                 assert stop.agreed() == expected
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_ctrl_c_before_the_first_step_says_what_is_there(tmp_path, monkeypatch, capsys):
+    def interrupted(_trainer):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", interrupted)
+    more = ["--tracking.uri=none", "--train.global_batch_size=1000"]
+    assert train(train_command(write_showers(tmp_path / "data"), tmp_path, *more)[3:]) == 130
+    said = capsys.readouterr()
+    assert "warning: train.global_batch_size=1000 is larger than the " in said.out
+    there = f"{tmp_path}/checkpoints holds no checkpoint: the same command begins anew"
+    assert said.err.endswith(f"interrupted before its first step, in set-up; {there}\n")

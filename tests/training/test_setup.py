@@ -92,6 +92,14 @@ def test_so_is_one_of_another_folder(start, save):
         start(file)
 
 
+def test_other_data_are_refused_with_what_to_do(save, manifest, tmp_path):
+    save(3)
+    config = RunConfig(checkpoint=CheckpointConfig(dir=str(tmp_path / "checkpoints"), resume="auto"))
+    told = r"started with other data: .* is in the checkpoint and does not match data.path; give its own, data.path="
+    with pytest.raises(DataError, match=told):
+        find_state(config, replace(manifest, files=manifest.files[:1]))
+
+
 def test_a_start_anew_goes_on_when_its_job_is_started_again(start, save):
     assert start("no") is None
     save(10)

@@ -155,5 +155,5 @@ def _message(error: BaseException) -> str:
     if isinstance(error, UserError | CommunicationError):
         return f"error: {' '.join(str(error).split())}"
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        return f"interrupted{error}"
     return "".join(traceback.format_exception(error)).rstrip()

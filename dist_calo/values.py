@@ -145,11 +145,13 @@ def _built(kind: Any, values: Mapping[str, Any], name: str) -> Any:
     for key in values:
         if key not in hints and isinstance(key, Word):
             raise unknown("entry", key, hints)
-    for key in required:
-        if key not in values:
+    found = {}
+    for key, hint in hints.items():
+        if key in values:
+            found[key] = value_of(hint, values[key], _at(name, key))
+        elif key in required:
             raise ConfigError(f"{_at(name, key)} is missing")
-    known = {str(key): value for key, value in values.items() if key in hints}
-    return kind(**{key: value_of(hints[key], value, _at(name, key)) for key, value in known.items()})
+    return kind(**found)
 
 
 @cache

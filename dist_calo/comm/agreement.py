@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from dist_calo.comm.liveness.watch import name_ranks
 from dist_calo.comm.protocol import Communicator
 from dist_calo.errors import EXIT_USER, LaunchError
 from dist_calo.launching.environment import World
+from dist_calo.launching.meeting_point import await_listener, meeting_point
 
 _PARTIES_SHOWN = 4
 _FACTS_SHOWN = 6
@@ -38,8 +38,6 @@ WORD_S = 20.0
 """Time that a rank which fails before it is connected gives the others to hear of it, in seconds."""
 _HEARD_S = 2.0
 _POLL_S = 0.05
-_ATTEMPT_S = 5.0
-_RETRY_S = 0.2
 _POLLS_PER_S = 4096
 
 
@@ -146,16 +144,19 @@ class Door:
     def __init__(self, world: World, timeout_s: float, environ: Mapping[str, str] = os.environ) -> None:
         from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-        from dist_calo.comm.liveness.rendezvous import meeting_point
-
         address, port = meeting_point(world, environ)
         self._world, self._timeout_s = world, timeout_s
         self._keeps = world.rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         limit = timedelta(seconds=timeout_s)
         # The backend's own store at the same port is, within this process, the same one.
         if not self._keeps:
-            # The store's own attempts take a multiple of their limit, without heeding signals, and print pages.
-            _await_listener(address, port, timeout_s)
+            try:
+                await_listener(address, port, timeout_s)
+            except OSError as error:
+                raise CommunicationError(
+                    f"rank 0 does not answer at {address}:{port} ({error.strerror or error}): see what it says, and "
+                    "whether it was started; MASTER_ADDR and MASTER_PORT must be the same on all ranks"
+                ) from error
         try:
             self._server = TCPStore(
                 address, port, is_master=self._keeps, wait_for_workers=False, multi_tenant=True, timeout=limit
@@ -235,21 +236,6 @@ class Door:
             f"{_short(name_ranks(missing))}; see what they say, and whether they were started with the same "
             "MASTER_ADDR, MASTER_PORT and comm.backend"
         )
-
-
-def _await_listener(address: str, port: int, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            socket.create_connection((address, port), timeout=_ATTEMPT_S).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise CommunicationError(
-                    f"rank 0 does not answer at {address}:{port} ({error.strerror or error}): see what it says, and "
-                    "whether it was started; MASTER_ADDR and MASTER_PORT must be the same on all ranks"
-                ) from error
-        time.sleep(_RETRY_S)
 
 
 def leave_word(world: World, message: str, code: int, environ: Mapping[str, str] = os.environ) -> None:

@@ -10,12 +10,13 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
+from dist_calo.comm.liveness.alarm import Alarm
 from dist_calo.comm.liveness.failure import leave
-from dist_calo.comm.liveness.rendezvous import Alarm, meeting_point
 from dist_calo.comm.liveness.watch import NodeWatch
 from dist_calo.comm.meter import Meter
 from dist_calo.comm.protocol import Reduction
 from dist_calo.launching.environment import World
+from dist_calo.launching.meeting_point import meeting_point
 
 _REDUCTIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
 

@@ -18,8 +18,9 @@ from dist_calo.files import read_bytes
 from dist_calo.geometry import Geometry
 from dist_calo.resources import PACKAGED
 from dist_calo.tracking.provenance import describe_run
+from dist_calo.tracking.records import now_ms
 from dist_calo.tracking.server import address_of
-from dist_calo.tracking.store import experiment_id, find_run, now_ms, one_line, open_store
+from dist_calo.tracking.store import experiment_id, find_run, one_line, open_store
 from dist_calo.tracking.store_uri import checked_uri
 from dist_calo.training.checkpoint import Checkpoint, checkpoint_bytes
 from dist_calo.training.restore import restore_generator

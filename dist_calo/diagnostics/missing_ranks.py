@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dist_calo.diagnostics.nodes import and_more
 from dist_calo.errors import EXIT_FAILURE, LaunchError
 from dist_calo.launching.environment import World
+from dist_calo.launching.meeting_point import meeting_point
 from dist_calo.launching.slurm import host_names
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ def await_ranks(world: World, timeout_s: float, environ: Mapping[str, str] = os.
     if world.launcher != "srun" or world.size == 1:
         return None
     from torch._C._distributed_c10d import TCPStore
-
-    from dist_calo.comm.liveness.rendezvous import meeting_point
 
     address, port = meeting_point(world, environ)
     # The ranks will meet at the port itself.

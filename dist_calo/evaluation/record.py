@@ -10,8 +10,9 @@ from dist_calo.config import TrackingConfig
 from dist_calo.errors import TrackingError
 from dist_calo.masking import mask
 from dist_calo.physics.metrics.evaluation import Evaluation
+from dist_calo.tracking.records import now_ms
 from dist_calo.tracking.server import address_of
-from dist_calo.tracking.store import experiment_id, find_run, now_ms, one_line, open_store
+from dist_calo.tracking.store import experiment_id, find_run, one_line, open_store
 from dist_calo.tracking.store_uri import checked_uri, sqlite_file
 from dist_calo.training.checkpoint import Checkpoint
 

@@ -34,6 +34,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from dist_calo.errors import EXIT_FAILURE, EXIT_PREEMPTED, EXIT_USER, LaunchError
 from dist_calo.launching import early_signals, slurm
 from dist_calo.launching.endings import ended, first_to_blame
+from dist_calo.launching.meeting_point import await_listener
 from dist_calo.launching.signs import WHERE, open_page
 
 KEEP_ALIVE_S, KEEP_ALIVE_MISSED = 5, 3
@@ -83,8 +84,7 @@ def ask_for_plan(host: str, port: int, wait_s: float = 0.0) -> Plan:
         LaunchError: if no agent answers.
     """
     try:
-        # The store's own client tries for long, and prints pages when it gives up.
-        _wait_for(host, port, wait_s)
+        await_listener(host, port, wait_s)
         store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=STORE_S))
         plan = json.loads(store.get(_PLAN))
     except (OSError, RuntimeError) as error:
@@ -92,18 +92,6 @@ def ask_for_plan(host: str, port: int, wait_s: float = 0.0) -> Plan:
             f"no elastic run answers at {host}:{port} ({str(error).splitlines()[0]}); is it under way?"
         ) from None
     return Plan(**{**plan, "nodes": tuple(plan["nodes"]), "command": tuple(plan["command"])})
-
-
-def _wait_for(host: str, port: int, wait_s: float) -> None:
-    """Return once something listens there; raise what keeps it from that when the time is over."""
-    end = time.monotonic() + wait_s
-    while True:
-        try:
-            return socket.create_connection((host, port), timeout=STORE_S).close()
-        except OSError:
-            if time.monotonic() >= end:
-                raise
-            time.sleep(1)
 
 
 def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = False) -> int:

@@ -184,11 +184,6 @@ class Lease:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{_host()} {batch_job()}\n".encode(), 0)
 
-    @property
-    def is_held(self) -> bool:
-        """Return whether this process holds the lease."""
-        return self._handle is not None
-
     def beat(self) -> None:
         """Give a sign of life, if the last one is some seconds ago."""
         if self._handle is not None and time.monotonic() >= self._beaten_s + BEAT_EVERY_S:

@@ -6,7 +6,6 @@ that is away has not taken stays in the study's ``spool/`` for the next worker, 
 """
 
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from dist_calo.leases.short_lock import locked
 from dist_calo.sweeping.claims import Task
 from dist_calo.sweeping.study import Study
 from dist_calo.tracking.provenance import describe_run
-from dist_calo.tracking.records import Record
+from dist_calo.tracking.records import Record, now_ms
 from dist_calo.tracking.sender import Sender
 from dist_calo.tracking.spool import SPOOL_PREFIX, Spool
 from dist_calo.tracking.store import one_line
@@ -142,9 +141,8 @@ class SweepRecord:
                     records = [*records, *self._picture(spool)]
                 if end:
                     records = [*records, {"kind": "end", "status": "FINISHED"}]
-                now_ms = time.time_ns() // 1_000_000
                 for record in records:
-                    spool.outbox.put({"time_ms": now_ms, **record})
+                    spool.outbox.put({"time_ms": now_ms(), **record})
                 spool.outbox.flush()
                 try:
                     Sender(spool).send_all()
@@ -154,10 +152,7 @@ class SweepRecord:
                 if is_parent:
                     self.parent = spool.identity.run_id
                 sent = spool.is_complete and not spool.outbox
-                if sent and (end or not is_parent):
-                    spool.remove()
-                else:
-                    spool.lock.release()
+                spool.close(done=sent and (end or not is_parent))
         except OSError as error:  # the trials go on without their record
             log.warning("the record of %s is not written: %s", self.study.folder, one_line(error))
             return False

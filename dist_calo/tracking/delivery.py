@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+from dist_calo.tracking.records import now_ms
 from dist_calo.tracking.sender import Sender
 from dist_calo.tracking.spool import Spool
-from dist_calo.tracking.store import complaint, now_ms, one_line
+from dist_calo.tracking.store import complaint, one_line
 from dist_calo.tracking.system_load import SystemLoad
 
 log = logging.getLogger("dist_calo.tracking")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import asdict, dataclass, make_dataclass
 from typing import Any, Literal
 
@@ -28,6 +29,11 @@ class Identity:
     """Time of the first start here, in ms since 1970."""
     job: str | None = None
     """Name of a batch job's attempts at one training."""
+
+
+def now_ms() -> int:
+    """Return the time since 1970 in ms, as MLflow counts it."""
+    return time.time_ns() // 1_000_000
 
 
 _ENTRIES: dict[str, dict[str, Any]] = {

@@ -20,7 +20,6 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -36,7 +35,7 @@ from dist_calo.leases.lease import Lease
 from dist_calo.masking import hidden
 from dist_calo.tracking.journal import Journal, replace_text
 from dist_calo.tracking.outbox import Outbox
-from dist_calo.tracking.records import Identity, Record, refused_of
+from dist_calo.tracking.records import Identity, Record, now_ms, refused_of
 
 log = logging.getLogger("dist_calo.tracking")
 
@@ -88,7 +87,7 @@ class Spool:
                 return spool
             if run_id is None and job is not None and restarted() and known.job == job:
                 return spool
-        spool_id, started_ms = SPOOL_PREFIX + uuid.uuid4().hex, time.time_ns() // 1_000_000
+        spool_id, started_ms = SPOOL_PREFIX + uuid.uuid4().hex, now_ms()
         if run_id is not None and run_id.startswith(SPOOL_PREFIX):
             spool_id, run_id = run_id, None
         folder = root / spool_id
@@ -244,6 +243,13 @@ class Spool:
                 shutil.copy2(source, path)
 
         return self.keep_file(name, link)
+
+    def close(self, *, done: bool) -> None:
+        """Delete the folder if nothing will be written or sent any more, otherwise let others have it."""
+        if done:
+            self.remove()
+        else:
+            self.lock.release()
 
     def remove(self) -> None:
         """Delete the folder; that of all spools stays, so that ``dist-calo runs sync`` can always be given it."""

@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import socket
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -138,11 +137,6 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
-
-
-def now_ms() -> int:
-    """Return the time since 1970 in ms, as MLflow counts it."""
-    return time.time_ns() // 1_000_000
 
 
 def _artifact_location(uri: str, experiment: str) -> str | None:

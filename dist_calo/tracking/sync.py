@@ -130,10 +130,7 @@ def _send(spool: Spool, store: str | None) -> bool:
     print(f"run {spool.name}: {waiting - len(refused)} records sent to {uri}{note}")
     if not running and not refused and spool.lock.acquire(SILENT_AFTER_S):
         # It may have been continued meanwhile.
-        if journal.end and journal.is_sent:
-            spool.remove()
-        else:
-            spool.lock.release()
+        spool.close(done=bool(journal.end) and journal.is_sent)
     return not refused
 
 

@@ -19,8 +19,9 @@ from dist_calo.config import TrackingConfig
 from dist_calo.launching.slurm import batch_job
 from dist_calo.tracking.delivery import Delivery
 from dist_calo.tracking.pictures import Artist, Drawing
+from dist_calo.tracking.records import now_ms
 from dist_calo.tracking.spool import Spool
-from dist_calo.tracking.store import now_ms, one_line
+from dist_calo.tracking.store import one_line
 from dist_calo.tracking.store_uri import checked_uri
 
 log = logging.getLogger("dist_calo.tracking")

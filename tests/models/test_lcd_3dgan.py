@@ -10,10 +10,10 @@ from dist_calo.config import ModelConfig
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import build_model
-from dist_calo.models.flops import forward_flops
 from dist_calo.models.nn.batch_norm import SyncBatchNorm
 from dist_calo.objectives import build_objective
 from dist_calo.randomness import Draws
+from tests.support.flops import forward_flops
 
 GEOMETRIES = {
     "lcd_3dgan": VoxelGrid(shape=(25, 25, 25)),

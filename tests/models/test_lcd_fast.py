@@ -12,13 +12,13 @@ from dist_calo.config import ModelConfig, ObjectiveConfig, TransformConfig
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import build_model
-from dist_calo.models.flops import forward_flops
 from dist_calo.models.nn.blocks import SpectralNorm
 from dist_calo.models.voxels.lcd_fast.model import COMPOUND_POISSON, lcd_fast
 from dist_calo.models.voxels.lcd_fast.orientation import oriented
 from dist_calo.objectives import build_objective
 from dist_calo.randomness import Draws
 from dist_calo.transforms import Transform
+from tests.support.flops import forward_flops
 
 GRID = VoxelGrid(shape=(25, 25, 25))
 SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "EleEscan_lcd25_0.h5"

@@ -9,12 +9,12 @@ from dist_calo.config import ModelConfig
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import MODELS, build_model
-from dist_calo.models.flops import forward_flops
 from dist_calo.models.gan import GanModel
 from dist_calo.models.interfaces import Verdict
 from dist_calo.models.nn.blocks import Dropout
 from dist_calo.models.nn.requirements import column, require_grid, require_sizes
 from dist_calo.randomness import Draws
+from tests.support.flops import forward_flops
 from tests.support.geometries import ANGLED, GRID, geometry_of
 
 

@@ -66,17 +66,6 @@ class Moments:
             products=np.stack([part.T @ part for part in parts]),
         )
 
-    def subset(self, groups: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-        """Return rows, mean (F,) and unbiased covariance (F, F) of the union of groups, given by number or mask.
-
-        Raises:
-            ValueError: if the union has fewer than two rows.
-        """
-        members = np.zeros((1, len(self.count)))
-        members[0, groups] = 1.0
-        ((number, mean, covariance),) = self._unions(members)
-        return number, mean, covariance
-
     def _unions(self, members: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Return the rows, mean and covariance of several unions, members (U, G) being 1 where a union has a group."""
         features = self.sums.shape[1]
@@ -189,12 +178,6 @@ def frechet_from_groups(parts_a: Moments, parts_b: Moments, *, seed: int = 0) ->
         inverse=inverse,
         distances=distances,
     )
-
-
-def frechet_from_rows(a: np.ndarray, b: np.ndarray, *, seed: int = 0, groups: int = GROUPS) -> Extrapolated:
-    """Return `frechet_from_groups` of two samples of rows (n, F) and (m, F)."""
-    parts = [Moments.from_rows(rows, seed=seed + side, groups=groups) for side, rows in enumerate((a, b))]
-    return frechet_from_groups(*parts, seed=seed)
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:

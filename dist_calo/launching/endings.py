@@ -20,12 +20,14 @@ _REASONS = {
 def first_to_blame(codes: Mapping[int, int], page: Page | None) -> tuple[int, Sign] | None:
     """Return the rank that failed without a message, with its last sign: a killed one, if any.
 
+    A rank that has left because of another one, or in order, is not to blame for its exit code; for a signal it is.
+
     Args:
         codes: exit code of each, by its number on the node, or a signal's number, negative.
         page: where they left signs.
     """
     signs = {number: page.read(number) if page else Sign() for number in codes}
-    silent = [number for number in codes if signs[number].left < 2]
+    silent = [n for n, code in codes.items() if signs[n].left == 0 or (signs[n].left == 1 and _signal(code))]
     number = min(silent, key=lambda number: (codes[number] > 0, number), default=None)
     return None if number is None else (number, signs[number])
 
@@ -40,11 +42,16 @@ def ended(name: str, code: int | None, place: str) -> str:
     """
     if code is None:
         return f"{name} has ended without a message{place}: it crashed, was killed or ran out of memory"
-    try:
-        number = signal.Signals(-code if code < 0 else code - 128)
-    except ValueError:
+    if (number := _signal(code)) is None:
         return f"{name} has ended without a message{place}: exit code {code}"
     return f"{name} was killed by {number.name}{place}{_REASONS.get(number, '')}"
+
+
+def _signal(code: int) -> signal.Signals | None:
+    """Return the signal that an exit code tells of, negative or 128 + N; None if it tells of none."""
+    with suppress(ValueError):
+        return signal.Signals(-code if code < 0 else code - 128)
+    return None
 
 
 def lose_node(text: str, suspect: str | None = None, environ: Mapping[str, str] = os.environ) -> None:

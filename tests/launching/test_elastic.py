@@ -90,8 +90,11 @@ def test_a_rank_that_ends_without_a_word_is_named_with_its_last_step(
         r"rank 5 of 6 on \S+ was killed by SIGKILL after step 5: perhaps", capsys.readouterr().out
     )
     # What has said so itself, or stopped in order, is no news.
-    agent._page.write(1, Sign(pid=1, left=2))
-    looks(agent, 1)
+    for left in (2, 1):
+        # By itself, or because of a rank of another node.
+        agent._page.write(1, Sign(pid=1, step=5, unit="step", left=left))
+        agent.ranks = failed(1, rank=5)
+        looks(agent, 1)
     agent.ranks = failed(EXIT_PREEMPTED, rank=4)
     looks(agent, 1)
     assert capsys.readouterr().out == ""

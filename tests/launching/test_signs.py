@@ -161,6 +161,11 @@ def test_of_ranks_that_end_together_a_killed_one_is_to_blame_but_none_that_has_t
     assert endings.first_to_blame({0: 1, 2: -9}, page) == (0, Sign())
     page.write(0, Sign(left=2))
     assert endings.first_to_blame({0: 1, 2: -9}, page) is None
+    # What has left because of another one, or in order, had nothing to say; a signal that ended it is news.
+    page.write(1, left := Sign(left=1))
+    assert endings.first_to_blame({1: 1, 2: -9}, page) is None
+    for code in (-15, 143):
+        assert endings.first_to_blame({1: code}, page) == (1, left)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])

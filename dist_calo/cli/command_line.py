@@ -103,6 +103,8 @@ def _read_given(arguments: Sequence[str], actions: Iterable[argparse.Action]) ->
     while waiting:
         word = waiting.popleft()
         name, equals, text = word.removeprefix("--").partition("=")
+        if name == "tracking-uri":
+            name = "tracking.uri"
         if not word.startswith("--") or (name != "config" and name.partition(".")[0] not in SECTIONS):
             others.append(word)
             continue
@@ -189,14 +191,18 @@ def one_line_parser(program: str, description: str) -> argparse.ArgumentParser:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a trained model, ``--checkpoint``, and the store it may lie in, ``--tracking-uri``."""
+    """Add the options that name a trained model, ``--checkpoint``, and the store it may lie in, ``--tracking.uri``."""
     parser.add_argument("--checkpoint", required=True, help=MODEL_SOURCES)
-    parser.add_argument(
-        "--tracking-uri",
-        type=hidden,
-        metavar="URI",
-        help="MLflow's store for models:/ and runs:/ (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)",
+    add_store_option(
+        parser,
+        "MLflow's store for models:/ and runs:/ (default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db)",
     )
+
+
+def add_store_option(parser: argparse.ArgumentParser, text: str, default: str | None = None) -> None:
+    """Add the option that names an MLflow store, spelled as the setting is."""
+    names = ("--tracking.uri", "--tracking-uri")
+    parser.add_argument(*names, dest="tracking_uri", type=hidden, metavar="URI", default=default, help=text)
 
 
 def parse_range(option: str, text: str) -> tuple[float, float]:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_calo.cli.command_line import MODEL_SOURCES, one_line_parser, run_command
+from dist_calo.cli.command_line import MODEL_SOURCES, add_store_option, one_line_parser, run_command
 from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks
 from dist_calo.config import DataConfig
 from dist_calo.errors import ConfigError
-from dist_calo.masking import hidden
 
 if TYPE_CHECKING:
     import argparse
@@ -124,7 +123,7 @@ def _parser() -> "argparse.ArgumentParser":
     add("--rows", type=int, default=5000, help=rows)
     add("--seed", type=int, default=0, help="of the generated showers (default 0)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to generate (default cpu)")
-    add("--tracking-uri", type=hidden, help="MLflow store, or none (default: that of the training)")
+    add_store_option(parser, "MLflow store, or none (default: that of the training)")
     add("--real-name", default="Geant4", help="what the report calls the reference (default Geant4)")
     add("--fake-name", default="generated", help="what it calls the other sample (default generated)")
     add("--format", default="auto", help="schema of the files (default: recognised)")

@@ -4,8 +4,8 @@ import argparse
 import shlex
 from collections.abc import Sequence
 
-from dist_calo.cli.command_line import one_line_parser
-from dist_calo.masking import MASK, hidden
+from dist_calo.cli.command_line import add_store_option, one_line_parser
+from dist_calo.masking import MASK
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,11 +44,8 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint", required=True, help="checkpoint file, or folder: its best checkpoint is taken"
     )
     parser.add_argument("--name", required=True, help="registered model; a new version of it if there is one")
-    parser.add_argument(
-        "--tracking-uri",
-        type=hidden,
-        default="sqlite:///mlflow.db",
-        help="MLflow store or server (default sqlite:///mlflow.db)",
+    add_store_option(
+        parser, "MLflow store or server (default sqlite:///mlflow.db)", default="sqlite:///mlflow.db"
     )
     parser.add_argument("--metrics", help="metrics.json of dist-calo evaluate: become tags and metrics")
     parser.add_argument(

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from dist_calo.cli.command_line import add_store_option
 from dist_calo.config import TrackingConfig
 from dist_calo.errors import TrackingError
-from dist_calo.masking import hidden
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     if root.is_dir():
         from dist_calo.tracking.sync import list_spools, send_spools
 
-        return send_spools(root, given.uri) if given.command == "sync" else list_spools(root)
+        return send_spools(root, given.tracking_uri) if given.command == "sync" else list_spools(root)
     if root == Path(str(TrackingConfig.spool)):
         print(f"nothing to send: there is no folder {root} here")
         return 0
@@ -36,9 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     sync = commands.add_parser("sync", help="send what a tracking store that was away has missed")
-    sync.add_argument(
-        "--tracking.uri", dest="uri", type=hidden, help="another store than the one the run was meant for"
-    )
+    add_store_option(sync, "another store than the one the run was meant for")
     listing = commands.add_parser("list", help="show what waits to be sent")
     for command in (sync, listing):
         command.add_argument(

@@ -153,7 +153,7 @@ def register(
             return _register(client, uri, checkpoint, name, metrics, aliases or [])
     except Exception as error:
         raise TrackingError(
-            f"--tracking-uri {tracking_uri}: the model cannot be registered ({one_line(error)}); start the server or "
+            f"--tracking.uri {tracking_uri}: the model cannot be registered ({one_line(error)}); start the server or "
             "name another store"
         ) from error
 

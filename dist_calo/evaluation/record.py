@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dist_calo.config import TrackingConfig
-from dist_calo.errors import TrackingError
 from dist_calo.masking import mask
 from dist_calo.physics.metrics.evaluation import Evaluation
 from dist_calo.tracking.records import now_ms
@@ -45,7 +44,7 @@ class EvaluationRecord:
         if uri == "none":
             return
         if run_id is not None and uri.startswith("sqlite:") and not sqlite_file(uri).exists():
-            self.problem = f"{uri} does not exist here: name the store of run {run_id} with --tracking-uri"
+            self.problem = f"{uri} does not exist here: name the store of run {run_id} with --tracking.uri"
             return
         checked = checked_uri(uri)
         try:
@@ -56,7 +55,7 @@ class EvaluationRecord:
             self.problem = f"{uri}: {one_line(error)}"
             return
         if run_id is not None and self._run is None:
-            advice = "send it with dist-calo runs sync, or name its store with --tracking-uri"
+            advice = "send it with dist-calo runs sync, or name its store with --tracking.uri"
             self.problem = f"{uri} has no run {run_id}: {advice}"
             return
         self._client = client
@@ -197,7 +196,4 @@ def require_store(uri: str) -> None:
         TrackingError: if no store can have it.
     """
     if uri != "none":
-        try:
-            checked_uri(uri)
-        except TrackingError as error:
-            raise TrackingError(str(error).replace("tracking.uri=", "--tracking-uri ")) from None
+        checked_uri(uri)

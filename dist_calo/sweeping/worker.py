@@ -24,7 +24,7 @@ from dist_calo.sweeping.definition import Configure, Sweep
 from dist_calo.sweeping.record import SweepRecord
 from dist_calo.sweeping.results import PRUNED, TAKEN, Results
 from dist_calo.sweeping.study import Study
-from dist_calo.sweeping.table import trial_line
+from dist_calo.sweeping.table import summary, trial_line
 from dist_calo.sweeping.trial_folder import note_failure
 from dist_calo.tracking.spool import HeldError
 from dist_calo.training.preemption import StopRequest
@@ -89,6 +89,7 @@ class Worker:
         Raises:
             UserError: if the data, the checkpoints or the tracking store are at fault, not the trial's settings.
         """
+        has_trained = False
         with StopRequest(self._communicator) as stop:
             while True:
                 stop.ask()
@@ -97,10 +98,13 @@ class Worker:
                 assignment = self._communicator.broadcast_object(self._assign(stop))
                 if assignment is None:
                     break
+                has_trained = True
                 if not self._train(assignment, stop):
                     return EXIT_PREEMPTED
         if self._record is not None:
             self._record.close()
+        if self._study is not None and not (has_trained or stop.received):
+            print(f"no trial is left to train\n{summary(self._study)}", flush=True)
         return EXIT_PREEMPTED if stop.received else 0
 
     def _assign(self, stop: StopRequest) -> Assignment | None:

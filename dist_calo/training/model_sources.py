@@ -54,7 +54,7 @@ def _downloaded(source: str, tracking_uri: str | None) -> State:
         except Exception as error:
             raise CheckpointError(
                 f"checkpoint {source}: {uri} does not give it ({one_line(error)}); check the name, and the store in "
-                "--tracking-uri or MLFLOW_TRACKING_URI"
+                "--tracking.uri or MLFLOW_TRACKING_URI"
             ) from error
         files = [found] if found.suffix == ".pt" else sorted(found.rglob("*.pt"))
         if len(files) != 1:
@@ -99,6 +99,6 @@ def _existing_store(source: str, tracking_uri: str | None) -> str:
     if uri.startswith("sqlite:///") and not sqlite_file(uri).is_file():
         raise CheckpointError(
             f"checkpoint {source}: there is no tracking store {uri} here; name the one that training recorded to in "
-            "--tracking-uri or MLFLOW_TRACKING_URI"
+            "--tracking.uri or MLFLOW_TRACKING_URI"
         )
     return checked_uri(uri)

@@ -233,7 +233,7 @@ def line_of(capsys):
         (["--real", "r", "--fake", "f", "--rows", "0"], "--rows 0: must be at least 1"),
         (["--real", "r", "--fake", "f", "--energy-edges", "10;20"], "--energy-edges 10;20: give numbers in GeV"),
         (["--real", "r", "--fake", "f", "--energy-edges", "20,10"], "two increasing energies"),
-        (["--real", "r", "--fake", "f", "--tracking-uri", "ftp://x"], "--tracking-uri ftp://x"),
+        (["--real", "r", "--fake", "f", "--tracking-uri", "ftp://x"], "tracking.uri=ftp://x"),
         (["--real", "r", "--fake", "f", "--classifier", "best"], "invalid choice: 'best'"),
     ],
 )  # fmt: skip

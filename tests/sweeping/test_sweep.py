@@ -15,6 +15,7 @@ from dist_calo.cli.command_line import run_command
 from dist_calo.cli.sweep import main
 from dist_calo.sweeping.results import Results
 from dist_calo.sweeping.study import Study
+from dist_calo.sweeping.table import summary
 from dist_calo.train import main as train
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.ranks import ROOT
@@ -55,6 +56,8 @@ def test_trials_are_ordinary_runs_and_a_diverging_one_ends_nothing(tmp_path, dat
     assert "were not finite" in found[1e30].user_attrs["reason"]
     assert "RuntimeError: value cannot be converted" in found[1e38].user_attrs["reason"]
     assert "3 of 3 finished" in capsys.readouterr().out
+    assert main(["run", str(file), "--study", str(folder)]) == 0
+    assert f"no trial is left to train\n{summary(study)}\n" in capsys.readouterr().out
 
     same = study.sweep.arguments(found[1e-3].params)
     assert train([*same, f"--checkpoint.dir={tmp_path / 'alone'}"]) == 0

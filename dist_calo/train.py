@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from dist_calo.cli.command_line import build_config, config_parser, run_command
-from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks
+from dist_calo.cli.rank_runner import RankCommand, add_launch_option, on_ranks
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_PREEMPTED
 from dist_calo.launching import early_signals
@@ -27,12 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command("dist_calo.train", lambda line: on_ranks("dist_calo.train", line, _read, _run), given)
 
 
-def _read(arguments: Sequence[str]) -> Job[RunConfig]:
+def _read(arguments: Sequence[str]) -> RankCommand[RunConfig]:
     parser = config_parser("python -m dist_calo.train", DESCRIPTION)
     add_launch_option(parser)
     values = parser.parse_args(list(arguments))
     config = build_config(parser, values)
-    return Job(options=config, ranks=values.launch, comm=config.comm, device=config.train.device)
+    return RankCommand(options=config, ranks=values.launch, comm=config.comm, device=config.train.device)
 
 
 def _run(config: RunConfig, communicator: "Communicator") -> int:

@@ -29,7 +29,7 @@ _ACTIONS = ("help", "config", "print_config")
 """Options of the parser that no file of settings can hold."""
 
 
-class _Given:
+class _GivenSettings:
     """Settings as they are given, later ones over earlier ones; ``rest`` holds other options."""
 
     def __init__(self, actions: Iterable[argparse.Action]) -> None:
@@ -90,13 +90,13 @@ class _Given:
             self.rest.append(action.option_strings[-1])
 
 
-def _read_given(arguments: Sequence[str], actions: Iterable[argparse.Action]) -> _Given:
+def _read_given(arguments: Sequence[str], actions: Iterable[argparse.Action]) -> _GivenSettings:
     """Read the settings of files, then those of the command line: an option overrides a file wherever it stands.
 
     Raises:
         ConfigError: if a file cannot be read, there is no such setting, or its value has no clear meaning.
     """
-    given = _Given(actions)
+    given = _GivenSettings(actions)
     options: list[tuple[str, str]] = []
     others: list[str] = []
     waiting = deque(arguments)
@@ -140,7 +140,7 @@ def config_parser(program: str, description: str) -> "ArgumentParser":
     """Return the parser of a `RunConfig`; entry points add their own options to it."""
     import jsonargparse
 
-    class Parser(jsonargparse.ArgumentParser):
+    class SettingsParser(jsonargparse.ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             known = (text.lstrip("-") for action in self._actions for text in action.option_strings)
             raise ConfigError(_with_nearest(message, known))
@@ -155,7 +155,7 @@ def config_parser(program: str, description: str) -> "ArgumentParser":
             return super().parse_args(given.rest, settings, *rest, **options)
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = Parser(prog=program, description=description, exit_on_error=True, allow_abbrev=False)
+    parser = SettingsParser(prog=program, description=description, exit_on_error=True, allow_abbrev=False)
     parser.add_argument(
         "--config",
         action="config",
@@ -183,11 +183,11 @@ def build_config(parser: "ArgumentParser", values: Any) -> RunConfig:
 def one_line_parser(program: str, description: str) -> argparse.ArgumentParser:
     """Return a plain parser of a small command: a wrong option is one line, not a page of usage."""
 
-    class Parser(argparse.ArgumentParser):
+    class OneLineParser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
             raise ConfigError(f"{message} (see {self.prog} --help)")
 
-    return Parser(prog=program, description=description, allow_abbrev=False)
+    return OneLineParser(prog=program, description=description, allow_abbrev=False)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

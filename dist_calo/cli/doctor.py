@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dist_calo.cli.command_line import build_config, config_parser, run_command
-from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks
+from dist_calo.cli.rank_runner import RankCommand, add_launch_option, on_ranks
 from dist_calo.config import RunConfig
 from dist_calo.diagnostics.machine import CONNECT_SECONDS, check_machine
 from dist_calo.errors import EXIT_FAILURE, ConfigError
@@ -59,7 +59,7 @@ class _ClusterOptions:
     """Kept open while the ranks connect."""
 
 
-def _read_cluster(arguments: Sequence[str]) -> Job[_ClusterOptions]:
+def _read_cluster(arguments: Sequence[str]) -> RankCommand[_ClusterOptions]:
     from dist_calo.diagnostics.missing_ranks import await_ranks
     from dist_calo.launching.environment import find_world
 
@@ -72,7 +72,9 @@ def _read_cluster(arguments: Sequence[str]) -> Job[_ClusterOptions]:
     store = await_ranks(find_world(os.environ), min(CONNECT_SECONDS, config.comm.timeout_s))
     comm = replace(config.comm, timeout_s=min(CLUSTER_SECONDS, config.comm.timeout_s))
     options = _ClusterOptions(config, json, store)
-    return Job(options=options, ranks=values.launch, comm=comm, device=config.train.device, must_agree=False)
+    return RankCommand(
+        options=options, ranks=values.launch, comm=comm, device=config.train.device, must_agree=False
+    )
 
 
 def _run_cluster(options: _ClusterOptions, communicator: "Communicator") -> int:

@@ -12,7 +12,7 @@ from dist_calo.launching import early_signals
 from dist_calo.masking import hidden_command
 
 if TYPE_CHECKING:
-    from dist_calo.launching.elastic_agent import Plan
+    from dist_calo.launching.elastic_agent import ElasticJob
 
 DESCRIPTION = (
     "Start this node's ranks, and start them again with those of the other nodes when nodes come or go."
@@ -31,14 +31,14 @@ def _run(arguments: Sequence[str]) -> int:
     host, _, port = options.meet.rpartition(":")
     if not host or not port.isdecimal():
         raise LaunchError(f"--meet {options.meet}: must be HOST:PORT")
-    plan = None if options.join else _read_plan(options)
+    job = None if options.join else _read_job(options)
 
-    from dist_calo.launching.elastic_agent import ask_for_plan, run_agent
+    from dist_calo.launching.elastic_agent import ask_for_job, run_agent
 
-    if plan is None:
-        plan = ask_for_plan(host, int(port), wait_s=options.wait)
-        os.chdir(plan.folder)
-    return run_agent(plan, host, int(port), first=options.first, joins=options.join)
+    if job is None:
+        job = ask_for_job(host, int(port), wait_s=options.wait)
+        os.chdir(job.folder)
+    return run_agent(job, host, int(port), first=options.first, joins=options.join)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_plan(options: argparse.Namespace) -> "Plan":
-    from dist_calo.launching.elastic_agent import Plan
+def _read_job(options: argparse.Namespace) -> "ElasticJob":
+    from dist_calo.launching.elastic_agent import ElasticJob
 
     low, _, high = options.nodes.partition(":")
     high = high or low
@@ -71,8 +71,8 @@ def _read_plan(options: argparse.Namespace) -> "Plan":
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise LaunchError("the command of a rank is missing: end with -- python -m dist_calo.train ...")
-    return Plan(
-        job=options.job,
+    return ElasticJob(
+        name=options.job,
         nodes=(int(low), int(high)),
         ranks_per_node=options.ranks_per_node,
         restarts=options.restarts,

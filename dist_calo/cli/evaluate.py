@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_calo.cli.command_line import MODEL_SOURCES, add_store_option, one_line_parser, run_command
-from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks
+from dist_calo.cli.rank_runner import RankCommand, add_launch_option, on_ranks
 from dist_calo.config import DataConfig
 from dist_calo.errors import ConfigError
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return on_ranks("dist_calo.cli.evaluate", given, _read, _run)
 
 
-def _read(arguments: Sequence[str]) -> Job[Namespace]:
+def _read(arguments: Sequence[str]) -> RankCommand[Namespace]:
     options = _parser().parse_args(list(arguments))
     if (options.fake is None) == (options.checkpoint is None):
         raise ConfigError("what is to be compared? give either --fake FILES or --checkpoint DIR")
@@ -49,7 +49,7 @@ def _read(arguments: Sequence[str]) -> Job[Namespace]:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; name a folder")
     # Showers are generated on the device, sums are exchanged on the processor: the communicator is not told of it.
-    return Job(options=options, ranks=options.launch)
+    return RankCommand(options=options, ranks=options.launch)
 
 
 def _edges(text: str | None) -> tuple[float, ...] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from dist_calo.cli.command_line import add_model_options, one_line_parser, run_command
-from dist_calo.cli.rank_runner import Job, add_launch_option, on_ranks
+from dist_calo.cli.rank_runner import RankCommand, add_launch_option, on_ranks
 from dist_calo.data.formats.schema import SchemaName
 from dist_calo.generation.incident_conditions import parse_range
 from dist_calo.generation.run import DEFAULT_SHOWERS, GenerationRequest
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return on_ranks("dist_calo.cli.generate", given, _read, _run)
 
 
-def _read(arguments: Sequence[str]) -> Job[GenerationRequest]:
+def _read(arguments: Sequence[str]) -> RankCommand[GenerationRequest]:
     options = _parser().parse_args(list(arguments))
     asked = {"energy": options.energy, "theta": options.theta}
     request = GenerationRequest(
@@ -55,7 +55,7 @@ def _read(arguments: Sequence[str]) -> Job[GenerationRequest]:
         tracking_uri=options.tracking_uri,
         force=options.force,
     )
-    return Job(options=request, ranks=options.launch)
+    return RankCommand(options=request, ranks=options.launch)
 
 
 def _run(request: GenerationRequest, communicator: "Communicator") -> int:

@@ -24,7 +24,7 @@ Options = TypeVar("Options")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Generic[Options]):
+class RankCommand(Generic[Options]):
     """Request of a command line."""
 
     options: Options
@@ -50,7 +50,7 @@ def add_launch_option(parser: "ArgumentParser") -> None:
 def on_ranks(
     module: str,
     arguments: Sequence[str],
-    read: Callable[[Sequence[str]], Job[Options]],
+    read: Callable[[Sequence[str]], RankCommand[Options]],
     run: "Callable[[Options, Communicator], int]",
 ) -> int:
     """Run a command on all ranks and return the exit code.

@@ -15,7 +15,7 @@ from dist_calo.cli.command_line import (
     parse_numbers,
     run_command,
 )
-from dist_calo.cli.rank_runner import Job, on_ranks
+from dist_calo.cli.rank_runner import RankCommand, on_ranks
 from dist_calo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _run_options(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(list(arguments))
 
 
-def _read(arguments: Sequence[str]) -> Job[argparse.Namespace]:
+def _read(arguments: Sequence[str]) -> RankCommand[argparse.Namespace]:
     from dist_calo.launching.environment import find_world
     from dist_calo.scaling.experiment import settings_of_point
 
@@ -139,7 +139,7 @@ def _read(arguments: Sequence[str]) -> Job[argparse.Namespace]:
     if options.point is None:
         raise ConfigError("--point is missing: which point of the plan are these ranks to measure?")
     config = settings_of_point(options.results, options.point, find_world(os.environ))
-    return Job(options=options, comm=config.comm, device=config.train.device)
+    return RankCommand(options=options, comm=config.comm, device=config.train.device)
 
 
 def _run_point(options: argparse.Namespace, communicator: "Communicator") -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_calo.cli.command_line import build_config, config_parser, one_line_parser, run_command
-from dist_calo.cli.rank_runner import Job, on_ranks
+from dist_calo.cli.rank_runner import RankCommand, on_ranks
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_USER, ConfigError
 from dist_calo.resources import recipe
@@ -81,13 +81,13 @@ def _parsed(line: list[str]) -> "tuple[argparse.Namespace, list[str]]":
     return parser.parse_args(line[:end]), line[end + 1 :]
 
 
-def _read(line: Sequence[str]) -> Job[SweepRun]:
+def _read(line: Sequence[str]) -> RankCommand[SweepRun]:
     options, overrides = _parsed(list(line[1:] if line[:1] == ["run"] else line))
     sweep = read_sweep(options.sweep, trials=options.trials, overrides=overrides)
     configs = sweep.check(_configure)
     config = configs[0]
     folder = options.study or Path("sweeps") / options.sweep.stem
-    return Job(
+    return RankCommand(
         options=SweepRun(sweep=sweep, folder=folder, configs=configs),
         comm=config.comm,
         device=config.train.device,

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, MutableMapping
-from typing import Any
 
 import torch
 
@@ -10,7 +9,7 @@ from dist_calo.comm.liveness.failure import leave
 from dist_calo.comm.liveness.watch import watch_nodes
 from dist_calo.comm.meter import Meter
 from dist_calo.comm.mpi import set_opal_prefix
-from dist_calo.comm.protocol import Reduction
+from dist_calo.comm.protocol import Reduction, Value
 from dist_calo.launching.environment import World, mpi_started
 
 
@@ -114,12 +113,13 @@ class HorovodCommunicator(Meter):
         with self.blocked("broadcast"):
             self._hvd.broadcast_(as_bytes, root, name=f"broadcast.{as_bytes.numel()}")
 
-    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+    def broadcast_object(self, value: Value | None, root: int = 0) -> Value:
         """Return the root's picklable value on every rank."""
         with self.blocked("broadcast"):
-            return self._hvd.broadcast_object(value, root, name="object")
+            found: Value = self._hvd.broadcast_object(value, root, name="object")
+            return found
 
-    def all_gather_object(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Value) -> list[Value]:
         """Return every rank's picklable value, in rank order, on every rank."""
         with self.blocked("all-gather"):
             return list(self._hvd.allgather_object(value, name="objects"))

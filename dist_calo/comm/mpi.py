@@ -10,14 +10,14 @@ import sys
 import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from dist_calo.comm.liveness.failure import CommunicationError, leave
 from dist_calo.comm.liveness.watch import watch_nodes
 from dist_calo.comm.meter import Meter
-from dist_calo.comm.protocol import Reduction
+from dist_calo.comm.protocol import Reduction, Value
 from dist_calo.launching.environment import World
 
 if TYPE_CHECKING:
@@ -133,14 +133,14 @@ class MpiCommunicator(Meter):
         if tensor.device.type != "cpu":
             tensor.detach().copy_(host)
 
-    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+    def broadcast_object(self, value: Value | None, root: int = 0) -> Value:
         """Return the root's picklable value on every rank."""
         # The barrier waits without holding the core; the blocking call after it is short.
         self.barrier()
         with self.blocked("broadcast"):
             return self._ranks.bcast(value, root)
 
-    def all_gather_object(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Value) -> list[Value]:
         """Return every rank's picklable value, in rank order, on every rank."""
         self.barrier()
         with self.blocked("all-gather"):
@@ -190,7 +190,7 @@ class MpiCommunicator(Meter):
         """Push earlier collectives on at each new one: most MPI libraries move data only inside their calls."""
         self._under_way = [request for request in self._under_way if not request.Test()]
 
-    def _buffer(self, host: torch.Tensor) -> list[Any]:
+    def _buffer(self, host: torch.Tensor) -> list[object]:
         flat = host.reshape(-1)
         if host.dtype in _LOW_PRECISION:
             return [flat.view(torch.int16).numpy(), self._mpi.INT16_T]
@@ -209,7 +209,7 @@ class MpiCommunicator(Meter):
         return self._own_operations[key]
 
 
-def _combine(dtype: torch.dtype, reduction: Reduction) -> Callable[[Any, Any, Any], None]:
+def _combine(dtype: torch.dtype, reduction: Reduction) -> Callable[[object, object, object], None]:
     """Return the operation that MPI applies to two buffers of 16-bit numbers: computed in float32, rounded once."""
     functions: dict[str, Callable[..., torch.Tensor]] = {
         "sum": torch.add,
@@ -218,7 +218,7 @@ def _combine(dtype: torch.dtype, reduction: Reduction) -> Callable[[Any, Any, An
     }
     function = functions[reduction]
 
-    def combine(received: Any, kept: Any, _datatype: Any) -> None:
+    def combine(received: object, kept: object, _datatype: object) -> None:
         into = torch.frombuffer(kept, dtype=dtype)
         function(torch.frombuffer(received, dtype=dtype), into, out=into)
 

@@ -1,6 +1,6 @@
 """The interface of a backend of collectives."""
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 from dist_calo.launching.environment import World
 
 Reduction = Literal["sum", "max", "min"]
+Value = TypeVar("Value")
 
 
 class Work(Protocol):
@@ -39,10 +40,10 @@ class Communicator(Protocol):
     def broadcast(self, tensor: "torch.Tensor", root: int = 0) -> None:
         """Copy the root's tensor to all ranks, in place."""
 
-    def broadcast_object(self, value: Any, root: int = 0) -> Any:
-        """Return the root's picklable value on every rank."""
+    def broadcast_object(self, value: Value | None, root: int = 0) -> Value:
+        """Return the root's picklable value on every rank; others may give None."""
 
-    def all_gather_object(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Value) -> list[Value]:
         """Return every rank's picklable value, in rank order, on every rank."""
 
     def barrier(self) -> None:

@@ -1,10 +1,10 @@
 """One process: every collective is done as soon as it is asked for."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from dist_calo.comm.liveness.failure import leave
 from dist_calo.comm.meter import Meter
-from dist_calo.comm.protocol import Reduction, Work
+from dist_calo.comm.protocol import Reduction, Value, Work
 from dist_calo.launching.environment import World
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ class SingleCommunicator(Meter):
         """Leave the tensor as it is."""
         self.count(tensor)
 
-    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+    def broadcast_object(self, value: Value | None, root: int = 0) -> Value:
         """Return the value."""
-        return value
+        return cast(Value, value)
 
-    def all_gather_object(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Value) -> list[Value]:
         """Return the value in a list of one."""
         return [value]
 

@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from dist_calo.comm.liveness.alarm import Alarm
 from dist_calo.comm.liveness.failure import leave
 from dist_calo.comm.liveness.watch import NodeWatch
 from dist_calo.comm.meter import Meter
-from dist_calo.comm.protocol import Reduction
+from dist_calo.comm.protocol import Reduction, Value
 from dist_calo.launching.environment import World
 from dist_calo.launching.meeting_point import meeting_point
 
@@ -125,19 +125,19 @@ class TorchCommunicator(Meter):
         with self.blocked("broadcast"):
             dist.broadcast(tensor, root)
 
-    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+    def broadcast_object(self, value: Value | None, root: int = 0) -> Value:
         """Return the root's picklable value on every rank."""
         values = [value]
         with self.blocked("broadcast"):
             dist.broadcast_object_list(values, root, device=torch.device("cpu"))
-        return values[0]
+        return cast(Value, values[0])
 
-    def all_gather_object(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Value) -> list[Value]:
         """Return every rank's picklable value, in rank order, on every rank."""
-        values: list[Any] = [None] * self.world.size
+        values: list[Value | None] = [None] * self.world.size
         with self.blocked("all-gather"):
             dist.all_gather_object(values, value)
-        return values
+        return cast(list[Value], values)
 
     def barrier(self) -> None:
         """Wait for all ranks; the host waits even where tensors live on GPUs."""

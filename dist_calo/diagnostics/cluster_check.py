@@ -161,6 +161,7 @@ class ClusterCheck:
         measured, fine = self._try("step", lone.measure)
         if not fine:
             return
+        assert measured is not None
         everyone = self._communicator.all_gather_object(measured)
         self._sent = everyone[0]
         for node in self._nodes:
@@ -181,8 +182,8 @@ class ClusterCheck:
             )
             rates = self._communicator.all_gather_object(read)
             for node in self._nodes:
-                if rates[node.ranks[0]] is not None:
-                    bytes_, node.read_s = rates[node.ranks[0]]
+                if (found := rates[node.ranks[0]]) is not None:
+                    bytes_, node.read_s = found
                     node.read_bytes_per_s = bytes_ / max(node.read_s, 1e-9)
         folder = self._config.checkpoint.dir
         first = self._world.rank == 0

@@ -7,11 +7,12 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import torch
 
+from dist_calo.comm.protocol import Value
 from dist_calo.comm.single import SingleCommunicator
 from dist_calo.comm.threads import available_cores
 from dist_calo.config import RunConfig
@@ -122,11 +123,11 @@ class Alone(SingleCommunicator):
         super().__init__(world)
         self.fresh = fresh
 
-    def broadcast_object(self, value: Any, root: int = 0) -> Any:
+    def broadcast_object(self, value: Value | None, root: int = 0) -> Value:
         """Return the value of rank 0, which came here another way."""
         if self.world.rank == root:
             self.fresh = value
-        return self.fresh
+        return cast(Value, self.fresh)
 
 
 class LoneSteps:

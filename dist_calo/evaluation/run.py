@@ -134,7 +134,7 @@ def evaluate(request: EvaluationRequest, communicator: Communicator) -> Evaluati
     drawings = _drawn(evaluation, communicator) if request.report else None
     if not first:
         # Whatever rank 0 does alone, for hours perhaps, it tells now and then that it goes on.
-        while communicator.broadcast_object(None):
+        while communicator.broadcast_object(False):
             pass
         return None
     say = _Alive(communicator)

@@ -16,11 +16,11 @@ LINE_S = 30.0
 """Time between two lines in a log file, in seconds."""
 
 
-class Stopped(Exception):
+class GenerationStopped(Exception):
     """Request to stop that some rank has received; raised on all of them."""
 
 
-class Progress:
+class SharedProgress:
     """A count over all ranks by one all-reduce of 24 bytes a second, which runs while a rank works.
 
     Every rank takes part in every exchange, those that have finished at the pace of the others: so nobody waits longer
@@ -32,7 +32,7 @@ class Progress:
         asked_to_stop: returns whether this rank has been asked to stop.
 
     Raises, in any method:
-        Stopped: if some rank has been asked to stop.
+        GenerationStopped: if some rank has been asked to stop.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Progress:
             done, ranks, stops = sums.tolist()
             self._show(done)
             if stops:
-                raise Stopped
+                raise GenerationStopped
             if ranks == self._communicator.world.size:
                 return True
         sums = torch.tensor([self._mine, finished, self._asked_to_stop()], dtype=torch.int64)

@@ -38,7 +38,7 @@ from dist_calo.randomness import Draws
 
 if TYPE_CHECKING:
     from dist_calo.comm.protocol import Communicator
-    from dist_calo.generation.progress import Progress
+    from dist_calo.generation.progress import SharedProgress
     from dist_calo.training.checkpoint import Checkpoint
     from dist_calo.training.restore import TrainedGenerator
 
@@ -106,7 +106,7 @@ def make_showers(request: GenerationRequest, communicator: "Communicator") -> in
         UserError: if the request does not fit the checkpoint, the file exists, the weights make cells that are not
             finite, or the disk is full.
     """
-    from dist_calo.generation.progress import Progress, ShowerCount, Stopped
+    from dist_calo.generation.progress import GenerationStopped, SharedProgress, ShowerCount
     from dist_calo.launching.signs import SIGNS
     from dist_calo.training.preemption import StopRequest
     from dist_calo.training.restore import generating_device, restore_generator
@@ -136,14 +136,14 @@ def make_showers(request: GenerationRequest, communicator: "Communicator") -> in
             return stop.received is not None
 
         try:
-            progress = Progress(communicator, count.made, asked_to_stop)
+            progress = SharedProgress(communicator, count.made, asked_to_stop)
             for number in setup.missing[world.rank :: world.size].tolist():
                 _make_part(request, setup, generator, number, folder.path(number), progress)
             progress.wait_for_all()
             SIGNS.begin("while the parts are joined")
             # Joining does not stop for a signal: the parts are kept even if the process is killed.
-            empty = _joined(folder, setup.partition, Progress(communicator), world.rank)
-        except Stopped:
+            empty = _joined(folder, setup.partition, SharedProgress(communicator), world.rank)
+        except GenerationStopped:
             if world.rank == 0:
                 print(f"stopped; complete parts are kept in {folder.folder}: give the same command again")
             return EXIT_PREEMPTED
@@ -159,7 +159,7 @@ def make_showers(request: GenerationRequest, communicator: "Communicator") -> in
     return 0
 
 
-def _joined(folder: PartialOutput, partition: Partition, progress: "Progress", rank: int) -> int:
+def _joined(folder: PartialOutput, partition: Partition, progress: "SharedProgress", rank: int) -> int:
     """Join the parts on rank 0, and return there how many showers are empty; 0 on other ranks.
 
     The others exchange progress with it, so that no collective lasts as long as all of its work.
@@ -220,7 +220,7 @@ def _make_part(
     generator: "TrainedGenerator",
     number: int,
     path: Path,
-    progress: "Progress",
+    progress: "SharedProgress",
 ) -> None:
     import torch
 

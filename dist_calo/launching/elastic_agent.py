@@ -49,16 +49,16 @@ TAKE_OVER_S = 600
 """Time that the next node gives the one before it to put the job back into the queue, in seconds: longer than SLURM
 takes to give up a node."""
 
-_PLAN = "dist_calo/plan"
+_JOB = "dist_calo/job"
 _MONITOR_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ElasticJob:
     """Job that all agents of a run agree on."""
 
-    job: str
-    """Name of the run."""
+    name: str
+    """Of the run."""
     nodes: tuple[int, int]
     """Fewest and most nodes."""
     ranks_per_node: int
@@ -72,8 +72,8 @@ class Plan:
     """Working directory."""
 
 
-def ask_for_plan(host: str, port: int, wait_s: float = 0.0) -> Plan:
-    """Return the plan of a run that is under way.
+def ask_for_job(host: str, port: int, wait_s: float = 0.0) -> ElasticJob:
+    """Return the job of a run that is under way.
 
     Args:
         host: where the agents meet.
@@ -86,19 +86,19 @@ def ask_for_plan(host: str, port: int, wait_s: float = 0.0) -> Plan:
     try:
         await_listener(host, port, wait_s)
         store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=STORE_S))
-        plan = json.loads(store.get(_PLAN))
+        job = json.loads(store.get(_JOB))
     except (OSError, RuntimeError) as error:
         raise LaunchError(
             f"no elastic run answers at {host}:{port} ({str(error).splitlines()[0]}); is it under way?"
         ) from None
-    return Plan(**{**plan, "nodes": tuple(plan["nodes"]), "command": tuple(plan["command"])})
+    return ElasticJob(**{**job, "nodes": tuple(job["nodes"]), "command": tuple(job["command"])})
 
 
-def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = False) -> int:
+def run_agent(job: ElasticJob, host: str, port: int, *, first: bool, joins: bool = False) -> int:
     """Run this node's ranks until the run has ended.
 
     Args:
-        plan: what to run.
+        job: what to run.
         host: where the agents meet.
         port: port of their store there.
         first: whether this agent keeps the store; otherwise it does if this host is the one to meet at.
@@ -122,14 +122,14 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
         os.environ.pop(name, None)
     if "SLURM_JOB_ID" in os.environ:
         # A node that joins belongs to another job.
-        os.environ["DIST_CALO_JOB"] = plan.job
-    os.environ["DIST_CALO_MOST_RANKS"] = str(plan.nodes[1] * plan.ranks_per_node)
+        os.environ["DIST_CALO_JOB"] = job.name
+    os.environ["DIST_CALO_MOST_RANKS"] = str(job.nodes[1] * job.ranks_per_node)
     agent, leaves_alone = None, joins
     try:
-        agent = Agent(plan, _handler(plan, host, port, first=first))
+        agent = Agent(job, _handler(job, host, port, first=first))
         if not joins:
             store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=STORE_S))
-            store.set(_PLAN, json.dumps(asdict(plan)))
+            store.set(_JOB, json.dumps(asdict(job)))
         result = agent.run()
         leaves_alone = False
         return 0 if result is None or not result.is_failed() else agent.exit_code(result)
@@ -137,7 +137,7 @@ def run_agent(plan: Plan, host: str, port: int, *, first: bool, joins: bool = Fa
         return _leave(f"{error.sigval.name}: this node's ranks have been stopped", EXIT_PREEMPTED)
     except RendezvousTimeoutError:
         return _leave(
-            f"fewer than {plan.nodes[0]} nodes are left, and no other came within {plan.wait_s} s: start the same "
+            f"fewer than {job.nodes[0]} nodes are left, and no other came within {job.wait_s} s: start the same "
             "command again on as many, and it goes on from the last checkpoint",
             EXIT_PREEMPTED,
         )
@@ -200,23 +200,23 @@ def requeue_without_script(environ: Mapping[str, str], every_s: float = 10.0) ->
 class Agent(LocalElasticAgent):
     """Agent that starts and ends the ranks of this node."""
 
-    def __init__(self, plan: Plan, handler: Any) -> None:
+    def __init__(self, job: ElasticJob, handler: Any) -> None:
         spec = WorkerSpec(
             role="default",
-            local_world_size=plan.ranks_per_node,
-            entrypoint=plan.command[0],
-            args=plan.command[1:],
+            local_world_size=job.ranks_per_node,
+            entrypoint=job.command[0],
+            args=job.command[1:],
             rdzv_handler=handler,
             # Those that count are counted here.
             max_restarts=2**30,
             monitor_interval=_MONITOR_S,
         )
         super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull), exit_barrier_timeout=60)
-        self._plan, self._handler = plan, handler
+        self._job, self._handler = job, handler
         self._failed = self._failed_before = 0
         self._members: dict[Any, int] = {}
         self._missing = 0
-        self._page = open_page(plan.ranks_per_node)
+        self._page = open_page(job.ranks_per_node)
         if self._page is not None:
             os.environ[WHERE] = self._page.path
 
@@ -226,7 +226,7 @@ class Agent(LocalElasticAgent):
         if EXIT_USER in codes:
             return EXIT_USER
         return _leave(
-            f"the ranks have failed {self._failed} times without a node being lost (--restarts {self._plan.restarts})",
+            f"the ranks have failed {self._failed} times without a node being lost (--restarts {self._job.restarts})",
             EXIT_FAILURE,
         )
 
@@ -259,7 +259,7 @@ class Agent(LocalElasticAgent):
             names = sorted(member.addr for member in self._members)
             shown = ", ".join(names[:8]) + (", ..." if nodes > 8 else "")
             ranks = worker_group.workers[0].world_size
-            _say(f"{ranks} ranks on {nodes} of {self._plan.nodes[0]} to {self._plan.nodes[1]} nodes: {shown}")
+            _say(f"{ranks} ranks on {nodes} of {self._job.nodes[0]} to {self._job.nodes[1]} nodes: {shown}")
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         if self._page is not None:
@@ -273,7 +273,7 @@ class Agent(LocalElasticAgent):
         codes = {failure.exitcode for failure in result.failures.values()}
         if result.state == WorkerState.FAILED and EXIT_PREEMPTED not in codes:
             self._failed += 1
-            if EXIT_USER in codes or self._failed > self._plan.restarts:
+            if EXIT_USER in codes or self._failed > self._job.restarts:
                 self._remaining_restarts = 0
         if result.state == WorkerState.HEALTHY and self._has_lost_a_node():
             return RunResult(state=WorkerState.UNHEALTHY)
@@ -324,17 +324,17 @@ class Agent(LocalElasticAgent):
         super()._shutdown(death_sig)
 
 
-def _handler(plan: Plan, host: str, port: int, *, first: bool) -> Any:
+def _handler(job: ElasticJob, host: str, port: int, *, first: bool) -> Any:
     options: dict[str, Any] = {"is_host": True} if first else {}
     return get_rendezvous_handler(
         RendezvousParameters(
             backend="c10d",
             endpoint=f"{host}:{port}",
-            run_id=plan.job,
-            min_nodes=plan.nodes[0],
-            max_nodes=plan.nodes[1],
+            run_id=job.name,
+            min_nodes=job.nodes[0],
+            max_nodes=job.nodes[1],
             local_addr=_own_name(),
-            join_timeout=plan.wait_s,
+            join_timeout=job.wait_s,
             last_call_timeout=LAST_CALL_S,
             keep_alive_interval=KEEP_ALIVE_S,
             keep_alive_max_attempt=KEEP_ALIVE_MISSED,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dist_calo.scaling.cost import ALGORITHMS
-from dist_calo.scaling.fit import Check, Fit, check_model, fit_model
+from dist_calo.scaling.fit import Fit, HeldOutPoint, check_model, fit_model
 from dist_calo.scaling.forecast import HIDDEN, Forecast, forecast, forecast_overlapped
-from dist_calo.scaling.summary import Row, Series, Summary, base_of
+from dist_calo.scaling.summary import PointSummary, Series, Summary, base_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,17 +16,17 @@ class CostModel:
     """The cost model of points of one backend, number of threads and overlap."""
 
     title: str
-    rows: list[Row]
+    rows: list[PointSummary]
     """Those that nothing disturbed, or all where there are no others."""
     fits: list[Fit]
     fitted_ranks: list[int]
-    checks: list[Check]
-    forecasts: dict[Series, tuple[list[Row], Forecast]]
+    checks: list[HeldOutPoint]
+    forecasts: dict[Series, tuple[list[PointSummary], Forecast]]
 
 
 def cost_models(summary: Summary) -> list[CostModel]:
     """Fit, check and extrapolate everything that shares a cost model."""
-    groups: dict[tuple[str, int, bool], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, int, bool], list[PointSummary]] = defaultdict(list)
     for row in summary.rows:
         groups[row.point.backend, row.point.threads, row.point.overlap].append(row)
     fitted_rows = {key: [row for row in rows if not row.disturbed] or rows for key, rows in groups.items()}

@@ -113,7 +113,7 @@ def settings_of_point(results: Path, number: int, world: World) -> RunConfig:
 def run_point(results: Path, number: int, again: bool, communicator: "Communicator") -> int:
     """Measure the missing repeats of a point on these ranks, as many as it asks for, and return the exit code."""
     from dist_calo.launching.node import process_age_s
-    from dist_calo.scaling.measure import Stopped, measure
+    from dist_calo.scaling.measure import MeasurementStopped, measure
     from dist_calo.scaling.mlflow_runs import PointRecord
 
     startup_s = process_age_s()
@@ -152,7 +152,7 @@ def run_point(results: Path, number: int, again: bool, communicator: "Communicat
                 f"waiting {waiting}for data {data:.1f} ms",
             )
         complete = True
-    except Stopped as signal:
+    except MeasurementStopped as signal:
         _say(communicator, f"{signal}: point {number} stopped; the same command measures the rest")
         return EXIT_PREEMPTED
     finally:

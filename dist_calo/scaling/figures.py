@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dist_calo.scaling.fit import Case, Check, Fit
+from dist_calo.scaling.fit import Case, Fit, HeldOutPoint
 from dist_calo.scaling.forecast import WORTHWHILE, Forecast
-from dist_calo.scaling.summary import Row, Series, base_of
+from dist_calo.scaling.summary import PointSummary, Series, base_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def _ranks_axis(axis: "Axes", ranks: Sequence[int]) -> None:
     axis.set_xlabel("ranks")
 
 
-def efficiency_figure(series: Mapping[Series, list[Row]], study: str) -> "Figure":
+def efficiency_figure(series: Mapping[Series, list[PointSummary]], study: str) -> "Figure":
     """Draw speed-up and efficiency of one kind of study; hollow points do not count."""
     figure, (left, right) = _new(2)
     chosen = {key: rows for key, rows in series.items() if key.study == study}
@@ -126,7 +126,7 @@ def _published(axis: "Axes") -> None:
         )
 
 
-def split_figure(rows: Sequence[Row]) -> "Figure":
+def split_figure(rows: Sequence[PointSummary]) -> "Figure":
     """Draw the parts of the time of a step, a bar for each point."""
     figure, (axis,) = _new(1, height=max(2.2, 0.9 + 0.32 * len(rows)))
     places = np.arange(len(rows))
@@ -147,12 +147,12 @@ def split_figure(rows: Sequence[Row]) -> "Figure":
     return figure
 
 
-def _bar_label(row: Row) -> str:
+def _bar_label(row: PointSummary) -> str:
     mark = "" if row.counts else " (cores shared)"
     return f"{row.series.label}: {row.point.nodes} x {row.point.ranks_per_node}{mark}"
 
 
-def fit_figure(rows: Sequence[Row], fits: Sequence[Fit], checks: Sequence[Check]) -> "Figure":
+def fit_figure(rows: Sequence[PointSummary], fits: Sequence[Fit], checks: Sequence[HeldOutPoint]) -> "Figure":
     """Draw the measured times of a step beside those of the fitted models, and their ratio."""
     figure, (left, right) = _new(2)
     measured = np.array([row.values["step_s"] for row in rows])
@@ -196,7 +196,7 @@ def fit_figure(rows: Sequence[Row], fits: Sequence[Fit], checks: Sequence[Check]
     return figure
 
 
-def forecast_figure(forecasts: Mapping[Series, tuple[Sequence[Row], Forecast]]) -> "Figure":
+def forecast_figure(forecasts: Mapping[Series, tuple[Sequence[PointSummary], Forecast]]) -> "Figure":
     """Draw the efficiency to 4,096 ranks with its band, the points, and for weak studies the published curves."""
     figure, (axis,) = _new(1, height=5.2)
     for number, (key, (rows, forecast)) in enumerate(forecasts.items()):

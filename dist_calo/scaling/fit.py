@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from dist_calo.scaling.cost import ALGORITHMS
-from dist_calo.scaling.summary import Row
+from dist_calo.scaling.summary import PointSummary
 
 SAMPLES = 400
 """Resampled fits."""
@@ -52,7 +52,7 @@ class Case:
     threads_per_core: float = 1.0
 
     @classmethod
-    def of(cls, row: Row) -> "Case":
+    def of(cls, row: PointSummary) -> "Case":
         """Return the case of a measured point."""
         return cls(
             ranks=row.point.ranks,
@@ -120,7 +120,7 @@ class Fit:
         return self.samples.std(axis=0)
 
 
-def fit_model(rows: Sequence[Row], algorithm: str, seed: int = 0) -> Fit:
+def fit_model(rows: Sequence[PointSummary], algorithm: str, seed: int = 0) -> Fit:
     """Fit the model to points of one backend, number of threads and overlap.
 
     Args:
@@ -169,7 +169,7 @@ def _seconds(matrix: np.ndarray, parameters: np.ndarray, hidden: float) -> np.nd
     return computing + np.maximum(communication - hidden * computing, 0.0)
 
 
-def _resampled(row: Row, generator: np.random.Generator) -> tuple[float, float]:
+def _resampled(row: PointSummary, generator: np.random.Generator) -> tuple[float, float]:
     """Draw repeats anew and return the medians of a step's time and of the time computing."""
     drawn = generator.integers(len(row.steps_s), size=len(row.steps_s))
     return float(np.median(np.array(row.steps_s)[drawn])), float(np.median(np.array(row.computes_s)[drawn]))
@@ -189,10 +189,10 @@ def _solve(matrix: np.ndarray, times: np.ndarray, computing: np.ndarray) -> np.n
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class HeldOutPoint:
     """Prediction for a point that the fit has not seen."""
 
-    row: Row
+    row: PointSummary
     algorithm: str
     predicted_s: float
     low_s: float
@@ -206,7 +206,7 @@ class Check:
         return self.predicted_s / self.row.values["step_s"] - 1
 
 
-def check_model(rows: Sequence[Row]) -> tuple[list[int], list[Check]]:
+def check_model(rows: Sequence[PointSummary]) -> tuple[list[int], list[HeldOutPoint]]:
     """Fit to points of few ranks, predict those of most, compare.
 
     Fitted are the points of at most half as many ranks as the largest: 1-4 where the largest is 8.
@@ -229,7 +229,7 @@ def check_model(rows: Sequence[Row]) -> tuple[list[int], list[Check]]:
         low, high = np.percentile(fit.sampled_seconds(cases), BAND, axis=0)
         for row, predicted, least, most in zip(unseen, fit.seconds(cases), low, high, strict=True):
             checks.append(
-                Check(
+                HeldOutPoint(
                     row=row,
                     algorithm=algorithm,
                     predicted_s=float(predicted),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dist_calo.scaling.fit import BACKWARD, BAND, Case, Fit, design
-from dist_calo.scaling.summary import Row, base_of
+from dist_calo.scaling.summary import PointSummary, base_of
 
 MOST_RANKS = 4096
 WORTHWHILE = 0.9
@@ -79,7 +79,9 @@ def _about(ranks: float) -> str:
     return f"{round(whole, min(0, 2 - len(str(whole)))):,}"
 
 
-def forecast(rows: Sequence[Row], fits: Sequence[Fit], hidden: float = 0.0, obstacle: str = "") -> Forecast:
+def forecast(
+    rows: Sequence[PointSummary], fits: Sequence[Fit], hidden: float = 0.0, obstacle: str = ""
+) -> Forecast:
     """Predict the efficiency of a series from its base to 4,096 ranks, each with cores of its own.
 
     Args:
@@ -119,7 +121,10 @@ def forecast(rows: Sequence[Row], fits: Sequence[Fit], hidden: float = 0.0, obst
 
 
 def forecast_overlapped(
-    rows: Sequence[Row], fits: Sequence[Fit], bare_rows: Sequence[Row], bare_fits: Sequence[Fit]
+    rows: Sequence[PointSummary],
+    fits: Sequence[Fit],
+    bare_rows: Sequence[PointSummary],
+    bare_fits: Sequence[Fit],
 ) -> Forecast:
     """Predict the efficiency of a series with overlap from the same series without.
 
@@ -149,7 +154,7 @@ def forecast_overlapped(
     )
 
 
-def _hidden_share(rows: Sequence[Row], bare_fits: Sequence[Fit]) -> float:
+def _hidden_share(rows: Sequence[PointSummary], bare_fits: Sequence[Fit]) -> float:
     """Return the share of computing behind which the largest point hid communication; more may be hidden."""
     largest = max((row for row in rows if row.counts), key=lambda row: row.point.ranks)
     bare, case = min(bare_fits, key=lambda fit: fit.misfit), [Case.of(largest)]
@@ -157,7 +162,7 @@ def _hidden_share(rows: Sequence[Row], bare_fits: Sequence[Fit]) -> float:
     return float(np.clip(gained / bare.computing_seconds(case)[0], 0.0, BACKWARD))
 
 
-def _obstacle(rows: Sequence[Row], most: int, algorithms: Sequence[str]) -> str:
+def _obstacle(rows: Sequence[PointSummary], most: int, algorithms: Sequence[str]) -> str:
     """Say why the points do not allow a prediction at this many ranks; empty if they do."""
     counted = [row for row in rows if row.counts]
     numbers = sorted({row.point.ranks for row in counted})
@@ -181,7 +186,7 @@ def _obstacle(rows: Sequence[Row], most: int, algorithms: Sequence[str]) -> str:
     return ""
 
 
-def _determined(rows: Sequence[Row], case: Case, algorithm: str) -> bool:
+def _determined(rows: Sequence[PointSummary], case: Case, algorithm: str) -> bool:
     """Tell if the points determine the time of a case: its factors are a linear combination of theirs.
 
     Parameters that cannot be told apart do no harm where the case needs them in the same proportion as the points, as
@@ -198,7 +203,7 @@ def _determined(rows: Sequence[Row], case: Case, algorithm: str) -> bool:
     return bool(np.linalg.norm(missed) < _SAME * np.linalg.norm(wanted))
 
 
-def _case(rows: Sequence[Row], ranks: int, several_nodes: bool) -> Case:
+def _case(rows: Sequence[PointSummary], ranks: int, several_nodes: bool) -> Case:
     point = rows[0].point
     share = point.batch if point.study == "weak" else point.batch / ranks
     return Case(

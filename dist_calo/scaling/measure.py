@@ -42,7 +42,7 @@ class RankFacts:
     """Processor time a second, in cores, that the ranks of its node may use together; None without a limit."""
 
 
-class Stopped(Exception):
+class MeasurementStopped(Exception):
     """Request to stop that some rank has received: the measurement is void."""
 
 
@@ -63,7 +63,7 @@ def measure(
 
     Raises:
         UserError: if data or settings are at fault.
-        Stopped: if some rank has received a signal.
+        MeasurementStopped: if some rank has received a signal.
     """
     world = communicator.world
     began = time.perf_counter()
@@ -111,7 +111,7 @@ class _Steps:
                 self.learner.learn(batch, self._step)
                 stopped_by = stop.agreed()
                 if stopped_by:
-                    raise Stopped(stopped_by)
+                    raise MeasurementStopped(stopped_by)
                 now = time.perf_counter()
                 seconds.append(now - before)
                 before = now
@@ -139,7 +139,7 @@ def _training(
     used_j = energy.used_j() if energy else None
     slowest = torch.tensor(seconds, dtype=torch.float64)
     communicator.all_reduce(slowest, "max")
-    everyone = communicator.all_gather_object(
+    everyone: list[tuple[Any, ...]] = communicator.all_gather_object(
         (sum(seconds), *waits, processor, peak_memory_bytes(), reporter, used_j)
     )
     elapsed, _, data, sent, collectives, cpu, memory, reporters, joules = zip(*everyone, strict=True)

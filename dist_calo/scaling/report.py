@@ -21,7 +21,7 @@ from dist_calo.scaling.fit import Fit
 from dist_calo.scaling.forecast import Forecast
 from dist_calo.scaling.mlflow_runs import add_report
 from dist_calo.scaling.plan import read_plan
-from dist_calo.scaling.summary import Row, Series, Summary, summarise
+from dist_calo.scaling.summary import PointSummary, Series, Summary, summarise
 from dist_calo.scaling.warnings import NOT_CHECKED, explained, one_line
 
 THROUGH = 0.005
@@ -52,7 +52,7 @@ def write_report(results: Path, out: Path) -> list[str]:
     return [*lines, str(page), str(table)]
 
 
-def points_csv(rows: Sequence[Row]) -> str:
+def points_csv(rows: Sequence[PointSummary]) -> str:
     """Return all numbers of all points, a line each; empty where a node does not tell."""
     columns = ["speed_up", "efficiency", "efficiency_error", "job_showers_per_s", "job_efficiency"]
     judged = ["oversubscribed", "core_share", "throttled", "counts"]
@@ -174,7 +174,7 @@ def _model_pictures(part: CostModel) -> list[Picture]:
     return pictures
 
 
-def _predicted(part: CostModel) -> dict[Series, tuple[list[Row], Forecast]]:
+def _predicted(part: CostModel) -> dict[Series, tuple[list[PointSummary], Forecast]]:
     return {key: found for key, found in part.forecasts.items() if not found[1].obstacle}
 
 

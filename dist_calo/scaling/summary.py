@@ -46,7 +46,7 @@ class Series:
 
 
 @dataclass(kw_only=True)
-class Row:
+class PointSummary:
     """A measured point. Errors are standard errors of medians over repeats; NaN where there is one repeat."""
 
     number: int
@@ -127,10 +127,10 @@ class Summary:
     """All measurements of a plan."""
 
     plan: ScalingPlan
-    rows: list[Row]
+    rows: list[PointSummary]
     missing: list[int]
     """Points without any result."""
-    series: dict[Series, list[Row]] = field(default_factory=dict)
+    series: dict[Series, list[PointSummary]] = field(default_factory=dict)
     """Rows by series, in order of ranks."""
 
 
@@ -147,7 +147,7 @@ def summarise(results: Path, plan: ScalingPlan) -> Summary:
             rows.append(_row(number, point, found))
         else:
             missing.append(number)
-    series: dict[Series, list[Row]] = defaultdict(list)
+    series: dict[Series, list[PointSummary]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row.point.ranks, row.point.nodes)):
         series[row.series].append(row)
     for members in series.values():
@@ -155,18 +155,18 @@ def summarise(results: Path, plan: ScalingPlan) -> Summary:
     return Summary(plan=plan, rows=rows, missing=missing, series=dict(series))
 
 
-def base_of(rows: Sequence[Row]) -> Row:
+def base_of(rows: Sequence[PointSummary]) -> PointSummary:
     """Return the point of a series that its speed-up and efficiency refer to."""
     return next(row for row in rows if row.number == row.base)
 
 
-def _row(number: int, point: Point, found: Sequence[dict[str, Any]]) -> Row:
+def _row(number: int, point: Point, found: Sequence[dict[str, Any]]) -> PointSummary:
     names = [
         name for name in found[0] if all(isinstance(result.get(name), int | float | None) for result in found)
     ]
     steps = [float(result["step_s"]) for result in found]
     error = MEDIAN_ERROR * statistics.stdev(steps) / math.sqrt(len(steps)) if len(steps) > 1 else math.nan
-    return Row(
+    return PointSummary(
         number=number,
         point=point,
         repeats=len(found),
@@ -185,7 +185,7 @@ def _median(values: Sequence[float | None]) -> float:
     return statistics.median(known) if len(known) == len(values) else math.nan
 
 
-def _compare(rows: list[Row], config: RunConfig) -> None:
+def _compare(rows: list[PointSummary], config: RunConfig) -> None:
     """Set speed-up and efficiency of a series, relative to its smallest point that counts; errors are propagated."""
     quota = max(row.thread_quota for row in rows)
     for row in rows:
@@ -204,7 +204,7 @@ def _compare(rows: list[Row], config: RunConfig) -> None:
         row.job_efficiency = row.job_showers_per_s / base.job_showers_per_s / ranks
 
 
-def _job_rate(row: Row, config: RunConfig) -> float:
+def _job_rate(row: PointSummary, config: RunConfig) -> float:
     """Return the showers a second of a job of ``train.max_steps`` steps, from start to end of its processes."""
     steps = config.train.max_steps
     validations = math.ceil(steps / (config.train.validate_every_steps or steps))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from dist_calo.scaling.conclusions import CostModel, listed
-from dist_calo.scaling.summary import BUSY, Row, Summary
+from dist_calo.scaling.summary import BUSY, PointSummary, Summary
 
 NOT_CHECKED = (
     "The model is unchecked: it takes points of three numbers of ranks, the last at least twice the second."
@@ -92,23 +92,23 @@ def _checked(part: CostModel) -> str:
     return f"cost model off by {100 * worst.error:+.1f} % on the unseen {worst.row.point.ranks} ranks"
 
 
-def _shared(rows: Sequence[Row]) -> list[int]:
+def _shared(rows: Sequence[PointSummary]) -> list[int]:
     return [row.number for row in rows if row.oversubscribed]
 
 
-def _throttled(rows: Sequence[Row]) -> list[int]:
+def _throttled(rows: Sequence[PointSummary]) -> list[int]:
     return [row.number for row in rows if row.throttled]
 
 
-def _busy(rows: Sequence[Row]) -> list[int]:
+def _busy(rows: Sequence[PointSummary]) -> list[int]:
     return [row.number for row in rows if row.core_share < BUSY]
 
 
-def _single(rows: Sequence[Row]) -> list[int]:
+def _single(rows: Sequence[PointSummary]) -> list[int]:
     return [row.number for row in rows if row.repeats == 1]
 
 
-def _least_share(rows: Sequence[Row]) -> str:
+def _least_share(rows: Sequence[PointSummary]) -> str:
     return f"{100 * min(row.core_share for row in rows):.0f} %"
 
 

@@ -243,7 +243,7 @@ def _simulate(showers: int, low: float, high: float, scored: bool) -> dict[str, 
             self.SetDefaultCutValue(0.7 * g4.mm)
             self.SetCutsWithDefault()
 
-    class Detector(g4.G4VUserDetectorConstruction):
+    class Calorimeter(g4.G4VUserDetectorConstruction):
         def Construct(self) -> Any:
             world, placed = self._box("G4_Galactic", 2 * HALF_WIDTH_MM, LAYERS * PITCH_MM, None, 0.0)
             front = 0.0
@@ -279,7 +279,7 @@ def _simulate(showers: int, low: float, high: float, scored: bool) -> dict[str, 
                 seen["silicon"] += step.GetTotalEnergyDeposit() / g4.GeV
 
     manager = g4.G4RunManagerFactory.CreateRunManager(g4.G4RunManagerType.SerialOnly)
-    parts = [Detector(), Physics()]  # kept: Geant4 does not own what Python has made
+    parts = [Calorimeter(), Physics()]  # kept: Geant4 does not own what Python has made
     for part in parts:
         manager.SetUserInitialization(part)
     actions = [Gun(), *([Scoring()] if scored else [])]

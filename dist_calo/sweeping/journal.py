@@ -56,7 +56,7 @@ def load_optuna() -> Any:
     return optuna
 
 
-class Journal:
+class StudyJournal:
     """The file that Optuna's ``JournalStorage`` writes and reads, made if there is none.
 
     Args:

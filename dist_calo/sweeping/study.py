@@ -19,7 +19,7 @@ from dist_calo.config import TrainConfig
 from dist_calo.errors import ConfigError
 from dist_calo.leases.short_lock import locked
 from dist_calo.sweeping.definition import Sweep
-from dist_calo.sweeping.journal import Journal, load_optuna
+from dist_calo.sweeping.journal import StudyJournal, load_optuna
 from dist_calo.sweeping.stored import store, stored_sweep
 from dist_calo.sweeping.trial_writer import TrialWriter
 
@@ -39,7 +39,7 @@ class Study:
         self.uid = uid
         """Name that no other study has, in MLflow too."""
         self.states = optuna.trial.TrialState
-        self._journal = Journal(folder / "journal.log")
+        self._journal = StudyJournal(folder / "journal.log")
         self._storage = self._journal.storage()
         if train is not None:
             self._make(optuna)

@@ -29,7 +29,7 @@ from dist_calo.sweeping.trial_folder import note_failure
 from dist_calo.tracking.spool import HeldError
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.setup import build_run
-from dist_calo.training.trainer import Hooks
+from dist_calo.training.trainer import StoppingRules
 from dist_calo.training.validation import Comparison
 
 
@@ -95,7 +95,7 @@ class Worker:
                 stop.ask()
                 if stop.agreed():
                     return EXIT_PREEMPTED
-                assignment = self._communicator.broadcast_object(self._assign(stop))
+                assignment: Assignment | None = self._communicator.broadcast_object(self._assign(stop))
                 if assignment is None:
                     break
                 has_trained = True
@@ -150,7 +150,7 @@ class Worker:
                     self._communicator,
                     run_id=assignment.run_id,
                     tags=assignment.tags,
-                    hooks=Hooks(
+                    stopping=StoppingRules(
                         after_validation=lambda step, seen: self._judge(assignment, step, seen),
                         before_checkpoint=lambda: self._taken(beat),
                     ),

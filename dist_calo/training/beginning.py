@@ -21,19 +21,33 @@ from dist_calo.training.restore import require_parts, require_same_run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Continuation:
-    """A checkpoint to go on from, and the run that goes on."""
+class Start:
+    """Where a run starts, and the run that it is."""
 
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
+    """Checkpoint to go on from; None to start anew."""
     uid: str
-    """Identity of the run."""
+    """Identity of the run, known on rank 0."""
     run_id: str | None
     """Its MLflow run; None for a new one."""
     abandoned_run: str | None = None
     """MLflow run that has gone beyond this checkpoint, which this run leaves behind."""
 
 
-def find_state(config: RunConfig, manifest: Manifest) -> Continuation | None:
+def find_start(
+    config: RunConfig, manifest: Manifest, communicator: Communicator, run_id: str | None
+) -> Start:
+    """Find where this run starts, the same on all ranks; ``run_id`` is that of a run that starts anew.
+
+    Raises:
+        UserError: as `find_state` does.
+    """
+    first = communicator.world.rank == 0
+    found: Start | None = communicator.broadcast_object(find_state(config, manifest) if first else None)
+    return found or Start(checkpoint=None, uid=run_uid(config, None) if first else "", run_id=run_id)
+
+
+def find_state(config: RunConfig, manifest: Manifest) -> Start | None:
     """Find the checkpoint that this run continues from, on rank 0; None to start anew.
 
     ``checkpoint.resume`` says where a job begins; once it has, its later starts go on from the newest checkpoint.
@@ -67,8 +81,8 @@ def find_state(config: RunConfig, manifest: Manifest) -> Continuation | None:
         folder.abandon_run(saved.run_id)
     folder.set_aside_after(saved.step)
     if saved.run_id in folder.abandoned_runs:
-        return Continuation(checkpoint=saved, uid=uid, run_id=None, abandoned_run=saved.run_id)
-    return Continuation(checkpoint=saved, uid=uid, run_id=saved.run_id)
+        return Start(checkpoint=saved, uid=uid, run_id=None, abandoned_run=saved.run_id)
+    return Start(checkpoint=saved, uid=uid, run_id=saved.run_id)
 
 
 def _state_to_continue(

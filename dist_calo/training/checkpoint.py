@@ -67,7 +67,7 @@ class Checkpoint:
     """Identity of the run; empty in files of earlier versions."""
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> "Checkpoint":
+    def from_dict(cls, state: State) -> "Checkpoint":
         """Take a checkpoint from the dict that `load_checkpoint` returned."""
         return cls(**{f.name: state[f.name] for f in fields(cls) if f.name in state})
 
@@ -106,7 +106,7 @@ class Checkpoint:
         return Manifest.from_dict(self.manifest)
 
 
-def checkpoint_bytes(state: Mapping[str, Any]) -> bytes:
+def checkpoint_bytes(state: State) -> bytes:
     """Return a checkpoint file's content.
 
     Raises:
@@ -119,12 +119,12 @@ def checkpoint_bytes(state: Mapping[str, Any]) -> bytes:
     return content.getvalue()
 
 
-def not_finite(state: Mapping[str, Any]) -> str | None:
+def not_finite(state: State) -> str | None:
     """Return the dotted name of the first number that training has made and that is not finite; None if all are."""
     return next(_not_finite({name: state[name] for name in NUMBERS if name in state}), None)
 
 
-def _not_finite(value: Any, name: str = "") -> Iterator[str]:
+def _not_finite(value: object, name: str = "") -> Iterator[str]:
     parts: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, Tensor):
         # A finite sum, which takes a tenth of the time, has finite parts alone; another one may have overflowed.
@@ -140,7 +140,7 @@ def _not_finite(value: Any, name: str = "") -> Iterator[str]:
         yield from _not_finite(part, f"{name}.{key}".lstrip("."))
 
 
-def require_finite(state: Mapping[str, Any], what: str) -> None:
+def require_finite(state: State, what: str) -> None:
     """Check all that training has made; NaN would not show in the cells: what is not above 0 has no energy.
 
     Raises:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from dist_calo.documents import read_json
 from dist_calo.errors import CheckpointError, SpoiltCheckpointError, remedy
@@ -109,7 +108,7 @@ class CheckpointFolder:
                 with suppress(OSError):  # it is kept unless the run was refused before it saved anything
                     self.folder.rmdir()
 
-    def save(self, state: Mapping[str, Any], summary: Mapping[str, Any], *, best: bool = False) -> Path:
+    def save(self, state: State, summary: State, *, best: bool = False) -> Path:
         """Write a checkpoint and remove those that are no longer kept.
 
         Args:

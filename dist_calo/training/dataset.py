@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -108,7 +107,7 @@ def condition_ranges(manifest: Manifest, conditions: np.ndarray) -> dict[str, li
     return {name: list(pair) for name, pair in zip(manifest.geometry.conditions, bounds, strict=True)}
 
 
-def identity(manifest: Manifest, config: DataConfig) -> Mapping[str, Mapping[str, Any]]:
+def identity(manifest: Manifest, config: DataConfig) -> Mapping[str, Mapping[str, object]]:
     """Return what the record of a run says of its data."""
     files = [{"name": entry.name, "rows": entry.rows, "bytes": entry.bytes} for entry in manifest.files[:100]]
     return {

@@ -22,8 +22,8 @@ from dist_calo.objectives import build_objective
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.tracking.store_uri import checked_uri
 from dist_calo.tracking.tracker import NullTracker, Tracker, make_tracker
-from dist_calo.training.beginning import begin, find_state, open_ledger, run_uid
-from dist_calo.training.checkpoint import Checkpoint
+from dist_calo.training.beginning import Start, begin, find_start, open_ledger
+from dist_calo.training.checkpoint import Checkpoint, State
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.dataset import (
     as_kept,
@@ -35,19 +35,19 @@ from dist_calo.training.dataset import (
 from dist_calo.training.learner import Learner
 from dist_calo.training.progress import Progress
 from dist_calo.training.restore import TrainedGenerator
-from dist_calo.training.trainer import Hooks, Outputs, Trainer, TrainState
+from dist_calo.training.trainer import Batches, RunLoggers, StoppingRules, Trainer, TrainState
 from dist_calo.training.validation import Validator
 from dist_calo.transforms import Transform
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Placement:
     """The processor that this rank computes on."""
 
     device: torch.device
     threads: int
-    why: str
-    """Number of threads and its reason, in words."""
+    reason: str
+    """Number of threads and why so many, in words."""
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def build_run(
     *,
     run_id: str | None = None,
     tags: Mapping[str, str] | None = None,
-    hooks: Hooks | None = None,
+    stopping: StoppingRules | None = None,
 ) -> Iterator[Trainer]:
     """Build all that a rank needs to train, and close it again in order; the record ends as the run did.
 
@@ -66,108 +66,121 @@ def build_run(
         communicator: how the ranks talk.
         run_id: the run in the tracking store that goes on where no checkpoint names one; None for a new run.
         tags: facts for the run's record, besides those that are found here.
-        hooks: decisions of a sweep.
+        stopping: decisions of a sweep.
 
     Raises:
         UserError: if the data, the configuration or the checkpoint to continue from are at fault.
     """
     world = communicator.world
     require_enough_samples(config, most_ranks(world, os.environ))
-    place = take_place(config, communicator)
+    placement = place_rank(config, communicator)
     manifest = shared_manifest(config.data, communicator)
-    data, kept = as_kept(config.data, manifest)
-    kept_config = replace(config, data=data)
-    found = communicator.broadcast_object(find_state(config, manifest) if world.rank == 0 else None)
-    state = TrainState.of(found.checkpoint if found else None)
+    kept_data, kept_manifest = as_kept(config.data, manifest)
+    kept_config = replace(config, data=kept_data)
     transform = Transform.from_config(config.transform)
-    learner = build_learner(
-        config, manifest, transform, communicator, place.device, found.checkpoint if found else None
-    )
-    resumed, abandoned = found is not None, found.abandoned_run if found else None
-    run_id, uid = (found.run_id, found.uid) if found else (run_id, "")
-    del found  # weights, optimizers and averages, which the learner has now
+    start = find_start(config, manifest, communicator, run_id)
+    state = TrainState.of(start.checkpoint)
+    learner = build_learner(config, manifest, transform, communicator, placement.device, start.checkpoint)
+    # Free weights, optimizers and averages, which the learner has now.
+    start = replace(start, checkpoint=None)
     if world.rank == 0:
-        if config.tracking.uri != "none":
-            checked_uri(config.tracking.uri)  # before anything is written
-        CheckpointFolder(config.checkpoint.dir).require_writable()
-        uid = uid or run_uid(config, None)
+        require_record(config)
     with ExitStack() as stack:
-        ledger = open_ledger(config, communicator, uid, state.step, manifest)
+        ledger = open_ledger(config, communicator, start.uid, state.step, manifest)
         if ledger:
             stack.callback(ledger.close)
-        tracker = make_tracker(config.tracking, run_id, rank=world.rank, folder=config.checkpoint.dir)
+        tracker = make_tracker(config.tracking, start.run_id, rank=world.rank, folder=config.checkpoint.dir)
         outcome = stack.enter_context(recorded(tracker))
         if world.rank == 0:
-            facts = {**describe_run(), **_facts(communicator, place, abandoned), **(tags or {})}
-            tracker.start(dict(flattened(kept_config.to_dict())), facts, identity(kept, data))
-            begin(config, uid)
+            facts = {**describe_run(), **_facts(communicator, placement, start.abandoned_run), **(tags or {})}
+            parameters = dict(flattened(kept_config.to_dict()))
+            tracker.start(parameters, facts, identity(kept_manifest, kept_data))
+            begin(config, start.uid)
         loader = stack.enter_context(open_loader(config, manifest, communicator, state))
         progress = Progress(config.train.max_steps, state.step, show=world.rank == 0, launcher=world.launcher)
         stack.callback(progress.close)
-        started = f"launcher {world.launcher}, backend {communicator.backend}"
-        progress.say(f"{world.size} rank(s), {started}, {place.why}, {place.device}")
-        progress.say(f"{manifest.rows} showers in {len(manifest.files)} file(s), {config.data.described}")
-        if (batch := config.train.global_batch_size) > loader.samples:
-            progress.say(
-                f"warning: train.global_batch_size={batch} is larger than the {loader.samples} training showers: every "
-                "step takes all of them, and no more; lower it, or give more data"
-            )
-        if resumed:
-            progress.say(f"continuing after step {state.step} of {config.checkpoint.dir}")
-            if state.step >= config.train.max_steps:
-                progress.say(
-                    f"nothing is left to train: train.max_steps={config.train.max_steps}; raise it to go on"
-                )
-        if abandoned:
-            progress.say(
-                f"a new run: {abandoned}, its tag continued_from, has gone beyond step {state.step}; later "
-                f"checkpoints of {config.checkpoint.dir} lie in its folder abandoned/"
-            )
+        for line in _in_words(config, communicator, placement, manifest, loader, start, state.step):
+            progress.say(line)
+        validator = build_validator(config, manifest, learner, transform, communicator)
         trainer = Trainer(
             kept_config,
-            description={
-                "geometry": manifest.geometry.to_dict(),
-                "transform": transform.to_dict(),
-                "manifest": kept.to_dict(),
-                "run_id": run_id,
-                "uid": uid,
-            },
+            description=_description(kept_manifest, transform, start),
             learner=learner,
-            loader=loader,
-            validator=build_validator(config, manifest, learner, transform, communicator),
+            batches=Batches(loader=loader, validator=validator),
             communicator=communicator,
-            outputs=Outputs(tracker=tracker, ledger=ledger, progress=progress),
+            loggers=RunLoggers(tracker=tracker, ledger=ledger, progress=progress),
             state=state,
-            hooks=hooks or Hooks(),
+            stopping=stopping or StoppingRules(),
         )
         yield trainer
         outcome.stopped_by = trainer.stopped_by
 
 
-def take_place(config: RunConfig, communicator: Communicator) -> Place:
+def place_rank(config: RunConfig, communicator: Communicator) -> Placement:
     """Set this process's threads and device.
 
     Raises:
         LaunchError: if a GPU is asked for and this rank has none of its own.
     """
-    threads, why = set_threads(communicator, config.comm.threads)
+    threads, reason = set_threads(communicator, config.comm.threads)
     device = torch.device(local_device(config.train.device, communicator.world))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    return Place(device=device, threads=threads, why=why)
+    return Placement(device=device, threads=threads, reason=reason)
 
 
-def _facts(communicator: Communicator, place: Place, abandoned: str | None) -> dict[str, object]:
+def _facts(communicator: Communicator, placement: Placement, abandoned_run: str | None) -> dict[str, object]:
     """Return the run's tags that tell where it computes, and the run that it was continued from."""
     world = communicator.world
     facts = {
         "ranks": world.size,
         "launcher": world.launcher,
         "backend": communicator.backend,
-        "device": str(place.device),
-        "threads": place.threads,
+        "device": str(placement.device),
+        "threads": placement.threads,
     }
-    return facts | ({"continued_from": abandoned} if abandoned else {})
+    return facts | ({"continued_from": abandoned_run} if abandoned_run else {})
+
+
+def _description(manifest: Manifest, transform: Transform, start: Start) -> State:
+    """Return what checkpoints say of the run besides its position and settings, as plain values."""
+    return {
+        "geometry": manifest.geometry.to_dict(),
+        "transform": transform.to_dict(),
+        "manifest": manifest.to_dict(),
+        "run_id": start.run_id,
+        "uid": start.uid,
+    }
+
+
+def _in_words(
+    config: RunConfig,
+    communicator: Communicator,
+    placement: Placement,
+    manifest: Manifest,
+    loader: Loader,
+    start: Start,
+    step: int,
+) -> Iterator[str]:
+    """Yield the first lines of a run: its ranks, its data and where it starts."""
+    world = communicator.world
+    started = f"launcher {world.launcher}, backend {communicator.backend}"
+    yield f"{world.size} rank(s), {started}, {placement.reason}, {placement.device}"
+    yield f"{manifest.rows} showers in {len(manifest.files)} file(s), {config.data.described}"
+    if (batch := config.train.global_batch_size) > loader.samples:
+        yield (
+            f"warning: train.global_batch_size={batch} is larger than the {loader.samples} training showers: every "
+            "step takes all of them, and no more; lower it, or give more data"
+        )
+    if step:
+        yield f"continuing after step {step} of {config.checkpoint.dir}"
+        if step >= config.train.max_steps:
+            yield f"nothing is left to train: train.max_steps={config.train.max_steps}; raise it to go on"
+    if start.abandoned_run:
+        yield (
+            f"a new run: {start.abandoned_run}, its tag continued_from, has gone beyond step {step}; later "
+            f"checkpoints of {config.checkpoint.dir} lie in its folder abandoned/"
+        )
 
 
 @dataclass
@@ -190,6 +203,17 @@ def recorded(tracker: Tracker | NullTracker) -> Iterator[Outcome]:
         tracker.finish("KILLED", timeout_s=15.0)
     else:
         tracker.finish("FINISHED")
+
+
+def require_record(config: RunConfig) -> None:
+    """Check, on rank 0 and before anything is written, that the run can be recorded and its checkpoints kept.
+
+    Raises:
+        UserError: if the tracking store's address or the folder of checkpoints is at fault.
+    """
+    if config.tracking.uri != "none":
+        checked_uri(config.tracking.uri)
+    CheckpointFolder(config.checkpoint.dir).require_writable()
 
 
 def require_enough_samples(config: RunConfig, ranks: int) -> None:

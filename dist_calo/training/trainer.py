@@ -51,8 +51,8 @@ class TrainState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hooks:
-    """Functions that a sweep has called on all ranks; each says why to stop, the same on all ranks, or None."""
+class StoppingRules:
+    """Rules of a sweep, called on all ranks; each says why to stop, the same on all ranks, or None."""
 
     after_validation: Callable[[int, Comparison], str | None] = lambda step, seen: None
     """Called with the step and what a validation saw."""
@@ -61,8 +61,18 @@ class Hooks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """Whatever a run tells besides its checkpoints."""
+class Batches:
+    """Showers of one rank."""
+
+    loader: Loader
+    """Batches to train on, from the position of the run on."""
+    validator: Validator | None
+    """Comparison of generated with held-out showers, if there are some."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLoggers:
+    """Places where a run is recorded, besides its checkpoints."""
 
     tracker: Tracker | NullTracker
     """The record of the run; does nothing on ranks other than 0."""
@@ -79,12 +89,11 @@ class Trainer:
         config: the run's settings.
         description: geometry, transform, manifest and run id as plain values, stored in checkpoints.
         learner: networks and optimizers.
-        loader: this rank's batches, from the position of ``state`` on.
-        validator: compares generated showers with held-out ones, if there are some.
+        batches: this rank's showers, to train on and to compare with.
         communicator: how the ranks talk.
-        outputs: record, ledger and progress.
+        loggers: record, ledger and progress.
         state: where the run stands.
-        hooks: decisions of a sweep.
+        stopping: decisions of a sweep.
     """
 
     def __init__(
@@ -93,29 +102,28 @@ class Trainer:
         *,
         description: State,
         learner: Learner,
-        loader: Loader,
-        validator: Validator | None,
+        batches: Batches,
         communicator: Communicator,
-        outputs: Outputs,
+        loggers: RunLoggers,
         state: TrainState,
-        hooks: Hooks,
+        stopping: StoppingRules,
     ) -> None:
         self._config = config
         self._description = description
         self._learner = learner
-        self._loader = loader
-        self._validator = validator
+        self._loader = batches.loader
+        self._validator = batches.validator
         self._communicator = communicator
-        self._tracker = outputs.tracker
-        self._ledger = outputs.ledger
-        self._progress = outputs.progress
-        self._hooks = hooks
+        self._tracker = loggers.tracker
+        self._ledger = loggers.ledger
+        self._progress = loggers.progress
+        self._stopping = stopping
         self._folder = CheckpointFolder(config.checkpoint.dir, config.checkpoint.keep)
-        self._times = StepTimes(communicator, loader)
+        self._times = StepTimes(communicator, batches.loader)
         self._is_named = False
         self.state = state
         self.stopped_by: str | None = None
-        """The signal that ended the run early, after a checkpoint, or what a hook said."""
+        """The signal that ended the run early, after a checkpoint, or what a rule said."""
 
     def fit(self) -> None:
         """Train to the last step, or until some rank is asked to stop.
@@ -217,14 +225,14 @@ class Trainer:
         improved = result.score < (math.inf if self.state.best_score is None else self.state.best_score)
         if improved:
             self.state.best_score, self.state.best_step = result.score, self.state.step
-        reason = self._hooks.after_validation(self.state.step, result)
+        reason = self._stopping.after_validation(self.state.step, result)
         self.stopped_by = self.stopped_by or reason
         return improved
 
     def _checkpoint(self, *, now: bool) -> None:
         if not (now or self._due(self._config.checkpoint.every_steps)):
             return
-        if (reason := self._hooks.before_checkpoint()) is not None:
+        if (reason := self._stopping.before_checkpoint()) is not None:
             self.stopped_by = self.stopped_by or reason
             return
         with SIGNS.phase("in a checkpoint"):

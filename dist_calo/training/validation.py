@@ -179,7 +179,8 @@ class Validator:
         self._communicator.all_reduce(source, "min")
         self._source = int(source)
         energies = self._conditions[0][1][:EXAMPLES, 0] if self._conditions else np.empty(0)
-        self._examples = self._communicator.broadcast_object((examples, energies), self._source)
+        mine = None if examples is None else (examples, energies)
+        self._examples = self._communicator.broadcast_object(mine, self._source)
         return self._summed(summary)
 
     def _batches(self) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ class Everyone(SingleCommunicator):
         super().__init__(World(size=2, local_size=local, launcher=launcher, node=nodes[0]))
         self.nodes = nodes
 
-    def all_gather_object(self, value: object) -> list[object]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         return [(node, [0, 1, 2, 3]) for node in self.nodes]
 
 

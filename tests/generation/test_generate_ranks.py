@@ -18,7 +18,7 @@ from dist_calo.cli.generate import main as generate
 from dist_calo.comm import connect
 from dist_calo.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER, ConfigError
 from dist_calo.generation.partial_output import CHUNK_ROWS, PartialOutput, Partition, part_rows
-from dist_calo.generation.progress import Progress
+from dist_calo.generation.progress import SharedProgress
 from dist_calo.geometry import VoxelGrid
 from dist_calo.launching.environment import World
 from dist_calo.training.checkpoint_folder import CheckpointFolder
@@ -290,7 +290,7 @@ def test_weights_that_are_not_numbers_are_refused(checkpoint, tmp_path, capsys):
 
 def test_a_rank_alone_counts_what_it_adds():
     seen = []
-    progress = Progress(connect("single", World()), seen.append)
+    progress = SharedProgress(connect("single", World()), seen.append)
     progress.add(3)
     progress.add(4)
     progress.wait_for_all()

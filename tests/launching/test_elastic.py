@@ -16,13 +16,15 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from dist_calo.cli.elastic import main
 from dist_calo.errors import EXIT_FAILURE, EXIT_PREEMPTED, EXIT_USER, LaunchError
 from dist_calo.launching import elastic_agent
-from dist_calo.launching.elastic_agent import Agent, Plan, ask_for_plan
+from dist_calo.launching.elastic_agent import Agent, ElasticJob, ask_for_job
 from dist_calo.launching.environment import World, find_world, most_ranks
 from dist_calo.launching.signs import WHERE, Sign
 from dist_calo.tracking.spool import Spool
 from tests.support.ranks import ROOT, free_port
 
-PLAN = Plan(job="job", nodes=(1, 3), ranks_per_node=2, restarts=2, wait_s=5, command=("true",), folder=".")
+JOB = ElasticJob(
+    name="job", nodes=(1, 3), ranks_per_node=2, restarts=2, wait_s=5, command=("true",), folder="."
+)
 STOPS_IN_ORDER = """
 import signal, sys
 signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
@@ -65,7 +67,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
     handler = SimpleNamespace(_state_holder=SimpleNamespace(state=state), shutdown=lambda: True)
     # The agent sets it for its ranks; tests that come later have others.
     monkeypatch.setenv(WHERE, "")
-    made: Any = Agent(PLAN, handler)
+    made: Any = Agent(JOB, handler)
     made._members = dict(state.participants)
     made._worker_group.group_rank = 0
     made.state, made.ranks = state, RunResult(state=WorkerState.HEALTHY)
@@ -187,7 +189,7 @@ def test_a_wrong_option_is_one_line(
 
 def test_without_a_run_nobody_can_join() -> None:
     with pytest.raises(LaunchError, match="no elastic run answers"):
-        ask_for_plan("127.0.0.1", free_port(), wait_s=0.1)
+        ask_for_job("127.0.0.1", free_port(), wait_s=0.1)
 
 
 @pytest.mark.parametrize("fault", [OSError("no processes left"), None], ids=["fault", "end"])
@@ -214,7 +216,7 @@ def test_a_fault_of_a_node_that_joined_is_its_own(
     with ExitStack() as stack:
         if fault:
             stack.enter_context(pytest.raises(OSError, match="no processes left"))
-        elastic_agent.run_agent(PLAN, "127.0.0.1", 1, first=False, joins=True)
+        elastic_agent.run_agent(JOB, "127.0.0.1", 1, first=False, joins=True)
     assert left == [fault is not None]
 
 

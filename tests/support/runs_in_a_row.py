@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from dist_calo import train
-from dist_calo.cli.rank_runner import Job, on_ranks
+from dist_calo.cli.rank_runner import RankCommand, on_ranks
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
 from tests.support.ranks import RankRun, run_ranks
@@ -36,9 +36,9 @@ def own_arguments(command: Sequence[str]) -> list[str]:
     return list(command[3:])
 
 
-def _read(lines: Sequence[str]) -> Job[list[RunConfig]]:
+def _read(lines: Sequence[str]) -> RankCommand[list[RunConfig]]:
     jobs = [train._read(json.loads(line)) for line in lines]
-    return Job(options=[job.options for job in jobs], comm=jobs[0].comm, device=jobs[0].device)
+    return RankCommand(options=[job.options for job in jobs], comm=jobs[0].comm, device=jobs[0].device)
 
 
 def _run(configs: list[RunConfig], communicator: Communicator) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from dist_calo.data.formats.binning import (
     OWN_FILES,
-    Binning,
+    CellBinning,
     parse_binning,
     read_binning,
     with_voxels,
@@ -97,7 +97,7 @@ class CaloChallengeFormat:
         return units_of(file, options, cells="MeV", energy="MeV")
 
 
-def binning_of(file: "h5py.File", options: ReadOptions) -> Binning:
+def binning_of(file: "h5py.File", options: ReadOptions) -> CellBinning:
     """Return the binning of a file's voxels.
 
     Raises:
@@ -127,7 +127,7 @@ def binning_of(file: "h5py.File", options: ReadOptions) -> Binning:
     return _only(matching, file, source)
 
 
-def _only(matching: list[Binning], file: "h5py.File", source: str) -> Binning:
+def _only(matching: list[CellBinning], file: "h5py.File", source: str) -> CellBinning:
     """Return the common binning if all candidates are the same, or the one for the file's particle."""
     particle = particle_of(file)
     of_particle = [
@@ -147,7 +147,7 @@ def _only(matching: list[Binning], file: "h5py.File", source: str) -> Binning:
     return candidates[0]
 
 
-def _beside(folder: Path) -> list[Binning]:
+def _beside(folder: Path) -> list[CellBinning]:
     """Read the binnings in a folder; XML files of other kinds are ignored."""
     found = []
     for path in sorted(folder.glob("*.xml")):

@@ -59,15 +59,15 @@ class _Recorder(Draws):
         return super().normal(name, size)
 
 
-class _Given(Draws):
+class _GivenDraws(Draws):
     """Draws that hand out columns of tensors."""
 
     def __init__(self, columns: dict[tuple[str, str, int], Tensor], *purpose: str | int) -> None:
         super().__init__(0, 0, (), *purpose)
         self.columns, self.purpose = columns, purpose
 
-    def named(self, *purpose: str | int) -> "_Given":
-        return _Given(self.columns, *self.purpose, *purpose)
+    def named(self, *purpose: str | int) -> "_GivenDraws":
+        return _GivenDraws(self.columns, *self.purpose, *purpose)
 
     def uniform(self, name: str, size: int = 1) -> Tensor:
         return self._column("uniform", name, size)
@@ -129,7 +129,7 @@ class PhysicalGenerator(nn.Module):
             for part in self.requests
         }
         # The same three steps as `TrainedGenerator.generate`; a test says so.
-        cells: Tensor = self.transform.inverse(self.model.generate(conditions, _Given(columns))).float()
+        cells: Tensor = self.transform.inverse(self.model.generate(conditions, _GivenDraws(columns))).float()
         if not self.geometry.signed:
             cells = torch.where(cells < self.transform.threshold, 0.0, cells)
         return cells

@@ -22,7 +22,7 @@ them from the Gaussian copula with the correlation of the training showers.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from dist_calo.geometry import LayeredReadout
 from dist_calo.models.layered import calibration as fit
 from dist_calo.models.nn.blocks import fill
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+Result = TypeVar("Result")
 
 EDGE = 1e-6
 """Probabilities are kept this far from 0 and 1."""
@@ -54,15 +54,15 @@ class NormalEnergies:
     highest: Tensor
 
 
-def in_float32(method: Method) -> Method:
+def in_float32(method: Callable[..., Result]) -> Callable[..., Result]:
     """Make a method compute in float32 under autocast: energies are accurate to a permille and better."""
 
     @functools.wraps(method)
-    def computed(self: nn.Module, *tensors: Tensor) -> Any:
+    def computed(self: nn.Module, *tensors: Tensor) -> Result:
         with torch.autocast(tensors[0].device.type, enabled=False):
             return method(self, *(tensor.float() for tensor in tensors))
 
-    return cast(Method, computed)
+    return computed
 
 
 class LayerEnergies(nn.Module):

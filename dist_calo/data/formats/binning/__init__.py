@@ -22,7 +22,7 @@ PARTICLES = {"22": "gamma", "11": "e-", "-11": "e+", "211": "pi+-", "-211": "pi+
 
 
 @dataclass(frozen=True, kw_only=True)
-class Binning:
+class CellBinning:
     """Cells of the showers of one particle."""
 
     geometry: CylindricalLayers
@@ -32,7 +32,7 @@ class Binning:
     """Name and number of the particle in the file."""
 
 
-def parse_binning(text: str, source: str) -> list[Binning]:
+def parse_binning(text: str, source: str) -> list[CellBinning]:
     """Parse the binnings in the text of a binning file.
 
     Args:
@@ -56,7 +56,7 @@ def parse_binning(text: str, source: str) -> list[Binning]:
     return [_binning(element, source) for element in bins]
 
 
-def read_binning(path: str | Path) -> list[Binning]:
+def read_binning(path: str | Path) -> list[CellBinning]:
     """Read the binnings in a file; raises as `parse_binning` does, and where it cannot be read."""
     try:
         text = read_text(Path(path).expanduser())
@@ -82,12 +82,12 @@ def binning_text(geometry: CylindricalLayers, particle: str | None = None) -> st
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def with_voxels(binnings: Iterable[Binning], voxels: int) -> list[Binning]:
+def with_voxels(binnings: Iterable[CellBinning], voxels: int) -> list[CellBinning]:
     """Return the binnings with this number of voxels."""
     return [binning for binning in binnings if binning.geometry.cells == voxels]
 
 
-def _binning(element: ElementTree.Element, source: str) -> Binning:
+def _binning(element: ElementTree.Element, source: str) -> CellBinning:
     layers: dict[int, tuple[tuple[float, ...], int]] = {}
     for layer in element.findall("Layer"):
         try:
@@ -110,7 +110,7 @@ def _binning(element: ElementTree.Element, source: str) -> Binning:
     except ConfigError as error:
         raise DataError(f"{source}: {error}") from error
     pid, name = element.get("pid"), element.get("name")
-    return Binning(
+    return CellBinning(
         geometry=geometry,
         particle=PARTICLES.get(pid or "", name),
         names=tuple(told for told in (name, pid) if told),

@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args, get_origin
 
@@ -246,6 +246,22 @@ def parse_choices(option: str, text: str, known: Sequence[Choice]) -> list[Choic
         if word not in known:
             raise ConfigError(f"{option} {text}: {word or 'nothing'} is none of {', '.join(known)}")
     return [choice for word in words for choice in known if choice == word]
+
+
+def run_verb(
+    program: str, usage: str, verbs: Mapping[str, Callable[[list[str]], int]], given: Sequence[str]
+) -> int:
+    """Run a verb of a command on the words after it, or print the usage, and return the exit code.
+
+    Raises:
+        ConfigError: if there is no such verb.
+    """
+    if not given or given[0] in ("-h", "--help"):
+        print(f"usage: {usage}")
+        return 0 if given else EXIT_USER
+    if given[0] not in verbs:
+        raise ConfigError(f"{program} {given[0]}: there is no such verb; the verbs are {', '.join(verbs)}")
+    return verbs[given[0]](list(given[1:]))
 
 
 def run_command(program: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:

@@ -1,9 +1,6 @@
 """Compare generated with Geant4 showers: ``dist-calo evaluate --real FILES --fake FILES``, or ``--checkpoint DIR``."""
 
-import itertools
-import math
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +8,7 @@ from typing import TYPE_CHECKING
 from dist_calo.cli.command_line import MODEL_SOURCES, add_store_option, one_line_parser, run_command
 from dist_calo.cli.rank_runner import RankCommand, add_launch_option, on_ranks
 from dist_calo.config import DataConfig
-from dist_calo.errors import ConfigError
+from dist_calo.evaluation.request import EvaluationRequest, parse_edges, require_free
 
 if TYPE_CHECKING:
     import argparse
@@ -31,57 +28,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return on_ranks("dist_calo.cli.evaluate", given, _read, _run)
 
 
-def _read(arguments: Sequence[str]) -> RankCommand[Namespace]:
+def _read(arguments: Sequence[str]) -> RankCommand[EvaluationRequest]:
     options = _parser().parse_args(list(arguments))
-    if (options.fake is None) == (options.checkpoint is None):
-        raise ConfigError("what is to be compared? give either --fake FILES or --checkpoint DIR")
-    if options.real is None and options.checkpoint is None:
-        raise ConfigError("--real is missing: the Geant4 showers to compare with")
-    for name in ("showers", "rows"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} {value}: must be at least 1")
-    options.edges = _edges(options.energy_edges)
-    out = Path(options.out)
-    taken = [name for name in ("metrics.json", "report.html") if (out / name).exists()]
-    if taken and not options.force:
-        raise ConfigError(f"--out {out}: holds {taken[0]}; name another folder or add --force to replace it")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: is a file; name a folder")
-    # Showers are generated on the device, sums are exchanged on the processor: the communicator is not told of it.
-    return RankCommand(options=options, ranks=options.launch)
-
-
-def _edges(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        edges = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--energy-edges {text}: give numbers in GeV such as 10,30,50,100") from None
-    rising = all(low < high for low, high in itertools.pairwise(edges))
-    if len(edges) < 2 or not rising or not all(map(math.isfinite, edges)):
-        raise ConfigError(f"--energy-edges {text}: at least two increasing energies in GeV are needed")
-    return edges
-
-
-def _run(options: Namespace, communicator: "Communicator") -> int:
-    from dist_calo.evaluation.run import EvaluationRequest, evaluate
-    from dist_calo.evaluation.summary import summary_lines
-
+    reading = DataConfig(
+        format=options.format,
+        cell_unit=options.cell_unit,
+        energy_unit=options.energy_unit,
+        binning=options.binning,
+        validate="quick",
+    )
     request = EvaluationRequest(
         real=options.real,
         fake=options.fake,
         checkpoint=options.checkpoint,
-        reading=DataConfig(
-            format=options.format,
-            cell_unit=options.cell_unit,
-            energy_unit=options.energy_unit,
-            binning=options.binning,
-            validate="quick",
-        ),
+        reading=reading,
         showers=options.showers,
-        edges=options.edges,
+        edges=None if options.energy_edges is None else parse_edges(options.energy_edges),
         rows=options.rows,
         levels=LEVELS[options.classifier],
         seed=options.seed,
@@ -91,22 +53,27 @@ def _run(options: Namespace, communicator: "Communicator") -> int:
         out=Path(options.out),
         report=not options.no_report,
     )
+    require_free(request.out, force=options.force)
+    # Showers are generated on the device, sums are exchanged on the processor: the communicator is not told of it.
+    return RankCommand(options=request, ranks=options.launch)
+
+
+def _run(request: EvaluationRequest, communicator: "Communicator") -> int:
+    from dist_calo.evaluation.run import evaluate
+    from dist_calo.evaluation.summary import summary_lines
+
     evaluation = evaluate(request, communicator)
     if evaluation is not None:
-        for line in summary_lines(evaluation):
-            print(line)
-        for name in ("metrics.json", *(() if options.no_report else ("report.html",))):
-            print(Path(options.out) / name)
+        files = [request.out / name for name in ("metrics.json", "report.html")[: 1 + request.report]]
+        print(*summary_lines(evaluation), *files, sep="\n")
     return 0
 
 
 def _parser() -> "argparse.ArgumentParser":
     parser = one_line_parser("dist-calo evaluate", DESCRIPTION)
     add = parser.add_argument
-    add(
-        "--real",
-        help="Geant4 shower file or glob (default with --checkpoint: the test split of its training)",
-    )
+    real = "Geant4 shower file or glob (default with --checkpoint: the test split of its training)"
+    add("--real", help=real)
     add("--fake", help="generated shower file or glob")
     made = "one shower is generated for each Geant4 one, of the same energy"
     add("--checkpoint", help=f"{MODEL_SOURCES}: {made}")

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dist_calo.cli.command_line import run_verb
 from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER, ConfigError, DataError, LaunchError
 from dist_calo.launching import early_signals, slurm
-from dist_calo.launching.job import mpi_plugin, run_job, setting
-from dist_calo.masking import hidden
+from dist_calo.launching.job import run_job, setting
 from dist_calo.resources import recipes
 
 USAGE = """dist-calo job VERB
@@ -35,50 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         LaunchError: if this is no batch job, or not the folder of the checkout.
     """
     early_signals.guard_output(of_run=True)
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     verbs = {"train": _train, "sweep": _sweep, "scale": _scale, "run": _run, "place": _place, "meet": _meet}
-    if not given or given[0] in ("-h", "--help"):
-        print(f"usage: {USAGE}")
-        return 0 if given else EXIT_USER
-    if given[0] not in verbs:
-        raise ConfigError(f"job {given[0]}: there is no such verb; the verbs are {', '.join(verbs)}")
-    return verbs[given[0]](given[1:])
+    return run_verb("job", USAGE, verbs, given)
 
 
 def _train(arguments: list[str]) -> int:
-    return run_job("dist_calo.train", [*training_settings(), *arguments], files_to_stage)
-
-
-def training_settings() -> list[str]:
-    """Return the settings of a training job: those given to its script come after them and override them.
-
-    The folder is named after the job's own number, so that the run goes on there after a requeue.
-    """
-    job, name = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_JOB_NAME", "")
-    settings = [
-        f"--checkpoint.dir=runs/{job}",
-        "--checkpoint.resume=auto",
-        f"--tracking.run_name={name}-{job}",
-    ]
-    return settings + _of_site()
-
-
-def _of_site() -> list[str]:
-    """Return the settings for all runs of a site: the tracking store and the data."""
-    settings = []
-    if uri := os.environ.get("TRACKING_URI"):
-        # All users of a node can read its command lines: the ranks find a password of the address in their environment.
-        if hidden(uri) != uri:
-            os.environ["MLFLOW_TRACKING_URI"] = uri
-        settings.append(f"--tracking.uri={hidden(uri)}")
-    if data := os.environ.get("DATA"):
-        settings.append(f"--data.path={data}")
-    return settings
+    return run_job("dist_calo.train", [*slurm.training_settings(), *arguments], files_to_stage)
 
 
 def _sweep(arguments: list[str]) -> int:
     separator = [] if "--" in arguments else ["--"]
-    line = [*arguments, *separator, *_of_site()]
+    line = [*arguments, *separator, *slurm.site_settings()]
     os.environ.pop("STAGE", None)  # all tasks of a study read the same files
     # A second start during which no worker wrote a checkpoint (step-*.pt) below this folder is not followed by a third.
     sweeps = recipes("configs/sweeps")
@@ -88,32 +56,14 @@ def _sweep(arguments: list[str]) -> int:
 
 
 def _scale(arguments: list[str]) -> int:
-    from dist_calo.scaling.plan import read_plan
+    from dist_calo.scaling.experiment import prepare_job
 
     task = os.environ.get("SLURM_ARRAY_TASK_ID", "")
     if not task.isdecimal() or not arguments:
         raise LaunchError(
             "usage: sbatch -N NODES --array=POINTS slurm/scaling.sh RESULTS (dist-calo scale plan prints it)"
         )
-    results, number = Path(arguments[0]), int(task)
-    point = read_plan(results).point(number)
-    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
-    if nodes != str(point.nodes):
-        raise LaunchError(
-            f"point {number} is for {point.nodes} node(s), this job has {nodes}: sbatch -N {point.nodes}"
-        )
-    # A point may take less than the whole allocation.
-    for name in ("SLURM_NTASKS_PER_NODE", "SLURM_TRES_PER_TASK"):
-        os.environ.pop(name, None)
-    os.environ["RANKS_PER_NODE"] = str(point.ranks_per_node)
-    os.environ["SLURM_CPUS_PER_TASK"] = str(point.threads)
-    if point.backend == "horovod":
-        os.environ["LAUNCHER"] = "horovodrun"
-    elif point.backend == "mpi":
-        os.environ["MPI"] = mpi_plugin()
-        os.environ["LAUNCHER"] = "mpirun" if os.environ["MPI"] == "none" else "srun"
-    # A second start without a whole repeat (repeat-*.json) of this point is not followed by a third.
-    os.environ["PROGRESS"] = str(results / "points" / f"{number:04d}")
+    prepare_job(Path(arguments[0]), int(task))
     line = ["run", arguments[0], "--point", task, *arguments[1:]]
     return run_job("dist_calo.cli.scale", line, files_to_stage)
 

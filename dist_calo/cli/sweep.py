@@ -3,14 +3,20 @@
 import os
 import sys
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_calo.cli.command_line import build_config, config_parser, one_line_parser, run_command
+from dist_calo.cli.command_line import (
+    build_config,
+    config_parser,
+    one_line_parser,
+    run_command,
+    run_verb,
+)
 from dist_calo.cli.rank_runner import RankCommand, on_ranks
 from dist_calo.config import RunConfig
-from dist_calo.errors import EXIT_USER, ConfigError
+from dist_calo.errors import ConfigError
 from dist_calo.resources import recipe
 from dist_calo.sweeping.definition import read_sweep
 from dist_calo.sweeping.run import SweepRun, supervise, train_trials
@@ -19,8 +25,6 @@ if TYPE_CHECKING:
     import argparse
 
     from jsonargparse import ArgumentParser
-
-    from dist_calo.comm.protocol import Communicator
 
 USAGE = """dist-calo sweep VERB
 
@@ -31,40 +35,28 @@ USAGE = """dist-calo sweep VERB
              the trials of a study, the best one, and the command that trains it in full
   plot FOLDER --out FILE.png|svg|pdf
              parallel coordinates, the history and the importance of each setting"""
-FORMATS = (".png", ".svg", ".pdf")
 
 
 def main(given: Sequence[str]) -> int:
     """Run a verb and return the exit code."""
-    verbs = {"run": _run, "show": _show, "plot": _plot}
-    if not given or given[0] in ("-h", "--help"):
-        print(f"usage: {USAGE}")
-        return 0 if given else EXIT_USER
-    if given[0] not in verbs:
-        raise ConfigError(f"sweep {given[0]}: there is no such verb; the verbs are {', '.join(verbs)}")
-    return verbs[given[0]](list(given[1:]))
+    return run_verb("sweep", USAGE, {"run": _run, "show": _show, "plot": _plot}, given)
 
 
 def _run(line: list[str]) -> int:
     """Act as one of the ranks, or start them."""
     from dist_calo.launching.environment import RanksNotStartedError, find_world
 
-    options, _ = _parsed(line)
+    ranks = _parsed(line)[0].launch
     try:
         world = find_world(os.environ)
+        if world.size > 1 or os.environ.get("DIST_CALO_LAUNCHER") == "local":
+            return on_ranks("dist_calo.cli.sweep", line, _read, partial(train_trials, configure=_configure))
     except RanksNotStartedError:
         # A batch script of several tasks whose ranks are to be started from here.
-        if options.launch is None:
+        if ranks is None:
             raise
-        return _supervised(line, options.launch)
-    if world.size > 1 or os.environ.get("DIST_CALO_LAUNCHER") == "local":
-        return on_ranks("dist_calo.cli.sweep", line, _read, _work)
-    return _supervised(line, options.launch or 1)
-
-
-def _supervised(line: list[str], ranks: int) -> int:
     command = [sys.executable, "-m", "dist_calo.cli.sweep", "run", *line]
-    return supervise(command, ranks, _read(line).options.folder)
+    return supervise(command, ranks or 1, _read(line).options.folder)
 
 
 def _file(name: str) -> Path:
@@ -85,13 +77,8 @@ def _read(line: Sequence[str]) -> RankCommand[SweepRun]:
     options, overrides = _parsed(list(line[1:] if line[:1] == ["run"] else line))
     sweep = read_sweep(options.sweep, trials=options.trials, overrides=overrides)
     configs = sweep.check(_configure)
-    config = configs[0]
-    folder = options.study or Path("sweeps") / options.sweep.stem
-    return RankCommand(
-        options=SweepRun(sweep=sweep, folder=folder, configs=configs),
-        comm=config.comm,
-        device=config.train.device,
-    )
+    run = SweepRun(sweep=sweep, folder=options.study or Path("sweeps") / options.sweep.stem, configs=configs)
+    return RankCommand(options=run, comm=configs[0].comm, device=configs[0].train.device)
 
 
 @cache
@@ -102,10 +89,6 @@ def _parser() -> "ArgumentParser":
 def _configure(arguments: Sequence[str]) -> RunConfig:
     parser = _parser()
     return build_config(parser, parser.parse_args(list(arguments)))
-
-
-def _work(order: SweepRun, communicator: "Communicator") -> int:
-    return train_trials(order, communicator, _configure)
 
 
 def _show(line: list[str]) -> int:
@@ -120,7 +103,7 @@ def _show(line: list[str]) -> int:
 
 
 def _plot(line: list[str]) -> int:
-    from dist_calo.sweeping.picture import draw
+    from dist_calo.sweeping.picture import FORMATS, draw
     from dist_calo.sweeping.study import Study
 
     parser = one_line_parser("dist-calo sweep plot", "A picture of a study.")

@@ -12,8 +12,37 @@ from dist_calo.data.shards import (
     read_manifest,
     require_same_files,
 )
+from dist_calo.data.summary import energy_sources
 from dist_calo.errors import DataError
 from dist_calo.files import write_whole
+
+
+def validate(
+    patterns: Sequence[str], format_name: str, options: ReadOptions, stored: Path | None, *, renew: bool
+) -> tuple[list[str], bool]:
+    """Check every row of shower files, and that they are still those of a stored manifest.
+
+    Args:
+        patterns: files or globs.
+        format_name: schema of the files, or auto.
+        options: properties that the files may not tell.
+        stored: file of the manifest, written if it is missing; None for none.
+        renew: write the manifest anew.
+
+    Returns:
+        Lines for the user, and whether there is no problem.
+    """
+    manifest, problems = check_files(patterns, format_name, options)
+    lines = []
+    if manifest is not None and stored is not None and not problems:
+        try:
+            lines.append(compare_or_write_manifest(stored, manifest, renew=renew))
+        except DataError as error:
+            problems.append(str(error))
+    if manifest is None or problems:
+        return [*lines, *problems, f"{len(problems)} problem(s) found"], False
+    lines.append(f"incident energy: data set {', '.join(energy_sources(manifest))}")
+    return [*lines, f"{manifest.rows} showers in {len(manifest.files)} file(s), no problem found"], True
 
 
 def check_files(

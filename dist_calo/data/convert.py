@@ -1,7 +1,7 @@
 """Rewriting of shower files: from older schemas, with other units and chunks, or one file for each split."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,12 @@ class Rewrite:
     level: int = 4
     """Effort of gzip, 1 to 9."""
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "Rewrite":
+        """Take the changes from the options of a command line, by their names."""
+        names = {setting.name for setting in fields(cls)}
+        return cls(**{name: value for name, value in options.items() if name in names})
+
     def __post_init__(self) -> None:
         for option, value in (("--chunk-rows", self.chunk_rows), ("--cells-factor", self.cells_factor)):
             if not value > 0:
@@ -59,6 +65,25 @@ class Written:
     """Data sets carried along besides those that readers read."""
     left_out: tuple[str, ...]
     """Data sets of the files read that are not in it."""
+
+    def described(self, path: Path) -> str:
+        """Return the content and size of the file in a line for the user."""
+        carried = f", with {', '.join(self.extras)}" if self.extras else ""
+        left = f", without {', '.join(self.left_out)} (not a row of numbers a shower in every file)"
+        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        return f"{path}: {self.rows} showers{carried}{left if self.left_out else ''}, {size}"
+
+
+def require_free(targets: Sequence[Path], *, force: bool) -> None:
+    """Make the folder of the files to be written.
+
+    Raises:
+        ConfigError: if one of them exists and is not to be replaced.
+    """
+    existing = [str(path) for path in targets if path.exists()]
+    if existing and not force:
+        raise ConfigError(f"{', '.join(existing[:3])}: exists; name another --out or replace it with --force")
+    targets[0].parent.mkdir(parents=True, exist_ok=True)
 
 
 def targets_of(manifest: Manifest, out: str) -> dict[Path, Sequence[FileEntry]]:

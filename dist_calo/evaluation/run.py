@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from dist_calo.data.identity import require_unchanged
 from dist_calo.data.shards import matching_files
 from dist_calo.errors import DataError, UserError
 from dist_calo.evaluation.record import EvaluationRecord, describe_model, require_store
+from dist_calo.evaluation.request import EvaluationRequest
 from dist_calo.evaluation.samples import (
     FakeShowers,
     Files,
@@ -48,43 +49,6 @@ from dist_calo.training.restore import generating_device, restore_generator
 
 ENERGIES_DIFFER = 1e-4
 """Probability of the Kolmogorov-Smirnov test below which two samples have different incident energies."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationRequest:
-    """Request to compare two samples.
-
-    Attributes:
-        real: shower files of the reference; None for the test split of the checkpoint's training.
-        fake: generated shower files, or None.
-        checkpoint: what generates instead, as `dist_calo.training.model_sources.state_of` takes it, or None.
-        reading: what the files leave unsaid.
-        showers: the first so many of each sample only.
-        edges: of the bins of incident energy in GeV; None to let the reference decide.
-        rows: showers of each sample whose rows are kept.
-        levels: classifiers to train.
-        seed: of generated showers.
-        device: where they are generated.
-        tracking_uri: MLflow store, ``none``, or None for that of the training.
-        names: what the two samples are called.
-        out: folder of the results.
-        report: whether to draw the report.
-    """
-
-    real: str | None
-    fake: str | None
-    checkpoint: str | None
-    reading: DataConfig
-    showers: int | None
-    edges: tuple[float, ...] | None
-    rows: int
-    levels: tuple[str, ...]
-    seed: int
-    device: str
-    tracking_uri: str | None
-    names: tuple[str, str]
-    out: Path
-    report: bool = True
 
 
 def evaluate(request: EvaluationRequest, communicator: Communicator) -> Evaluation | None:

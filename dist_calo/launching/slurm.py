@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from dist_calo.errors import LaunchError
 from dist_calo.launching.variables import whole_number
+from dist_calo.masking import hidden
 
 RUNS = ("RUNNING", "SIGNALING")
 """States of a running job; the second one while SLURM sends it a signal."""
@@ -226,3 +227,30 @@ def output(*command: str, timeout_s: float = 60.0) -> str:
             list(command), capture_output=True, text=True, timeout=timeout_s, check=True
         ).stdout.strip()
     return ""
+
+
+def training_settings() -> list[str]:
+    """Return the settings of a training job: those given to its script come after them and override them.
+
+    The folder is named after the job's own number, so that the run goes on there after a requeue.
+    """
+    job, name = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_JOB_NAME", "")
+    settings = [
+        f"--checkpoint.dir=runs/{job}",
+        "--checkpoint.resume=auto",
+        f"--tracking.run_name={name}-{job}",
+    ]
+    return settings + site_settings()
+
+
+def site_settings() -> list[str]:
+    """Return the settings for all runs of a site: the tracking store and the data."""
+    settings = []
+    if uri := os.environ.get("TRACKING_URI"):
+        # All users of a node can read its command lines: the ranks find a password of the address in their environment.
+        if hidden(uri) != uri:
+            os.environ["MLFLOW_TRACKING_URI"] = uri
+        settings.append(f"--tracking.uri={hidden(uri)}")
+    if data := os.environ.get("DATA"):
+        settings.append(f"--data.path={data}")
+    return settings

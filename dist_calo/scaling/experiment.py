@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_calo.config import RunConfig
-from dist_calo.errors import EXIT_PREEMPTED, ConfigError, MissingComponentError
+from dist_calo.errors import EXIT_PREEMPTED, ConfigError, LaunchError, MissingComponentError
 from dist_calo.launching.environment import World
+from dist_calo.launching.job import mpi_plugin
 from dist_calo.launching.local import forwarding, run_local, start
 from dist_calo.resources import shower_pattern
 from dist_calo.scaling.plan import Axes, Measurement, Point, ScalingPlan, make_plan, read_plan, write_plan
@@ -108,6 +109,32 @@ def settings_of_point(results: Path, number: int, world: World) -> RunConfig:
             f"{world.size}; start {point.ranks}, or none to have them started here"
         )
     return plan.run_config(number, results)
+
+
+def prepare_job(results: Path, number: int) -> None:
+    """Set the variables by which a batch job starts the ranks of a point.
+
+    Raises:
+        LaunchError: if the job has another number of nodes.
+    """
+    point = read_plan(results).point(number)
+    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+    if nodes != str(point.nodes):
+        raise LaunchError(
+            f"point {number} is for {point.nodes} node(s), this job has {nodes}: sbatch -N {point.nodes}"
+        )
+    # A point may take less than the whole allocation.
+    for name in ("SLURM_NTASKS_PER_NODE", "SLURM_TRES_PER_TASK"):
+        os.environ.pop(name, None)
+    os.environ["RANKS_PER_NODE"] = str(point.ranks_per_node)
+    os.environ["SLURM_CPUS_PER_TASK"] = str(point.threads)
+    if point.backend == "horovod":
+        os.environ["LAUNCHER"] = "horovodrun"
+    elif point.backend == "mpi":
+        os.environ["MPI"] = mpi_plugin()
+        os.environ["LAUNCHER"] = "mpirun" if os.environ["MPI"] == "none" else "srun"
+    # A second start without a whole repeat (repeat-*.json) of this point is not followed by a third.
+    os.environ["PROGRESS"] = str(point_folder(results, number))
 
 
 def run_point(results: Path, number: int, again: bool, communicator: "Communicator") -> int:

@@ -276,6 +276,17 @@ def _changed(config: RunConfig) -> dict[str, Any]:
     return {section: values for section, values in changed.items() if values}
 
 
+def described(plan: ScalingPlan, results: Path) -> str:
+    """Return what is measured, what is left out and the command lines that measure the rest, for the user."""
+    lines = [f"left out: {line}" for line in plan.left_out]
+    lines.append(
+        f"{len(plan.points)} points, {plan.measurement.repeats} repeats of each: {results / PLAN_FILE}"
+    )
+    if plan.parent_run:
+        lines.append(f"MLflow run {plan.parent_run} in {plan.config.tracking.uri}")
+    return "\n".join([*lines, commands(plan, results)])
+
+
 def commands(plan: ScalingPlan, results: Path) -> str:
     """Return the command lines that measure the whole plan."""
     groups: dict[int, list[int]] = defaultdict(list)

@@ -18,6 +18,7 @@ from dist_calo.sweeping.table import short_names
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+FORMATS = (".png", ".svg", ".pdf")
 ABSENT = -0.08
 """Height at which a trial passes a setting that does not count in it."""
 

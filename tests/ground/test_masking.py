@@ -8,11 +8,11 @@ import time
 import pytest
 
 from dist_calo import masking
-from dist_calo.cli.job import training_settings
 from dist_calo.config import RunConfig, TrackingConfig
 from dist_calo.errors import ConfigError
 from dist_calo.launching.early_signals import guard_output
 from dist_calo.launching.local import run_local
+from dist_calo.launching.slurm import training_settings
 from dist_calo.masking import hidden, mask, revealed
 from dist_calo.sweeping.definition import read_definition
 from dist_calo.tracking.provenance import describe_run

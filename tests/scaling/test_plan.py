@@ -113,7 +113,7 @@ def test_every_number_of_nodes_has_its_array(tmp_path):
         (["plan", "r", "--train.max_stepz=3"], "the nearest is train.max_steps"),
         (["run", "r"], "make the plan first: dist-calo scale plan r"),
         (["report", "r"], "make the plan first"),
-        (["paint"], "paint: there is no such command; choose from plan, run, show, report"),
+        (["paint"], "scale paint: there is no such verb; the verbs are plan, run, show, report"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):

@@ -42,7 +42,7 @@ from dist_calo.diagnostics.node_comparison import (
     slow_links,
     slow_nodes,
 )
-from dist_calo.diagnostics.nodes import Check, Node, names_of, predict_step
+from dist_calo.diagnostics.nodes import Check, Node, Prediction, names_of, predict_step
 from dist_calo.errors import LaunchError, UserError
 from dist_calo.training.setup import require_enough_samples
 
@@ -91,6 +91,8 @@ class ClusterCheck:
             nodes[name].ranks.append(rank)
         self._nodes = list(nodes.values())
         self._leaders = [node.ranks[0] for node in self._nodes]
+        self._leads = self._world.rank in self._leaders
+        """Whether this rank speaks for its node."""
         self.report = Report(
             launcher=self._world.launcher, backend=self._backend, device=str(self._device), nodes=self._nodes
         )
@@ -100,9 +102,11 @@ class ClusterCheck:
         mine = versions(self._leads) | library_of(self._backend)
         # Plain values: the least that different versions of this package agree on.
         found = dict(enumerate(self._communicator.all_gather_object(mine)))
-        self._add(*check_versions(found, self._nodes))
+        self.report.checks += check_versions(found, self._nodes)
         if len({rank.get(CODE) for rank in found.values()} - {None}) > 1:
-            self._add(Check("FAIL", "dist_calo", "not the same code on all nodes: nothing more was measured"))
+            self.report.checks.append(
+                Check("FAIL", "dist_calo", "not the same code on all nodes: nothing more was measured")
+            )
             return False
         return True
 
@@ -111,7 +115,7 @@ class ClusterCheck:
         try:
             require_agreement(self._communicator, settings_of(self._config))
         except LaunchError as error:
-            self._add(Check("FAIL", "settings", f"{error}; nothing more was measured"))
+            self.report.checks.append(Check("FAIL", "settings", f"{error}; nothing more was measured"))
             return False
         return True
 
@@ -129,7 +133,7 @@ class ClusterCheck:
             node.memory_bytes = own[0]["memory_bytes"]
             node.memory_free_bytes = own[0]["memory_free_bytes"]
             node.gpus = max((fact["gpus"] for fact in own), key=len)
-        self._add(*check_cores(self._nodes), *check_hardware(self._nodes))
+        self.report.checks += [*check_cores(self._nodes), *check_hardware(self._nodes)]
 
     def measure_steps(self) -> None:
         """Time training steps of the configured model on each rank, at the same time but without communication."""
@@ -205,7 +209,7 @@ class ClusterCheck:
 
     def conclude(self) -> None:
         """Judge which nodes and links are slow, and predict the time of a step."""
-        self._add(*check_clocks(self._nodes))
+        self.report.checks += check_clocks(self._nodes)
         slow = slow_nodes(self._nodes)
         self.report.slow = slow
         self.report.slow_links = slow_links(self._nodes, self.report.links)
@@ -215,14 +219,14 @@ class ClusterCheck:
                 [node for node in self._nodes if node.name not in slow]
             )
         for name, reasons in slow.items():
-            self._add(Check("FAIL", "node", f"{name} is slow: {', '.join(reasons)}"))
+            self.report.checks.append(Check("FAIL", "node", f"{name} is slow: {', '.join(reasons)}"))
         for name, reason in self.report.slow_links.items():
-            self._add(
+            self.report.checks.append(
                 Check("FAIL", "link", f"{name} is slow, both nodes are not: {reason}; have it looked at")
             )
-        self._add(*check_medians(self._nodes))
+        self.report.checks += check_medians(self._nodes)
 
-    def _predict(self, nodes: list[Node]) -> Any:
+    def _predict(self, nodes: list[Node]) -> Prediction | None:
         links = self.report.ring_links([node.name for node in nodes])
         return predict_step(
             nodes,
@@ -232,14 +236,6 @@ class ClusterCheck:
             collectives=self._sent.get("collectives", 0.0),
             links=[(link["latency_s"], link["bandwidth_bytes_per_s"]) for link in links],
         )
-
-    @property
-    def _leads(self) -> bool:
-        """Tell if this rank speaks for its node."""
-        return self._world.rank in self._leaders
-
-    def _add(self, *checks: Check) -> None:
-        self.report.checks += checks
 
     def _try(self, name: str, action: Callable[[], Value]) -> tuple[Value | None, bool]:
         """Do something on every rank and agree on whether it worked on all of them. Collective.
@@ -260,7 +256,7 @@ class ClusterCheck:
             if text is not None:
                 by_text.setdefault(text, []).append(rank)
         for text, ranks in by_text.items():
-            self._add(Check("FAIL", name, f"{names_of(ranks, self._nodes)}: {text}"))
+            self.report.checks.append(Check("FAIL", name, f"{names_of(ranks, self._nodes)}: {text}"))
         return value, not by_text
 
     @contextmanager
@@ -282,7 +278,7 @@ class ClusterCheck:
             yield None
             return
         if name == "torch":
-            self._meet()
+            _meet(self._communicator)
         checks = len(self.report.checks)
         device = str(self._device)
         made, fine = self._try(name, lambda: connect(name, self._world, self._timeout_s, device))
@@ -297,22 +293,10 @@ class ClusterCheck:
                 stack.callback(made.close)
             yield made if fine else None
 
-    def _meet(self) -> None:
-        """Tell torch.distributed where, as a user would under launchers that do not."""
-        mine = None
-        if self._world.rank == 0:
-            with socket.socket() as probe:
-                probe.bind(("", 0))
-                mine = socket.gethostname(), str(probe.getsockname()[1])
-        address, port = self._communicator.broadcast_object(mine)
-        if self._world.launcher not in ("srun", "torchrun", "local"):
-            os.environ.setdefault("MASTER_ADDR", address)
-            os.environ.setdefault("MASTER_PORT", port)
-
     def _add_libraries(self, name: str) -> None:
         found = self._communicator.all_gather_object(library_of(name))
         odd = check_versions(dict(enumerate(found)), self._nodes)
-        self._add(*odd[1:])
+        self.report.checks += odd[1:]
 
     def _measure(self, name: str, communicator: Communicator) -> None:
         """Time an all-reduce, and the links between and within nodes."""
@@ -385,3 +369,16 @@ class ClusterCheck:
         if fine:
             for node, (offset, error) in zip(self._nodes, along_tree(every, len(self._nodes)), strict=True):
                 node.clock_s, node.clock_error_s = offset, error
+
+
+def _meet(communicator: Communicator) -> None:
+    """Tell torch.distributed where, as a user would under launchers that do not."""
+    mine = None
+    if communicator.world.rank == 0:
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            mine = socket.gethostname(), str(probe.getsockname()[1])
+    address, port = communicator.broadcast_object(mine)
+    if communicator.world.launcher not in ("srun", "torchrun", "local"):
+        os.environ.setdefault("MASTER_ADDR", address)
+        os.environ.setdefault("MASTER_PORT", port)

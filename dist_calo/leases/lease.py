@@ -73,7 +73,7 @@ class Lease:
                 self.patience_s = silent_after_s
             elif self._is_named(handle):  # neither taken over nor removed meanwhile
                 try:
-                    self._sign(handle)
+                    _sign(handle)
                 except OSError:
                     with suppress(OSError):
                         self._path.unlink()  # it would name nobody
@@ -111,7 +111,7 @@ class Lease:
         try:
             # Locked and signed before it gets the name, so that nobody finds it free.
             flock(handle)
-            self._sign(handle)
+            _sign(handle)
             os.replace(name, self._path)
         except OSError:
             os.close(handle)
@@ -179,11 +179,6 @@ class Lease:
         """Return the time since the last sign of life, in seconds."""
         return server_time(self._path.parent) - os.fstat(handle).st_mtime
 
-    @staticmethod
-    def _sign(handle: int) -> None:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{_host()} {batch_job()}\n".encode(), 0)
-
     def beat(self) -> None:
         """Give a sign of life, if the last one is some seconds ago."""
         if self._handle is not None and time.monotonic() >= self._beaten_s + BEAT_EVERY_S:
@@ -213,6 +208,12 @@ class Lease:
         finally:
             with suppress(OSError):
                 self.release(remove=remove)
+
+
+def _sign(handle: int) -> None:
+    """Write this machine and job into a lock file."""
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"{_host()} {batch_job()}\n".encode(), 0)
 
 
 def _holder(handle: int) -> tuple[str, str]:

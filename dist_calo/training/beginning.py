@@ -1,6 +1,8 @@
 """The beginning of a job's start: the checkpoint that it goes on from, the run that it is, and its ledger."""
 
+import json
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,11 +15,14 @@ from dist_calo.data.ledger import Ledger, LedgerRun, claim_ledger, require_own, 
 from dist_calo.data.loader import training_order
 from dist_calo.data.shards import Manifest, require_same_files
 from dist_calo.errors import CheckpointError, DataError
-from dist_calo.files import why_missing
+from dist_calo.files import read_json, why_missing, write_whole
 from dist_calo.launching.slurm import batch_job, restarted
 from dist_calo.training.checkpoint import Checkpoint, State, load_checkpoint
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.restore import require_parts, require_same_run
+
+BEGINNING = "begun.json"
+"""Which job has begun in the folder last, and where, as far as it was told where; and ``uid``, which run this is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,13 +118,32 @@ def _state_to_continue(
             return state
 
 
+def read_beginning(folder: Path) -> dict[str, str]:
+    """Return the last note of `note_beginning` in a checkpoint folder; empty if there is none.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    remedy = "remove it: this start then begins where checkpoint.resume says"
+    with suppress(FileNotFoundError):
+        return read_json(folder / BEGINNING, dict[str, str], CheckpointError, remedy)
+    return {}
+
+
+def note_beginning(folder: Path, facts: dict[str, str]) -> None:
+    """Keep in a checkpoint folder which job begins where, for its later starts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_whole(folder / BEGINNING) as temporary:
+        temporary.write_text(json.dumps(facts))
+
+
 def run_uid(config: RunConfig, saved: Checkpoint | None) -> str:
     """Return the identity of this run, on rank 0: made once, kept in its checkpoints and in their folder.
 
     A run that goes on from a checkpoint in another folder is the same run, unless it goes back behind later ones.
     """
     folder, resume = CheckpointFolder(config.checkpoint.dir), config.checkpoint.resume
-    noted = folder.beginning.get("uid") if resume == "auto" or has_begun(config) else None
+    noted = read_beginning(folder.folder).get("uid") if resume == "auto" or has_begun(config) else None
     if saved is not None and not noted:
         branches = resume != "auto" and Path(resume).resolve().parent != folder.folder.resolve()
         noted = None if branches and goes_back(resume, saved.step) else saved.uid
@@ -128,11 +152,12 @@ def run_uid(config: RunConfig, saved: Checkpoint | None) -> str:
 
 def begin(config: RunConfig, uid: str) -> None:
     """Note in the checkpoint folder, on rank 0, that this job has begun, and which run it is."""
-    folder = CheckpointFolder(config.checkpoint.dir)
+    folder = Path(config.checkpoint.dir)
     told = {} if config.checkpoint.resume == "auto" else _beginning(config)
-    noted = {**folder.beginning, **told, "uid": uid}
-    if noted != folder.beginning:
-        folder.note_beginning(noted)
+    before = read_beginning(folder)
+    noted = {**before, **told, "uid": uid}
+    if noted != before:
+        note_beginning(folder, noted)
 
 
 def _writer(config: RunConfig, uid: str) -> LedgerRun:
@@ -157,7 +182,7 @@ def has_begun(config: RunConfig) -> bool:
 
     A start that was preempted while it staged files or imported modules has not.
     """
-    noted = CheckpointFolder(config.checkpoint.dir).beginning if restarted() else {}
+    noted = read_beginning(Path(config.checkpoint.dir)) if restarted() else {}
     return bool(noted) and noted.items() >= _beginning(config).items()
 
 

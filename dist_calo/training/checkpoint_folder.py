@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,8 +25,6 @@ from dist_calo.training.checkpoint import STEP_FILE, State, checkpoint_bytes, lo
 BEST = "best.pt"
 ABANDONED = "abandoned"
 """Subfolder of what a run has left behind that went back to an earlier step."""
-BEGINNING = "begun.json"
-"""Which job has begun in the folder last, and where, as far as it was told where; and ``uid``, which run this is."""
 ABANDONED_AFTER_S = 3600.0
 """Age at which a half-written file is that of a killed process, in seconds; a younger one may still be written to."""
 
@@ -209,20 +207,6 @@ class CheckpointFolder:
         (self.folder / ABANDONED).mkdir(exist_ok=True)
         with write_whole(self.folder / ABANDONED / "runs.json") as temporary:
             temporary.write_text(json.dumps(runs))
-
-    @property
-    def beginning(self) -> dict[str, str]:
-        """Last note of ``note_beginning``; empty if there is none."""
-        remedy = "remove it: this start then begins where checkpoint.resume says"
-        with suppress(FileNotFoundError):
-            return read_json(self.folder / BEGINNING, dict[str, str], CheckpointError, remedy)
-        return {}
-
-    def note_beginning(self, facts: Mapping[str, str]) -> None:
-        """Keep which job begins where, for its later starts."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with write_whole(self.folder / BEGINNING) as temporary:
-            temporary.write_text(json.dumps(dict(facts)))
 
     def newest(self) -> State | None:
         """Return the newest checkpoint that is sound, or None if the folder holds none.

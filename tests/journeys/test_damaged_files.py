@@ -28,6 +28,7 @@ from dist_calo.tracking.server import address_of
 from dist_calo.tracking.spool import Spool
 from dist_calo.tracking.store_uri import checked_uri
 from dist_calo.tracking.tracker import make_tracker
+from dist_calo.training.beginning import note_beginning, read_beginning
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.scaling_results import point, write_experiment
 from tests.support.sweeps import WorkedStudy
@@ -162,7 +163,7 @@ def checkpoints(folder):
     run = CheckpointFolder(folder / "ck")
     facts = {"epoch": 1, "best_score": 0.5, "best_step": 3, "run_id": "r", "ranks": 1}
     run.save({"step": 5}, {**facts, "config": RunConfig().to_dict()})
-    run.note_beginning({"job": "7", "resume": "no", "uid": "x"})
+    note_beginning(run.folder, {"job": "7", "resume": "no", "uid": "x"})
     run.abandon_run("a")
     (folder / "lock").write_text("other 7\n")
 
@@ -173,7 +174,7 @@ def checkpoints(folder):
 
     return {
         "step.json": ("ck/step-00000005.json", lambda: status.main([str(folder / "ck")])),
-        "begun.json": ("ck/begun.json", lambda: run.beginning.get("uid")),
+        "begun.json": ("ck/begun.json", lambda: read_beginning(run.folder).get("uid")),
         "runs.json": ("ck/abandoned/runs.json", lambda: "x" in run.abandoned_runs),
         "run lock": ("lock", lock_of),
     }

@@ -188,15 +188,19 @@ def compare(folder: Path, generations: int, *, pictures: bool) -> dict[str, Any]
     """The last weights beside the test split, and the floor."""
     import numpy as np
 
-    from dist_calo.evaluation.held_out import held_out_validator
+    from dist_calo.comm.single import SingleCommunicator
     from dist_calo.geometry import LayeredReadout
+    from dist_calo.launching.environment import World
     from dist_calo.physics.figures.panels import save_png
     from dist_calo.training.checkpoint import Checkpoint, load_checkpoint
     from dist_calo.training.checkpoint_folder import CheckpointFolder
+    from dist_calo.training.restore import restore_generator
+    from dist_calo.training.validation import Validator
 
     checkpoints = CheckpointFolder(folder / "checkpoints")
     checkpoint = Checkpoint.from_dict(load_checkpoint(checkpoints.path(checkpoints.steps()[-1])))
-    validator = held_out_validator(checkpoint)
+    generator, alone = restore_generator(checkpoint), SingleCommunicator(World())
+    validator = Validator(checkpoint.reading, checkpoint.data, generator, alone, split="test")
     each_time = SHOWERS_EACH if isinstance(checkpoint.readout, LayeredReadout) else 1
     results = [validator.run(repeat * SHOWERS_EACH, each_time) for repeat in range(generations)]
     if pictures:

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _inspect(options: argparse.Namespace) -> int:
     from dist_calo.data.check import check_files
-    from dist_calo.data.summary import summarise, table
+    from dist_calo.data.inspection import summarise, table
 
     manifest, problems = check_files(options.path, options.format, _read_options(options), every_row=False)
     if manifest is not None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, get_args
 from dist_calo.cli.command_line import add_model_options, one_line_parser, run_command
 from dist_calo.cli.rank_runner import RankCommand, add_launch_option, on_ranks
 from dist_calo.data.formats.schema import SchemaName
+from dist_calo.generation.generate import DEFAULT_SHOWERS, GenerationRequest
 from dist_calo.generation.incident_conditions import parse_range
-from dist_calo.generation.run import DEFAULT_SHOWERS, GenerationRequest
 
 if TYPE_CHECKING:
     from dist_calo.comm.protocol import Communicator
@@ -59,7 +59,7 @@ def _read(arguments: Sequence[str]) -> RankCommand[GenerationRequest]:
 
 
 def _run(request: GenerationRequest, communicator: "Communicator") -> int:
-    from dist_calo.generation.run import make_showers
+    from dist_calo.generation.generate import make_showers
 
     return make_showers(request, communicator)
 

@@ -19,7 +19,7 @@ from dist_calo.config import RunConfig
 from dist_calo.errors import ConfigError
 from dist_calo.resources import recipe
 from dist_calo.sweeping.definition import read_sweep
-from dist_calo.sweeping.run import SweepRun, supervise, train_trials
+from dist_calo.sweeping.supervisor import SweepRun, supervise, train_trials
 
 if TYPE_CHECKING:
     import argparse

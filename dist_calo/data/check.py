@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dist_calo.data.formats import ReadOptions
+from dist_calo.data.inspection import energy_sources
 from dist_calo.data.shards import (
     Manifest,
     find_problems,
@@ -12,7 +13,6 @@ from dist_calo.data.shards import (
     read_manifest,
     require_same_files,
 )
-from dist_calo.data.summary import energy_sources
 from dist_calo.errors import DataError
 from dist_calo.files import write_whole
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dist_calo.scaling.cost import ALGORITHMS
 from dist_calo.scaling.fit import Fit, HeldOutPoint, check_model, fit_model
 from dist_calo.scaling.forecast import HIDDEN, Forecast, forecast, forecast_overlapped
-from dist_calo.scaling.summary import PointSummary, Series, Summary, base_of
+from dist_calo.scaling.point_summaries import PointSummary, Series, Summary, base_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from dist_calo.scaling.fit import Case, Fit, HeldOutPoint
 from dist_calo.scaling.forecast import WORTHWHILE, Forecast
-from dist_calo.scaling.summary import PointSummary, Series, base_of
+from dist_calo.scaling.point_summaries import PointSummary, Series, base_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from dist_calo.scaling.cost import ALGORITHMS
-from dist_calo.scaling.summary import PointSummary
+from dist_calo.scaling.point_summaries import PointSummary
 
 SAMPLES = 400
 """Resampled fits."""

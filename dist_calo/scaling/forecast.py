@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dist_calo.scaling.fit import BACKWARD, BAND, Case, Fit, design
-from dist_calo.scaling.summary import PointSummary, base_of
+from dist_calo.scaling.point_summaries import PointSummary, base_of
 
 MOST_RANKS = 4096
 WORTHWHILE = 0.9

@@ -21,7 +21,7 @@ from dist_calo.scaling.fit import Fit
 from dist_calo.scaling.forecast import Forecast
 from dist_calo.scaling.mlflow_runs import add_report
 from dist_calo.scaling.plan import read_plan
-from dist_calo.scaling.summary import PointSummary, Series, Summary, summarise
+from dist_calo.scaling.point_summaries import PointSummary, Series, Summary, summarise
 from dist_calo.scaling.warnings import NOT_CHECKED, explained, one_line
 
 THROUGH = 0.005

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from dist_calo.scaling.conclusions import CostModel, listed
-from dist_calo.scaling.summary import BUSY, PointSummary, Summary
+from dist_calo.scaling.point_summaries import BUSY, PointSummary, Summary
 
 NOT_CHECKED = (
     "The model is unchecked: it takes points of three numbers of ranks, the last at least twice the second."

@@ -19,8 +19,8 @@ from dist_calo.config import TrainConfig
 from dist_calo.errors import ConfigError
 from dist_calo.leases.short_lock import locked
 from dist_calo.sweeping.definition import Sweep
-from dist_calo.sweeping.journal import StudyJournal, load_optuna
-from dist_calo.sweeping.stored import store, stored_sweep
+from dist_calo.sweeping.stored_sweep import store, stored_sweep
+from dist_calo.sweeping.study_journal import StudyJournal, load_optuna
 from dist_calo.sweeping.trial_writer import TrialWriter
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from random import Random
 from typing import Any
 
 from dist_calo.sweeping.definition import Sweep
-from dist_calo.sweeping.journal import load_optuna
+from dist_calo.sweeping.study_journal import load_optuna
 
 
 class TrialWriter:

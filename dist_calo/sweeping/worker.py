@@ -21,11 +21,11 @@ from dist_calo.models import check_model
 from dist_calo.objectives import OBJECTIVES
 from dist_calo.sweeping.claims import Claims, Task
 from dist_calo.sweeping.definition import Configure, Sweep
-from dist_calo.sweeping.record import SweepRecord
-from dist_calo.sweeping.results import PRUNED, TAKEN, Results
+from dist_calo.sweeping.mlflow_record import SweepRecord
 from dist_calo.sweeping.study import Study
 from dist_calo.sweeping.table import summary, trial_line
 from dist_calo.sweeping.trial_folder import note_failure
+from dist_calo.sweeping.trial_results import PRUNED, TAKEN, Results
 from dist_calo.tracking.spool import HeldError
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.setup import build_run

@@ -18,7 +18,7 @@ from dist_calo.cli.generate import main as generate
 from dist_calo.comm import connect
 from dist_calo.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER, ConfigError
 from dist_calo.generation.partial_output import CHUNK_ROWS, PartialOutput, Partition, part_rows
-from dist_calo.generation.progress import SharedProgress
+from dist_calo.generation.shared_progress import SharedProgress
 from dist_calo.geometry import VoxelGrid
 from dist_calo.launching.environment import World
 from dist_calo.training.checkpoint_folder import CheckpointFolder

@@ -20,7 +20,7 @@ from dist_calo.generation.partial_output import PartialOutput
 from dist_calo.leases import short_lock
 from dist_calo.leases.lease import Lease
 from dist_calo.scaling.plan import PLAN_FILE, read_plan
-from dist_calo.scaling.summary import summarise
+from dist_calo.scaling.point_summaries import summarise
 from dist_calo.sweeping import claims
 from dist_calo.sweeping.definition import read_definition
 from dist_calo.tracking.sender import Sender

@@ -118,7 +118,7 @@ def test_a_sample_of_nothing_but_bad_showers_is_judged(reference, what, tmp_path
 
 def test_the_report_says_so_first(reference, tmp_path, monkeypatch):
     for figures in ("draw_chapters", "draw_bins"):
-        monkeypatch.setattr(f"dist_calo.evaluation.run.{figures}", lambda evaluation: [])
+        monkeypatch.setattr(f"dist_calo.evaluation.evaluate.{figures}", lambda evaluation: [])
     spoiled(reference, tmp_path / "fake.h5")
     assert evaluate(given(reference, tmp_path / "fake.h5", tmp_path / "out")) == 0
     page = (tmp_path / "out" / "report.html").read_text()

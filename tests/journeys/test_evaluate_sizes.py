@@ -9,7 +9,7 @@ import pytest
 
 from dist_calo.cli.evaluate import main as evaluate
 from dist_calo.errors import EXIT_USER
-from dist_calo.evaluation import run
+from dist_calo.evaluation import evaluate as run
 from tests.support.evaluations import metrics_of
 from tests.support.ranks import run_ranks
 from tests.support.small_runs import SAMPLE

@@ -10,7 +10,7 @@ import pytest
 
 from dist_calo.__main__ import main as dist_calo
 from dist_calo.sweeping.definition import read_sweep
-from dist_calo.sweeping.record import SweepRecord
+from dist_calo.sweeping.mlflow_record import SweepRecord
 from dist_calo.sweeping.study import Study
 from dist_calo.train import main as train
 from tests.support.small_runs import train_command, write_showers

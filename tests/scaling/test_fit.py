@@ -11,9 +11,9 @@ from dist_calo.scaling.conclusions import cost_models, sentences
 from dist_calo.scaling.cost import ring_seconds
 from dist_calo.scaling.fit import Case, check_model, design, fit_model, independent
 from dist_calo.scaling.forecast import Forecast, forecast
+from dist_calo.scaling.point_summaries import summarise
 from dist_calo.scaling.report import write_report
 from dist_calo.scaling.results import read_results, write_result
-from dist_calo.scaling.summary import summarise
 from tests.support.scaling_results import (
     BANDWIDTH,
     BASE_S,

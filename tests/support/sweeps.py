@@ -9,8 +9,8 @@ import yaml
 from dist_calo.config import TrainConfig
 from dist_calo.sweeping.claims import Claims, Task
 from dist_calo.sweeping.definition import Sweep, read_definition
-from dist_calo.sweeping.results import Results
 from dist_calo.sweeping.study import Study
+from dist_calo.sweeping.trial_results import Results
 from tests.support.mlflow_store import made_store
 
 RATE = "optimizer.learning_rate"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from dist_calo.config import RunConfig, TrackingConfig
-from dist_calo.sweeping.record import SweepRecord
+from dist_calo.sweeping.mlflow_record import SweepRecord
 from tests.support.mlflow_store import Store, made_store
 from tests.support.sweeps import join, train
 

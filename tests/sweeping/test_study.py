@@ -15,12 +15,12 @@ from optuna.storages.journal import JournalFileBackend
 from dist_calo.errors import ConfigError
 from dist_calo.leases.signs_of_life import Beat, Process
 from dist_calo.sweeping.claims import ATTEMPTS
-from dist_calo.sweeping.journal import cut_to_whole_lines
 from dist_calo.sweeping.picture import draw
-from dist_calo.sweeping.results import PRUNED, TAKEN
 from dist_calo.sweeping.study import Study
+from dist_calo.sweeping.study_journal import cut_to_whole_lines
 from dist_calo.sweeping.table import summary, table, trial_line
 from dist_calo.sweeping.trial_folder import BEATS, Claim, note_failure
+from dist_calo.sweeping.trial_results import PRUNED, TAKEN
 from dist_calo.tracking.spool import Spool
 from tests.support.ranks import ROOT
 from tests.support.sweeps import RANGE, RATE, WorkedStudy, join, train

@@ -13,9 +13,9 @@ import yaml
 
 from dist_calo.cli.command_line import run_command
 from dist_calo.cli.sweep import main
-from dist_calo.sweeping.results import Results
 from dist_calo.sweeping.study import Study
 from dist_calo.sweeping.table import summary
+from dist_calo.sweeping.trial_results import Results
 from dist_calo.train import main as train
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.ranks import ROOT

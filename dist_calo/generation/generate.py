@@ -38,7 +38,7 @@ from dist_calo.randomness import Draws
 
 if TYPE_CHECKING:
     from dist_calo.comm.protocol import Communicator
-    from dist_calo.generation.progress import SharedProgress
+    from dist_calo.generation.shared_progress import SharedProgress
     from dist_calo.training.checkpoint import Checkpoint
     from dist_calo.training.restore import TrainedGenerator
 
@@ -106,7 +106,7 @@ def make_showers(request: GenerationRequest, communicator: "Communicator") -> in
         UserError: if the request does not fit the checkpoint, the file exists, the weights make cells that are not
             finite, or the disk is full.
     """
-    from dist_calo.generation.progress import GenerationStopped, SharedProgress, ShowerCount
+    from dist_calo.generation.shared_progress import GenerationStopped, SharedProgress, ShowerCount
     from dist_calo.launching.signs import SIGNS
     from dist_calo.training.preemption import StopRequest
     from dist_calo.training.restore import generating_device, restore_generator

@@ -47,7 +47,7 @@ def supervise(command: Sequence[str], ranks: int, folder: Path) -> int:
 
 def train_trials(run: SweepRun, communicator: "Communicator", configure: Configure) -> int:
     """Train trials on these ranks until the study has all of them, and return the exit code."""
-    from dist_calo.sweeping.record import SweepRecord
+    from dist_calo.sweeping.mlflow_record import SweepRecord
     from dist_calo.sweeping.study import Study
     from dist_calo.sweeping.worker import Worker, check_parts
 

@@ -284,7 +284,7 @@ class CommConfig:
     """Time after which a rank that does not answer is an error, in seconds."""
     silence_s: float = 30.0
     """Time for which nothing is heard from a node before it is lost, in seconds, counted in steps of six. A rank for
-    which the others wait is named if it has not got on for so long, or for 20 times its usual time if that is more."""
+    which the others wait is named if it has made no progress for so long, or for 20 times its usual time if longer."""
     threads: int | None = None
     """Compute threads of a rank; by default the cores it may use, divided among the ranks that share them. All other
     settings must be the same on all ranks."""

@@ -265,7 +265,7 @@ def run_verb(
 
 
 def run_command(program: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command whatever becomes of its output; what the user can mend is one line and exit code 2."""
+    """Run a command, also if its output fails; an error that the user can correct is one line and exit code 2."""
     early_signals.guard_output()
     try:
         with early_signals.tidy_end():

@@ -40,7 +40,7 @@ def show_table(result: dict[str, Any]) -> None:
     console.print(table)
     if "sample" in result["score"]:
         notes.append(
-            f"score: least is best; against {result['score']['sample']}, half of them against the other half "
+            f"score: the lowest is best; against {result['score']['sample']}, half of them against the other half "
             f"{result['score']['floor']:.3g}"
         )
     else:

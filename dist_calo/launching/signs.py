@@ -34,7 +34,7 @@ class Sign:
     pid: int = 0
     """Its process, 0 before it has written anything."""
     beats: int = 0
-    """Changes whenever the rank gets on."""
+    """Changes whenever the rank makes progress."""
     step: int = 0
     """Steps done since the beginning of the run."""
     usual_s: float = inf
@@ -193,7 +193,7 @@ class Signs:
             self._page.mark_waiting(self._number, self._sign.beats, waits)
 
     def leave(self, *, told: bool = False) -> None:
-        """Say that this rank ends by itself, with a message of its own or without: nobody need look for its killer."""
+        """Say that this rank ends by itself, with a message of its own or without: nothing has killed it."""
         self._put(left=max(self._sign.left, 1 + told))
 
     def _learn(self, name: str, took_s: float) -> None:
@@ -222,7 +222,7 @@ class Silence:
     number: int
     """Of the rank on its node."""
     seconds: float
-    """For how long it has not got on."""
+    """For how long it has made no progress."""
     state: str
     """Of its process, as the operating system calls it: T stopped, D in the kernel, R computing, S asleep."""
     over: bool
@@ -232,7 +232,7 @@ class Silence:
 class Judge:
     """Tells from the signs of a node's ranks which of them are silent.
 
-    A rank that is stopped (SIGSTOP) is silent once it has not got on for ``silence_s``. One that runs, but does not
+    A stopped rank (SIGSTOP) is silent once it has made no progress for ``silence_s``. One that runs, but does not
     wait for others while they wait for it, has ``silence_s`` or 20 times its usual time, whichever is longer; then it
     is named, and after twice that time the job ends, since a file system may be slow. What a rank does for the first
     time (its first step, validation, checkpoint) has no usual time: then 0.9 of ``timeout_s`` is the limit, which holds
@@ -248,7 +248,7 @@ class Judge:
         self._seen: dict[int, tuple[int, float]] = {}
 
     def limit(self, usual_s: float) -> float:
-        """Return the time after which a rank is named that runs and does not get on, in seconds."""
+        """Return the time after which a rank is named that runs and makes no progress, in seconds."""
         return min(max(self._silence_s, _MOST_TIMES_USUAL * usual_s), self._most_s)
 
     def waits_for_long(self, signs: Sequence[Sign], seconds: float) -> bool:
@@ -265,7 +265,7 @@ class Judge:
 
         Args:
             signs: of the node's ranks.
-            state_of: state of a process, such as `process_state`; asked for those that do not get on.
+            state_of: state of a process, such as `process_state`; asked for those that make no progress.
             awake_s: time since the last look in which this process ran, in seconds: what is suspended together with
                 all others has missed nothing.
             asked: whether ranks of another node wait as well.

@@ -6,8 +6,8 @@ Points on one node and on several have latencies and bandwidths of their own: a 
 slowest links. Parameters are not negative: bounded least squares on the time of a step and, with the first two terms
 alone, on the time spent computing where it is known, both relative to the step.
 
-Uncertainties come from resampling: the repeats of each point are drawn anew, each point is shifted by what the fit
-leaves unexplained, and where latency and bandwidth cannot be told apart one of them, drawn by lot, explains it all.
+Uncertainties come from resampling: the repeats of each point are drawn anew and each point is shifted by the residual
+of the fit. Where the points cannot separate latency from bandwidth, each fit keeps one of them, chosen at random.
 """
 
 from collections.abc import Sequence

@@ -90,7 +90,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def note_failure(folder: Path, reason: str) -> None:
-    """Note why a trial ends the ranks that work on it; the first note is kept."""
+    """Note the error of a trial that ends its ranks; the first note is kept."""
     with suppress(OSError):
         handle = os.open(folder / "failure", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         with os.fdopen(handle, "w") as file:

@@ -172,11 +172,13 @@ def load_checkpoint(path: str | Path) -> State:
     sound = is_sound(content)
     if sound is False:
         reason = "it is empty" if not content else "its content is not what was written"
-        raise SpoiltCheckpointError(f"checkpoint {path} is damaged ({reason}), or no checkpoint of dist_calo")
+        raise SpoiltCheckpointError(
+            f"checkpoint {path} is damaged ({reason}), or not a checkpoint of dist_calo"
+        )
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise CheckpointError(f"checkpoint {path}: no checkpoint of dist_calo, which hold no code") from None
+        raise CheckpointError(f"checkpoint {path}: is not a checkpoint of dist_calo: it holds code") from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         # What is sealed is whole, and perhaps of a newer PyTorch.
@@ -185,7 +187,7 @@ def load_checkpoint(path: str | Path) -> State:
     version = state.get("format") if isinstance(state, dict) else None
     if not isinstance(version, int):
         raise CheckpointError(
-            f"checkpoint {path}: no checkpoint of dist_calo, which say their format; name another"
+            f"checkpoint {path}: is not a checkpoint of dist_calo: it has no format number; name another"
         )
     if not 1 <= version <= FORMAT_VERSION:
         raise CheckpointError(

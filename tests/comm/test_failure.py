@@ -87,7 +87,10 @@ def test_a_killed_or_stopped_rank_is_named_and_leaves_nobody_waiting(
     launcher: str, backend: str, what: str
 ) -> None:
     ended = run(launcher, backend, what)
-    words = {"killed": r"was killed by SIGKILL", "stopped": r"\(process \d+\) has not got on for \d+ s"}[what]
+    words = {
+        "killed": r"was killed by SIGKILL",
+        "stopped": r"\(process \d+\) has made no progress for \d+ s",
+    }[what]
     named = re.findall(rf"error: rank (\d) of 2 on \S+ {words} after step 3: (.*)", ended.output)
     assert {rank for rank, _ in named} == {"1"}
     assert {"killed": "perhaps out of memory", "stopped": "it is stopped (SIGSTOP)"}[what] in named[0][1]
@@ -98,11 +101,11 @@ def test_a_killed_or_stopped_rank_is_named_and_leaves_nobody_waiting(
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("stopped-0", "rank 0 of 2 on {} has not got on for .* after step 3: it is stopped (SIGSTOP)"),
-        ("endless", "rank 1 of 2 on {} has not got on for .* after step 3: it computes"),
+        ("stopped-0", "rank 0 of 2 on {} has made no progress for .* after step 3: it is stopped (SIGSTOP)"),
+        ("endless", "rank 1 of 2 on {} has made no progress for .* after step 3: it computes"),
         (
             "reads",
-            "rank 1 of 2 on {} has not got on for .* after step 3: it waits for something, such as a file",
+            "rank 1 of 2 on {} has made no progress for .* after step 3: it waits for something, such as a file",
         ),
         ("exits", "rank 1 of 2 on {} has ended without a message after step 3: exit code 7"),
         ("crashed-0", "rank 0 of 2 on {} was killed by SIGSEGV after step 3: a crash in compiled code"),

@@ -80,7 +80,7 @@ class LocalWatch:
         with self._naming:
             signs = self._signs()
             dead = [] if self._off.is_set() or not self._names_dead else self._dead(signs)
-            # Who ends once a rank has said that it fails is no news; nor is it where a lower rank is there to tell.
+            # Once a rank has said that it fails, others end because of it. The lowest rank left names the dead one.
             if dead and not any(sign.left == 2 for sign in signs) and self._is_first_without(dead):
                 self._off.set()
                 number = dead[0]
@@ -118,7 +118,7 @@ class LocalWatch:
             if not found.over:
                 if (found.number, sign.beats) not in self._warned:
                     self._warned.add((found.number, sign.beats))
-                    say(self._world, f"warning: {text}; the job ends if it does not get on")
+                    say(self._world, f"warning: {text}; the job ends if it makes no progress")
                 continue
             if self._off.is_set():
                 return
@@ -143,8 +143,8 @@ class LocalWatch:
             "R": "it computes, and the others wait for it",
         }.get(found.state, "it waits for something, such as a file, and the others wait for it")
         return (
-            f"{self._name(found.number)} (process {sign.pid}) has not got on for {found.seconds:.0f} s{sign.place}: "
-            f"{does}"
+            f"{self._name(found.number)} (process {sign.pid}) has made no progress for {found.seconds:.0f} s"
+            f"{sign.place}: {does}"
         )
 
     def _name(self, number: int) -> str:

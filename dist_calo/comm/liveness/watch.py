@@ -62,7 +62,7 @@ class NodeWatch:
 
     Args:
         world: this process among the ranks.
-        silence_s: time for which nothing is heard from a node, or a rank does not get on, in seconds.
+        silence_s: time for which nothing is heard from a node, or a rank makes no progress, in seconds.
         timeout_s: time after which a collective fails, in seconds.
         toward: host that the other nodes reach; tells which of this node's addresses they will reach in turn.
     """

@@ -24,8 +24,6 @@ from dist_calo.sweeping.supervisor import SweepRun, supervise, train_trials
 if TYPE_CHECKING:
     import argparse
 
-    from jsonargparse import ArgumentParser
-
 USAGE = """dist-calo sweep VERB
 
   run SWEEP.yaml [--study FOLDER] [--trials N] [--launch N] [-- --NAME=VALUE ...]
@@ -35,6 +33,7 @@ USAGE = """dist-calo sweep VERB
              the trials of a study, the best one, and the command that trains it in full
   plot FOLDER --out FILE.png|svg|pdf
              parallel coordinates, the history and the importance of each setting"""
+_parser = cache(partial(config_parser, "dist-calo sweep", ""))
 
 
 def main(given: Sequence[str]) -> int:
@@ -81,14 +80,8 @@ def _read(line: Sequence[str]) -> RankCommand[SweepRun]:
     return RankCommand(options=run, comm=configs[0].comm, device=configs[0].train.device)
 
 
-@cache
-def _parser() -> "ArgumentParser":
-    return config_parser("dist-calo sweep", "")
-
-
 def _configure(arguments: Sequence[str]) -> RunConfig:
-    parser = _parser()
-    return build_config(parser, parser.parse_args(list(arguments)))
+    return build_config(_parser(), _parser().parse_args(list(arguments)))
 
 
 def _show(line: list[str]) -> int:

@@ -5,19 +5,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dist_calo.cli.command_line import one_line_parser
 from dist_calo.errors import EXIT_USER
-
-if TYPE_CHECKING:
-    from dist_calo.data.formats import ReadOptions
-    from dist_calo.data.shards import Manifest
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one of the four commands and return the exit code."""
     options = _parser().parse_args(list(arguments))
+
+    from dist_calo.data.formats import ReadOptions
+
+    units = {"cell_unit": options.cells_unit, "energy_unit": options.energy_unit}
+    options.reading = ReadOptions(**units, binning=options.binning)
     return int(options.run(options))
 
 
@@ -25,7 +25,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from dist_calo.data.check import check_files
     from dist_calo.data.inspection import summarise, table
 
-    manifest, problems = check_files(options.path, options.format, _read_options(options), every_row=False)
+    manifest, problems = check_files(options.path, options.format, options.reading, every_row=False)
     if manifest is not None:
         summary = summarise(manifest)
         print(json.dumps(summary, indent=2) if options.json else table(summary), flush=True)
@@ -37,16 +37,18 @@ def _inspect(options: argparse.Namespace) -> int:
 def _validate(options: argparse.Namespace) -> int:
     from dist_calo.data.check import validate
 
-    reading = _read_options(options)
-    lines, fine = validate(options.path, options.format, reading, options.manifest, renew=options.renew)
+    lines, fine = validate(
+        options.path, options.format, options.reading, options.manifest, renew=options.renew
+    )
     print(*lines, sep="\n")
     return 0 if fine else EXIT_USER
 
 
 def _convert(options: argparse.Namespace) -> int:
     from dist_calo.data.convert import Rewrite, convert, require_free, targets_of
+    from dist_calo.data.shards import manifest_of, matching_files
 
-    manifest = _manifest(options)
+    manifest = manifest_of(matching_files(*options.path), options.format, options.reading)
     targets = targets_of(manifest, options.out)
     require_free(list(targets), force=options.force)
     written = convert(manifest, targets, Rewrite.of(vars(options)))
@@ -57,24 +59,14 @@ def _convert(options: argparse.Namespace) -> int:
 def _split(options: argparse.Namespace) -> int:
     from dist_calo.config import DataConfig
     from dist_calo.data.convert import SPLITS, Rewrite, require_free, split
+    from dist_calo.data.shards import manifest_of, matching_files
 
     config = DataConfig(validation_fraction=options.validation_fraction, test_fraction=options.test_fraction)
     require_free([options.out / f"{name}.h5" for name in SPLITS], force=options.force)
-    written = split(_manifest(options), options.out, config, Rewrite.of(vars(options)))
+    manifest = manifest_of(matching_files(*options.path), options.format, options.reading)
+    written = split(manifest, options.out, config, Rewrite.of(vars(options)))
     print(*(made.described(path) for path, made in written.items()), sep="\n")
     return 0
-
-
-def _manifest(options: argparse.Namespace) -> "Manifest":
-    from dist_calo.data.shards import manifest_of, matching_files
-
-    return manifest_of(matching_files(*options.path), options.format, _read_options(options))
-
-
-def _read_options(options: argparse.Namespace) -> "ReadOptions":
-    from dist_calo.data.formats import ReadOptions
-
-    return ReadOptions(cell_unit=options.cells_unit, energy_unit=options.energy_unit, binning=options.binning)
 
 
 def _parser() -> argparse.ArgumentParser:

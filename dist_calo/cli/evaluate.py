@@ -60,7 +60,7 @@ def _read(arguments: Sequence[str]) -> RankCommand[EvaluationRequest]:
 
 def _run(request: EvaluationRequest, communicator: "Communicator") -> int:
     from dist_calo.evaluation.evaluate import evaluate
-    from dist_calo.evaluation.summary import summary_lines
+    from dist_calo.evaluation.record import summary_lines
 
     evaluation = evaluate(request, communicator)
     if evaluation is not None:

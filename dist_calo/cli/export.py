@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from dist_calo.cli.command_line import add_model_options, one_line_parser
@@ -41,25 +42,16 @@ def main(arguments: Sequence[str]) -> int:
         "model": checkpoint.model_name,
         "particle": checkpoint.manifest["particle"] or "unknown",
     }
-    if options.format == "onnx":
-        report = export_onnx(
-            generator,
-            out,
-            opset=OPSET if options.opset is None else options.opset,
-            ranges=checkpoint.ranges,
-            description=facts,
-            check=options.check,
-            tolerance=options.tolerance,
-        )
-    else:
-        report = export_torch(
-            generator,
-            out,
-            ranges=checkpoint.ranges,
-            description=facts,
-            check=options.check,
-            tolerance=options.tolerance,
-        )
+    opset = OPSET if options.opset is None else options.opset
+    export = partial(export_onnx, opset=opset) if options.format == "onnx" else export_torch
+    report = export(
+        generator,
+        out,
+        ranges=checkpoint.ranges,
+        description=facts,
+        check=options.check,
+        tolerance=options.tolerance,
+    )
     print(f"{out}: {facts['model']} of step {generator.step}, {report.size} bytes")
     print(report.agreement.described if report.agreement else "not compared with PyTorch (--check 0)")
     return 0

@@ -49,6 +49,15 @@ class TrainState:
             best_step=checkpoint.best_step,
         )
 
+    @property
+    def kept(self) -> str:
+        """The checkpoint that a command takes which names the folder alone, in words."""
+        return (
+            f"the best is of step {self.best_step}"
+            if self.best_step
+            else f"the newest is of step {self.step}"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingRules:
@@ -158,7 +167,7 @@ class Trainer:
         else:
             self._record_model()
             self._progress.say(
-                f"done: checkpoints in {self._folder.folder}, {self._kept()}; `dist-calo generate --checkpoint "
+                f"done: checkpoints in {self._folder.folder}, {self.state.kept}; `dist-calo generate --checkpoint "
                 f"{shlex.quote(str(self._folder.folder))} --out FILE` makes showers with it"
             )
 
@@ -170,11 +179,6 @@ class Trainer:
             self._progress.say(
                 f"MLflow run {name} {'in' if is_sent else 'not sent yet to'} {self._config.tracking.uri}"
             )
-
-    def _kept(self) -> str:
-        """Return which checkpoint a command takes that names the folder alone."""
-        best = self.state.best_step
-        return f"the best is of step {best}" if best else f"the newest is of step {self.state.step}"
 
     def _advance(self, batch: Batch) -> None:
         self.state.step += 1

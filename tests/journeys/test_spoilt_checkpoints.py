@@ -130,7 +130,7 @@ def test_what_is_no_checkpoint_is_told_from_what_is_missing(tmp_path, capsys):
     torch.save({"layer.weight": torch.ones(3)}, weights)
     link.symlink_to("gone.pt")
     for file, word in (
-        (weights, "not a checkpoint of dist_calo"),
+        (weights, "is not a checkpoint of dist_calo"),
         (link, "is a link to gone.pt, which does not exist"),
     ):
         assert generate(["--checkpoint", str(file), "--out", str(tmp_path / "out.h5")]) == EXIT_USER

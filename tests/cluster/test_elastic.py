@@ -14,7 +14,7 @@ from dist_calo.data.loader import training_loader
 from dist_calo.data.order import Position
 from dist_calo.data.shards import build_manifest
 from tests.cluster.slurm import Cluster, Job
-from tests.support.mlflow_store import wait_until
+from tests.support.ranks import wait_until
 from tests.support.small_runs import ledger_sets, logged_metrics, train_command, write_showers
 
 # Enough that a node joins while the others train, however fast they are.

@@ -5,7 +5,6 @@ import queue
 import resource
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from dist_calo.comm.liveness import failure, watch
 from dist_calo.comm.liveness.alarm import Alarm, poll_interval
 from dist_calo.comm.liveness.watch import NodeWatch, keep_alive, name_ranks, unacknowledged
 from dist_calo.launching.environment import World
-from tests.support.mlflow_store import wait_until
+from tests.support.ranks import wait_until
 
 TWO_NODES = World(rank=3, size=4, local_rank=1, local_size=2, node="node2", launcher="srun")
 ONE_NODE = World(rank=1, size=2, local_rank=1, local_size=2, node="node1", launcher="mpirun")
@@ -151,8 +150,7 @@ def test_a_rank_that_leaves_in_any_way_of_its_own_is_not_lost(watches: list[Node
 
 def close(watch: NodeWatch, before: Callable[[], None] = lambda: None) -> None:
     """End the connections of a rank's watchers, as the end of its process does, once there are some."""
-    while not watch._watchers:
-        time.sleep(0.01)
+    wait_until(lambda: watch._watchers, what="a watcher")
     before()
     for connection in watch._watchers:
         connection.shutdown(socket.SHUT_RDWR)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from dist_calo.data.loader import Loader, training_loader
 from dist_calo.data.shards import Manifest, build_manifest, manifest_of, scan_rows
 from dist_calo.errors import EXIT_USER, DataError
 from dist_calo.training.checkpoint_folder import CheckpointFolder
-from tests.support.ranks import run_ranks
+from tests.support.ranks import run_ranks, wait_until
 from tests.support.shower_files import write_lcd
 from tests.support.small_runs import train_command, write_showers
 
@@ -154,11 +153,8 @@ def test_ranks_leave_together_and_the_checkpoint_before_is_sound(tmp_path: Path)
     folder = CheckpointFolder(tmp_path / "checkpoints")
 
     def replace_after_a_checkpoint() -> None:
-        until = time.monotonic() + 100
-        while not (tmp_path / "checkpoints").is_dir() or not folder.steps():
-            if time.monotonic() > until:
-                return
-            time.sleep(0.05)
+        wait_until((tmp_path / "checkpoints").is_dir, 100)
+        wait_until(folder.steps, 100)
         deleted(tmp_path / "data" / "EleEscan_1.h5")
 
     thread = threading.Thread(target=replace_after_a_checkpoint)

@@ -25,8 +25,8 @@ from dist_calo.tracking.store import SPOOL_TAG, experiment_id
 from dist_calo.training.checkpoint import Checkpoint
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.restore import restore_generator
-from tests.support.mlflow_store import Store, made_store, wait_until
-from tests.support.ranks import free_port
+from tests.support.mlflow_store import Store, made_store
+from tests.support.ranks import free_port, wait_until
 from tests.support.untrained import untrained_state
 
 METRICS = {

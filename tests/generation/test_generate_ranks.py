@@ -22,8 +22,7 @@ from dist_calo.generation.shared_progress import SharedProgress
 from dist_calo.geometry import VoxelGrid
 from dist_calo.launching.environment import World
 from dist_calo.training.checkpoint_folder import CheckpointFolder
-from tests.support.mlflow_store import wait_until
-from tests.support.ranks import ROOT, launcher_params, run_ranks
+from tests.support.ranks import ROOT, launcher_params, run_ranks, wait_until
 from tests.support.untrained import untrained_state
 
 ORDER = ("--showers", "230", "--batch-size", "16", "--energy", "20:60", "--seed", "5")

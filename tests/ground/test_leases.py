@@ -11,6 +11,7 @@ from dist_calo.leases.lease import LEASE_S, Lease
 from dist_calo.leases.short_lock import ShortLock, locked
 from dist_calo.leases.signs_of_life import Beat, flocked, last_beat
 from dist_calo.tracking.spool import HeldError, Spool
+from tests.support.ranks import wait_until
 
 
 @pytest.fixture
@@ -209,8 +210,7 @@ def test_a_lease_that_is_kept_gives_signs_of_life_and_is_free_at_the_end(tmp_pat
     assert holder.acquire()
     with holder.kept():
         let_pass(path, 100)
-        while time.time() - path.stat().st_mtime > 50:
-            time.sleep(0.01)
+        wait_until(lambda: time.time() - path.stat().st_mtime < 50, what="a sign of life")
         assert not other.acquire()
     assert holder._handle is None
     assert path.read_text() == ""
@@ -266,8 +266,7 @@ def test_a_holder_that_works_for_long_shows_that_it_lives(tmp_path, monkeypatch)
     monkeypatch.setattr(short_lock, "TOUCH_S", 0.01)
     with locked(tmp_path / "a.lock"):
         os.utime(tmp_path / "a.lock", (0, 0))
-        while (tmp_path / "a.lock").stat().st_mtime == 0:
-            time.sleep(0.01)
+        wait_until(lambda: (tmp_path / "a.lock").stat().st_mtime != 0, what="a sign of life")
 
 
 def test_a_lock_made_meanwhile_is_put_back(tmp_path):

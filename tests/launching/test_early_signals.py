@@ -60,7 +60,11 @@ def test_an_error_output_that_cannot_be_written_is_said_on_the_other():
 
 @pytest.mark.parametrize(("of_run", "said"), [(True, b"standard output: Broken pipe"), (False, b"")])
 def test_a_reader_that_ends_is_news_of_a_run_alone(of_run, said):
-    answer = speak("> >(exec true)", "import time; time.sleep(0.3)", of_run=of_run)
+    answer = speak(
+        "> >(exec true)",
+        "import select; reader = select.poll(); reader.register(1, 0); reader.poll()",
+        of_run=of_run,
+    )
     assert answer.returncode == 0
     assert said in answer.stderr
     assert b"Traceback" not in answer.stderr

@@ -4,13 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.ranks import ROOT
+from tests.support.ranks import ROOT, wait_until
 
 PROGRAMS = {
     # A trainer that saves what it is told to, leaves word, and ends with a code.
@@ -63,11 +62,8 @@ class Site:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=environ, stdout=out, stderr=subprocess.STDOUT
             )
-        deadline = time.monotonic() + 60
-        while signal_name and "waits" not in log.read_text():
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
         if signal_name:
+            wait_until(lambda: "waits" in log.read_text(), 60, f"a rank that waits, in {log}")
             process.send_signal(signal.Signals[signal_name])
         code = process.wait(60)
         self.restarts += 1

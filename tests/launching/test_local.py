@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,6 +14,7 @@ import pytest
 from dist_calo.cli.launch import main
 from dist_calo.errors import LaunchError
 from dist_calo.launching.local import run_local, without_option
+from tests.support.ranks import wait_until
 
 SHOW = """
 import os
@@ -57,13 +57,6 @@ def start(program: str, ranks: int) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def ready(launcher: "subprocess.Popen[str]", ranks: int) -> list[int]:

@@ -5,33 +5,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 import urllib.request
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from dist_calo.tracking.store import open_store, quiet_mlflow
 from dist_calo.tracking.store_uri import checked_uri
-from tests.support.ranks import free_port
+from tests.support.ranks import free_port, wait_until
 
 START_WITHIN_S = 90.0
-
-
-def wait_until(
-    condition: Callable[[], object],
-    within_s: float = 30.0,
-    what: str = "the condition",
-    every_s: float = 0.05,
-) -> None:
-    """Return once the condition holds; fail when it does not in time."""
-    deadline = time.monotonic() + within_s
-    never = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {within_s:g} s"
-        never.wait(every_s)
 
 
 def made_store(folder: Path) -> str:

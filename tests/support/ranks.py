@@ -14,9 +14,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,20 @@ def run_ranks(
             return job.wait(timeout)
         finally:
             job.kill()
+
+
+def wait_until(
+    condition: Callable[[], object],
+    within_s: float = 30.0,
+    what: str = "the condition",
+    every_s: float = 0.05,
+) -> None:
+    """Return once the condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + within_s
+    never = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come within {within_s:g} s"
+        never.wait(every_s)
 
 
 def free_port() -> int:

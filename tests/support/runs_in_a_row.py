@@ -12,6 +12,7 @@ from dist_calo import train
 from dist_calo.cli.rank_runner import RankCommand, on_ranks
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
+from dist_calo.errors import EXIT_PREEMPTED
 from tests.support.ranks import RankRun, run_ranks
 
 
@@ -26,9 +27,13 @@ def train_in_a_row(
         launcher: as `run_ranks` takes it.
         timeout: seconds for all of them together.
     """
-    program = [sys.executable, "-m", "tests.support.runs_in_a_row"]
+    return run_ranks(row_program(commands), ranks, launcher, timeout=timeout).check()
+
+
+def row_program(commands: Sequence[Sequence[str]]) -> list[str]:
+    """Return what a rank runs for them: up to the end, or a run that fails; one that was stopped has ended."""
     lines = [json.dumps(own_arguments(command)) for command in commands]
-    return run_ranks([*program, *lines], ranks, launcher, timeout=timeout).check()
+    return [sys.executable, "-m", "tests.support.runs_in_a_row", *lines]
 
 
 def own_arguments(command: Sequence[str]) -> list[str]:
@@ -42,10 +47,14 @@ def _read(lines: Sequence[str]) -> RankCommand[list[RunConfig]]:
 
 
 def _run(configs: list[RunConfig], communicator: Communicator) -> int:
+    code = 0
     for config in configs:
-        if code := train._run(config, communicator):
-            return code
-    return 0
+        code = train._run(config, communicator)
+        sys.stdout.write(f"run ended with {code}\n")
+        sys.stdout.flush()
+        if code not in (0, EXIT_PREEMPTED):
+            break
+    return code
 
 
 if __name__ == "__main__":

@@ -140,22 +140,25 @@ def small_disk(room: int = 0) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def stop_at(step: int, command: list[str], number: int) -> int:
-    """Start a run, send a signal to all its processes once it has taken a step, and return its exit code."""
+def stop_at(step: int, command: list[str], *numbers: int) -> int:
+    """Start runs, send each a signal, to all processes, once it has taken a step, and return the exit code."""
     run = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert run.stdout is not None
+    left = list(numbers)
     try:
         for line in run.stdout:
             print(line, end="")
             if line.startswith(f"step {step:>2}/"):
+                number = left.pop(0)
                 # The ranks before their launcher, which would ask them to stop in order.
                 if number == signal.SIGKILL:
                     for process in psutil.Process(run.pid).children(recursive=True):
                         process.send_signal(number)
                 run.send_signal(number)
-                break
+                if not left:
+                    break
         print(run.stdout.read())
         return run.wait(60)
     finally:

@@ -4,14 +4,15 @@ import http.server
 import socket
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
 from dist_calo.config import TrackingConfig
 from dist_calo.tracking.spool import SPOOL_PREFIX
 from dist_calo.tracking.tracker import Tracker, make_tracker
-from tests.support.mlflow_store import Server, Store, made_store, wait_until
-from tests.support.ranks import free_port
+from tests.support.mlflow_store import Server, Store, made_store
+from tests.support.ranks import free_port, wait_until
 from tests.support.tracked import (
     PNG,
     drawing,
@@ -23,17 +24,6 @@ from tests.support.tracked import (
     spools,
     sync,
 )
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    """An SQLite store; every test has an experiment of its own in it, as making the tables takes seconds."""
-    return made_store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def store(uri):
-    return Store(uri)
 
 
 @pytest.fixture(scope="module")
@@ -314,11 +304,16 @@ def test_the_end_of_a_run_is_on_disk_before_its_last_picture_and_behind_it(tmp_p
 
 def test_a_run_whose_store_hangs_is_free_once_its_job_has_ended(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
-    with socket.create_server(("127.0.0.1", 0)) as silent:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ExitStack() as connections:
         config = make_config(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, "any")
         tracker = Tracker(config)
         tracker.start({})
-        time.sleep(1.5)  # the sender has begun to wait for its answer
+        silent.settimeout(60)
+        asked = b""
+        while not asked:  # the first connection only looks whether anything listens
+            connection = connections.enter_context(silent.accept()[0])
+            connection.settimeout(60)
+            asked = connection.recv(1)
         assert not tracker.finish("FINISHED", timeout_s=0.5)
         (spool,) = spools(config)
         assert not spool.lock.is_busy()

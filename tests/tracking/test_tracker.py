@@ -7,7 +7,7 @@ import pytest
 from dist_calo.errors import TrackingError
 from dist_calo.tracking.spool import SPOOL_PREFIX
 from dist_calo.tracking.tracker import NullTracker, Tracker, make_tracker
-from tests.support.mlflow_store import Store, made_store, wait_until
+from tests.support.ranks import wait_until
 from tests.support.tracked import (
     PNG,
     drawing,
@@ -16,22 +16,6 @@ from tests.support.tracked import (
     make_config,
     spools,
 )
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    """An SQLite store; every test has an experiment of its own in it, as making the tables takes seconds."""
-    return made_store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def store(uri):
-    return Store(uri)
-
-
-@pytest.fixture
-def config(uri, tmp_path, request):
-    return make_config(uri, tmp_path, request.node.name)
 
 
 def test_a_run_is_recorded_whole(config, store, tmp_path):

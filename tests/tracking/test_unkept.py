@@ -15,8 +15,8 @@ from dist_calo.leases.lease import Lease
 from dist_calo.tracking.sender import Sender
 from dist_calo.tracking.spool import Spool
 from dist_calo.tracking.tracker import Tracker
-from tests.support.mlflow_store import Store, made_store, wait_until
-from tests.support.ranks import free_port
+from tests.support.mlflow_store import Store, made_store
+from tests.support.ranks import free_port, wait_until
 from tests.support.tracked import (
     PNG,
     drawing,
@@ -28,17 +28,6 @@ from tests.support.tracked import (
     spools,
     sync,
 )
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    """An SQLite store; every test has an experiment of its own in it, as making the tables takes seconds."""
-    return made_store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def store(uri):
-    return Store(uri)
 
 
 class Disk:

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import sys
 
 import pytest
 
@@ -9,7 +10,7 @@ from dist_calo.data.ledger import read_ledger
 from dist_calo.errors import EXIT_PREEMPTED, EXIT_USER
 from dist_calo.train import main as train
 from tests.support.ranks import run_ranks
-from tests.support.runs_in_a_row import own_arguments, train_in_a_row
+from tests.support.runs_in_a_row import own_arguments, row_program, train_in_a_row
 from tests.support.small_runs import (
     final_state,
     ledger_sets,
@@ -83,16 +84,19 @@ def test_resumed_on_another_number_of_ranks_repeats_and_leaves_out_nothing(data,
 
 
 def test_asked_to_stop_it_checkpoints_leaves_with_75_and_goes_on(data, never_killed, tmp_path, capfd):
-    commands = {}
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        folder = tmp_path / number.name
-        commands[folder] = train_command(data, folder, STEPS)
-        assert stop_at(7, [*commands[folder], "--launch=2"], number) == EXIT_PREEMPTED, number.name
-        assert f"{number.name}: stopped after step" in capfd.readouterr().out
-        stopped = final_state(folder)["step"]
-        assert 7 <= stopped < 23, number.name
+    numbers = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
+    commands = {number: train_command(data, tmp_path / number.name, STEPS) for number in numbers}
+    # One start for all of them: each run ends at its signal, and the next one begins in the same processes.
+    row = row_program(list(commands.values()))
+    launch = [sys.executable, "-m", "dist_calo", "launch", "-n", "2", "--", *row]
+    assert stop_at(7, launch, *numbers) == EXIT_PREEMPTED
+    said = capfd.readouterr().out
+    assert said.count(f"run ended with {EXIT_PREEMPTED}\n") == 2 * len(numbers)
+    for number in numbers:
+        assert f"{number.name}: stopped after step" in said
+        assert 7 <= final_state(tmp_path / number.name)["step"] < 23, number.name
     train_in_a_row([[*command, AGAIN] for command in commands.values()], 2)
-    for folder in commands:
+    for folder in (tmp_path / number.name for number in numbers):
         assert same_bits(final_state(folder)["model"], final_state(never_killed)["model"]), folder.name
         assert ledger_sets(folder) == ledger_sets(never_killed), folder.name
         assert logged_metrics(folder)[1] == 1, folder.name

@@ -7,6 +7,7 @@ communicator.all_reduce(tensor)
 
 import importlib.util
 import os
+import pkgutil
 import resource
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -42,35 +43,16 @@ __all__ = [
 ]
 
 
-def _single(world: World, timeout_s: float, device: str, silence_s: float) -> Communicator:
-    from dist_calo.comm.single import SingleCommunicator
-
-    return SingleCommunicator(world)
-
-
-def _torch(world: World, timeout_s: float, device: str, silence_s: float) -> Communicator:
-    from dist_calo.comm.torch_dist import TorchCommunicator
-
-    return TorchCommunicator(world, timeout_s, device, silence_s)
-
-
-def _horovod(world: World, timeout_s: float, device: str, silence_s: float) -> Communicator:
-    from dist_calo.comm.horovod import HorovodCommunicator
-
-    return HorovodCommunicator(world, timeout_s, device, silence_s)
-
-
-def _mpi(world: World, timeout_s: float, device: str, silence_s: float) -> Communicator:
-    from dist_calo.comm.mpi import MpiCommunicator
-
-    return MpiCommunicator(world, timeout_s, silence_s)
+def _builder(name: str) -> Callable[[World, float, str, float], Communicator]:
+    """Return the class of a communicator, whose libraries are loaded at its first use."""
+    return lambda *arguments: pkgutil.resolve_name(f"dist_calo.comm.{name}")(*arguments)
 
 
 BACKENDS: dict[str, Callable[[World, float, str, float], Communicator]] = {
-    "single": _single,
-    "torch": _torch,
-    "horovod": _horovod,
-    "mpi": _mpi,
+    "single": _builder("single:SingleCommunicator"),
+    "torch": _builder("torch_dist:TorchCommunicator"),
+    "horovod": _builder("horovod:HorovodCommunicator"),
+    "mpi": _builder("mpi:MpiCommunicator"),
 }
 """Builder of each backend, from world, timeout in seconds, device, and the time that a node may be silent."""
 

@@ -1,7 +1,7 @@
 """Collectives by Horovod, over Gloo, MPI or NCCL, as it was built."""
 
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 
 import torch
 
@@ -63,7 +63,6 @@ class HorovodCommunicator(Meter):
         timeout_s: time after which a rank that does not answer is an error, in seconds.
         device: ``cuda`` makes this rank's GPU the current one.
         silence_s: time for which nothing is heard from a node before it is lost, in seconds.
-        environ: the environment's variables.
     """
 
     backend = "horovod"
@@ -74,7 +73,6 @@ class HorovodCommunicator(Meter):
         timeout_s: float,
         device: str,
         silence_s: float = 30.0,
-        environ: Mapping[str, str] = os.environ,
     ) -> None:
         super().__init__()
         prepare(os.environ, timeout_s)

@@ -73,12 +73,13 @@ class MpiCommunicator(Meter):
     Args:
         world: this process among the ranks.
         timeout_s: time after which a rank that does not answer is an error, in seconds.
+        device: of this rank's tensors; any will do.
         silence_s: time for which nothing is heard from a node before it is lost, in seconds.
     """
 
     backend = "mpi"
 
-    def __init__(self, world: World, timeout_s: float, silence_s: float = 30.0) -> None:
+    def __init__(self, world: World, timeout_s: float, device: str, silence_s: float = 30.0) -> None:
         super().__init__()
         set_opal_prefix(os.environ)
         from mpi4py import MPI

@@ -23,7 +23,7 @@ class SingleCommunicator(Meter):
 
     backend = "single"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *_: object) -> None:
         super().__init__()
         self.world = world
 

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, cast
 
@@ -41,7 +40,6 @@ class TorchCommunicator(Meter):
         timeout_s: time after which a rank that does not answer is an error, in seconds.
         device: ``cuda`` uses NCCL for GPU tensors besides Gloo for those in host memory.
         silence_s: time for which nothing is heard from a node before it is lost, in seconds.
-        environ: the environment's variables.
 
     Raises:
         LaunchError: if the ranks cannot find each other.
@@ -55,7 +53,6 @@ class TorchCommunicator(Meter):
         timeout_s: float,
         device: str,
         silence_s: float = 30.0,
-        environ: Mapping[str, str] = os.environ,
     ) -> None:
         super().__init__()
         self.world = world
@@ -66,9 +63,9 @@ class TorchCommunicator(Meter):
         address, port = "", 0
         where: dict[str, Any] = {"store": HashStore(), "rank": 0, "world_size": 1}
         if world.size > 1:
-            address, port = meeting_point(world, environ)
+            address, port = meeting_point(world, os.environ)
             where = {"init_method": f"tcp://{address}:{port}", "rank": world.rank, "world_size": world.size}
-        if "TORCHELASTIC_RUN_ID" in environ:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
             # torchrun listens at the meeting point itself.
             where = {"init_method": "env://"}
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
@@ -83,18 +80,16 @@ class TorchCommunicator(Meter):
                 dist.new_group(backend="gloo", timeout=limit) if backend == "gloo" else dist.group.WORLD
             )
             if world.size > 1:
-                self._alarm = self._watch_others(address, port, silence_s, timeout_s, environ)
+                self._alarm = self._watch_others(address, port, silence_s, timeout_s)
         self.rank_and_size = dist.get_rank(), dist.get_world_size()
 
-    def _watch_others(
-        self, address: str, port: int, silence_s: float, timeout_s: float, environ: Mapping[str, str]
-    ) -> Alarm:
+    def _watch_others(self, address: str, port: int, silence_s: float, timeout_s: float) -> Alarm:
         """Hear of ranks that fail or stop and of nodes that vanish."""
         self._nodes = NodeWatch(self.world, silence_s, timeout_s, address)
         cards: list[Any] = [None] * self.world.size
         dist.all_gather_object(cards, (self._nodes.card, secrets.token_hex(8)))
         keeper = f"rank 0 on {cards[0][0].node}"
-        if environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             keeper = f"torchrun on {address}"
         alarm = Alarm(self.world, address, port, f"dist_calo/failed/{cards[0][1]}", keeper, silence_s)
         self._nodes.start([card for card, _ in cards], alarm.ring_for_node)

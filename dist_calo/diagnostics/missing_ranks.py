@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ _GO = "go"
 _POLL_S = 0.05
 
 
-def await_ranks(world: World, timeout_s: float, environ: Mapping[str, str] = os.environ) -> "TCPStore | None":
+def await_ranks(world: World, timeout_s: float) -> "TCPStore | None":
     """Wait until every task of srun is there; other launchers do that themselves.
 
     Returns:
@@ -33,7 +32,7 @@ def await_ranks(world: World, timeout_s: float, environ: Mapping[str, str] = os.
         return None
     from torch._C._distributed_c10d import TCPStore
 
-    address, port = meeting_point(world, environ)
+    address, port = meeting_point(world, os.environ)
     # The ranks will meet at the port itself.
     port += 1
     limit = timedelta(seconds=timeout_s)
@@ -41,7 +40,7 @@ def await_ranks(world: World, timeout_s: float, environ: Mapping[str, str] = os.
         store = TCPStore(address, port, is_master=world.rank == 0, wait_for_workers=False, timeout=limit)
         store.set(f"here/{world.rank}", world.node)
         if world.rank == 0:
-            _await_all(store, world, timeout_s, environ)
+            _await_all(store, world, timeout_s)
         else:
             store.wait([_GO], limit * 2)
     except RuntimeError as error:
@@ -54,7 +53,7 @@ def await_ranks(world: World, timeout_s: float, environ: Mapping[str, str] = os.
     return store
 
 
-def _await_all(store: "TCPStore", world: World, timeout_s: float, environ: Mapping[str, str]) -> None:
+def _await_all(store: "TCPStore", world: World, timeout_s: float) -> None:
     missing = list(range(world.size))
     deadline = time.monotonic() + timeout_s
     here = set()
@@ -67,15 +66,13 @@ def _await_all(store: "TCPStore", world: World, timeout_s: float, environ: Mappi
             store.set(_GO, "some")
             # The others read it before this process, and the store with it, ends.
             time.sleep(1.0)
-            raise LaunchError(_absence(world, missing, here, timeout_s, environ))
+            raise LaunchError(_absence(world, missing, here, timeout_s))
         time.sleep(_POLL_S)
     store.set(_GO, "all")
 
 
-def _absence(
-    world: World, missing: list[int], here: set[str], timeout_s: float, environ: Mapping[str, str]
-) -> str:
-    silent = [node for node in host_names(environ.get("SLURM_STEP_NODELIST", "")) if node not in here]
+def _absence(world: World, missing: list[int], here: set[str], timeout_s: float) -> str:
+    silent = [node for node in host_names(os.environ.get("SLURM_STEP_NODELIST", "")) if node not in here]
     where = f"; nothing at all from {and_more(silent)}" if silent else ""
     return (
         f"{len(missing)} of {world.size} ranks have not answered within {timeout_s:g} s: rank "

@@ -89,7 +89,7 @@ def check_hardware(nodes: Sequence[Node]) -> list[Check]:
     return checks
 
 
-def check_clocks(nodes: Sequence[Node], largest_s: float = 0.1) -> list[Check]:
+def check_clocks(nodes: Sequence[Node]) -> list[Check]:
     """Report clocks that differ so much that times in logs cannot be compared."""
     known = [node for node in nodes if node.clock_s is not None]
     if len(known) < 2:
@@ -100,7 +100,7 @@ def check_clocks(nodes: Sequence[Node], largest_s: float = 0.1) -> list[Check]:
     wrong = [
         f"{node.name} {away[node.name]:+.3g} s"
         for node in known
-        if abs(away[node.name]) > largest_s + node.clock_error_s
+        if abs(away[node.name]) > 0.1 + node.clock_error_s
     ]
     if wrong:
         return [Check("--", "clocks", f"off the median: {and_more(wrong)}; have them set by NTP")]

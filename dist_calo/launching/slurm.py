@@ -220,11 +220,11 @@ def may_be_requeued(job: str) -> bool:
     return facts.get("JobState") in RUNS and facts.get("Requeue") == "1"
 
 
-def output(*command: str, timeout_s: float = 60.0) -> str:
+def output(*command: str) -> str:
     """Return the output of one of SLURM's programs, empty if it fails."""
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(
-            list(command), capture_output=True, text=True, timeout=timeout_s, check=True
+            list(command), capture_output=True, text=True, timeout=60.0, check=True
         ).stdout.strip()
     return ""
 

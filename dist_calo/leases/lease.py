@@ -13,7 +13,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from dist_calo.files import open_ordinary, writing
@@ -55,13 +55,10 @@ class Lease:
         Raises:
             OSError: if the lock file cannot be written.
         """
-        with writing(self._path):
-            return self._acquire(silent_after_s)
-
-    def _acquire(self, silent_after_s: float) -> bool:
         self.patience_s = 0.0
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
+        with writing(self._path), ExitStack() as unless_held:
+            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            unless_held.callback(os.close, handle)
             locked = flock(handle)
             if locked is False:
                 host, job = _holder(handle)
@@ -72,24 +69,12 @@ class Lease:
             elif self._is_elsewhere(handle, locked, silent_after_s):
                 self.patience_s = silent_after_s
             elif self._is_named(handle):  # neither taken over nor removed meanwhile
-                try:
-                    _sign(handle)
-                except OSError:
-                    with suppress(OSError):
-                        self._path.unlink()  # it would name nobody
-                    raise
-                self._handle, handle = handle, -1
-                return True
-        finally:
-            if handle >= 0:
-                os.close(handle)
-        return False
+                self._take(handle, self._path)
+                unless_held.pop_all()
+        return self._handle is not None
 
-    def take_over(self, silent_after_s: float = SILENT_AFTER_S) -> bool:
+    def take_over(self) -> bool:
         """Replace the lock of an earlier attempt of this job, which a file server keeps for a machine that is gone.
-
-        Args:
-            silent_after_s: how long that attempt must have given no sign of life.
 
         Returns:
             Whether this process holds the lock now; False if its holder is no earlier attempt, or seems to live.
@@ -97,29 +82,30 @@ class Lease:
         Raises:
             OSError: if the lock file cannot be replaced.
         """
-        with writing(self._path):
-            return self._take_over(silent_after_s)
-
-    def _take_over(self, silent_after_s: float) -> bool:
-        before = os.open(self._path, os.O_RDONLY)
-        try:
-            if not _is_earlier_attempt(*_holder(before)) or self._silent_s(before) < silent_after_s:
+        with writing(self._path), ExitStack() as unless_held:
+            with open(self._path, "rb") as before:
+                holder, silent_s = _holder(before.fileno()), self._silent_s(before.fileno())
+            if not _is_earlier_attempt(*holder) or silent_s < SILENT_AFTER_S:
                 return False
-        finally:
-            os.close(before)
-        handle, name = tempfile.mkstemp(dir=self._path.parent)
-        try:
+            handle, name = tempfile.mkstemp(dir=self._path.parent)
+            unless_held.callback(os.close, handle)
             # Locked and signed before it gets the name, so that nobody finds it free.
             flock(handle)
+            self._take(handle, Path(name))
+            unless_held.pop_all()
+        return True
+
+    def _take(self, handle: int, path: Path) -> None:
+        """Sign a locked file and make it the lock; one that cannot be signed would name nobody, and is removed."""
+        try:
             _sign(handle)
-            os.replace(name, self._path)
+            if path != self._path:
+                os.replace(path, self._path)
         except OSError:
-            os.close(handle)
             with suppress(OSError):
-                os.unlink(name)
+                path.unlink()
             raise
         self._handle = handle
-        return True
 
     def wait(self, timeout_s: float = 3.0) -> bool:
         """Acquire the lease within this time; wait longer where a holder on another machine may be dead.

@@ -5,7 +5,7 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +63,10 @@ class Process:
     """Number of times that the batch system had started the job anew."""
 
     @classmethod
-    def here(cls, environ: Mapping[str, str] = os.environ) -> "Process":
+    def here(cls) -> "Process":
         """Return this process."""
         process = psutil.Process()
-        job, start = job_start(environ)
+        job, start = job_start()
         return Process(
             host=socket.gethostname(),
             machine=_machine(),

@@ -45,10 +45,10 @@ PUBLISHED = (
 )
 
 
-def _new(columns: int, height: float = 4.4, width: float = 11.0) -> "tuple[Figure, list[Axes]]":
+def _new(columns: int, height: float = 4.4) -> "tuple[Figure, list[Axes]]":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(11.0, height), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis in axes:
         axis.grid(alpha=0.3)

@@ -120,15 +120,14 @@ class Fit:
         return self.samples.std(axis=0)
 
 
-def fit_model(rows: Sequence[PointSummary], algorithm: str, seed: int = 0) -> Fit:
+def fit_model(rows: Sequence[PointSummary], algorithm: str) -> Fit:
     """Fit the model to points of one backend, number of threads and overlap.
 
     Args:
         rows: at least one point.
         algorithm: a key of ALGORITHMS.
-        seed: of the resampling.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     matrix = design([Case.of(row) for row in rows], algorithm)
     inseparable = tuple(pair for pair in _PAIRS if independent(matrix[:, pair], 1e-3) == 1)
     times = np.array([row.values["step_s"] for row in rows])

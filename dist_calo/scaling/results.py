@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dist_calo.documents import from_json, read_json
-from dist_calo.errors import DataError
+from dist_calo.documents import read_json
+from dist_calo.errors import ConfigError, DataError
 from dist_calo.files import write_whole
+from dist_calo.values import value_of
 
 _NAME = re.compile(r"repeat-(\d+)\.json")
 _REMEDY = "remove it and run the point again"
@@ -116,7 +117,7 @@ def read_results(results: Path, number: int, plan: str = "") -> list[dict[str, A
 def _read(file: Path) -> dict[str, Any]:
     values = read_json(file, dict[str, Any], DataError, _REMEDY)
     try:
-        from_json(json.dumps(values), _Needed)
-    except ValueError as error:
+        value_of(_Needed, values, "")
+    except (ValueError, ConfigError) as error:
         raise DataError(f"{file}: {error}; {_REMEDY}") from None
     return values

@@ -5,7 +5,6 @@ while it is halted itself, takes the lock of a writer that is just finishing, an
 that of another.
 """
 
-import json
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -13,10 +12,10 @@ from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from dist_calo.documents import from_json
 from dist_calo.errors import ConfigError, MissingComponentError
 from dist_calo.files import writing
 from dist_calo.leases.short_lock import ShortLock
+from dist_calo.values import value_of
 
 _Log = make_dataclass(
     "_Log",
@@ -98,10 +97,10 @@ class StudyJournal:
         line = log_number_from + 1
         try:
             for log in self._file.read_logs(log_number_from):
-                from_json(json.dumps(log), _Log)
+                value_of(_Log, log, "")
                 yield log
                 line += 1
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, ConfigError) as error:
             raise self._damaged(line, str(error)) from None
         except OSError as error:
             raise ConfigError(f"{self._path}: {error.strerror}; name another folder with --study") from error

@@ -7,7 +7,6 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,11 +29,10 @@ OF_ONE_START = (*(name.lower() for name in JOB_VARIABLES), COMMIT, CHANGED)
 PACKAGES = ("torch", "numpy", "horovod", "mpi4py", "mlflow")
 
 
-def describe_run(environ: Mapping[str, str] = os.environ, command: list[str] | None = None) -> dict[str, str]:
+def describe_run(command: list[str] | None = None) -> dict[str, str]:
     """Return tags that say where a run comes from: MLflow's own names for code and user, ours for the rest.
 
     Args:
-        environ: the environment of the job.
         command: the command line; that of this process by default.
     """
     words = sys.argv if command is None else command
@@ -50,7 +48,7 @@ def describe_run(environ: Mapping[str, str] = os.environ, command: list[str] | N
         "platform": platform.platform(),
     }
     tags |= {name: found for name in PACKAGES if (found := _version(name))}
-    tags |= {name.lower(): environ[name] for name in JOB_VARIABLES if environ.get(name)}
+    tags |= {name.lower(): os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)}
     tags |= _git(Path(__file__).resolve().parents[2])
     return {name: mask(value) for name, value in tags.items()}
 

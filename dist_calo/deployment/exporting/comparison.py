@@ -79,7 +79,6 @@ def compare(
     ranges: Mapping[str, tuple[float, float]],
     showers: int = 1000,
     tolerance: float = 1e-4,
-    seed: int = 0,
 ) -> Agreement:
     """Generate the same showers with both.
 
@@ -89,7 +88,6 @@ def compare(
         ranges: of each condition, in which it is uniform.
         showers: how many.
         tolerance: largest relative difference of the visible energy of a shower, and of its cells.
-        seed: of the conditions and random numbers.
 
     Raises:
         CheckpointError: if they differ by more than the tolerance.
@@ -99,7 +97,7 @@ def compare(
     beyond = otherwise = decided = 0
     seconds = [0.0, 0.0]
     for first in range(0, showers, BATCH):
-        draws = Draws(seed, 0, range(first, min(first + BATCH, showers)), "export")
+        draws = Draws(0, 0, range(first, min(first + BATCH, showers)), "export")
         inputs = physical.inputs_from_draws(_conditions(physical.geometry, ranges, draws), draws)
         arrays = [values.numpy() for values in inputs]
         start = time.perf_counter()

@@ -148,11 +148,11 @@ class PhysicalGenerator(nn.Module):
         columns = [conditions[:, [k]].float() for k in range(conditions.shape[1])]
         return (*columns, *(torch.cat(parts, dim=1) for parts in numbers.values()))
 
-    def example_inputs(self, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
-        """Return inputs of a batch at a typical energy and angle, with random numbers of this seed."""
+    def example_inputs(self, batch: int) -> tuple[Tensor, ...]:
+        """Return inputs of a batch at a typical energy and angle, with random numbers of their own."""
         typical = [_TYPICAL[CONDITION_UNITS[name]] for name in self.geometry.conditions]
         return self.inputs_from_draws(
-            torch.tensor([typical]).repeat(batch, 1), Draws(seed, 0, range(batch), "generate")
+            torch.tensor([typical]).repeat(batch, 1), Draws(0, 0, range(batch), "generate")
         )
 
 

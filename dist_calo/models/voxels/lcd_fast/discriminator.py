@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
@@ -23,18 +24,23 @@ class FastDiscriminator(nn.Module):
         geometry: any voxel grid.
         width: channels of the first convolution.
         hidden: width of the dense layer on the observables.
+        fine: look at more observables of each layer: its width, its core of 3x3 cells, its hits of more energy, and how
+            alike it is to the next.
     """
 
     log_energy: Tensor
     means: Tensor
     widths: Tensor
     fraction: Tensor
+    distance: Tensor
 
-    def __init__(self, geometry: VoxelGrid, width: int, hidden: int) -> None:
+    def __init__(self, geometry: VoxelGrid, width: int, hidden: int, fine: bool = False) -> None:
         super().__init__()
         x, y, z = geometry.shape
-        self.geometry = geometry
-        observables = 4 + x + y + 3 * z
+        self.geometry, self.fine = geometry, fine
+        observables = 4 + x + y + 3 * z + (5 * z + 1 if fine else 0)
+        across = [torch.arange(float(n)) - (n - 1) / 2 for n in (x, y)]
+        self.register_buffer("distance", across[0][:, None].square() + across[1].square(), persistent=False)
         self.register_buffer("log_energy", torch.tensor([4.0, 1.0]))
         self.register_buffer("means", torch.zeros(3, observables))
         self.register_buffer("widths", torch.ones(observables))
@@ -82,7 +88,20 @@ class FastDiscriminator(nn.Module):
             *((q + 1e-3).sqrt() for q in (cells.sum((1, 2)), hits.sum((1, 2)), _core(cells))),
             torch.stack(soft_counts, dim=1).sqrt(),
         ]
-        return torch.cat(parts, dim=1)
+        return torch.cat([*parts, *(self._fine(x, cells, total) if self.fine else ())], dim=1)
+
+    def _fine(self, x: Tensor, cells: Tensor, total: Tensor) -> tuple[Tensor, ...]:
+        layers = cells.sum((1, 2))
+        spread = torch.einsum("bxyz,xy->bz", cells, self.distance)
+        middle = [slice((n - 1) // 2 - 1, n // 2 + 2) for n in x.shape[1:3]]
+        alike = (x[..., 1:] * x[..., :-1]).sum((1, 2))
+        high = [soft_hits(x, level).sum((1, 2)) for level in (0.1, 1.0)]
+        return (
+            ((spread + 1e-2) / (layers + 1e-2)).log(),
+            *((q + 1e-3).sqrt() for q in (cells[:, middle[0], middle[1]].sum((1, 2)), *high)),
+            F.pad(alike / (layers[:, 1:] * layers[:, :-1] + 1e-2).sqrt(), (0, 1)),
+            (cells.square().sum((1, 2, 3)) / total.square()).log()[:, None],
+        )
 
 
 def soft_hits(x: Tensor, level: float) -> Tensor:

@@ -30,123 +30,25 @@ call to call, as is usual, would depend on the number of micro-batches.
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, VoxelGrid
 from dist_calo.models.gan import GanModel
 from dist_calo.models.interfaces import Statistics
-from dist_calo.models.nn.blocks import fill, leaky
-from dist_calo.models.nn.requirements import column, require_conditions, require_kind, require_sizes
+from dist_calo.models.nn.blocks import fill
+from dist_calo.models.nn.requirements import require_conditions, require_kind, require_sizes
 from dist_calo.models.voxels.lcd_fast import calibration as fit
-from dist_calo.models.voxels.lcd_fast.discriminator import FLOOR, FastDiscriminator
-from dist_calo.models.voxels.lcd_fast.orientation import coarser, oriented
+from dist_calo.models.voxels.lcd_fast.discriminator import FastDiscriminator
+from dist_calo.models.voxels.lcd_fast.factors import FactorGenerator
+from dist_calo.models.voxels.lcd_fast.generator import FastGenerator
+from dist_calo.models.voxels.lcd_fast.orientation import oriented
 from dist_calo.randomness import Draws
 
-DEPTH_MODES, TRANSVERSE_MODES = 6, 4
-"""Numbers of fitted modes that are used."""
-COMPOUND_POISSON = (1.04, 0.46, 0.0, 1.0, 1.31)
-"""Constants c with which a cell follows the compound Poisson distribution of exponential hits: mean and width of its
-energy within about a tenth for any number of hits, the chance of no energy exactly if 1.5 hits are expected or less."""
-ROUNDING = 0.003
-"""Rounds off the infinite slope of the square root at no energy."""
-
-
-class FastGenerator(nn.Module):
-    """Generator of showers; see the module's docstring.
-
-    Args:
-        geometry: any voxel grid.
-        latent: normal numbers of a shower, besides one number of each cell.
-        width: channels of the finest transposed convolution.
-        hidden: width of the dense layers.
-        patterns: learned transverse patterns.
-    """
-
-    log_energy: Tensor
-    response: Tensor
-    profile: Tensor
-    depth_modes: Tensor
-    template: Tensor
-    transverse_modes: Tensor
-    hit: Tensor
-    scale: Tensor
-
-    def __init__(self, geometry: VoxelGrid, latent: int, width: int, hidden: int, patterns: int) -> None:
-        super().__init__()
-        x, y, z = geometry.shape
-        self.geometry, self.latent, self.patterns = geometry, latent, patterns
-        self.register_buffer("log_energy", torch.tensor([4.0, 1.0]))
-        self.register_buffer("response", torch.tensor([0.02, 0.2]))
-        self.register_buffer("profile", torch.zeros(2, z))
-        self.register_buffer("depth_modes", torch.zeros(DEPTH_MODES, z))
-        self.register_buffer("template", torch.zeros(x, y, z))
-        self.register_buffer("transverse_modes", torch.zeros(TRANSVERSE_MODES + 3, x, y))
-        self.register_buffer("hit", torch.tensor(0.35))
-        self.register_buffer("scale", torch.tensor(1000.0))
-        self.dense = nn.ModuleList([nn.Linear(latent + 1, hidden), nn.Linear(hidden, hidden)])
-        self.total, self.layers = nn.Linear(hidden, 1), nn.Linear(hidden, z)
-        self.mode_weights = nn.Parameter(torch.ones(TRANSVERSE_MODES + 3, z))
-        self.pattern_weights = nn.Linear(hidden, patterns * z)
-        self.pattern = nn.Parameter(0.1 * torch.randn(patterns, x, y))
-        sizes = [coarser(geometry.shape, times) for times in (3, 2, 1, 0)]
-        self.coarse = (4 * width, *sizes[0])
-        self.start = nn.Linear(hidden, int(np.prod(self.coarse)))
-        self.finer = nn.ModuleList(
-            _doubling(before, after, small, large)
-            for before, after, small, large in zip(
-                (4 * width, 2 * width, width), (2 * width, width, 1), sizes[:-1], sizes[1:], strict=True
-            )
-        )
-        self.cell = nn.Parameter(torch.tensor(COMPOUND_POISSON)[:, None].repeat(1, z))
-        self.log_hit = nn.Parameter(torch.zeros(z))
-
-    def forward(self, conditions: Tensor, latent: Tensor, uniform: Tensor) -> Tensor:
-        """Return amplitudes (B, X, Y, Z) for conditions (B, C), noise (B, latent) and uniform numbers (B, X Y Z)."""
-        energy = column(conditions, self.geometry, "energy")
-        e = ((energy.log() - self.log_energy[0]) / self.log_energy[1])[:, None]
-        h = torch.cat([latent, e], dim=1)
-        for layer in self.dense:
-            h = leaky(layer(h))
-        first, along, across, _ = latent.split(
-            [1, DEPTH_MODES, TRANSVERSE_MODES, self.latent - 1 - DEPTH_MODES - TRANSVERSE_MODES], dim=1
-        )
-        deviation = self.response[1] * energy.rsqrt() * first[:, 0] + 0.02 * self.total(h)[:, 0]
-        visible = self.scale * self.response[0] * energy * deviation.exp()
-        logits = self.profile[0] + e * self.profile[1] + along @ self.depth_modes + 0.1 * self.layers(h)
-        layers = visible[:, None] * F.softmax(logits, dim=1) + FLOOR
-        shape = self.template + self._shape(h, across)
-        per_hit = layers.log() - self.hit.log() - self.log_hit
-        expected = shape + (per_hit - torch.logsumexp(shape, dim=(1, 2)))[:, None, None, :]
-        y = self._sampled(expected, uniform.view_as(expected))
-        return y * (layers / (y.square().sum((1, 2)) + 1e-4)).sqrt()[:, None, None, :]
-
-    def _shape(self, h: Tensor, across: Tensor) -> Tensor:
-        """Return the deviation of the log of the transverse shapes from their mean, (B, X, Y, Z)."""
-        weights = self.pattern_weights(h).unflatten(1, (self.patterns, -1))
-        x = self.start(h).unflatten(1, self.coarse)
-        for convolution in self.finer[:-1]:
-            x = leaky(convolution(x))
-        a, b = across[:, :1], across[:, 1:2]
-        amounts = torch.cat([across, a.square() - 1.0, b.square() - 1.0, a * b], dim=1)
-        modes = torch.einsum("bm,mz,mxy->bxyz", amounts, self.mode_weights, self.transverse_modes)
-        return modes + torch.einsum("bpz,pxy->bxyz", weights, self.pattern) + self.finer[-1](x).squeeze(1)
-
-    def _sampled(self, expected: Tensor, uniform: Tensor) -> Tensor:
-        """Sample amplitudes of cells, given the log of their expected energies in units of a hit's."""
-        mean = expected.clamp(-25.0, 12.0).exp()
-        root, seen = mean.sqrt(), -torch.expm1(-mean)
-        beyond = F.relu(seen.log() - torch.log1p(-uniform.clamp(max=1.0 - 1e-6)))
-        hit = beyond / ((beyond + ROUNDING).sqrt() + ROUNDING**0.5)  # sqrt(beyond), rounded off
-        c = self.cell
-        return hit * (c[0] + c[1] * seen + c[2] * root) + F.relu(c[3] * root - c[4])
-
-
-def _doubling(before: int, after: int, small: tuple[int, ...], large: tuple[int, ...]) -> nn.ConvTranspose3d:
-    """Return a transposed convolution of stride 2 from one picture size to the next larger."""
-    x, y, z = (n + 1 - 2 * m for m, n in zip(small, large, strict=True))
-    return nn.ConvTranspose3d(before, after, 3, 2, 1, output_padding=(x, y, z))
+BATCH = 512
+"""Showers whose observables are computed together."""
+STARTS = {"modes": FastGenerator, "factors": FactorGenerator}
+"""Generators by what their fit is made of."""
 
 
 class LcdFast(GanModel):
@@ -172,35 +74,35 @@ class LcdFast(GanModel):
         Raises:
             ConfigError: if the network units are not sqrt(scale E).
         """
-        scale = fit.amplitude_scale(statistics["showers"], statistics["network_units"])
+        showers, amplitudes = statistics["showers"], statistics["network_units"]
+        scale = fit.amplitude_scale(showers, amplitudes)
         energy = statistics["energy"].astype(np.float64)
-        showers = statistics["showers"].astype(np.float64)
-        log_energy = np.array([np.log(energy).mean(), max(np.log(energy).std(), 1e-3)])
+        self.generator.calibrate(showers, energy, scale)
+        log_energy = self.generator.log_energy.cpu().double().numpy()
         e = (np.log(energy) - log_energy[0]) / log_energy[1]
-        fraction, stochastic = fit.response(energy, showers.sum(axis=(1, 2, 3)))
-        profile, depth_modes = fit.longitudinal(showers, e, DEPTH_MODES)
-        fill(
-            self.generator,
-            log_energy=log_energy,
-            response=[fraction, stochastic],
-            profile=profile,
-            depth_modes=depth_modes,
-            template=fit.template(showers),
-            transverse_modes=fit.transverse(showers, TRANSVERSE_MODES),
-            hit=scale * fit.hit_energy(showers),
-            scale=scale,
-        )
         judge = self.discriminator
-        device = judge.means.device
-        seen = judge.observables(
-            torch.from_numpy(statistics["network_units"]).to(device),
-            torch.from_numpy(energy).float().to(device),
+        parts = [slice(first, first + BATCH) for first in range(0, len(energy), BATCH)]
+        observed = np.concatenate(
+            [
+                judge.observables(
+                    *(torch.from_numpy(values[part]).to(judge.means) for values in (amplitudes, energy))
+                )
+                .cpu()
+                .double()
+                .numpy()
+                for part in parts
+            ]
         )
-        observed = seen.cpu().double().numpy()
         powers = np.stack([np.ones_like(e), e, e**2], axis=1)
         means = np.linalg.lstsq(powers, observed, rcond=None)[0]
         widths = (observed - powers @ means).std(axis=0) + 1e-3
-        fill(judge, log_energy=log_energy, means=means, widths=widths, fraction=scale * fraction)
+        fill(
+            judge,
+            log_energy=log_energy,
+            means=means,
+            widths=widths,
+            fraction=scale * showers.sum(dtype=np.float64) / energy.sum(),
+        )
 
 
 def lcd_fast(
@@ -211,6 +113,7 @@ def lcd_fast(
     hidden: int = 128,
     patterns: int = 12,
     discriminator_width: int = 16,
+    start: str = "modes",
 ) -> LcdFast:
     """Build the two networks for any voxel grid.
 
@@ -227,7 +130,10 @@ def lcd_fast(
     """
     grid = require_kind("lcd_fast", geometry, VoxelGrid)
     require_conditions("lcd_fast", geometry, ("energy",))
-    least = 1 + DEPTH_MODES + TRANSVERSE_MODES
+    if start not in STARTS:
+        raise ConfigError(f"model.options.start={start}: choose from {', '.join(STARTS)}")
+    generator = STARTS[start]
+    least = generator.fitted_latent(grid)
     if latent < least:
         raise ConfigError(
             f"model.options.latent={latent}: lcd_fast needs at least {least}, which its fitted modes use"
@@ -235,6 +141,6 @@ def lcd_fast(
     require_sizes(width=width, hidden=hidden, patterns=patterns, discriminator_width=discriminator_width)
     return LcdFast(
         grid,
-        FastGenerator(grid, latent, width, hidden, patterns),
-        FastDiscriminator(grid, discriminator_width, hidden),
+        generator(grid, latent, width, hidden, patterns),
+        FastDiscriminator(grid, discriminator_width, hidden, fine=start == "factors"),
     )

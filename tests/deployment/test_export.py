@@ -34,12 +34,12 @@ ODD = {"lcd_fast": 1e-6}
 """A threshold below which the cells of a model are cut."""
 
 
-def calibrated(name):
+def calibrated(name, **options):
     """A generator with random weights that has seen showers."""
     geometry, transform = geometry_of(name), transform_of(name)
     transform = Transform(**{**transform.to_dict(), "threshold": ODD.get(name, transform.threshold)})
     torch.manual_seed(0)
-    model = build_model(ModelConfig(name=name), geometry)
+    model = build_model(ModelConfig(name=name, options=options), geometry)
     showers, conditions = rough_showers(geometry, 64)
     model.calibrate(
         {
@@ -92,6 +92,13 @@ def test_onnx_makes_the_showers_of_pytorch(name, tmp_path):
     assert report.agreement.visible < 1e-4
     assert report.agreement.cell < 1e-4
     assert report.size == (tmp_path / "model.onnx").stat().st_size
+
+
+def test_onnx_makes_the_showers_of_a_finer_fit(tmp_path):
+    generator = calibrated("lcd_fast", start="factors", latent=40)
+    report = export_onnx(generator, tmp_path / "model.onnx", ranges=RANGES, check=50)
+    assert report.agreement.visible < 1e-4
+    assert report.agreement.cell < 1e-4
 
 
 @pytest.fixture(scope="module")

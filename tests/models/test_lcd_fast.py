@@ -13,7 +13,10 @@ from dist_calo.errors import ConfigError
 from dist_calo.geometry import VoxelGrid
 from dist_calo.models import build_model
 from dist_calo.models.nn.blocks import SpectralNorm
-from dist_calo.models.voxels.lcd_fast.model import COMPOUND_POISSON, lcd_fast
+from dist_calo.models.voxels.lcd_fast.factor_fit import DEGREES, _sharing, legendre, transverse
+from dist_calo.models.voxels.lcd_fast.factors import FactorGenerator
+from dist_calo.models.voxels.lcd_fast.generator import COMPOUND_POISSON
+from dist_calo.models.voxels.lcd_fast.model import lcd_fast
 from dist_calo.models.voxels.lcd_fast.orientation import oriented
 from dist_calo.objectives import build_objective
 from dist_calo.randomness import Draws
@@ -41,10 +44,21 @@ def sample():
         return statistics(file["ECAL"][:300], file["energy"][:300, 0])
 
 
-@pytest.fixture(scope="module")
-def calibrated(sample):
+FACTORS = {"start": "factors", "latent": 40}
+
+
+@pytest.fixture(scope="module", params=[{}, FACTORS], ids=["modes", "factors"])
+def calibrated(sample, request):
     torch.manual_seed(0)
-    model = build_model(ModelConfig(), GRID)
+    model = build_model(ModelConfig(options=request.param), GRID)
+    model.calibrate(sample)
+    return model
+
+
+@pytest.fixture(scope="module")
+def fitted(sample):
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(options=FACTORS), GRID)
     model.calibrate(sample)
     return model
 
@@ -55,10 +69,11 @@ def generate(model, energies, step=0, first=0):
         return model.generate(conditions, Draws(5, step, np.arange(first, first + len(conditions))))
 
 
+@pytest.mark.parametrize("start", ["modes", "factors"])
 @pytest.mark.parametrize("shape", [(25, 25, 25), (51, 51, 25), (7, 10, 6)])
-def test_showers_of_any_grid_are_not_negative_and_mostly_empty(shape):
+def test_showers_of_any_grid_are_not_negative_and_mostly_empty(shape, start):
     torch.manual_seed(0)
-    model = lcd_fast(VoxelGrid(shape=shape), latent=12, width=2, discriminator_width=2)
+    model = lcd_fast(VoxelGrid(shape=shape), latent=34, width=2, discriminator_width=2, start=start)
     showers = generate(model, [10.0, 55.0, 100.0])
     verdict = model.discriminator(showers, torch.full((3, 1), 50.0), Draws(0, 0, [0, 1, 2]))
     assert showers.shape == (3, *shape)
@@ -139,7 +154,7 @@ def test_orientations_keep_the_energy_of_layers_and_are_equally_frequent():
 
 
 @pytest.mark.parametrize("hits", [0.05, 0.5, 2.0, 10.0, 100.0])
-def test_cells_fluctuate_as_the_sum_of_a_poisson_number_of_exponential_hits(calibrated, hits):
+def test_cells_fluctuate_as_the_sum_of_a_poisson_number_of_exponential_hits(hits):
     uniform = (torch.arange(50_000).reshape(1, 40, 50, 25) + 0.5) / 50_000
     uniform = uniform[:, :, torch.arange(50)].flatten()[torch.randperm(50_000)].view(1, 40, 50, 25)
     expected = torch.full_like(uniform, hits).log()
@@ -156,21 +171,27 @@ def test_cells_fluctuate_as_the_sum_of_a_poisson_number_of_exponential_hits(cali
 def test_calibration_takes_response_and_profile_from_the_showers(calibrated, sample):
     generator = calibrated.generator
     assert generator.scale == pytest.approx(1000.0, rel=1e-4)
-    assert generator.response[0] == pytest.approx(
-        sample["energy_sum"].sum() / sample["energy"].sum(), rel=1e-5
-    )
-    assert generator.response[1] == pytest.approx(0.2, rel=0.2)
+    if isinstance(generator, FactorGenerator):
+        assert generator.means[0, 0].exp() == pytest.approx(0.0204, rel=0.02)
+        assert generator.spreads[0, 0].exp() == pytest.approx(
+            0.2 / np.sqrt(np.exp(np.log(sample["energy"]).mean())), rel=0.2
+        )
+    else:
+        assert generator.response[0] == pytest.approx(
+            sample["energy_sum"].sum() / sample["energy"].sum(), rel=1e-5
+        )
+        assert generator.response[1] == pytest.approx(0.2, rel=0.2)
     assert 2e-4 < generator.hit / 1000 < 5e-4
     assert torch.isfinite(calibrated.discriminator.means).all()
-    torch.testing.assert_close(generator.template, generator.template.transpose(0, 1))
-    torch.testing.assert_close(generator.template, generator.template.flip(0))
+    torch.testing.assert_close(generator.template, generator.template.transpose(0, 1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(generator.template, generator.template.flip(0), rtol=1e-5, atol=1e-5)
 
 
-def test_calibration_is_deterministic(calibrated, sample):
+def test_calibration_is_deterministic(fitted, sample):
     torch.manual_seed(0)
-    again = build_model(ModelConfig(), GRID)
+    again = build_model(ModelConfig(options=FACTORS), GRID)
     again.calibrate(sample)
-    state = calibrated.state_dict()
+    state = fitted.state_dict()
     assert all(torch.equal(state[name], value) for name, value in again.state_dict().items())
 
 
@@ -181,6 +202,72 @@ def test_other_network_units_are_refused(sample, transform):
     other = statistics(sample["showers"][:8], sample["energy"][:8], Transform.from_config(transform))
     with pytest.raises(ConfigError, match=re.escape("set transform.power=0.5 and transform.log=false")):
         build_model(ModelConfig(), GRID).calibrate(other)
+
+
+def test_the_fit_has_the_fluctuations_of_single_layers(calibrated, sample):
+    """Principal modes alone leave what a layer does by itself out; factors have it, and how the layers go together."""
+    layers = [
+        values.sum(axis=(1, 2))
+        for values in (
+            AMPLITUDES.inverse(generate(calibrated, sample["energy"])).numpy(),
+            sample["showers"],
+        )
+    ]
+    e = np.log(sample["energy"])
+    line = np.stack([np.ones_like(e), e, e**2], axis=1)
+    left = []
+    for values in layers:
+        shares = np.sqrt(values[:, 3:18] / values.sum(axis=1, keepdims=True))
+        left.append(shares - line @ np.linalg.lstsq(line, shares, rcond=None)[0])
+    single = [np.diff(values, 2, axis=1).std() for values in left]
+    together = np.abs(np.subtract(*(np.corrcoef(values.T) for values in left))).mean()
+    if isinstance(calibrated.generator, FactorGenerator):
+        assert single[0] == pytest.approx(single[1], rel=0.1)
+        assert together < 0.09
+    else:
+        assert single[0] < 0.7 * single[1]
+
+
+@pytest.mark.parametrize("shape", [(5, 5, 2), (6, 6, 2), (4, 5, 2)])
+def test_the_fit_of_shapes_finds_how_they_depend_on_the_impact_point(shape):
+    numbers = np.random.default_rng(0)
+    point = numbers.uniform(-1.0, 1.0, (4000, 2))
+    places = [np.arange(n) - (n - 1) / 2 for n in shape[:2]]
+    logs = 0.5 * (point[:, 0, None, None] * places[0][:, None] + point[:, 1, None, None] * places[1])
+    hits = numbers.poisson(4.0 * np.exp(logs)[..., None].repeat(shape[2], axis=3))
+    _, modes = transverse(hits.astype(np.float32), legendre(point), np.zeros(shape), 1.0)
+    along_x, along_y = modes[DEGREES.index((1, 0))], modes[DEGREES.index((0, 1))]
+    slopes = along_x - along_x.mean(axis=(0, 1)), along_y - along_y.mean(axis=(0, 1))
+    np.testing.assert_allclose(slopes[0], np.broadcast_to(0.5 * places[0][:, None, None], shape), atol=0.2)
+    np.testing.assert_allclose(slopes[1], np.broadcast_to(0.5 * places[1][:, None], shape), atol=0.2)
+    np.testing.assert_allclose(
+        modes[:, ::-1], modes * np.array([(-1.0) ** i for i, _ in DEGREES])[:, None, None, None], atol=1e-5
+    )
+
+
+def test_neighbours_share_as_many_hits_as_their_correlation_says(fitted):
+    generator = fitted.generator
+    before = generator.sharing.clone()
+    generator.sharing.copy_(torch.from_numpy(_sharing(0.1, 0.03)))
+    uniform = Draws(0, 0, np.arange(200)).uniform("cells", GRID.cells).view(-1, *GRID.shape)
+    decides, copies = generator._shared(uniform)
+    generator.sharing.copy_(before)
+    hit = (decides > 0.7).double() - 0.3
+    for axes, expected in (((1,), 0.1), ((2,), 0.1), ((1, 2), 0.03), ((3,), 0.0)):
+        other = hit.roll([-1] * len(axes), axes)
+        assert (hit * other).mean() / 0.21 == pytest.approx(expected, abs=0.006)
+    assert (uniform[~copies].clamp(max=1.0 - 1e-6) == decides[~copies]).all()
+
+
+def test_a_layer_with_energy_has_a_hit(fitted):
+    showers = generate(fitted, np.full(64, 10.0))
+    layers = showers.square().sum((1, 2))
+    assert ((showers > 0.01).sum((1, 2)) > 0)[layers > 0.01].all()
+
+
+def test_an_unknown_start_is_refused():
+    with pytest.raises(ConfigError, match=re.escape("model.options.start=mode: choose from modes, factors")):
+        build_model(ModelConfig(options={"start": "mode"}), GRID)
 
 
 @pytest.mark.parametrize(("option", "value"), [("latent", 10), ("width", 0), ("hidden", 0), ("patterns", 0)])

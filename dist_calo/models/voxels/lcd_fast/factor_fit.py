@@ -238,7 +238,11 @@ def cells(
         residuals.append(in_core[0] - in_core[1])
     dispersion, along_x, along_y, diagonal = sums[:, 0] / (sums[:, 1] + TINY)
     return {
-        "cell": _amplitudes(*(np.concatenate(values) for values in zip(*found, strict=True)), dispersion),
+        "cell": _amplitudes(
+            np.concatenate([mean for mean, _ in found]),
+            np.concatenate([amplitude for _, amplitude in found]),
+            dispersion,
+        ),
         "sharing": _sharing((along_x + along_y) / 2, diagonal),
         "core_modes": _core_modes(np.concatenate(residuals), np.concatenate(expected_core)),
     }

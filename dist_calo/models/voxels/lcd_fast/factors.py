@@ -28,8 +28,8 @@ TERMS = (20, 4)
 """Monomials of energy and factors up to the third and the first degree."""
 
 
-RISE = 0.01
-"""Chance in units of that of a hit over which its energy rises."""
+RISE = 0.1
+"""Part of the chance of a hit over which its energy rises."""
 
 
 class FactorGenerator(FastGenerator):
@@ -39,6 +39,7 @@ class FactorGenerator(FastGenerator):
     spreads: Tensor
     bends: Tensor
     correlation: Tensor
+    core: Tensor
     core_modes: Tensor
     sharing: Tensor
     cell_start = factor_fit.CELL
@@ -47,8 +48,8 @@ class FactorGenerator(FastGenerator):
         super().__init__(geometry, latent, width, hidden, patterns)
         with torch.no_grad():  # What is learned begins small beside the fit.
             for layer in (self.total, self.layers, self.pattern_weights, self.finer[-1]):
-                layer.weight *= 0.1
-                layer.bias *= 0.1
+                for parameter in layer.parameters():
+                    parameter.mul_(0.1)
 
     @staticmethod
     def fitted_latent(geometry: VoxelGrid) -> int:
@@ -57,10 +58,12 @@ class FactorGenerator(FastGenerator):
     def _register_fit(self) -> int:
         x, y, z = self.geometry.shape
         modes = 1 + FACTORS + len(factor_fit.DEGREES)
-        self.register_buffer("means", torch.zeros(TERMS[0], 1 + z))
+        means = torch.zeros(TERMS[0], 1 + z)
+        means[0] = torch.tensor([0.02, *[1.0 / z] * z]).log()
+        self.register_buffer("means", means)
         self.register_buffer("spreads", torch.zeros(TERMS[1], 1 + z))
         self.register_buffer("bends", torch.zeros(2 + len(factor_fit.BENDS), 1 + z))
-        self.register_buffer("correlation", torch.zeros(2, 1 + z, 1 + z))
+        self.register_buffer("correlation", torch.stack([torch.eye(1 + z), torch.zeros(1 + z, 1 + z)]))
         self.register_buffer("transverse_modes", torch.zeros(modes, x, y, z))
         self.register_buffer("core_modes", torch.zeros(factor_fit.CORE_MODES, z))
         self.register_buffer("core", torch.from_numpy(factor_fit.core((x, y))).float())
@@ -107,11 +110,11 @@ class FactorGenerator(FastGenerator):
         beyond = seen.log() - torch.log1p(-decides)
         # A layer with energy has a hit.
         beyond = F.relu(beyond + F.relu(1e-3 - beyond.amax((1, 2), keepdim=True)))
-        # Rounding must not make a cell with much energy: what a hit has rises from 0 over the first of its chances.
-        risen = (beyond / RISE).clamp(max=1.0).detach()
-        own = -torch.log1p(-uniform.clamp(max=1.0 - 1e-6))
-        beyond = beyond + torch.where(copies, risen * own - beyond, 0.0).detach()
         s = beyond / ((beyond + ROUNDING).sqrt() + ROUNDING**0.5)  # sqrt(beyond), rounded off
+        # Rounding must not decide about much energy: where no hit is possible, what it has rises from 0.
+        risen = (beyond / RISE + F.relu(root - 2.0)).clamp(max=1.0).detach()
+        own = (-torch.log1p(-uniform.clamp(max=1.0 - 1e-6))).sqrt()
+        s = s + torch.where(copies, risen * own - s, 0.0).detach()
         slope = c[0] + c[1] * seen + c[2] * root + s * (c[5] + c[6] * s + (c[7] + c[8] * s) * none)
         return s * slope + risen * F.relu(c[3] * root - c[4])
 

@@ -33,7 +33,7 @@ class FastGenerator(nn.Module):
         patterns: learned transverse patterns.
     """
 
-    cell_start = COMPOUND_POISSON
+    cell_start: tuple[float, ...] = COMPOUND_POISSON
     """Constants of `_sampled` before they are learned."""
     log_energy: Tensor
     response: Tensor

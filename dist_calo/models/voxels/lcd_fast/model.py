@@ -21,8 +21,22 @@ showers before the first step (`LcdFast.calibrate`): this is the starting point 
 and what ``S`` and ``w`` deviate from the fit by are learned by adversarial training. A shower is put into a random one
 of the eight orientations of its square cross-section, all equally likely in nature.
 
+With ``start=factors`` the fit is finer (`factors`, `factor_fit`). Normal numbers ``a_1, a_2`` stand for the depth and
+the longitudinal width of a shower, ``c = (e, a_1, a_2)``; ``v_0`` is the log of the response, ``v_l`` that of a layer's
+share, and all fluctuate together::
+
+    v   = B . mono_3(c) + g((M_0 + e M_1) n) exp(D . mono_1(c))   mono_k monomials up to degree k, n normal, g bends
+    S   = sum_k A_k(x, y, l) phi_k(c, u) + core(x, y) C_l . n'    u impact point in the middle cell, phi its polynomials
+    m   = (E_l / w_l + 1) softmax_xy(t + S + learned)             given their energy, one hit more than a Poisson number
+
+``A`` comes from a Poisson regression of the hits of cells, ``C`` from the covariance of the middle cells' energies in
+different layers. Hits spread over two cells: a cell takes the hit, not the energy, of a neighbour with a chance that is
+fitted to the correlation of neighbours (`FactorGenerator._sampled`; a few more constants c make a hit's energy that of
+electrons in silicon). At last the mean shapes are corrected by those of generated showers.
+
 The **discriminator** reads a shower, in a random orientation too, in two ways: strided convolutions of ln(1 + 4x), and
-dense layers on observables (visible energy, profiles, hits, core; cf. CaloGAN, arXiv:1712.10321) as deviations from
+dense layers on observables (visible energy, profiles, hits, core; with ``start=factors`` also widths, cores and
+likeness of layers; cf. CaloGAN, arXiv:1712.10321) as deviations from
 their mean at the incident energy. The score is a conditional projection (arXiv:1802.05637). All layers up to the score
 are divided by their spectral norm (arXiv:1802.05957), computed afresh from the weights: a norm that is iterated from
 call to call, as is usual, would depend on the number of micro-batches.
@@ -119,11 +133,13 @@ def lcd_fast(
 
     Args:
         geometry: the read-out.
-        latent: normal numbers of a shower; the first 11 feed the fitted fluctuations too.
+        latent: normal numbers of a shower; the first ones (11, or 8 more than there are layers) feed the fitted
+            fluctuations too.
         width: channels of the finest transposed convolution; coarser ones have twice and four times as many.
         hidden: width of the dense layers of both networks.
         patterns: learned transverse patterns.
         discriminator_width: channels of the first convolution; the others have twice as many.
+        start: what the fit is made of, ``modes`` or the better ``factors``; a checkpoint that does not say has modes.
 
     Raises:
         ConfigError: if the data are no voxel grid or have other conditions than the energy, or a size is too small.

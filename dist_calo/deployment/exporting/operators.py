@@ -80,6 +80,11 @@ def normal_probability(values: Tensor) -> Tensor:
     return torch.where(x.abs() < 0.5, 0.5 + 0.5 * torch.erf(x), torch.where(x < 0, small, 1.0 - small))
 
 
+def complementary_error_function(values: Tensor) -> Tensor:
+    """`torch.special.erfc`, right in relative terms where it is small."""
+    return 2.0 * normal_probability(-math.sqrt(2.0) * values)
+
+
 def places(
     levels: Tensor,
     values: Tensor,
@@ -121,6 +126,8 @@ def replacements() -> dict[Any, Callable[..., Any]]:
     return {
         torch.ops.aten.special_ndtri.default: normal_quantile,
         torch.ops.aten.special_ndtr.default: normal_probability,
+        torch.ops.aten.special_erfc.default: complementary_error_function,
+        torch.ops.aten.erfc.default: complementary_error_function,
         torch.ops.aten.erfinv.default: inverse_error_function,
         torch.ops.aten.searchsorted.Tensor: places,
         torch.ops.aten.sigmoid.default: logistic,

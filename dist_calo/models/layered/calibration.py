@@ -1,4 +1,4 @@
-"""Calibration of the models of layered calorimeters on training showers, before the first step.
+"""Calibration of the energies of layers on training showers, before the first step.
 
 Energies are in network units squared: those of a cell are its amplitude squared. ``e`` is the logarithm of the incident
 energy, brought to [-1, 1] over the sample. Coordinates of the energies of layers are those of
@@ -23,12 +23,6 @@ CENTER_DEGREE, WIDTH_DEGREE, CHANCE_DEGREE = 3, 2, 3
 of an exact 0 or 1."""
 NEVER = -30.0
 """Logit of the chance of what is not in the sample."""
-SHARE_FLOOR, MODE_FLOOR = 1e-7, 3e-3
-"""Shares of a layer's energy below which differences are ignored in the mean shape and its fluctuations."""
-MODE_SHOWERS = 1024
-"""Showers that the fluctuations of the shapes are taken from at most: those with most hits."""
-FEW = 10.0
-"""Showers that a cell's own statistics need to count as much as those of its layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,75 +151,3 @@ def chance(happened: NDArray[np.bool_], e: Array) -> Array:
         found = found + np.clip(step, -2.0, 2.0)
     fit[: degree + 1] = found
     return fit
-
-
-def mean_shape(shares: Array, e: Array) -> Array:
-    """Return the logarithm of the mean share of each cell in its layer's energy as a line in e, shape (2, V).
-
-    Args:
-        shares: cells / energy of their layer, 0 in empty layers, shape (n, V).
-        e: in [-1, 1], shape (n,).
-    """
-    mean = shares.mean(axis=0)
-    middle = e.mean()
-    # d ln f / d e of f exp(slope (e - middle)), to first order; cells that are seldom hit have no slope of their own.
-    slope = (shares * (e - middle)[:, None]).mean(axis=0) / np.maximum(mean, SHARE_FLOOR) / max(e.var(), 1e-6)
-    hits = (shares > 0).sum(axis=0)
-    slope = np.clip(slope * hits / (hits + 5 * FEW), -3.0, 3.0)
-    return np.stack([np.log(mean + SHARE_FLOOR) - slope * middle, slope])
-
-
-def hit_energies(cells: Array, expected: Array, slices: tuple[slice, ...]) -> Array:
-    """Return the energy of a hit in each cell (V,) for which a Poisson number of hits leaves it empty as often.
-
-    Args:
-        cells: energies, shape (n, V).
-        expected: mean energies in these showers, shape (n, V).
-        slices: where each layer's cells are.
-    """
-    empty = (cells <= 0).mean(axis=0)
-    positive = cells[cells > 0]
-    low = np.full(cells.shape[1], np.log(np.quantile(positive, 0.01)) - 2.0)
-    high = np.full(cells.shape[1], np.log(positive.max()) + 2.0)
-    for _ in range(24):
-        middle = (low + high) / 2
-        too_full = np.exp(-expected / np.exp(middle)).mean(axis=0) < empty
-        low, high = np.where(too_full, middle, low), np.where(too_full, high, middle)
-    found = (low + high) / 2
-    known = len(cells) * np.minimum(empty, 1.0 - empty)
-    usual = np.log(np.median(positive))
-    for cut in slices:
-        good = known[cut] > FEW
-        layer = np.median(found[cut][good]) if good.any() else usual
-        weight = known[cut] / (known[cut] + FEW)
-        found[cut] = weight * found[cut] + (1 - weight) * layer
-    return np.exp(found)
-
-
-def shape_modes(shares: Array, mean: Array, hits: Array, count: int) -> Array:
-    """Return principal modes of the fluctuations of shapes, as changes of the log of a share, (count, V).
-
-    They are found in the square roots of the shares, in which hits that fluctuate independently make the same width
-    ``(2 hits)^-1/2`` in all cells of a layer. In units of this width, the part of a mode's variance that exceeds 1 is
-    not from independent hits; a standard normal number times each mode has this part alone, to first order.
-
-    Args:
-        shares: cells / energy of their layer, shape (n, V).
-        mean: theirs, in the same showers, shape (n, V).
-        hits: of each cell's layer in the same showers, shape (n, V).
-        count: modes; zeros stand for those beyond the rank.
-    """
-    most = np.argsort(-hits.sum(axis=1), kind="stable")[: min(MODE_SHOWERS, (len(hits) + 1) // 2)]
-    roots = np.sqrt(shares[most]) - np.sqrt(mean[most])
-    width = np.sqrt((1.0 / (2.0 * np.maximum(hits[most], 1.0))).mean(axis=0))
-    scaled = (roots - roots.mean(axis=0)) / width
-    # Principal directions by way of the showers' scalar products, which are fewer than the cells'.
-    variances, showers = np.linalg.eigh(scaled @ scaled.T / len(scaled))
-    kept = min(count, len(variances))
-    directions = showers[:, ::-1][:, :kept].T @ scaled
-    directions /= np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    beyond = np.sqrt(np.maximum(variances[::-1][:kept, None] - 1.0, 0.0))
-    modes = np.zeros((count, shares.shape[1]))
-    modes[:kept] = directions * width * beyond
-    average = mean[most].mean(axis=0)
-    return 2.0 * modes * np.sqrt(average) / (average + MODE_FLOOR)

@@ -11,16 +11,17 @@ layer to layer of CaloGAN, arXiv:1712.10321), with noise z' of its own::
 
     h = dense(z', e, w)
     g_k = dense(h, w, g_{k-1}, cells of layer k-1 as sqrt of their shares)
-    s_k = softmax(t_k(e) + sum_j a_jk z'_j d_jk + S_k(g_k))                  shares of the cells of layer k
-    m = s_k E_k / v                                       mean number of hits; v is the energy of a hit in this cell
-    q = max(0, ln(1 - exp(-m)) - ln(1 - u))               u uniform, one for each cell
-    y = sqrt(q) (c_0 + c_1 (1 - exp(-m)) + c_2 sqrt(m)) + max(0, c_3 sqrt(m) - c_4)
+    s_k = softmax(t_k(e) + fluctuations(z', a) + S_k(g_k))               shares of the cells of layer k
+    m = s_k E_k r_k(E_k) / v                              mean number of hits; v is the energy of a hit in this cell
+    q = max(0, ln(1 - exp(-m)) - ln(1 - u))               u uniform, one for each cell, correlated among neighbours
+    y = q^(1/2 + (p - 1) exp(-m) / 2) (c_0 + c_1 (1 - exp(-m)) + c_2 sqrt(m)) + max(0, c_3 sqrt(m) - c_4)
     x = y sqrt(E_k / sum y^2)                             amplitudes: network units are sqrt(scale E)
 
-C is the Cholesky factor of the correlation of w, d are the principal fluctuations of the shapes, t their means: fitted
-to training showers (`LayersGan.calibrate`), so that learning starts from layer energies that are right each, with
-normal correlations. ``W``, ``S``, ``a``, ``c`` and what v deviates from the fit by are learned. The explicit energy of
-a layer is the sum of its cells, exactly; see `dist_calo.models.layered.cells` for the fluctuation of cells.
+C is the Cholesky factor of the correlation of w; mean shapes t, fluctuations, r, v and p are those of
+`dist_calo.models.layered.cells`. All are fitted to training showers (`LayersGan.calibrate`), so that learning starts
+from layer energies that are right each, with normal correlations, and from cells whose means, widths and numbers of
+hits are nearly so. ``W``, ``S``, ``c``, factors a on the fluctuations of each layer and what v deviates from the fit by
+are learned. The explicit energy of a layer is the sum of its cells, exactly.
 
 Each generator plays a game of its own (`dist_calo.models.layered.gan_discriminator`), the first about w, the second
 about whole showers. In one game about showers, the energies would move away from what is right to make up for cells
@@ -38,6 +39,7 @@ from dist_calo.models.layered.calibration import squared_amplitudes
 from dist_calo.models.layered.cells import LayerCells
 from dist_calo.models.layered.energies import LayerEnergies
 from dist_calo.models.layered.gan_discriminator import EnergiesDiscriminator, LayersDiscriminator
+from dist_calo.models.layered.layout import Mirrors
 from dist_calo.models.nn.blocks import Dense, leaky
 from dist_calo.models.nn.requirements import column, require_conditions, require_kind, require_sizes
 from dist_calo.randomness import Draws
@@ -94,7 +96,7 @@ class CellsGenerator(nn.Module):
     def __init__(self, geometry: LayeredReadout, latent: int, hidden: int, modes: int) -> None:
         super().__init__()
         self.latent = latent
-        self.cells = LayerCells(LayerEnergies(geometry), geometry.cells, modes)
+        self.cells = LayerCells(geometry, modes, min(modes, latent - modes))
         sizes = self.cells.sizes
         count = len(sizes)
         self.dense = Dense(latent + 1 + count, [hidden, hidden])
@@ -117,8 +119,8 @@ class CellsGenerator(nn.Module):
             uniform: uniform numbers, (B, V).
         """
         h = self.dense(torch.cat([latent, e[:, None], normal], dim=1))
-        logits = self.cells.mean_logits(e) + self._modes(latent)
-        told = torch.cat([h, normal], dim=1)
+        logits = self.cells.mean_logits(e) + self.cells.fluctuations(latent, self.mode_weights, layers)
+        told, uniform = torch.cat([h, normal], dim=1), self.cells.correlated(uniform)
         pictures: list[Tensor] = []
         for k, (stream, shape) in enumerate(zip(self.streams, self.shapes, strict=True)):
             g = leaky(stream(told))
@@ -127,21 +129,18 @@ class CellsGenerator(nn.Module):
             told = torch.cat([h, normal, g, pictures[-1] / root], dim=1)
         return torch.cat(pictures, dim=1)
 
-    def _modes(self, latent: Tensor) -> Tensor:
-        """Return the principal fluctuations of the logits, (B, V)."""
-        amounts = latent[:, : len(self.cells.modes)]
-        return amounts @ (self.cells.modes * self.cells.spread(self.mode_weights))
-
     def _layer(self, k: int, logits: Tensor, change: Tensor, energy: Tensor, uniform: Tensor) -> Tensor:
         """Return the amplitudes of the cells of layer k, whose squares sum to its energy (B, 1)."""
         cut = self.cells.slices[k]
         log_hit = (self.cells.hit + self.log_hit)[cut]
-        u = uniform[:, cut].clamp(1e-7, 1.0 - 1e-6)
-        expected = self.cells.log_hits(logits[:, cut] + change, energy, log_hit)
+        u = uniform[:, cut]
+        expected = self.cells.log_hits(k, logits[:, cut] + change, energy, log_hit)
         mean = expected.exp()
         root, seen = mean.sqrt(), -torch.expm1(-mean)
         beyond = F.relu(seen.log() - torch.log1p(-u))
-        hit = beyond / ((beyond + ROUNDING).sqrt() + ROUNDING**0.5)  # sqrt(beyond), rounded off
+        # beyond^(power / 2), rounded off at 0, where a single hit is seen; sqrt(beyond) where many are.
+        bend = (beyond + ROUNDING).log() * (0.5 * (self.cells.power - 1.0) * (1.0 - seen))
+        hit = beyond / ((beyond + ROUNDING).sqrt() + ROUNDING**0.5) * bend.exp()
         c = self.constants[:, k]
         amplitudes = hit * (c[0] + c[1] * seen + c[2] * root) + F.relu(c[3] * root - c[4])
         # Hits arrive at a rate m; a layer with energy has at least the hit that arrives first.
@@ -159,6 +158,8 @@ class LayersGan(Model):
         modes: principal fluctuations of the shapes.
         discriminator_width: width of each stream of the discriminator.
         blur: noise on what the discriminators read.
+        mirrored: whether mirror images of a shower are equally likely.
+        closely: whether the discriminator reads hottest cells and second moments.
     """
 
     generating = ("energies", "generator")
@@ -172,12 +173,18 @@ class LayersGan(Model):
         modes: int,
         discriminator_width: int,
         blur: float,
+        *,
+        mirrored: bool,
+        closely: bool,
     ) -> None:
         super().__init__(geometry)
+        self.mirrors = Mirrors(geometry) if mirrored else None
         self.energies = EnergiesGenerator(geometry, ENERGIES_WIDTH)
         self.energies_discriminator = EnergiesDiscriminator(geometry, ENERGIES_WIDTH, blur)
         self.generator = CellsGenerator(geometry, latent, hidden, modes)
-        self.discriminator = LayersDiscriminator(geometry, discriminator_width, modes, blur)
+        self.discriminator = LayersDiscriminator(
+            geometry, discriminator_width, modes, blur, mirrored=mirrored, closely=closely
+        )
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -219,7 +226,7 @@ class LayersGan(Model):
         energies = self.energies.energies
         e, layers = energies.standardised(incident), energies(normal, incident)
         showers: Tensor = self.generator(e, normal, layers, latent, uniform)
-        return showers
+        return self.mirrors(showers, draws) if self.mirrors else showers
 
     def _normal(self, incident: Tensor, draws: Draws) -> Tensor:
         """Return the coordinates w of generated energies of layers, (B, K)."""
@@ -245,13 +252,16 @@ class LayersGan(Model):
             ConfigError: if the network units are not sqrt(scale E).
         """
         cells, energy = squared_amplitudes("layers_gan", statistics)
+        amplitudes = statistics["network_units"]
+        if self.mirrors:
+            cells, amplitudes, energy = self.mirrors.expanded(cells, amplitudes, energy)
         fitted = self.energies.energies
         fitted.fit(cells, energy)
-        self.generator.cells.fit(cells, fitted.fitted_at(energy))
+        self.generator.cells.fit(cells, energy, fitted.fitted_at(energy), self.generate)
         for other in (self.energies_discriminator, self.discriminator):
             other.energies.load_state_dict(fitted.state_dict())
-        self.discriminator.cells.load_state_dict(self.generator.cells.state_dict())
-        self.discriminator.fit(statistics["network_units"], statistics["energy"])
+        self.discriminator.cells.load_state_dict(self.generator.cells.state_dict(), strict=False)
+        self.discriminator.fit(amplitudes, energy)
 
 
 def layers_gan(
@@ -262,6 +272,8 @@ def layers_gan(
     modes: int = 8,
     discriminator_width: int = 64,
     blur: float = 0.5,
+    mirrored: bool = False,
+    closely: bool = False,
 ) -> LayersGan:
     """Build the two networks for any layered read-out.
 
@@ -272,6 +284,9 @@ def layers_gan(
         modes: fitted principal fluctuations of the shapes of layers.
         discriminator_width: width of each stream of the discriminator.
         blur: noise on what the discriminators read, in units of the width of each number.
+        mirrored: whether the beam stands in the middle of symmetric layers, so that mirror images of a shower are
+            equally likely (`dist_calo.models.layered.layout.Mirrors`).
+        closely: whether the discriminator reads hottest cells and second moments of each layer.
 
     Raises:
         ConfigError: if the data have no layers or other conditions than the energy, or an option is too small.
@@ -283,4 +298,6 @@ def layers_gan(
     require_sizes(least=2, discriminator_width=discriminator_width)
     if blur < 0:
         raise ConfigError(f"model.options.blur={blur}: must not be negative")
-    return LayersGan(layered, latent, hidden, modes, discriminator_width, blur)
+    return LayersGan(
+        layered, latent, hidden, modes, discriminator_width, blur, mirrored=mirrored, closely=closely
+    )

@@ -4,7 +4,8 @@ That of energies reads the normal coordinates w of the energies of layers (`dist
 of showers has streams. One a layer reads its cells, as deviations from their mean at this incident energy; it is told
 of the layer before it. One more reads explicit energies and what physicists look at: w, the logarithms of the
 energies, hits above four levels, how concentrated a layer is, and how much of each principal fluctuation its shape
-shows. Scores are conditional projections (arXiv:1802.05637); all layers up to them are divided by their spectral norm
+shows; and, if it is to look closely, the shares of the two hottest cells of each layer and its second moments. Scores
+are conditional projections (arXiv:1802.05637); all layers up to them are divided by their spectral norm
 (arXiv:1802.05957), computed afresh from the weights. Noise is added to all that is read, so that single training
 showers cannot be learned by heart (arXiv:1701.04862). Nothing depends on other showers of a batch.
 """
@@ -20,6 +21,7 @@ from dist_calo.geometry import LayeredReadout
 from dist_calo.models.interfaces import Verdict
 from dist_calo.models.layered.cells import LayerCells
 from dist_calo.models.layered.energies import LayerEnergies, in_float32
+from dist_calo.models.layered.layout import Mirrors
 from dist_calo.models.nn.blocks import SpectralNorm, fill, leaky
 from dist_calo.models.nn.requirements import column
 from dist_calo.randomness import Draws
@@ -83,6 +85,8 @@ class LayersDiscriminator(nn.Module):
         width: of each stream.
         modes: principal fluctuations of the shapes.
         blur: width of the noise added to all that is read, in units of its own width.
+        mirrored: whether mirror images of a shower are equally likely; it reads a random one then.
+        closely: whether it reads hottest cells and second moments of each layer.
     """
 
     unit: Tensor
@@ -90,14 +94,30 @@ class LayersDiscriminator(nn.Module):
     picture_widths: Tensor
     means: Tensor
     widths: Tensor
+    offsets: Tensor
 
-    def __init__(self, geometry: LayeredReadout, width: int, modes: int, blur: float) -> None:
+    def __init__(
+        self,
+        geometry: LayeredReadout,
+        width: int,
+        modes: int,
+        blur: float,
+        *,
+        mirrored: bool,
+        closely: bool,
+    ) -> None:
         super().__init__()
         self.geometry, self.blur = geometry, blur
+        self.mirrors = Mirrors(geometry) if mirrored else None
         self.energies = LayerEnergies(geometry)
-        self.cells = LayerCells(self.energies, geometry.cells, modes)
+        self.cells = LayerCells(geometry, modes, modes)
         count = len(self.cells.sizes)
-        observables = count * (4 + len(LEVELS) + modes)
+        observables = count * (4 + len(LEVELS) + modes + (4 if closely else 0))
+        self.closely = closely
+        offsets = torch.zeros(geometry.cells, count, 2)
+        for k, (cut, picture) in enumerate(zip(self.cells.slices, self.cells.pictures, strict=True)):
+            offsets[cut, k] = picture.squared_offsets()
+        self.register_buffer("offsets", offsets.flatten(1), persistent=False)
         self.register_buffer("unit", torch.tensor(1.0))
         self.register_buffer("picture_means", torch.zeros(3, 2 * geometry.cells))
         self.register_buffer("picture_widths", torch.ones(2 * geometry.cells))
@@ -117,6 +137,8 @@ class LayersDiscriminator(nn.Module):
         """Judge amplitudes (B, V)."""
         incident = column(conditions, self.geometry, "energy")
         e = self.energies.standardised(incident)
+        if self.mirrors:
+            showers = self.mirrors(showers, draws)
         pictures, measured = self.deviations(showers, incident)
         noise = self.blur * draws.normal("blur", pictures.shape[1] + measured.shape[1]).to(pictures)
         pictures = pictures + noise[:, : pictures.shape[1]]
@@ -165,6 +187,11 @@ class LayersDiscriminator(nn.Module):
             *counts,
             roots @ along,
         ]
+        if self.closely:
+            for cut, size in zip(self.cells.slices, self.cells.sizes, strict=True):
+                hottest = shares[:, cut].topk(min(2, size), dim=1).values
+                parts.append((torch.cat([hottest, hottest], dim=1)[:, :2] + 1e-3).log())
+            parts.append((shares @ self.offsets + 1e-2).log())
         return torch.cat(parts, dim=1)
 
     def fit(self, amplitudes: np.ndarray, energy: np.ndarray) -> None:

@@ -16,6 +16,9 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+BELOW_ONE = np.float32(1.0 - 2.0**-24)
+"""Largest number of float32 below 1."""
+
 
 def derived_seed(seed: int, *purpose: str | int) -> int:
     """Return a 64-bit seed for one purpose, independent of the seeds for all others.
@@ -82,7 +85,8 @@ class Draws:
         """Return uniform numbers in [0, 1), shape (B, size), float32."""
         import torch
 
-        return torch.from_numpy(self._uniform(name, size).astype(np.float32))
+        # float32 rounds what is nearest to 1 up to it.
+        return torch.from_numpy(np.minimum(self._uniform(name, size).astype(np.float32), BELOW_ONE))
 
     def normal(self, name: str, size: int) -> "torch.Tensor":
         """Return standard normal numbers, shape (B, size), float32."""

@@ -32,6 +32,11 @@ def test_seed_step_purpose_and_name_each_change_the_numbers():
     assert not any(torch.equal(base, other) for other in others)
 
 
+def test_uniform_numbers_stay_below_one(monkeypatch):
+    monkeypatch.setattr(Draws, "_uniform", lambda self, name, size: np.full((1, size), 1.0 - 2.0**-40))
+    assert float(Draws(0, 0, [0]).uniform("x", 2).max()) < 1.0
+
+
 def test_normal_numbers_have_the_moments_of_a_standard_normal():
     numbers = Draws(5, 0, range(4000)).normal("z", 101).double().numpy()
     scale = 1 / np.sqrt(numbers.size)

@@ -15,7 +15,7 @@ from dist_calo.transforms import Transform
 
 VOLT = 1e-3
 """Volts of one count."""
-SIZES = {"latent": 4, "hidden": 8, "width": 2}
+SIZES = {"latent": 4, "hidden": 8}
 TRANSFORM = Transform(scale=0.01, power=1.0)
 FAMILIES = ("signals_shapes_amplitudes", "signals_full", "signals_simplified", "signals_factorised")
 

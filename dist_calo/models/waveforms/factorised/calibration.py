@@ -41,39 +41,24 @@ def quantum(amplitudes: Array) -> float:
     return step if step > 0 and np.allclose(levels / step, np.round(levels / step), atol=1e-3) else 0.0
 
 
-def smeared(amplitudes: Array, step: float) -> Array:
-    """Smear amplitudes uniformly within a step of the digitiser; deterministic."""
-    uniform = np.random.default_rng(0).random(amplitudes.shape)
-    return np.asarray(np.maximum(amplitudes + step * (uniform - 0.5), 0.25 * max(step, SMALLEST_STEP)))
-
-
 def energy_knots(log_energy: Array, count: int) -> Array:
     """Return the knots at which showers are about equally frequent, from the lowest to the highest energy."""
     knots = np.quantile(log_energy, np.linspace(0.0, 1.0, count))
     return np.asarray(knots + 1e-3 * np.arange(count))
 
 
-def amplitude_tables(
-    log_amplitudes: Array, log_energy: Array, classes: list[int], knots: Array, floor: float
+def quantile_tables(
+    values: Array, covariate: Array, classes: list[int], knots: Array, *, narrow: float
 ) -> Array:
-    """Return quantiles of the log amplitudes (n, channels) at energies, for each class; noise below the floor."""
+    """Return the quantiles of values (n, channels) at knots of their covariate (n, channels), for each class."""
     tables = []
     for kind in range(max(classes) + 1):
         members = [channel for channel, found in enumerate(classes) if found == kind]
-        values = log_amplitudes[:, members].ravel()
-        covariate = np.repeat(log_energy, len(members))
-        tables.append(quantile_table(values, covariate, knots, narrow=0.7, step=SMALLEST_STEP, floor=floor))
-    return np.stack(tables)
-
-
-def time_tables(times: Array, log_amplitudes: Array, classes: list[int], knots: Array) -> Array:
-    """Return quantiles of the times (n, channels) at log amplitudes, for each class; NaN is left out."""
-    tables = []
-    for kind in range(max(classes) + 1):
-        members = [channel for channel, found in enumerate(classes) if found == kind]
-        values, covariate = times[:, members].ravel(), log_amplitudes[:, members].ravel()
-        found = np.isfinite(values)
-        tables.append(quantile_table(values[found], covariate[found], knots, narrow=0.5, step=SMALLEST_STEP))
+        some = values[:, members].ravel(), covariate[:, members].ravel()
+        found = np.isfinite(some[0])
+        tables.append(
+            quantile_table(some[0][found], some[1][found], knots, narrow=narrow, step=SMALLEST_STEP)
+        )
     return np.stack(tables)
 
 

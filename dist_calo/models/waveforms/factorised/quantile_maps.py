@@ -72,9 +72,7 @@ def _at(rows: Tensor, index: Tensor) -> Tensor:
     return rows.gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
 
-def quantile_table(
-    values: Array, covariate: Array, knots: Array, *, narrow: float, step: float, floor: float | None = None
-) -> Array:
+def quantile_table(values: Array, covariate: Array, knots: Array, *, narrow: float, step: float) -> Array:
     """Return the quantiles of values (n,) at knots of their covariate (n,), smoothed over neighbouring knots.
 
     Args:
@@ -83,8 +81,6 @@ def quantile_table(
         knots: rising, at least two.
         narrow: width of the smoothing in units of the distance between knots.
         step: least rise from one quantile to the next, so that the map can be turned around.
-        floor: if given, values and covariate are logarithms of two quantities, the first of which rises in proportion
-            to the second above this floor; neighbours are scaled so before they count.
 
     Returns:
         Shape (knots, LEVELS), rising along the second axis.
@@ -93,14 +89,9 @@ def quantile_table(
     chances = np.array([0.5 * (1.0 + erf(score / sqrt(2.0))) for score in scores])
     widths = narrow * np.gradient(knots)
     table = np.empty((len(knots), LEVELS))
+    order = np.argsort(values)
     for row, (knot, width) in enumerate(zip(knots, widths, strict=True)):
         weights = np.exp(-0.5 * ((covariate - knot) / width) ** 2) + 1e-12
-        moved = values
-        if floor is not None:
-            size = np.exp(values)
-            above = np.maximum(size - floor, 0.0) * np.exp(knot - covariate)
-            moved = np.log(np.minimum(size, floor) + above)
-        order = np.argsort(moved)
         sums = np.cumsum(weights[order])
-        table[row] = np.interp(chances, (sums - 0.5 * weights[order]) / sums[-1], moved[order])
+        table[row] = np.interp(chances, (sums - 0.5 * weights[order]) / sums[-1], values[order])
     return np.asarray(np.maximum.accumulate(table, axis=1) + step * np.arange(LEVELS))

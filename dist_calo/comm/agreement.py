@@ -1,4 +1,4 @@
-"""What all ranks have to agree on before they depend on each other: settings, code, versions, the number of ranks.
+"""Facts on which all ranks agree before they depend on each other: settings, code, versions, the number of ranks.
 
 Each rank comes with facts, a text for each name. Ranks with the same facts are a party, known by a digest; where there
 is more than one party, a rank of each tells its facts, and all ranks end with what differs. Ranks of the torch backend

@@ -1,4 +1,4 @@
-"""Which device is this rank's."""
+"""Device of a rank."""
 
 from dist_calo.errors import LaunchError
 from dist_calo.launching.environment import World

@@ -1,4 +1,4 @@
-"""What every backend counts: payload handed over and time spent waiting."""
+"""Counters of every backend: payload handed over and time spent waiting."""
 
 import re
 import time

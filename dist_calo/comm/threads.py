@@ -1,4 +1,4 @@
-"""How many threads this rank may compute with, so that the ranks of a node together use each core once."""
+"""Number of compute threads of a rank, so that the ranks of a node together use each core once."""
 
 import os
 from collections import Counter

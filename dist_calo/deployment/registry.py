@@ -41,7 +41,7 @@ KEPT = (
     "model",
     "average",
 )
-"""What of a checkpoint goes into the registry: all that generating and evaluating need, not the optimizers."""
+"""Parts of a checkpoint that go into the registry: all that generating and evaluating need, not the optimizers."""
 MOST_TAGS = 40
 """Numbers of an evaluation that become tags; all of them become metrics of the model."""
 MOST_METRICS = 1000

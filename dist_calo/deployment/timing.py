@@ -1,4 +1,4 @@
-"""How long a generator takes for a shower, and how good the showers are that it makes in that time."""
+"""Time that a generator takes for a shower, and a score of the showers that it makes."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""What MLflow knows of the run that trained a model, and the evaluation of that model in MLflow."""
+"""Record in MLflow of the run that trained a model and of its evaluation, and a summary of that in lines."""
 
 import math
 import re

@@ -1,1 +1,1 @@
-"""Who this process is among the ranks of a job, and how ranks start."""
+"""Place of this process among the ranks of a job, and the start of ranks."""

@@ -22,7 +22,7 @@ from typing import Any
 from dist_calo.masking import mask
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
-"""What asks a run to leave in order."""
+"""Signals that ask a run to leave in order."""
 PATIENCE_S = 10.0
 """Time that a run waits for a reader of its output that lives and does not read, in seconds."""
 

@@ -1,4 +1,4 @@
-"""Where the ranks without MPI or Horovod find each other: an address and a port that all of them know."""
+"""Meeting point of ranks without MPI or Horovod: an address and a port that all of them know."""
 
 import socket
 import time

@@ -23,12 +23,12 @@ from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.restore import require_parts, require_same_run
 
 BEGINNING = "begun.json"
-"""Which job has begun in the folder last, and where, as far as it was told where; and ``uid``, which run this is."""
+"""File that names the job that began in the folder last, where it began, and as ``uid`` the run that it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a run starts, and the run that it is."""
+    """Start of a run: its checkpoint, and the run that it is."""
 
     checkpoint: Checkpoint | None
     """Checkpoint to go on from; None to start anew."""

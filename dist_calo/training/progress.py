@@ -1,4 +1,4 @@
-"""What the user sees while a run goes on: a bar on a terminal, plain lines in a log file; rank 0 alone speaks."""
+"""Progress of a run as the user sees it: a bar on a terminal, plain lines in a log file; rank 0 alone speaks."""
 
 import sys
 import time

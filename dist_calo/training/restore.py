@@ -26,7 +26,7 @@ PARTS = {
     "manifest": Mapping,
     "config": Mapping,
 }
-"""What every checkpoint of a run holds, whichever version wrote it."""
+"""Parts that every checkpoint of a run holds, whichever version wrote it."""
 SECTIONS = ("data", "model", "train", "tracking")
 """Of the configuration in it."""
 

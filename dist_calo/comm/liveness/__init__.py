@@ -1,1 +1,1 @@
-"""Which ranks are alive, how they find each other, and how a failure ends the job."""
+"""Signs of life of ranks, their meeting, and the end of a job by a failure."""

@@ -1,4 +1,4 @@
-"""How a rank that fails ends the whole job: at once, with its own message, with nobody left waiting."""
+"""End of the whole job by a rank that fails: at once, with its own message, with nobody left waiting."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Who watches whom: the first ranks of a node its other ranks, and each node another one, whatever the ranks are doing.
+"""Watch over nodes: the first ranks of a node watch its other ranks, and each node another one, whatever they compute.
 
 On a node the signs of life tell which rank keeps the others waiting, and the operating system which one has died.
 

@@ -1,4 +1,4 @@
-"""Whether an exported program makes the showers that PyTorch makes, and how fast each is.
+"""Comparison of an exported program with PyTorch: their showers, and how fast each is.
 
 Both compute in float32 but in another order, so they agree to rounding. A cell is compared relative to its energy, or,
 where it has less, to the least energy that counts as a hit or to 1e-4 of the shower's, whichever is more: below, a

@@ -1,4 +1,4 @@
-"""What an exported program says about itself: enough to use it without this package, its checkpoint or its data."""
+"""Description of an exported program by itself: enough to use it without this package, its checkpoint or its data."""
 
 import json
 from collections.abc import Mapping

@@ -162,8 +162,11 @@ class Signs:
         self._put(pid=os.getpid(), left=0)
 
     def begin(self, phase: str, unit: str | None = None) -> None:
-        """Say what this rank is at from now on, such as ``in set-up``, and what `reached` will count."""
-        self._put(phase=phase, usual_s=inf, **({} if unit is None else {"unit": unit}))
+        """Say what this rank is at from now on, such as ``in set-up``, and what `reached` will count from 0, if new."""
+        if unit is not None:
+            self._began, self._times = None, {}
+            self._put(unit=unit, step=0)
+        self._put(phase=phase, usual_s=inf)
 
     def reached(self, step: int) -> None:
         """Say that so many steps, or whatever is counted, are done; time spent in phases does not count for one."""

@@ -16,6 +16,7 @@ from dist_calo.comm import CommunicationError
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_PREEMPTED, ConfigError, TrainingError, UserError
+from dist_calo.launching.signs import SIGNS
 from dist_calo.leases.signs_of_life import Beat
 from dist_calo.models import check_model
 from dist_calo.objectives import OBJECTIVES
@@ -140,6 +141,7 @@ class Worker:
 
     def _train(self, assignment: Assignment, stop: StopRequest) -> bool:
         """Train one trial; return False if the worker has to stop."""
+        SIGNS.begin("in set-up", unit="step")
         task, config = assignment.task, assignment.config
         beat = None if self._study is None else task.owner.beat(task.folder, self._sweep.abandoned_after_s)
         try:

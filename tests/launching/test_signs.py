@@ -123,9 +123,15 @@ def test_a_rank_says_where_it_is() -> None:
         assert signs.sign.usual_s < 1.0
         signs.wait(True)
 
+    def train_twice(signs: Signs) -> None:
+        train(signs)
+        train(signs)
+
     sign = written(train)
     assert (sign.pid, sign.step, sign.waits, sign.left) == (os.getpid(), 3, True, 0)
     assert sign.place == " after step 3"
+    # A second run of the process begins anew.
+    assert written(train_twice).step == 3
     assert written(lambda signs: signs.leave(told=True)).left == 2
     assert written(lambda signs: signs.leave()).left == 1
     # A program that counts nothing, and one that has not come so far as to write.

@@ -2,13 +2,39 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
 
 from dist_calo.comm.protocol import Communicator
+from dist_calo.config import RunConfig
 from dist_calo.data.loader import Loader
+from dist_calo.data.row_blocks import split_blocks
+from dist_calo.data.shards import Manifest
+from dist_calo.resources import shower_pattern
+
+
+def run_in_words(
+    config: RunConfig, manifest: Manifest, networks: Mapping[str, torch.nn.Module], ranks: int
+) -> Iterator[str]:
+    """Tell what is trained on what, so that a wrong set-up shows at the start."""
+    train = split_blocks(manifest, "train", config.data).samples
+    validation = split_blocks(manifest, "validation", config.data).samples
+    yield (
+        f"{manifest.rows} showers in {len(manifest.files)} file(s), "
+        f"{', '.join(map(shower_pattern, config.data.patterns))}, of {manifest.geometry.described}: {train} for "
+        f"training, {validation} for validation, {manifest.rows - train - validation} for test"
+    )
+    sizes = (
+        f"{name} {sum(weights.numel() for weights in network.parameters()):,}"
+        for name, network in networks.items()
+    )
+    yield f"{config.model.name} with {config.objective.name}; parameters: {', '.join(sizes)}"
+    batch, steps = config.train.global_batch_size, config.train.max_steps
+    share = f"{batch // ranks}" if batch % ranks == 0 else f"{batch // ranks} or {batch // ranks + 1}"
+    yield f"{steps} steps of {batch} showers, {share} a rank; {steps * batch / train:.3g} epochs"
 
 
 class StepTimes:
@@ -54,17 +80,23 @@ class StepTimes:
 class Progress:
     """Lines and bar of one run.
 
-    The lines of a step wait for `show`: what the log tells of has been saved, if it was to be.
+    The lines of a step wait for `show`: what the log tells of has been saved, if it was to be. In a log, lines begin
+    with the time.
 
     Args:
         max_steps: last step of the run.
         step: step that the run starts from.
+        ranks: number of ranks of the run.
         show: False on ranks other than 0.
         launcher: what started the ranks. Those of a cluster write log files, even where they look like terminals.
     """
 
-    def __init__(self, max_steps: int, step: int, *, show: bool, launcher: str = "none") -> None:
+    def __init__(
+        self, max_steps: int, step: int, *, show: bool, ranks: int = 1, launcher: str = "none"
+    ) -> None:
         self._max_steps = max_steps
+        self._ranks = ranks
+        self._first, self._began = step, time.monotonic()
         self._show = show
         self._bar: Any = None
         self._waiting: list[str] = []
@@ -81,7 +113,7 @@ class Progress:
         if self._bar:
             self._bar.console.print(text, highlight=False, markup=False)
         elif self._show:
-            print(text, flush=True)
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
 
     def show(self) -> None:
         """Print the lines that wait."""
@@ -94,14 +126,21 @@ class Progress:
         losses = "  ".join(
             f"{k.removesuffix('/total')} {v:.4g}" for k, v in metrics.items() if k.endswith("/total")
         )
+        left = "" if self._bar or step == self._max_steps else f"{self._time_left(step)} left  "
+        waits = f"waiting for data {1e3 * metrics['time/wait_data_s']:.1f} ms"
+        if self._ranks > 1:
+            waits += f", for ranks {1e3 * metrics['time/wait_comm_s']:.1f} ms"
         self._waiting.append(
-            f"step {step:>{len(str(self._max_steps))}}/{self._max_steps}  epoch {epoch}  {losses}  "
-            f"{metrics['throughput/showers_per_s']:.1f} showers/s  "
-            f"waiting for data {1e3 * metrics['time/wait_data_s']:.1f} ms, "
-            f"for ranks {1e3 * metrics['time/wait_comm_s']:.1f} ms a step"
+            f"step {step:>{len(str(self._max_steps))}}/{self._max_steps}  {left}epoch {epoch}  {losses}  "
+            f"{metrics['throughput/showers_per_s']:.1f} showers/s  {waits} a step"
         )
         if self._bar:
             self._bar.update(self._task, completed=step)
+
+    def _time_left(self, step: int) -> timedelta:
+        """Return the time to the last step if the rest goes on like all since the start."""
+        per_step_s = (time.monotonic() - self._began) / (step - self._first)
+        return timedelta(seconds=round(per_step_s * (self._max_steps - step)))
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report a validation in a few numbers."""

@@ -33,7 +33,7 @@ from dist_calo.training.dataset import (
     training_statistics,
 )
 from dist_calo.training.learner import Learner
-from dist_calo.training.progress import Progress
+from dist_calo.training.progress import Progress, run_in_words
 from dist_calo.training.restore import TrainedGenerator
 from dist_calo.training.trainer import Batches, RunLoggers, StoppingRules, Trainer, TrainState
 from dist_calo.training.validation import Validator
@@ -97,9 +97,16 @@ def build_run(
             tracker.start(parameters, facts, identity(kept_manifest, kept_data))
             begin(config, start.uid)
         loader = stack.enter_context(open_loader(config, manifest, communicator, state))
-        progress = Progress(config.train.max_steps, state.step, show=world.rank == 0, launcher=world.launcher)
+        progress = Progress(
+            config.train.max_steps,
+            state.step,
+            show=world.rank == 0,
+            ranks=world.size,
+            launcher=world.launcher,
+        )
         stack.callback(progress.close)
-        for line in _in_words(config, communicator, placement, manifest, loader, start, state.step):
+        networks = learner.model.networks
+        for line in _in_words(config, communicator, placement, manifest, networks, loader, start, state.step):
             progress.say(line)
         validator = build_validator(config, manifest, learner, transform, communicator)
         trainer = Trainer(
@@ -158,15 +165,16 @@ def _in_words(
     communicator: Communicator,
     placement: Placement,
     manifest: Manifest,
+    networks: Mapping[str, torch.nn.Module],
     loader: Loader,
     start: Start,
     step: int,
 ) -> Iterator[str]:
-    """Yield the first lines of a run: its ranks, its data and where it starts."""
+    """Yield the first lines of a run: its ranks, data, networks and where it starts."""
     world = communicator.world
     started = f"launcher {world.launcher}, backend {communicator.backend}"
-    yield f"{world.size} rank(s), {started}, {placement.reason}, {placement.device}"
-    yield f"{manifest.rows} showers in {len(manifest.files)} file(s), {config.data.described}"
+    yield f"{world.size} rank(s), {started}, {placement.reason}, {placement.device}, {config.train.precision}"
+    yield from run_in_words(config, manifest, networks, world.size)
     if (batch := config.train.global_batch_size) > loader.samples:
         yield (
             f"warning: train.global_batch_size={batch} is larger than the {loader.samples} training showers: every "

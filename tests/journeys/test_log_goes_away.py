@@ -59,7 +59,7 @@ def test_ctrl_c_that_ends_tee_as_well_leaves_a_checkpoint(data, tmp_path):
     )
     try:
         with log.open() as lines:
-            assert any(line.startswith("step ") for line in lines)
+            assert any(" step " in line for line in lines)
             os.killpg(shell.pid, signal.SIGINT)
             _, errors = shell.communicate(timeout=60)
     finally:
@@ -74,8 +74,8 @@ def test_ctrl_c_that_ends_tee_as_well_leaves_a_checkpoint(data, tmp_path):
 def test_a_launcher_that_is_killed_is_named_and_what_the_log_tells_of_is_saved(data, tmp_path):
     command = training(data, tmp_path, "--train.max_steps=100000", "--checkpoint.every_steps=1", "--launch=2")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
-        line = next(line for line in launcher.stdout if line.startswith("step "))
-        step = int(re.match(r"step +(\d+)/", line)[1])
+        line = next(line for line in launcher.stdout if " step " in line)
+        step = int(re.search(r" step +(\d+)/", line)[1])
         assert saved(tmp_path)[-1] >= f"step-{step:08d}.pt"
         launcher.kill()
         rest = launcher.stdout.read()

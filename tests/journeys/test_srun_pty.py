@@ -44,7 +44,7 @@ def test_one_rank_trains_and_says_so_first(shell: Path) -> None:
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()[:2]
     assert first.startswith("one rank: this is the shell of srun --pty, task 0 of 4")
-    assert second.startswith("1 rank(s), launcher none, backend single")
+    assert " 1 rank(s), launcher none, backend single" in second
     assert list((shell / "checkpoints").glob("step-*.pt"))
 
 

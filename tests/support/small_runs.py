@@ -150,7 +150,7 @@ def stop_at(step: int, command: list[str], *numbers: int) -> int:
     try:
         for line in run.stdout:
             print(line, end="")
-            if line.startswith(f"step {step:>2}/"):
+            if f" step {step:>2}/" in line:
                 number = left.pop(0)
                 # The ranks before their launcher, which would ask them to stop in order.
                 if number == signal.SIGKILL:

@@ -33,7 +33,7 @@ def in_terminal(command: list[str]) -> int:
     if process == 0:  # pragma: no cover
         os.execv(command[0], command)
     seen = b""
-    while b"step" not in seen:
+    while b"waiting for data" not in seen:
         seen += os.read(terminal, 4096)
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

@@ -96,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     for writing in (convert, split):
         add = writing.add_argument
         add("--chunk-rows", type=int, default=32, help="showers of an HDF5 chunk (default 32)")
-        add("--compression", choices=("gzip", "lzf", "none"), default="gzip")
-        add("--level", type=int, default=4, help="effort of gzip, 1 to 9 (default 4)")
+        add("--compression", choices=("gzip", "zstd", "lzf", "none"), default="gzip")
+        add("--level", type=int, default=4, help="effort of gzip and zstd, 1 to 9 (default 4)")
         add("--force", action="store_true", help="replace files that exist")
     return parser
 

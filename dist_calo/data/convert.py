@@ -38,7 +38,7 @@ class Rewrite:
     chunk_rows: int = 32
     compression: Compression = "gzip"
     level: int = 4
-    """Effort of gzip, 1 to 9."""
+    """Effort of gzip and zstd, 1 to 9."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Rewrite":
@@ -53,7 +53,7 @@ class Rewrite:
         if self.cut < 0:
             raise ConfigError(f"--cut {self.cut}: must not be negative")
         if not 1 <= self.level <= 9:
-            raise ConfigError(f"--level {self.level}: gzip has levels from 1 to 9")
+            raise ConfigError(f"--level {self.level}: levels go from 1 to 9")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -219,9 +219,13 @@ def _like(values: "h5py.Dataset", whole: "h5py.File", rows: int) -> "h5py.Datase
 
 
 def _copy(source: "h5py.Dataset", target: "h5py.Dataset", first: int) -> None:
-    """Copy all rows; chunks that begin at a chunk of the target are copied as they are stored."""
+    """Copy all rows; chunks that begin at a chunk of the target are copied as they are stored.
+
+    A part that another version of the package wrote may be stored in another way.
+    """
     chunk_rows = source.chunks[0]
-    if first % chunk_rows:
+    ways = ((each.chunks, each.compression, each.shuffle) for each in (source, target))
+    if first % chunk_rows or len(set(ways)) > 1:
         target[first : first + len(source)] = source[:]
         return
     rest = (0,) * (source.ndim - 1)

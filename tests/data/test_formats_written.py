@@ -10,6 +10,8 @@ from dist_calo.cli.command_line import run_command
 from dist_calo.cli.data import main
 from dist_calo.data.formats import ShowerWriter, open_file, read_deposits, recognise
 from dist_calo.data.shards import manifest_of
+from dist_calo.errors import ConfigError
+from dist_calo.generation.partial_output import _copy, _like
 from dist_calo.geometry import CylindricalLayers, LayeredGrid, VoxelGrid, Waveforms
 from tests.support.calochallenge_files import binning, write_calochallenge
 
@@ -56,7 +58,9 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-@pytest.mark.parametrize("compression", ["gzip", "none"])
+@pytest.mark.parametrize(
+    "compression", ["gzip", "none", pytest.param("zstd", marks=pytest.mark.requires("hdf5plugin"))]
+)
 def test_what_is_written_is_what_is_read(tmp_path, name, compression):
     geometry = GEOMETRIES[name]
     expected = write(tmp_path / "a.h5", geometry, chunk_rows=4, compression=compression)
@@ -71,6 +75,34 @@ def test_what_is_written_is_what_is_read(tmp_path, name, compression):
     exact = {} if name == "calochallenge" else {"rtol": 0}  # The challenge's files are in MeV.
     for found, wanted in zip(read_all(tmp_path / "a.h5"), expected, strict=True):
         np.testing.assert_allclose(found, wanted, **({"rtol": 1e-6} | exact))
+
+
+def test_bytes_of_waveforms_are_stored_apart_and_those_of_energies_are_not(tmp_path):
+    for name, data_set, apart in (("signals", "signals", True), ("lcd", "ECAL", False)):
+        write(tmp_path / "a.h5", GEOMETRIES[name])
+        with open_file(tmp_path / "a.h5") as file:
+            assert (file[data_set].compression, file[data_set].shuffle) == ("gzip", apart)
+
+
+def test_zstd_asks_for_its_package(tmp_path, monkeypatch):
+    monkeypatch.setattr("dist_calo.data.formats.writer.load_plugins", lambda: False)
+    with pytest.raises(ConfigError, match="pip install hdf5plugin"):
+        ShowerWriter(tmp_path / "a.h5", GEOMETRIES["lcd"], compression="zstd")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_that_versions_of_the_package_stored_differently_are_joined(tmp_path):
+    values = np.arange(64, dtype=np.float32).reshape(64, 1)
+    with h5py.File(tmp_path / "parts.h5", "w") as file:
+        stored = {"chunks": (32, 1), "compression": "gzip", "maxshape": (None, 1)}
+        parts = [
+            file.create_dataset(str(shuffle), data=values[first : first + 32], shuffle=shuffle, **stored)
+            for shuffle, first in ((True, 0), (False, 32))
+        ]
+        whole = _like(parts[0], file.create_group("whole"), 64)
+        for part, first in zip(parts, (0, 32), strict=True):
+            _copy(part, whole, first)
+        np.testing.assert_array_equal(whole[:], values)
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)

@@ -92,6 +92,9 @@ COMPONENTS: dict[str, Component] = {
         found=lambda: bool(importlib.util.find_spec("geant4_pybind")),
         install="`pip install geant4-pybind==0.1.3`, Geant4 as a wheel",
     ),
+    "hdf5plugin": Component(
+        found=lambda: importable("hdf5plugin"), install="`make tools`, or `pip install hdf5plugin`"
+    ),
     "onnxruntime-c++": Component(
         found=lambda: onnx_runtime_headers() is not None and on_path("make", "g++"),
         install=(

@@ -24,7 +24,14 @@ from dist_calo.data.formats.binning import (
     read_binning,
     with_voxels,
 )
-from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows, text_attribute
+from dist_calo.data.formats.data_sets import (
+    FileRows,
+    column,
+    compression_of,
+    numbers,
+    require_equal_rows,
+    text_attribute,
+)
 from dist_calo.data.formats.lcd import particle_of
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
 from dist_calo.data.formats.units import LOWEST_RESPONSE, Units, require_plausible, units_of
@@ -67,7 +74,7 @@ class CaloChallengeFormat:
             rows=showers.shape[0],
             geometry=replace(cells, conditions=("energy", "theta") if "theta" in file else ("energy",)),
             chunk_rows=showers.chunks[0] if showers.chunks else None,
-            storage=showers.compression or "none",
+            storage=compression_of(showers),
             particle=particle_of(file) or particle,
         )
 

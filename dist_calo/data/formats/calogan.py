@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows
+from dist_calo.data.formats.data_sets import FileRows, column, compression_of, numbers, require_equal_rows
 from dist_calo.data.formats.lcd import particle_of
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
 from dist_calo.data.formats.units import Units, require_plausible, units_of
@@ -58,7 +58,7 @@ class LayersFormat:
                 conditions=conditions,
             ),
             chunk_rows=max(chunks) if chunks else None,
-            storage=layers[0].compression or "none",
+            storage=compression_of(layers[0]),
             particle=particle_of(file),
         )
 

@@ -147,6 +147,13 @@ def require_filters(data_set: "h5py.Dataset") -> None:
         )
 
 
+def compression_of(data_set: "h5py.Dataset") -> str:
+    """Return the name of the filter that makes a data set smaller, or none."""
+    plist = data_set.id.get_create_plist()
+    others = [PLUGINS.get(plist.get_filter(place)[0]) for place in range(plist.get_nfilters())]
+    return next(filter(None, others), None) or data_set.compression or "none"
+
+
 @functools.cache
 def load_plugins() -> bool:
     """Register the filters of hdf5plugin; return False where it is not installed."""

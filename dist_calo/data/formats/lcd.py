@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dist_calo.data.formats.data_sets import FileRows, column, numbers, require_equal_rows
+from dist_calo.data.formats.data_sets import FileRows, column, compression_of, numbers, require_equal_rows
 from dist_calo.data.formats.protocol import AS_FILES_SAY, Layout, ReadOptions
 from dist_calo.data.formats.units import Units, require_plausible, units_of
 from dist_calo.errors import DataError
@@ -82,7 +82,7 @@ class LcdFormat:
             rows=cells.shape[0],
             geometry=geometry,
             chunk_rows=cells.chunks[0] if cells.chunks else None,
-            storage=cells.compression or "none",
+            storage=compression_of(cells),
             particle=particle_of(file),
         )
 

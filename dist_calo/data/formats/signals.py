@@ -28,6 +28,7 @@ import numpy as np
 from dist_calo.data.formats.data_sets import (
     FileRows,
     column,
+    compression_of,
     named_object,
     numbers,
     require_equal_rows,
@@ -91,7 +92,7 @@ class SignalsFormat:
                 unit=text_attribute(signals, "units") or "ADC counts",
             ),
             chunk_rows=signals.chunks[0] if signals.chunks else None,
-            storage=signals.compression or "none",
+            storage=compression_of(signals),
             particle=particle_of(file),
         )
 

@@ -83,6 +83,8 @@ endif
 
 setup: $(READY)
 	@echo "ready: source $(VENV)/bin/activate; dist-calo doctor looks whether this machine can train"
+	@$(BIN)/python -c 'import importlib.util as found, sys; sys.exit(found.find_spec("horovod") is None)' || \
+	  echo 'Horovod, for horovodrun: make horovod (about 5 minutes on 2 cores, needs a C++ compiler)'
 
 $(TOOLS): setup.cfg $(CONSTRAINTS) | $(READY)
 	$(PIP) --editable '.[test,dev,docs]'

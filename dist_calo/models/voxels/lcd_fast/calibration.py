@@ -14,6 +14,8 @@ RARE_HITS = 20
 """A cell that is hit less often than this in the sample takes the mean of its neighbourhood into its template."""
 RARE_OCCUPANCY = 0.05
 """Energy in a cell with a lower chance of any is from one hit as a rule."""
+LEAST_VARIANCE = 0.02
+"""Variance below which combinations of observables in units of their widths are not looked at more closely."""
 PROFILE_FLOOR, TRANSVERSE_FLOOR, TEMPLATE_FLOOR = 1e-4, 1e-2, 1e-7
 """Shares of a shower's energy (of a layer's, for the template) below which differences are ignored."""
 
@@ -102,6 +104,15 @@ def orientations(values: Array, axes: tuple[int, int]) -> list[Array]:
     turned = [values, np.swapaxes(values, x, y)] if values.shape[x] == values.shape[y] else [values]
     turned = [image for one in turned for image in (one, np.flip(one, x))]
     return [image for one in turned for image in (one, np.flip(one, y))]
+
+
+def whitening(values: Array) -> Array:
+    """Return the symmetric matrix (N, N) that makes values (n, N) uncorrelated, with a variance of nearly 1.
+
+    Combinations of little variance are seen as well as others, down to `LEAST_VARIANCE`.
+    """
+    variances, directions = np.linalg.eigh(values.T @ values / len(values))
+    return np.asarray((directions / np.sqrt(np.maximum(variances, 0.0) + LEAST_VARIANCE)) @ directions.T)
 
 
 def principal_modes(residuals: Array, count: int) -> Array:

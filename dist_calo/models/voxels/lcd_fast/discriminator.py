@@ -33,18 +33,23 @@ class FastDiscriminator(nn.Module):
     widths: Tensor
     fraction: Tensor
     distance: Tensor
+    depths: Tensor
+    whitening: Tensor
 
     def __init__(self, geometry: VoxelGrid, width: int, hidden: int, fine: bool = False) -> None:
         super().__init__()
         x, y, z = geometry.shape
         self.geometry, self.fine = geometry, fine
-        observables = 4 + x + y + 3 * z + (5 * z + 1 if fine else 0)
+        observables = 4 + x + y + 3 * z + (5 * z + 6 if fine else 0)
         across = [torch.arange(float(n)) - (n - 1) / 2 for n in (x, y)]
         self.register_buffer("distance", across[0][:, None].square() + across[1].square(), persistent=False)
         self.register_buffer("log_energy", torch.tensor([4.0, 1.0]))
         self.register_buffer("means", torch.zeros(3, observables))
         self.register_buffer("widths", torch.ones(observables))
+        if fine:
+            self.register_buffer("whitening", torch.eye(observables))
         self.register_buffer("fraction", torch.tensor(20.0))
+        self.register_buffer("depths", torch.arange(float(z)), persistent=False)
         self.convolutions = nn.ModuleList(
             nn.Conv3d(before, after, 3, 2, 1)
             for before, after in ((2, width), (width, 2 * width), (2 * width, 2 * width))
@@ -68,6 +73,8 @@ class FastDiscriminator(nn.Module):
         seen = leaky(self.flat(picture.flatten(1)))
         powers = torch.stack([torch.ones_like(e), e, e.square()], dim=1)
         deviations = (self.observables(x, energy) - powers @ self.means) / self.widths
+        if self.fine:
+            deviations = deviations @ self.whitening
         measured = torch.cat([deviations, e[:, None]], dim=1)
         for layer in self.dense:
             measured = leaky(layer(measured))
@@ -96,11 +103,21 @@ class FastDiscriminator(nn.Module):
         middle = [slice((n - 1) // 2 - 1, n // 2 + 2) for n in x.shape[1:3]]
         alike = (x[..., 1:] * x[..., :-1]).sum((1, 2))
         high = [soft_hits(x, level).sum((1, 2)) for level in (0.1, 1.0)]
+        middle_cells = cells[:, middle[0], middle[1]].sum((1, 2))
+        depth = (layers @ self.depths) / total
+        whole = (
+            middle_cells.sum(1) / total,
+            _core(cells).sum(1) / total,
+            (spread.sum(1) / total).log(),
+            depth,
+            ((layers @ self.depths.square()) / total - depth.square() + 1e-2).log(),
+            (cells.square().sum((1, 2, 3)) / total.square()).log(),
+        )
         return (
             ((spread + 1e-2) / (layers + 1e-2)).log(),
-            *((q + 1e-3).sqrt() for q in (cells[:, middle[0], middle[1]].sum((1, 2)), *high)),
+            *((q + 1e-3).sqrt() for q in (middle_cells, *high)),
             F.pad(alike / (layers[:, 1:] * layers[:, :-1] + 1e-2).sqrt(), (0, 1)),
-            (cells.square().sum((1, 2, 3)) / total.square()).log()[:, None],
+            torch.stack(whole, dim=1),
         )
 
 

@@ -237,14 +237,14 @@ def cells(
         expected_core.append(in_core[1])
         residuals.append(in_core[0] - in_core[1])
     dispersion, along_x, along_y, diagonal = sums[:, 0] / (sums[:, 1] + TINY)
+    in_middle = np.concatenate(expected_core)
+    modes_of_core = _core_modes(np.concatenate(residuals), in_middle)
+    common = float(np.average((modes_of_core**2).sum(axis=0), weights=in_middle.mean(axis=0) + TINY))
+    means, amplitudes = (np.concatenate(values) for values in zip(*found, strict=True))
     return {
-        "cell": _amplitudes(
-            np.concatenate([mean for mean, _ in found]),
-            np.concatenate([amplitude for _, amplitude in found]),
-            dispersion,
-        ),
+        "cell": _amplitudes(means, amplitudes, common, dispersion),
         "sharing": _sharing((along_x + along_y) / 2, diagonal),
-        "core_modes": _core_modes(np.concatenate(residuals), np.concatenate(expected_core)),
+        "core_modes": modes_of_core,
     }
 
 
@@ -256,7 +256,7 @@ _neighbours = (
 )
 
 
-def _amplitudes(mean: Array, amplitude: Array, dispersion: float) -> Array:
+def _amplitudes(mean: Array, amplitude: Array, common: float, dispersion: float) -> Array:
     """Fit the constants of the amplitudes of cells that are hit, in units of a hit's, to quantiles by expected hits."""
     score = np.sqrt(-np.log(1.0 - LEVELS))
     fixed = CELL[4] / CELL[3]
@@ -280,8 +280,11 @@ def _amplitudes(mean: Array, amplitude: Array, dispersion: float) -> Array:
         ]
         design = np.stack(columns, axis=1)
         weight = count / len(LEVELS)
+        quantiles = np.quantile(amplitude[inside], LEVELS)
+        # Without what cells of different layers have in common, beside a variance of 2 m by themselves.
+        quantiles = quantiles.mean() + (quantiles - quantiles.mean()) * np.sqrt(2.0 / (2.0 + common * m))
         left += weight * design.T @ design
-        right += weight * design.T @ np.quantile(amplitude[inside], LEVELS)
+        right += weight * design.T @ quantiles
     constants = np.array(CELL)
     constants[linear] = np.linalg.solve(left, right)
     constants[4] = fixed * constants[3]

@@ -109,7 +109,10 @@ class LcdFast(GanModel):
         )
         powers = np.stack([np.ones_like(e), e, e**2], axis=1)
         means = np.linalg.lstsq(powers, observed, rcond=None)[0]
-        widths = (observed - powers @ means).std(axis=0) + 1e-3
+        left = observed - powers @ means
+        widths = left.std(axis=0) + 1e-3
+        if judge.fine:
+            fill(judge, whitening=fit.whitening(left / widths))
         fill(
             judge,
             log_energy=log_energy,

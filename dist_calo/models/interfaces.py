@@ -25,6 +25,8 @@ class Model(nn.Module, ABC):
 
     generating: tuple[str, ...]
     """Networks whose weights generate; the moving average is theirs."""
+    calibration_numbers = 2**24
+    """Most numbers of the training showers that the model is calibrated with."""
     geometry: Readout
 
     def __init__(self, geometry: Readout) -> None:

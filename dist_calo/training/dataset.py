@@ -16,7 +16,6 @@ from dist_calo.errors import DataError
 
 _FILES_FOR_EACH = 16
 _STATISTICS_BATCH = 64
-_STATISTICS_NUMBERS = 2**24
 _STATISTICS_SHOWERS = 8192
 
 
@@ -76,10 +75,10 @@ def as_kept(config: DataConfig, manifest: Manifest) -> tuple[DataConfig, Manifes
     return replace(config, path=path if len(path) > 1 else path[0]), replace(manifest, files=files)
 
 
-def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.ndarray]:
+def training_statistics(manifest: Manifest, config: DataConfig, numbers: int) -> dict[str, np.ndarray]:
     """Return what objectives and models are calibrated with, from some training showers of shuffled blocks.
 
-    At most 8,192, and no more than make 64 MiB.
+    At most 8,192, and no more than have so many ``numbers``, of 4 bytes.
 
     Returns:
         ``energy`` (n,), ``energy_sum`` (n,), ``showers`` (n, ...) in GeV, or in the unit of their samples, and
@@ -87,7 +86,7 @@ def training_statistics(manifest: Manifest, config: DataConfig) -> dict[str, np.
     """
     samples = split_blocks(manifest, "train", config).samples
     batch = min(_STATISTICS_BATCH, samples)
-    most = max(batch, _STATISTICS_NUMBERS // manifest.geometry.cells)
+    most = max(batch, numbers // manifest.geometry.cells)
     batches = min(samples, _STATISTICS_SHOWERS, most) // batch
     with training_loader(manifest, config, seed=0, global_batch_size=batch) as loader:
         read = [next(loader) for _ in range(batches)]

@@ -257,7 +257,7 @@ def build_learner(
     ranges: dict[str, list[float]] = {}
     if saved is None:
         if communicator.world.rank == 0:
-            statistics = training_statistics(manifest, config.data)
+            statistics = training_statistics(manifest, config.data, model.calibration_numbers)
             ranges = condition_ranges(manifest, statistics.pop("conditions"))
             units = {"network_units": transform.forward(statistics["showers"])}
             objective.calibrate({**statistics, **units})

@@ -109,25 +109,27 @@ class FactorGenerator(FastGenerator):
         decides, copies = self._shared(uniform)
         beyond = seen.log() - torch.log1p(-decides)
         # A layer with energy has a hit.
-        beyond = F.relu(beyond + F.relu(1e-3 - beyond.amax((1, 2), keepdim=True)))
+        beyond = F.relu(beyond + F.relu(1e-3 - beyond.flatten(1, 2).max(1).values)[:, None, None, :])
         s = beyond / ((beyond + ROUNDING).sqrt() + ROUNDING**0.5)  # sqrt(beyond), rounded off
         # Rounding must not decide about much energy: where no hit is possible, what it has rises from 0.
         risen = (beyond / RISE + F.relu(root - 2.0)).clamp(max=1.0).detach()
         own = (-torch.log1p(-uniform.clamp(max=1.0 - 1e-6))).sqrt()
-        s = s + torch.where(copies, risen * own - s, 0.0).detach()
+        s = s + (copies * (risen * own - s)).detach()
         slope = c[0] + c[1] * seen + c[2] * root + s * (c[5] + c[6] * s + (c[7] + c[8] * s) * none)
         return s * slope + risen * F.relu(c[3] * root - c[4])
 
     def _shared(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the uniform numbers that decide about hits, some of which are a neighbour's, and which are."""
+        """Return the uniform numbers that decide about hits, some of which are a neighbour's, and 1 where they are."""
         digits = uniform * DIGITS
         behind = digits - digits.floor()
         right, both = self.sharing[0], 2.0 * self.sharing[0]
         along_x, along_y = _next(uniform, 1), _next(uniform, 2)
-        beside = torch.where(behind < right, along_x, along_y)
-        copies = behind < both + self.sharing[1]
-        other = torch.where(behind < both, beside, _next(along_x, 2))
-        return torch.where(copies, other, uniform).clamp(max=1.0 - 1e-6), copies
+        # 1 or 0, with which lerp takes the one or the other exactly; torch.where is many times slower.
+        is_right, is_beside, copies = (
+            F.relu((limit - behind).sign()) for limit in (right, both, both + self.sharing[1])
+        )
+        other = torch.lerp(_next(along_x, 2), torch.lerp(along_y, along_x, is_right), is_beside)
+        return torch.lerp(uniform, other, copies).clamp(max=1.0 - 1e-6), copies
 
     def calibrate(self, showers: Array, energy: Array, scale: float) -> None:
         """Fit the start to showers (n, X, Y, Z) of incident energies (n,), both in GeV."""

@@ -71,6 +71,7 @@ class LcdFast(GanModel):
     geometry: VoxelGrid
     generator: FastGenerator
     discriminator: FastDiscriminator
+    calibration_numbers = 2**26
 
     def generate(self, conditions: Tensor, draws: Draws) -> Tensor:
         """Generate showers of conditions (B, C): amplitudes (B, X, Y, Z)."""

@@ -6,12 +6,13 @@
 #   STORE=URI            the MLflow store that `make ui` opens
 #   PYTEST=ARGUMENTS     more arguments for pytest, for instance PYTEST='-k order -x'
 #   IMAGE=cpu|gpu        the container image that `make image-check` builds
+#   RANKS=N              ranks of `make geant4-sample` (2)
 #   WORKERS=N            processes that run tests side by side (2); most tests start ranks of their own
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test check lint format docs horovod ui bench cluster-check image-check clean
+.PHONY: help setup tools demo test check lint format docs horovod ui bench geant4-sample cluster-check image-check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,6 +26,7 @@ PORT ?= 5000
 IMAGE ?= cpu
 PYTEST ?=
 WORKERS ?= 2
+RANKS ?= 2
 
 # Empty is off. Ranks are many short processes: where containers switch bytecode off, each would take six seconds longer
 # to compile what it imports.
@@ -57,6 +59,7 @@ help:
 	@echo 'make horovod   build Horovod, or take it from the cache, and install it'
 	@echo 'make ui        open the MLflow runs of this folder'
 	@echo 'make bench     measure speed and memory'
+	@echo 'make geant4-sample  20,000 showers of lcd25 by Geant4, geant4/lcd25.h5 (hours; continues after a kill)'
 	@echo 'make cluster-check  the tests of slurm/ and launch/ on a virtual SLURM cluster (as root, with SLURM installed)'
 	@echo 'make image-check  build the container image with buildah and try it (as root; IMAGE=gpu: the other one)'
 	@echo 'make clean     remove what builds and tests leave behind; .venv and your runs stay'
@@ -137,6 +140,13 @@ ui: $(READY)
 
 bench: $(READY)
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+# A job of its own; the same command continues it.
+geant4-sample: $(READY)
+	$(PIP) --editable '.[geant4]'
+	mkdir -p geant4
+	OMP_NUM_THREADS=1 $(BIN)/dist-calo simulate --engine geant4 --detector lcd25 --n 20000 --energy 10:100 --seed 1 \
+	  --launch $(RANKS) --out geant4/lcd25.h5
 
 # As root: the cluster's nodes are namespaces of this machine, which they fill, so that nothing runs beside them.
 cluster-check: tools horovod_if_possible

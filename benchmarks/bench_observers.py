@@ -20,8 +20,9 @@ import numpy as np
 from dist_calo.data.formats.binning import OWN_FILES, read_binning
 from dist_calo.geometry import Geometry, VoxelGrid
 from dist_calo.physics.observables.observer import observer_of
+from dist_calo.simulation.beam import Beam
 from dist_calo.simulation.detectors import find_detector
-from dist_calo.simulation.seeded_blocks import Beam, simulate_block
+from dist_calo.simulation.seeded_blocks import simulate_block
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample" / "EleEscan_lcd25_0.h5"
 Made = tuple[Geometry, np.ndarray, np.ndarray]

@@ -1,10 +1,12 @@
-"""How many parametrised showers a core makes in a second.
+"""How many showers a core makes in a second, parametrised or by Geant4.
 
     python benchmarks/bench_simulate.py
     python benchmarks/bench_simulate.py --detectors lcd25 --blocks 20 --repeats 9
+    python benchmarks/bench_simulate.py --geant4 100
 
 Prints the median and the range over the repeats, for the showers alone and, as ``to a file``, with gzip as
-``dist-calo simulate`` writes them. One process, one thread; signals include the electronics.
+``dist-calo simulate`` writes them. One process, one thread; signals include the electronics. ``--geant4 N`` takes the
+processor time of N showers of each detector instead.
 """
 
 import argparse
@@ -17,8 +19,10 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from dist_calo.data.formats import ShowerWriter
+from dist_calo.simulation.beam import Beam
 from dist_calo.simulation.detectors import DETECTORS, find_detector
-from dist_calo.simulation.seeded_blocks import BLOCK, Beam, simulate_block
+from dist_calo.simulation.geant4.process import Geant4Process
+from dist_calo.simulation.seeded_blocks import BLOCK, simulate_block
 
 
 def main() -> None:
@@ -26,7 +30,12 @@ def main() -> None:
     parser.add_argument("--detectors", nargs="+", default=list(DETECTORS), choices=list(DETECTORS))
     parser.add_argument("--blocks", type=int, default=8, help=f"blocks of {BLOCK} showers (default 8)")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--geant4", type=int, metavar="N", help="measure N showers of Geant4 instead")
     options = parser.parse_args()
+    if options.geant4:
+        for name in options.detectors:
+            print(f"{name:24}Geant4 {by_geant4(name, options.geant4)}")
+        return
     with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
         for name in options.detectors:
             low, high = find_detector(name).parametrisation.energies
@@ -47,6 +56,16 @@ def main() -> None:
                 rates = measured(action, options.blocks * BLOCK, options.repeats)
                 median = statistics.median(rates)
                 print(f"{title:24}{what:12}{median:8.0f} showers/s ({min(rates):.0f}-{max(rates):.0f})")
+
+
+def by_geant4(name: str, showers: int) -> str:
+    """Rate and mean energy of Geant4's showers, by processor time."""
+    low, high = find_detector(name).parametrisation.energies
+    with Geant4Process(find_detector(name), Beam(energy=(low, high)), seed=0) as process:
+        events = list(process.simulate(range(showers)))
+    rate = showers / sum(event.seconds for event in events)
+    mean = sum(event.primary.energy for event in events) / showers
+    return f"{rate:.2f} showers/s, {low:g}-{high:g} GeV, {mean:.3g} on average"
 
 
 def measured(action: Callable[[], None], showers: int, repeats: int) -> list[float]:

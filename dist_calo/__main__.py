@@ -18,7 +18,10 @@ GROUPS = {
     },
     "Prepare showers": {
         "data": ("dist_calo.cli.data", "inspect, validate, convert or split shower files"),
-        "simulate": ("dist_calo.cli.simulate", "make parametrised showers without any training"),
+        "simulate": (
+            "dist_calo.cli.simulate",
+            "make showers without any network: parametrised, or by Geant4",
+        ),
     },
     "Train": {
         "configs": ("dist_calo.cli.configs", "list the recipes, print one, or the schema of all settings"),

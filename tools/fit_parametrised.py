@@ -25,9 +25,10 @@ import h5py
 import numpy as np
 import yaml
 
+from dist_calo.simulation.beam import NORMAL_INCIDENCE
 from dist_calo.simulation.detectors import Detector, Parametrisation, find_detector, images
 from dist_calo.simulation.longitudinal import NODES, Longitudinal
-from dist_calo.simulation.parametrised import NORMAL_INCIDENCE, simulate
+from dist_calo.simulation.parametrised import simulate
 from dist_calo.simulation.radial import Radial, column_shares
 
 MEDIA = {"lcd": (0.008, 5.1 / 0.9759), "layers": (0.0074, 6.0 / 0.3850), "signals": (0.0074, 6.0 / 0.3661)}

@@ -16,7 +16,7 @@ from dist_calo.deployment.exporting.programs import export_onnx
 from dist_calo.deployment.timing import Score, Scorer, time_generation
 from dist_calo.errors import CheckpointError, MissingComponentError, UserError
 from dist_calo.generation.incident_conditions import requested_conditions
-from dist_calo.simulation.geant4_reference import recorded_seconds, simulated_seconds
+from dist_calo.simulation.geant4.reference import recorded_seconds, simulated_seconds
 from dist_calo.training.checkpoint import Checkpoint
 from dist_calo.training.restore import TrainedGenerator, restore_generator
 

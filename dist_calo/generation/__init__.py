@@ -1,1 +1,1 @@
-"""Generation of samples of showers, on all ranks."""
+"""Samples of showers, generated or simulated on all ranks."""

@@ -1,38 +1,33 @@
-"""Generation of a sample on all ranks: each rank makes parts of the file, and rank 0 joins them at the end.
+"""Generation of a sample by a trained network, on all ranks.
 
-The samples are cut into parts (`dist_calo.generation.partial_output`), a function of their number and the batch size.
-Each part is one rank's work and one file; the parts that are missing are dealt out to the ranks in turn. A batch
-begins at a multiple of the batch size and is always computed in full, by one thread: so the number of ranks changes no
-bit of the result.
+The samples are cut into parts of whole batches (`dist_calo.generation.parts_on_ranks`). A batch begins at a multiple of
+the batch size and is always computed in full, by one thread: so the number of ranks changes no bit of the result.
 
-At 4,096 ranks: rank 0 alone reads the checkpoint, the conditions and the folder, and sends weights, conditions (4 bytes
-a shower and condition) and the list of missing parts (8 bytes a part, at most 16,384 up to 160 million showers) to all
-in one broadcast. A rank has one file open, the part that it writes; it holds one batch and a chunk of compressed
-showers. Progress takes 24 bytes a second and rank. Rank 0 alone joins, at the speed of the file system.
+Rank 0 alone reads the checkpoint and the conditions and sends them to all, 4 bytes a shower and condition. A rank holds
+one batch and a chunk of compressed showers.
 """
 
-import errno
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from dist_calo import __version__
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.formats.schema import SchemaName, schema_of
-from dist_calo.errors import EXIT_PREEMPTED, ConfigError, DataError
+from dist_calo.errors import EXIT_PREEMPTED, ConfigError
 from dist_calo.generation.incident_conditions import (
     ConditionRange,
     IncidentConditions,
     TableConditions,
     requested_conditions,
 )
-from dist_calo.generation.partial_output import CHUNK_ROWS, PartialOutput, Partition, part_rows
+from dist_calo.generation.partial_output import CHUNK_ROWS, Partition, part_rows
+from dist_calo.generation.parts_on_ranks import PartMaker, Sample, make_file
 from dist_calo.geometry import CONDITIONS
 from dist_calo.randomness import Draws
 
@@ -83,15 +78,12 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class Inputs:
     """The inputs that rank 0 sends to all ranks."""
 
     checkpoint: "Checkpoint"
     """Sent without the parts that only training needs."""
     conditions: IncidentConditions
-    partition: Partition
-    missing: np.ndarray
-    """Numbers of the parts to be made, int64."""
     attributes: dict[str, Any]
     """Attributes of the file."""
 
@@ -106,81 +98,37 @@ def make_showers(request: GenerationRequest, communicator: "Communicator") -> in
         UserError: if the request does not fit the checkpoint, the file exists, the weights make cells that are not
             finite, or the disk is full.
     """
-    from dist_calo.generation.shared_progress import GenerationStopped, SharedProgress, ShowerCount
-    from dist_calo.launching.signs import SIGNS
-    from dist_calo.training.preemption import StopRequest
-    from dist_calo.training.restore import generating_device, restore_generator
+    from dist_calo.training.restore import generating_device
 
-    SIGNS.begin("in set-up", unit="batch")
-    world = communicator.world
-    device = generating_device(request.device, world)
-    folder = PartialOutput(request.out)
-    with ExitStack() as stack:
-        stack.callback(folder.close)
-        stack.enter_context(_room(folder))
-        setup = communicator.broadcast_object(_set_up(request, folder) if world.rank == 0 else None)
-        generator = restore_generator(setup.checkpoint, device)
-        kept = setup.partition.samples - sum(
-            len(setup.partition.part(number)) for number in setup.missing.tolist()
-        )
-        if world.rank == 0 and kept:
-            print(
-                f"continuing: {kept} of {setup.partition.samples} showers are in {folder.folder}", flush=True
-            )
-        count = ShowerCount(setup.partition.samples, kept, show=world.rank == 0, launcher=world.launcher)
-        stack.callback(count.close)
-        stack.enter_context(_one_thread())
-        stop = stack.enter_context(StopRequest(communicator))
-
-        def asked_to_stop() -> bool:
-            return stop.received is not None
-
-        try:
-            progress = SharedProgress(communicator, count.made, asked_to_stop)
-            for number in setup.missing[world.rank :: world.size].tolist():
-                _make_part(request, setup, generator, number, folder.path(number), progress)
-            progress.wait_for_all()
-            SIGNS.begin("while the parts are joined")
-            # Joining does not stop for a signal: the parts are kept even if the process is killed.
-            empty = _joined(folder, setup.partition, SharedProgress(communicator), world.rank)
-        except GenerationStopped:
-            if world.rank == 0:
-                print(f"stopped; complete parts are kept in {folder.folder}: give the same command again")
-            return EXIT_PREEMPTED
-    if world.rank == 0:
-        low, high = setup.conditions.energy_range()
+    device = generating_device(request.device, communicator.world)
+    made = make_file(
+        request.out,
+        communicator,
+        partial(_set_up, request),
+        partial(_maker, request, device),
+        unit="batch",
+        force=request.force,
+    )
+    if made is None:
+        return EXIT_PREEMPTED
+    if communicator.world.rank == 0:
+        inputs = made.sample.inputs
+        low, high = inputs.conditions.energy_range()
+        showers = made.sample.partition.samples
         print(
-            f"{request.out}: {setup.partition.samples} showers of {low:g} to {high:g} GeV, from step {generator.step}"
+            f"{request.out}: {showers} showers of {low:g} to {high:g} GeV, from step {inputs.checkpoint.step}"
         )
-        if empty:
+        if made.empty:
             print(
-                f"{empty} of them are empty, which readers refuse: train for longer, or take another checkpoint"
+                f"{made.empty} of them are empty, which readers refuse: train for longer, or take another checkpoint"
             )
     return 0
 
 
-def _joined(folder: PartialOutput, partition: Partition, progress: "SharedProgress", rank: int) -> int:
-    """Join the parts on rank 0, and return there how many showers are empty; 0 on other ranks.
-
-    The others exchange progress with it, so that no collective lasts as long as all of its work.
-    """
-    empty = 0
-    if rank == 0:
-        for found in folder.join(partition):
-            empty += found
-            progress.add(0)
-    progress.wait_for_all()
-    return empty
-
-
-def _set_up(request: GenerationRequest, folder: PartialOutput) -> Setup:
-    """Read the inputs and open the folder of the parts; on rank 0."""
+def _set_up(request: GenerationRequest) -> Sample[Inputs]:
+    """Read the inputs; on rank 0."""
     from dist_calo.training.model_sources import state_of
 
-    if request.out.is_dir():
-        raise ConfigError(f"--out {request.out}: is a folder; name a file in it")
-    if request.out.exists() and not request.force:
-        raise ConfigError(f"--out {request.out}: the file exists; name another or add --force to replace it")
     checkpoint = state_of(request.checkpoint, request.tracking_uri)
     geometry = checkpoint.readout
     particle = checkpoint.manifest["particle"]
@@ -190,48 +138,56 @@ def _set_up(request: GenerationRequest, folder: PartialOutput) -> Setup:
         raise ConfigError(f"--{error}") from error
     conditions = requested_conditions(checkpoint, geometry, request.ranges, request.conditions)
     n = request.n or (len(conditions.rows) if isinstance(conditions, TableConditions) else DEFAULT_SHOWERS)
-    settings = {
-        "n": n,
-        "seed": request.seed,
-        "batch-size": request.batch_size,
-        **conditions.describe(),
-        "schema": request.schema,
-        "device": request.device,
-        "checkpoint": f"step {checkpoint.step}, SHA-256 {_digest(checkpoint)[:16]}, dist_calo {__version__}",
-    }
-    folder.open(settings, renew=request.force)
-    partition = Partition(samples=n, rows=part_rows(n, request.batch_size))
-    return Setup(
-        checkpoint=replace(checkpoint, optimizers={}, objective={}, manifest={}),
-        conditions=conditions,
-        partition=partition,
-        missing=np.setdiff1d(np.arange(partition.count), np.fromiter(folder.complete(), dtype=np.int64)),
-        attributes={
-            "generator": f"dist_calo, step {checkpoint.step}, MLflow run {checkpoint.run_id}",
+    return Sample(
+        inputs=Inputs(
+            checkpoint=replace(checkpoint, optimizers={}, objective={}, manifest={}),
+            conditions=conditions,
+            attributes={
+                "generator": f"dist_calo, step {checkpoint.step}, MLflow run {checkpoint.run_id}",
+                "seed": request.seed,
+                **({"particle": particle} if particle else {}),
+            },
+        ),
+        partition=Partition(samples=n, rows=part_rows(n, request.batch_size)),
+        settings={
+            "n": n,
             "seed": request.seed,
-            **({"particle": particle} if particle else {}),
+            "batch-size": request.batch_size,
+            **conditions.describe(),
+            "schema": request.schema,
+            "device": request.device,
+            "checkpoint": f"step {checkpoint.step}, SHA-256 {_digest(checkpoint)[:16]}, dist_calo {__version__}",
         },
     )
 
 
+@contextmanager
+def _maker(request: GenerationRequest, device: str, inputs: Inputs) -> Iterator[PartMaker]:
+    """Restore the generator and make parts with it."""
+    from dist_calo.training.restore import restore_generator
+
+    with _one_thread():
+        yield partial(_make_part, request, inputs, restore_generator(inputs.checkpoint, device))
+
+
 def _make_part(
     request: GenerationRequest,
-    setup: Setup,
+    inputs: Inputs,
     generator: "TrainedGenerator",
-    number: int,
+    rows: range,
     path: Path,
     progress: "SharedProgress",
 ) -> None:
     import torch
 
-    rows, empty = setup.partition.part(number), 0
+    empty = 0
     with ShowerWriter(
-        path, generator.geometry, setup.attributes, chunk_rows=CHUNK_ROWS, schema=request.schema
+        path, generator.geometry, inputs.attributes, chunk_rows=CHUNK_ROWS, schema=request.schema
     ) as writer:
         for start in range(rows.start, rows.stop, request.batch_size):
             # Samples beyond the last are generated too and dropped: rounding may differ in batches of another size.
             draws = Draws(request.seed, 0, range(start, start + request.batch_size), "generate")
-            conditions = setup.conditions.draw(draws)
+            conditions = inputs.conditions.draw(draws)
             made = min(request.batch_size, rows.stop - start)
             showers = generator.generate_finite(torch.from_numpy(conditions), draws)[:made]
             empty += int((showers.flatten(1) == 0).all(dim=1).sum())
@@ -251,21 +207,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _room(folder: PartialOutput) -> Iterator[None]:
-    """Turn the error of a full disk into one line that says what is kept."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error.add_note(f"what is complete is kept in {folder.folder}: then give the same command again")
-            raise
-        raise DataError(
-            f"--out {folder.out}: no room is left on the disk or in your quota, which must hold the showers twice for "
-            f"a moment; what is complete is kept in {folder.folder}: free some space and give the same command again"
-        ) from error
 
 
 def _digest(checkpoint: "Checkpoint") -> str:

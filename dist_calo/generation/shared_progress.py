@@ -98,17 +98,18 @@ class ShowerCount:
             from rich import progress as rich
 
             columns = (rich.TextColumn("showers"), rich.BarColumn(), rich.MofNCompleteColumn())
-            self._bar = rich.Progress(*columns, rich.TimeRemainingColumn())
-            self._task = self._bar.add_task("showers", total=total, completed=kept)
+            rate = rich.TextColumn("{task.fields[rate]}")
+            self._bar = rich.Progress(*columns, rate, rich.TimeRemainingColumn())
+            self._task = self._bar.add_task("showers", total=total, completed=kept, rate="")
             self._bar.start()
 
     def made(self, showers: int) -> None:
         """Show how many showers all ranks have made together, besides those that were there before."""
-        if self._bar:
-            self._bar.update(self._task, completed=self._kept + showers)
         now = time.monotonic()
+        rate = showers / (now - self._began)
+        if self._bar:
+            self._bar.update(self._task, completed=self._kept + showers, rate=f"{rate:.1f}/s")
         if self._show and not self._bar and showers and now - self._told >= LINE_S:
-            rate = showers / (now - self._began)
             left = (self._total - self._kept - showers) / rate
             print(
                 f"{self._kept + showers}/{self._total} showers  {rate:.1f} showers/s  {left:.0f} s left",

@@ -1,1 +1,1 @@
-"""Showers and signals made without Geant4."""
+"""Simulated showers and signals: parametrised ones, and those of Geant4."""

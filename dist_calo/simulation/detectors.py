@@ -5,6 +5,7 @@ Depths are measured from the front face in mm, x and y from the middle of the re
 
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,30 @@ class Cells:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Slab:
+    """Plate of one material.
+
+    Attributes:
+        material: name in Geant4's table of materials.
+        thickness: in mm.
+        layer: layer of cells that reads it out; None for a passive one.
+    """
+
+    material: str
+    thickness: float
+    layer: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Detector:
     """Calorimeter with the beam on it.
 
     Attributes:
         name: as on the command line.
         constants: name of its parametrisation in ``constants.yaml``.
-        pitch: of the sampling layers in mm.
+        materials: of a sampling layer from its front: name in Geant4's table of materials, and thickness in mm.
+        active: the material that is read out.
+        side: of the square front in mm; cells fill it, of which the window has those in the middle.
         layer_edges: depths between which cells are read out, in mm.
         impact: width of the square around the middle in which particles arrive, in mm.
         spot: standard deviation of a Gaussian spread of the impact besides, in mm.
@@ -86,7 +104,9 @@ class Detector:
 
     name: str
     constants: str
-    pitch: float
+    materials: tuple[tuple[str, float], ...]
+    active: str
+    side: float
     layer_edges: tuple[float, ...]
     impact: float
     spot: float = 0.0
@@ -108,6 +128,37 @@ class Detector:
             layers=tuple(zip(grid.rows.tolist(), grid.columns.tolist(), strict=True)),
             cell_sizes=tuple(zip(grid.height.tolist(), grid.width.tolist(), strict=True)),
             conditions=conditions,
+        )
+
+    @property
+    def pitch(self) -> float:
+        """Thickness of a sampling layer in mm."""
+        return sum(thickness for _, thickness in self.materials)
+
+    @property
+    def slabs(self) -> tuple[Slab, ...]:
+        """Plates from the front to the back; an active one that two layers of cells share is cut."""
+        found, front = [], 0.0
+        for material, thickness in round(self.layer_edges[-1] / self.pitch) * self.materials:
+            back = front + thickness
+            if material != self.active:
+                found.append(Slab(material=material, thickness=thickness))
+            else:
+                # Edges that differ from a plate's face by rounding alone do not cut it.
+                inner = [edge for edge in self.layer_edges if front + 1e-6 < edge < back - 1e-6]
+                for low, high in pairwise((front, *inner, back)):
+                    layer = int(np.searchsorted(self.layer_edges, 0.5 * (low + high))) - 1
+                    found.append(Slab(material=material, thickness=high - low, layer=layer))
+            front = back
+        return tuple(found)
+
+    @property
+    def description(self) -> str:
+        """Return what it is made of, in words."""
+        matter = " + ".join(f"{thickness:g} mm {name}" for name, thickness in self.materials)
+        return (
+            f"{round(self.layer_edges[-1] / self.pitch)} layers of {matter}, {self.side:g} x {self.side:g} mm^2, "
+            f"{self.active} read out in cells; nothing in front, vacuum around, no magnetic field"
         )
 
     @property
@@ -196,7 +247,9 @@ def _lcd(name: str, side: int) -> Detector:
     return Detector(
         name=name,
         constants="lcd",
-        pitch=5.1,
+        materials=(("G4_W", 3.4), ("G4_Si", 0.5), ("G4_AIR", 1.2)),
+        active="G4_Si",
+        side=51 * 5.1,
         layer_edges=tuple(5.1 * np.arange(26)),
         impact=5.1,
         pivot=46.0,
@@ -212,7 +265,9 @@ DETECTORS = {
         Detector(
             name="layers",
             constants="layers",
-            pitch=6.0,
+            materials=(("G4_Pb", 2.0), ("G4_lAr", 4.0)),
+            active="G4_lAr",
+            side=480.0,
             layer_edges=(0.0, 90.0, 437.0, 480.0),
             impact=0.0,
             spot=0.5,
@@ -222,7 +277,9 @@ DETECTORS = {
         Detector(
             name="signals",
             constants="signals",
-            pitch=6.0,
+            materials=(("G4_Pb", 2.0), ("G4_POLYSTYRENE", 4.0)),
+            active="G4_POLYSTYRENE",
+            side=9 * 40.4,
             layer_edges=tuple(6.0 * np.arange(67)),
             impact=40.4,
             pivot=110.0,

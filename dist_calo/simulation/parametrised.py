@@ -12,8 +12,6 @@ import numpy as np
 
 from dist_calo.simulation.detectors import Cells, Detector, Parametrisation
 
-NORMAL_INCIDENCE = math.pi / 2
-
 
 def simulate(
     detector: Detector,

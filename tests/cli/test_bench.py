@@ -18,8 +18,8 @@ from dist_calo.deployment.timing import LEAST_TIMINGS, Score, time_generation
 from dist_calo.errors import DataError, MissingComponentError
 from dist_calo.generation.incident_conditions import requested_conditions
 from dist_calo.randomness import Draws
-from dist_calo.simulation import geant4_reference
-from dist_calo.simulation.geant4_reference import recorded_seconds, simulated_seconds
+from dist_calo.simulation.geant4 import process
+from dist_calo.simulation.geant4.reference import recorded_seconds, simulated_seconds
 from dist_calo.training.checkpoint import Checkpoint, load_checkpoint
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.restore import restore_generator
@@ -175,17 +175,16 @@ def test_a_recorded_time_must_be_a_time(tmp_path):
 
 
 def test_geant4_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr(geant4_reference, "_installed", lambda: None)
+    monkeypatch.setattr(process, "installed", lambda: None)
     with pytest.raises(MissingComponentError, match=r"pip install geant4-pybind==0\.1\.3"):
         simulated_seconds(SAMPLE_DETECTOR, (10.0, 100.0), 1)
 
 
 @pytest.mark.requires("geant4")
-def test_geant4s_showers_leave_in_silicon_what_those_of_the_sample_do():
-    found = geant4_reference._run(10, (1.0, 2.0), scored=True)
-    assert found["seconds"] > 0
-    # 2.04 % with a resolution of 20 %/sqrt(E in GeV): 5 % for the mean of ten.
-    assert found["fraction"] == pytest.approx(0.0204, rel=0.25)
+def test_geant4s_own_time_is_measured():
+    seconds, source = simulated_seconds(SAMPLE_DETECTOR, (1.0, 2.0), 3)
+    assert 0 < seconds < 10
+    assert "3 electrons of 1 to 2 GeV" in source
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from dist_calo.errors import ConfigError
+from dist_calo.simulation.beam import NORMAL_INCIDENCE, Beam
 from dist_calo.simulation.detectors import DETECTORS, find_detector
-from dist_calo.simulation.parametrised import NORMAL_INCIDENCE, deposit_in_cells, simulate
-from dist_calo.simulation.seeded_blocks import BLOCK, Beam, simulate_block
+from dist_calo.simulation.parametrised import deposit_in_cells, simulate
+from dist_calo.simulation.seeded_blocks import BLOCK, simulate_block
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 

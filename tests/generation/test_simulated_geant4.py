@@ -181,7 +181,7 @@ def test_a_missing_wheel_is_named_with_its_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(process, "installed", lambda: None)
     assert main(["simulate", *ORDER, "--out", str(tmp_path / "showers.h5")]) == EXIT_USER
     (line,) = capsys.readouterr().err.splitlines()
-    assert "needs geant4-pybind 0.1.3, found none: pip install -e '.[geant4]'" in line
+    assert "needs geant4-pybind 0.1.3, found none: pip install 'dist_calo[geant4]'" in line
 
 
 @needs_geant4

@@ -36,8 +36,8 @@ def require_wheel(option: str = "", remedy: str = "") -> None:
     """
     if (found := installed()) != VERSION:
         raise MissingComponentError(
-            f"{option}needs geant4-pybind {VERSION}, found {found or 'none'}: pip install -e '.[geant4]' in "
-            f"the checkout, or pip install geant4-pybind=={VERSION}{remedy}"
+            f"{option}needs geant4-pybind {VERSION}, found {found or 'none'}: pip install 'dist_calo[geant4]', "
+            f"or pip install geant4-pybind=={VERSION}{remedy}"
         )
 
 

@@ -50,6 +50,41 @@ def write_calochallenge(
     return write(path, **(written | data_sets))
 
 
+def parametrised_voxels(geometry: CylindricalLayers, rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Data sets of showers in these cells, in MeV: gamma profiles that fluctuate, sampled by a Poisson number of spots.
+
+    After Grindhammer and Peters (hep-ex/0001020), without a core: the means of cells are integrals of the profiles.
+    Energies are uniform in the logarithm from 1 GeV to 1 TeV; a single cell of 1 MeV or more is common.
+    """
+    from scipy.special import gammainc
+
+    numbers = np.random.default_rng(seed)
+    energy = np.exp(numbers.uniform(0.0, np.log(1000.0), rows))
+    read = [number for number, cells in enumerate(geometry.layer_cells) if cells]
+    # Depths in radiation lengths: many thin layers, or a presampler, a strip layer, a deep one and the rest.
+    depths = (
+        np.linspace(0.0, 18.0, len(read) + 1)
+        if len(read) > 10
+        else np.array([0, 1.5, 6, 18, 22, 24, 26, 28.0])
+    )
+    middle = np.log(energy / 0.008) + 0.5
+    maximum = middle * np.exp(0.08 * numbers.standard_normal(rows))
+    alpha = 1.0 + 0.5 * middle * np.exp(0.1 * numbers.standard_normal(rows))
+    reached = gammainc(alpha[:, None], (alpha - 1)[:, None] * depths / maximum[:, None])
+    parts = []
+    for place, number in enumerate(read):
+        edges, sectors = np.asarray(geometry.r_edges[number]), geometry.sectors[number]
+        radius = 12.0 + 1.5 * depths[place]
+        ring = np.diff(edges**2 / (edges**2 + radius**2))
+        mean = 0.9 * energy * (reached[:, place + 1] - reached[:, place])
+        parts.append(mean[:, None] * np.tile(ring, sectors) / sectors)
+    spot = 0.002
+    spots = numbers.poisson(np.concatenate(parts, axis=1) / spot)
+    deposits = spot * numbers.standard_gamma(spots)
+    deposits[:, 0] += 0.01 * (deposits.sum(axis=1) == 0)
+    return {"incident_energies": 1000 * energy[:, None], "showers": 1000 * deposits}
+
+
 def layers(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Data sets of layered showers in GeV."""
     flat = voxels(rows, sum(eta * phi for eta, phi in LAYERS), seed)

@@ -23,7 +23,7 @@ _ELECTROMAGNETIC = 2
 _OBJECT_BYTES = 2**15
 """More than any process or model needs."""
 _LOWEST_ENERGY_PLACE = 128
-"""Bytes from the start of a model to its lowest energy in MeV, which has no setter with a symbol; its highest follows."""
+"""Bytes from the start of a model to its lowest energy in MeV, whose setter has no symbol; the highest follows."""
 _BREMSSTRAHLUNG_MEV, _USUAL_MEV, _HIGHEST_MEV = 0.001, 1.0, 1e8
 """Lowest energy at which electrons radiate here and by default, and the highest one."""
 

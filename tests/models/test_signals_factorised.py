@@ -178,7 +178,8 @@ def test_waveforms_have_the_amplitudes_and_times_they_were_made_of_within_the_no
         waves = generate(calibrated, conditions[:, 0])
         found = calibrated.pulses.measured(waves, 1.0)
     clear = logs > np.log(20.0)
-    amplitude_pulls = (found[0] - logs.exp())[clear] / calibrated.pulses.amplitude_error()
+    amplitude_error = calibrated.pulses.noise[0] * calibrated.pulses.filters[0].norm()
+    amplitude_pulls = (found[0] - logs.exp())[clear] / amplitude_error
     time_pulls = ((found[1] - times) * logs.exp())[clear] / calibrated.pulses.time_error()
     for pulls in (amplitude_pulls, time_pulls):
         assert float(pulls.median().abs()) < 0.3

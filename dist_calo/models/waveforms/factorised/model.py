@@ -45,7 +45,7 @@ from dist_calo.models.waveforms.factorised.amplitudes_times import (
     AmplitudeTimeGenerator,
 )
 from dist_calo.models.waveforms.factorised.pulse_calibration import pulse_fit
-from dist_calo.models.waveforms.factorised.pulses import MODES, PulseShape
+from dist_calo.models.waveforms.factorised.pulses import MODES, PulseShape, event_times
 from dist_calo.pulses import SIGNIFICANCE
 from dist_calo.randomness import Draws
 
@@ -140,14 +140,13 @@ class SignalsFactorised(Model):
         """
         showers = statistics["showers"] / np.float32(self.unit)
         scale = _scale_of(showers, statistics["network_units"])
-        heights = showers.max(axis=2)
-        if not (heights >= SIGNIFICANCE * self.noise).any():
+        waves, none = torch.from_numpy(showers), torch.tensor(torch.nan)
+        if event_times(waves, self.geometry.sample_ns, self.noise, none).isnan().all():
             raise ConfigError(
                 f"model.name=signals_factorised: none of {len(showers)} training showers has a pulse above "
                 f"{SIGNIFICANCE:g} times the noise of {self.geometry.noise:g} {self.geometry.unit}; check the data"
             )
-        waves = torch.from_numpy(showers)
-        self._fit_pulses(waves, fit.quantum(heights), scale)
+        self._fit_pulses(waves, fit.quantum(showers.max(axis=2)), scale)
         device = self.pulses.scale.device
         measured = [self._measured(part.to(device)) for part in waves.split(MEASURED_AT_ONCE)]
         logs, times = (torch.cat(part).cpu().double().numpy() for part in zip(*measured, strict=True))

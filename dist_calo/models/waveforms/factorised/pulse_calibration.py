@@ -57,8 +57,7 @@ def pulse_fit(waves: Tensor, *, sample_ns: float, noise: float, lead: int, tail:
         lead: samples before a pulse's time, of which the first half is free of it.
         tail: samples after it that the filter reads.
     """
-    unknown = torch.full((len(waves),), torch.nan)
-    event = event_times(waves, sample_ns, noise, unknown)
+    event = event_times(waves, sample_ns, noise, torch.tensor(torch.nan))
     arrival = float(event.nanmedian())
     event = torch.where(event.isnan(), arrival, event) / sample_ns
     heights = waves.amax(dim=-1)

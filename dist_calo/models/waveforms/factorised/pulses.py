@@ -82,10 +82,6 @@ class PulseShape(nn.Module):
         amplitudes, places, _ = fit_pulses(waves, start, self.filters, self.lead, noise)
         return amplitudes, places * self.sample_ns
 
-    def amplitude_error(self) -> Tensor:
-        """Return the error that the white noise makes in a measured amplitude."""
-        return self.noise[0] * self.filters[0].norm()
-
     def time_error(self) -> Tensor:
         """Return the error in ns that the white noise makes in a measured time, times the amplitude."""
         return self.noise[0] * self.filters[1].norm() * self.sample_ns

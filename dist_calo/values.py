@@ -204,6 +204,8 @@ def _number(kind: type, text: str, name: str, value: Any) -> float:
 def _resolved(value: Any, name: str) -> Any:
     """Return a value for which no type is declared: words without quotes may be numbers, true, false or null."""
     if isinstance(value, dict):
+        if not isinstance(next(iter(value), None), Word):
+            return value  # not of YAML, whose names are words: a manifest has millions of entries
         return {str(key): _resolved(each, _at(name, key)) for key, each in value.items()}
     if isinstance(value, list):
         return [_resolved(each, name) for each in value]

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 WHERE = "DIST_CALO_SIGNS"
 """Variable by which a launcher of ours names the memory of its ranks."""
 
 _SLOT = struct.Struct("<qqqd?B8s32s")
+_WRITTEN = ("pid", "beats", "step", "usual_s", "waits", "left", "unit", "phase")
 _SLOT_BYTES = 128
 _NAME = "dist_calo"
 _BEATS, _BEATS_AT = struct.Struct("<q"), 8
@@ -82,25 +84,16 @@ class Page:
 
     def read(self, number: int) -> Sign:
         """Return what the rank with this number on the node has written last."""
-        *values, unit, phase = _SLOT.unpack_from(self._memory, number * _SLOT_BYTES)
-        pid, beats, step, usual_s, waits, left = values
-        words = [text.rstrip(b"\0").decode(errors="replace") for text in (unit, phase)]
-        return Sign(
-            pid=pid,
-            beats=beats,
-            step=step,
-            usual_s=usual_s,
-            waits=waits,
-            left=left,
-            unit=words[0],
-            phase=words[1],
-        )
+        values = _SLOT.unpack_from(self._memory, number * _SLOT_BYTES)
+        plain: list[Any] = [
+            v.rstrip(b"\0").decode(errors="replace") if isinstance(v, bytes) else v for v in values
+        ]
+        return Sign(**dict(zip(_WRITTEN, plain, strict=True)))
 
     def write(self, number: int, sign: Sign) -> None:
         """Replace what a rank has written."""
-        words = (sign.unit.encode()[:8], sign.phase.encode()[:32])
-        numbers = (sign.pid, sign.beats, sign.step, sign.usual_s, sign.waits, sign.left)
-        _SLOT.pack_into(self._memory, number * _SLOT_BYTES, *numbers, *words)
+        values = {**vars(sign), "unit": sign.unit.encode()[:8], "phase": sign.phase.encode()[:32]}
+        _SLOT.pack_into(self._memory, number * _SLOT_BYTES, *(values[name] for name in _WRITTEN))
 
     def mark_waiting(self, number: int, beats: int, waits: bool) -> None:
         """Replace no more than this, in half a microsecond: collectives come often."""

@@ -39,11 +39,6 @@ class GanModel(Model):
         self.discriminator = discriminator
 
     @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks, each with its own optimizer."""
-        return {"generator": self.generator, "discriminator": self.discriminator}
-
-    @property
     def games(self) -> tuple[Game, ...]:
         """The adversarial games: here one about whole showers."""
         return (

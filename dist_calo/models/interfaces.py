@@ -34,9 +34,11 @@ class Model(nn.Module, ABC):
         self.geometry = geometry
 
     @property
-    @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
-        """Networks by name, each with its own optimizer; every weight belongs to one of them."""
+        """Networks by name, each with its own optimizer: the modules of the model that have weights."""
+        return {
+            name: module for name, module in self.named_children() if any(True for _ in module.parameters())
+        }
 
     @abstractmethod
     def generate(self, conditions: Tensor, draws: Draws) -> Tensor:

@@ -187,16 +187,6 @@ class LayersGan(Model):
         )
 
     @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks, each with its own optimizer."""
-        return {
-            "energies": self.energies,
-            "energies_discriminator": self.energies_discriminator,
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-        }
-
-    @property
     def games(self) -> tuple[Game, ...]:
         """Two games: the logarithms of the energies of layers, (B, K), and whole showers."""
         return (

@@ -80,11 +80,6 @@ class PlainVae(Model):
         self.latent = latent
         self.autoencoder = PlainAutoencoder(geometry, latent, hidden)
 
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks, each with its own optimizer."""
-        return {"autoencoder": self.autoencoder}
-
     def elbo(self, showers: Tensor, conditions: Tensor, draws: Draws) -> Elbo:
         """Return minus the evidence lower bound of showers in network units (B, V) with conditions (B, C)."""
         net = self.autoencoder

@@ -133,11 +133,6 @@ class LayersVae(Model):
         self.mirrors = Mirrors(geometry) if mirrored else None
         self.autoencoder = LayersAutoencoder(geometry, latent, hidden, modes)
 
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks, each with its own optimizer."""
-        return {"autoencoder": self.autoencoder}
-
     def elbo(self, showers: Tensor, conditions: Tensor, draws: Draws) -> Elbo:
         """Return minus the evidence lower bound of amplitudes (B, V) with conditions (B, C)."""
         net = self.autoencoder

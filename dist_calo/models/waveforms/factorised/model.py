@@ -29,7 +29,7 @@ import math
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from dist_calo.errors import ConfigError
 from dist_calo.geometry import Geometry, Waveforms
@@ -71,11 +71,6 @@ class SignalsFactorised(Model):
         self.noise = geometry.noise / self.unit
         self.generator, self.discriminator = generator, discriminator
         self.pulses = PulseShape(geometry.samples, geometry.sample_ns)
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks, each with its own optimizer."""
-        return {"generator": self.generator, "discriminator": self.discriminator}
 
     @property
     def games(self) -> tuple[Game, ...]:

@@ -53,14 +53,8 @@ class SignalModel(Model):
 
     def __init__(self, geometry: Waveforms, networks: Mapping[str, nn.Module]) -> None:
         super().__init__(geometry)
-        self._names = tuple(networks)
         for name, network in networks.items():
             self.add_module(name, network)
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The networks, each with its own optimizer."""
-        return {name: self.get_submodule(name) for name in self._names}
 
     def calibrate(self, statistics: Statistics) -> None:
         """Take constants from training events; deterministic.

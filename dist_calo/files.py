@@ -72,6 +72,16 @@ def write_whole(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file as `write_whole` does: a reader sees the old or the new one, never a part.
+
+    Raises:
+        OSError: if the disk refuses.
+    """
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def writing(path: str | Path, stays: str = "") -> Iterator[None]:
     """Add the name of the file to an error of the system, or of HDF5, which lacks it where the file is open.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dist_calo.cli.command_line import add_model_options, one_line_parser, parse_numbers
 from dist_calo.errors import ConfigError
-from dist_calo.files import write_whole
+from dist_calo.files import write_text
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,8 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     measured = measure(state_of(options.checkpoint, options.tracking_uri), request)
     result = {"checkpoint": options.checkpoint, **measured}
     if options.out is not None:
-        with write_whole(options.out) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+        write_text(options.out, json.dumps(result, indent=2) + "\n")
     show_table(result)
     return 0
 

@@ -14,7 +14,7 @@ from dist_calo.data.shards import (
     require_same_files,
 )
 from dist_calo.errors import DataError
-from dist_calo.files import write_whole
+from dist_calo.files import write_text
 
 
 def validate(
@@ -90,6 +90,5 @@ def compare_or_write_manifest(path: Path, manifest: Manifest, *, renew: bool) ->
         except DataError as error:
             raise DataError(f"{path}: {error}; if that was meant, add --renew") from error
         return f"{path}: the files are those of the manifest"
-    with write_whole(path) as temporary:
-        temporary.write_text(manifest.to_json())
+    write_text(path, manifest.to_json())
     return f"{path}: manifest written, checksum {manifest.checksum}"

@@ -25,7 +25,7 @@ import numpy as np
 
 from dist_calo.documents import read_json
 from dist_calo.errors import DataError
-from dist_calo.files import open_ordinary, write_whole, writing
+from dist_calo.files import open_ordinary, write_text, writing
 
 log = logging.getLogger("dist_calo.data")
 
@@ -146,8 +146,7 @@ def claim_ledger(folder: str | Path, run: LedgerRun, step: int, ranks: int) -> K
     kept = require_own(folder, run, step)
     now = kept.starts if kept.starts and kept.starts[-1][1] == ranks else (*kept.starts, (step, ranks))
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with write_whole(Path(folder) / "run.json") as temporary:
-        temporary.write_text(json.dumps(asdict(replace(run, starts=now))) + "\n")
+    write_text(Path(folder) / "run.json", json.dumps(asdict(replace(run, starts=now))) + "\n")
     return kept
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_calo.diagnostics.nodes import Check, Node, Prediction, and_more
-from dist_calo.files import write_whole
+from dist_calo.files import write_text
 
 _MOST_ROWS = 16
 
@@ -101,8 +101,7 @@ class Report:
         Raises:
             OSError: if the disk refuses.
         """
-        with write_whole(path) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     def text(self) -> str:
         """Return the report as one page of text."""

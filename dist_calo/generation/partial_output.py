@@ -27,7 +27,7 @@ from dist_calo.data.formats import open_file
 from dist_calo.data.formats.whole_files import abandon
 from dist_calo.documents import read_json
 from dist_calo.errors import ConfigError, DataError
-from dist_calo.files import publish, write_whole, writing
+from dist_calo.files import publish, write_text, writing
 from dist_calo.leases.lease import Lease
 
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ class PartialOutput:
                     self.path(number).unlink()
             for left in self.folder.glob(".*.tmp"):
                 left.unlink()
-            with write_whole(self._request) as temporary:
-                temporary.write_text(json.dumps(wanted, indent=2) + "\n")
+            write_text(self._request, json.dumps(wanted, indent=2) + "\n")
             self._earlier.unlink(missing_ok=True)
         except OSError as error:
             raise DataError(

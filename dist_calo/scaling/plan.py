@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from dist_calo.config import RunConfig
 from dist_calo.documents import load_yaml
 from dist_calo.errors import ConfigError
-from dist_calo.files import write_whole
+from dist_calo.files import write_text
 from dist_calo.values import errors_of, section_of, value_of
 
 PLAN_FILE = "plan.yaml"
@@ -232,8 +232,7 @@ def write_plan(folder: Path, plan: ScalingPlan) -> Path:
         + yaml.safe_dump({"settings": _changed(plan.config)}, sort_keys=False)
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with write_whole(file) as temporary:
-        temporary.write_text(text)
+    write_text(file, text)
     return file
 
 

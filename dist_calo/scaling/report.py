@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dist_calo.errors import DataError
-from dist_calo.files import write_whole
+from dist_calo.files import write_text
 from dist_calo.pages import render
 from dist_calo.pages.pictures import Picture, picture
 from dist_calo.scaling import figures
@@ -43,10 +43,8 @@ def write_report(results: Path, out: Path) -> list[str]:
     parts = cost_models(summary)
     page, table = out / "report.html", out / "points.csv"
     out.mkdir(parents=True, exist_ok=True)
-    with write_whole(page) as temporary:
-        temporary.write_text(report_html(results.name, summary, parts), encoding="utf-8")
-    with write_whole(table) as temporary:
-        temporary.write_text(points_csv(summary.rows))
+    write_text(page, report_html(results.name, summary, parts))
+    write_text(table, points_csv(summary.rows))
     lines = [*sentences(summary, parts), one_line(summary, parts)]
     add_report(plan, results, [page, table], _headlines(summary, parts))
     return [*lines, str(page), str(table)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from dist_calo.documents import read_json
 from dist_calo.errors import ConfigError, DataError
-from dist_calo.files import write_whole
+from dist_calo.files import write_text
 from dist_calo.values import value_of
 
 _NAME = re.compile(r"repeat-(\d+)\.json")
@@ -88,8 +88,7 @@ def write_result(results: Path, number: int, repeat: int, values: Mapping[str, A
     """Write a measurement; a task that is killed leaves none or a whole one."""
     file = point_folder(results, number) / f"repeat-{repeat}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(file) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n")
+    write_text(file, json.dumps(values, indent=1) + "\n")
     return file
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dist_calo.documents import read_json
 from dist_calo.errors import ConfigError
-from dist_calo.files import write_whole
+from dist_calo.files import write_text
 from dist_calo.leases.short_lock import locked
 from dist_calo.sweeping.definition import Sweep, read_definition
 
@@ -42,8 +42,7 @@ def store(folder: Path, sweep: Sweep) -> str:
             )
             if stored == known:
                 return uid
-        with write_whole(folder / "sweep.json") as temporary:
-            temporary.write_text(json.dumps({"uid": uid, **stored.to_dict()}, indent=2) + "\n")
+        write_text(folder / "sweep.json", json.dumps({"uid": uid, **stored.to_dict()}, indent=2) + "\n")
     return uid
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from dist_calo.documents import read_json
 from dist_calo.errors import ConfigError
-from dist_calo.files import read_bytes, write_whole
+from dist_calo.files import read_bytes, write_text
 from dist_calo.leases.signs_of_life import Beat, Process, flocked
 
 BEATS = 12
@@ -61,8 +61,7 @@ class Claim(Process):
     def write(self, folder: Path) -> None:
         """Write the claim into the folder of its trial."""
         folder.mkdir(parents=True, exist_ok=True)
-        with write_whole(folder / "owner.json") as temporary:
-            temporary.write_text(json.dumps(asdict(self)))
+        write_text(folder / "owner.json", json.dumps(asdict(self)))
 
     def holds(self, folder: Path) -> bool:
         """Return whether the trial in this folder is still this process's."""

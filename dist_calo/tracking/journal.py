@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from dist_calo.errors import TrackingError
-from dist_calo.files import read_bytes, write_whole
+from dist_calo.files import read_bytes, write_text
 from dist_calo.leases.signs_of_life import flocked
 from dist_calo.tracking.records import Record, record_of
 
@@ -37,7 +37,7 @@ class Journal:
             if self.sent >= self._size() > COMPACT_ABOVE:
                 with self.sending() as alone:
                     if alone and self.sent >= self._size():
-                        replace_text(self.folder / "sent", "0")
+                        write_text(self.folder / "sent", "0")
                         self._confirmed = 0
                         journal.truncate(0)
             _, whole = self._last()
@@ -91,7 +91,7 @@ class Journal:
         with self._guard:
             self._confirmed = position
             with suppress(OSError):  # a full disk: the next sender sends some of it again, which counts once
-                replace_text(self.folder / "sent", str(position))
+                write_text(self.folder / "sent", str(position))
                 self._confirmed = 0
 
     @contextmanager
@@ -154,9 +154,3 @@ class Journal:
                 return tail[line:end], start + end
             length *= 8
         return b"", 0
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old or the new text, never a part."""
-    with write_whole(path) as temporary:
-        temporary.write_text(text)

@@ -29,11 +29,11 @@ from typing import Any
 
 from dist_calo.documents import read_json
 from dist_calo.errors import TrackingError
-from dist_calo.files import read_bytes
+from dist_calo.files import read_bytes, write_text
 from dist_calo.launching.slurm import restarted
 from dist_calo.leases.lease import Lease
 from dist_calo.masking import hidden
-from dist_calo.tracking.journal import Journal, replace_text
+from dist_calo.tracking.journal import Journal
 from dist_calo.tracking.outbox import Outbox
 from dist_calo.tracking.records import Identity, Record, now_ms, refused_of
 
@@ -93,7 +93,7 @@ class Spool:
         folder = root / spool_id
         folder.mkdir(parents=True, exist_ok=True)
         own = {"spool_id": spool_id, "run_id": run_id, "started_ms": started_ms}
-        replace_text(folder / "run.json", json.dumps({**identity, **own}))
+        write_text(folder / "run.json", json.dumps({**identity, **own}))
         return cls(folder)
 
     @classmethod
@@ -152,7 +152,7 @@ class Spool:
         if self.identity == before:
             return
         with suppress(OSError):  # a full disk: a run is found by the name of its spool as well
-            replace_text(self.folder / "run.json", json.dumps(asdict(self.identity)))
+            write_text(self.folder / "run.json", json.dumps(asdict(self.identity)))
 
     @property
     def is_complete(self) -> bool:
@@ -200,7 +200,7 @@ class Spool:
             # The end of the run stays the last thing that is said.
             self.journal.append([*again, end] if (end := self.journal.end) else again)
             rest = [entry for entry in refused if entry["record"]["kind"] != "artifact"]
-            replace_text(self._refused, "".join(json.dumps(entry) + "\n" for entry in rest))
+            write_text(self._refused, "".join(json.dumps(entry) + "\n" for entry in rest))
 
     def keep_file(self, name: str, write: Callable[[Path], object]) -> str:
         """Have an artifact written where it stays until it is sent, before its record is.

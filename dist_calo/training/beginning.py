@@ -16,7 +16,7 @@ from dist_calo.data.loader import training_order
 from dist_calo.data.shards import Manifest, require_same_files
 from dist_calo.documents import read_json
 from dist_calo.errors import CheckpointError, DataError
-from dist_calo.files import why_missing, write_whole
+from dist_calo.files import why_missing, write_text
 from dist_calo.launching.slurm import batch_job, restarted
 from dist_calo.training.checkpoint import Checkpoint, State, load_checkpoint
 from dist_calo.training.checkpoint_folder import CheckpointFolder
@@ -134,8 +134,7 @@ def read_beginning(folder: Path) -> dict[str, str]:
 def note_beginning(folder: Path, facts: dict[str, str]) -> None:
     """Keep in a checkpoint folder which job begins where, for its later starts."""
     folder.mkdir(parents=True, exist_ok=True)
-    with write_whole(folder / BEGINNING) as temporary:
-        temporary.write_text(json.dumps(facts))
+    write_text(folder / BEGINNING, json.dumps(facts))
 
 
 def run_uid(config: RunConfig, saved: Checkpoint | None) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dist_calo.documents import read_json
 from dist_calo.errors import CheckpointError, SpoiltCheckpointError, remedy
-from dist_calo.files import write_whole
+from dist_calo.files import write_text, write_whole
 from dist_calo.leases.lease import Lease
 from dist_calo.training.checkpoint import STEP_FILE, State, checkpoint_bytes, load_checkpoint
 
@@ -205,8 +205,7 @@ class CheckpointFolder:
         """Add a run to ``abandoned_runs``, which hold for all later starts in this folder."""
         runs = sorted({*self.abandoned_runs, run_id})
         (self.folder / ABANDONED).mkdir(exist_ok=True)
-        with write_whole(self.folder / ABANDONED / "runs.json") as temporary:
-            temporary.write_text(json.dumps(runs))
+        write_text(self.folder / ABANDONED / "runs.json", json.dumps(runs))
 
     def newest(self) -> State | None:
         """Return the newest checkpoint that is sound, or None if the folder holds none.

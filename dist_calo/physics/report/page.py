@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_calo.files import write_whole
+from dist_calo.files import write_text
 from dist_calo.pages import render
 from dist_calo.pages.pictures import Picture, picture
 from dist_calo.physics.metrics.evaluation import Evaluation
@@ -119,8 +119,7 @@ def write_report(evaluation: Evaluation, path: Path, drawings: Drawings | None =
         OSError: if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(path) as temporary:
-        temporary.write_text(report_html(evaluation, drawings), encoding="utf-8")
+    write_text(path, report_html(evaluation, drawings))
 
 
 def _chapters(evaluation: Evaluation) -> Iterator[Chapter]:

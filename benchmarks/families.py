@@ -8,8 +8,8 @@ Each entry is one configuration with overrides, trained on one rank with one thr
 time, whatever else the machine does: a short measurement of its speed decides the number of steps. Several entries are
 trained side by side. The last weights are then compared with the test split, which neither training nor the choice of
 settings has seen: each number is the mean of several comparisons, each with one generated shower for each real one. For
-layers two fifths of the showers are held out, with several generated for each. The floor is the same comparison between
-two halves of the real showers of the split.
+layers two fifths of the showers are held out. The floor is the same comparison between two halves of the real showers
+of the split.
 
 Prints a Markdown table; the folder keeps the numbers (JSON), the pictures and the checkpoints. What is there already is
 not trained again; remove ``numbers.json`` to compare anew.
@@ -30,22 +30,22 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE_STEPS = 10
-SHOWERS_EACH = 5
-"""Showers generated for each real one, of layers."""
 PUBLISHED = ("signals_shapes_amplitudes", "signals_full", "signals_simplified")
 NETWORKS = ("linear", "lstm", "cnn")
 OBJECTIVES = ("vanilla", "wgan", "wgan_gp")
 LAYER_COLUMNS = {
-    "mean_error/layer_energy": "mean",
+    "score": "score",
+    "shift/layer_energy": "mean",
     "separation/layer_energy": "separation",
     "correlation/layer_energy": "correlations",
 }
 SIGNAL_COLUMNS = {
+    "score": "score",
     "wasserstein/amplitude": "amplitudes [counts]",
     "wasserstein/time": "times [ns]",
     "correlation/amplitude": "corr. amplitudes",
     "correlation/time": "corr. times",
-    "fraction/time": "without time",
+    "missing/time": "without time",
 }
 
 
@@ -189,29 +189,29 @@ def compare(folder: Path, generations: int, *, pictures: bool) -> dict[str, Any]
     import numpy as np
 
     from dist_calo.comm.single import SingleCommunicator
-    from dist_calo.geometry import LayeredReadout
     from dist_calo.launching.environment import World
-    from dist_calo.physics.figures.panels import save_png
     from dist_calo.training.checkpoint import Checkpoint, load_checkpoint
     from dist_calo.training.checkpoint_folder import CheckpointFolder
     from dist_calo.training.restore import restore_generator
     from dist_calo.training.validation import Validator
+    from dist_calo.training.validation import pictures as drawn
 
     checkpoints = CheckpointFolder(folder / "checkpoints")
     checkpoint = Checkpoint.from_dict(load_checkpoint(checkpoints.path(checkpoints.steps()[-1])))
     generator, alone = restore_generator(checkpoint), SingleCommunicator(World())
     validator = Validator(checkpoint.reading, checkpoint.data, generator, alone, split="test")
-    each_time = SHOWERS_EACH if isinstance(checkpoint.readout, LayeredReadout) else 1
-    results = [validator.run(repeat * SHOWERS_EACH, each_time) for repeat in range(generations)]
+    results = [validator.run(repeat) for repeat in range(generations)]
     if pictures:
-        for name, draw in results[0].pictures().items():
-            save_png(draw(), folder / f"{name}.png")
-    each = [result.numbers for result in results]
+        for name, draw in drawn(results[0]).items():
+            path = folder / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            draw().savefig(path, dpi=120)
+    each = [{name: number.value for name, number in result.numbers.items()} for result in results]
     return {
         "showers": validator.samples,
         "numbers": {name: float(np.mean([values[name] for values in each])) for name in each[0]},
         "spread": {name: float(np.std([values[name] for values in each], ddof=1)) for name in each[0]},
-        "floor": validator.floor(),
+        "floor": {name: number.floor for name, number in results[0].numbers.items()},
     }
 
 

@@ -1,16 +1,16 @@
 """Every setting of a run, checked where it is defined.
 
-A configuration is read by `dist_calo.cli.command_line` from a YAML file and dotted overrides, printed, logged to MLflow
-and stored in every checkpoint.
+It is read by `dist_calo.cli.command_line` from YAML and dotted overrides, and stored in MLflow and every checkpoint.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dist_calo.errors import ConfigError
 from dist_calo.masking import hidden
+from dist_calo.values import seconds_of
 
 
 def _positive(section: str, values: dict[str, float | None], most: float = math.inf) -> None:
@@ -223,7 +223,13 @@ class TrainConfig:
     """The training loop."""
 
     max_steps: int = 1000
-    """Training steps of the whole run, over all resumes."""
+    """Training steps of the whole run, over all resumes; where the schedule ends, whatever ends the run before."""
+    max_epochs: float | None = None
+    """Epochs of the whole run, which then decide ``max_steps``."""
+    max_time: str | None = None
+    """Time of the whole run, over all resumes, such as ``50m`` or ``2h``, if ``max_steps`` do not end it before."""
+    patience: int = 0
+    """Validations without a score that is better by more than its error, after which the run ends; 0 is off."""
     global_batch_size: int = 64
     """Samples of a step, over all ranks and micro-batches."""
     accumulation: int = 1
@@ -252,6 +258,8 @@ class TrainConfig:
             "train",
             {
                 "max_steps": self.max_steps,
+                "max_epochs": self.max_epochs,
+                "max_time": self.max_seconds,
                 "accumulation": self.accumulation,
                 "log_every_steps": self.log_every_steps,
                 "validation_showers": self.validation_showers,
@@ -259,13 +267,19 @@ class TrainConfig:
             },
         )
         _positive("train", {"global_batch_size": self.global_batch_size}, 2**24)
-        _not_negative("train", {"validate_every_steps": self.validate_every_steps, "seed": self.seed})
+        intervals = {"validate_every_steps": self.validate_every_steps, "patience": self.patience}
+        _not_negative("train", {**intervals, "seed": self.seed})
         _fraction("train", {"ema_decay": self.ema_decay})
         if self.accumulation > self.global_batch_size:
             raise ConfigError(
                 f"train.accumulation={self.accumulation}: must not exceed "
                 f"train.global_batch_size={self.global_batch_size}"
             )
+
+    @property
+    def max_seconds(self) -> float | None:
+        """``max_time`` in seconds; None without a limit."""
+        return None if self.max_time is None else seconds_of(self.max_time, "train.max_time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,9 +304,8 @@ class CommConfig:
     settings must be the same on all ranks."""
 
     def __post_init__(self) -> None:
-        times = {"timeout_s": self.timeout_s, "silence_s": self.silence_s}
         _positive("comm", {"bucket_mb": self.bucket_mb, "threads": self.threads})
-        _positive("comm", {**times}, 10**8)
+        _positive("comm", {"timeout_s": self.timeout_s, "silence_s": self.silence_s}, 10**8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,12 +398,3 @@ def kind_of(name: str) -> Any:
 def setting_names() -> list[str]:
     """Return the names of all settings, dotted."""
     return [f"{name}.{setting.name}" for name, section in SECTIONS.items() for setting in fields(section)]
-
-
-def flattened(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield dotted names and plain values of a nested dict, as MLflow parameters need them."""
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from flattened(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

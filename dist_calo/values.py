@@ -239,3 +239,28 @@ def _fault(message: str, word: Any) -> ConfigError:
     """Return an error about a word, with its line where that is known."""
     line = getattr(word, "line", None)
     return ConfigError(message) if line is None else Fault(message, line)
+
+
+def seconds_of(text: str, name: str) -> float:
+    """Return a time such as ``90``, ``50m`` or ``2h`` in seconds.
+
+    Raises:
+        ConfigError: if it is none; it says so of this setting.
+
+    Example:
+        >>> seconds_of("1.5h", "train.max_time")
+        5400.0
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)([smhd]?)", text)
+    if found is None:
+        raise ConfigError(f"{name}={text}: give a number with s, m, h or d, such as 50m")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def flattened(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield dotted names and plain values of a nested dict, as MLflow parameters need them."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -33,16 +33,15 @@ def show_table(result: dict[str, Any]) -> None:
             )
         if not row.get("usable", True):
             notes.append(
-                f"{row['runtime']} is not usable: its score is worse than PyTorch's beyond the spread"
+                f"{row['runtime']} is not usable: its score is worse than PyTorch's beyond the error"
             )
         table.add_row(*_cells(row))
     console = Console(width=None if sys.stdout.isatty() else 118)
     console.print(table)
     if "sample" in result["score"]:
-        notes.append(
-            f"score: the lowest is best; against {result['score']['sample']}, half of them against the other half "
-            f"{result['score']['floor']:.3g}"
-        )
+        floor = result["score"]["floor"]
+        half = "" if floor is None else f", half of them against the other half {floor:.3g}"
+        notes.append(f"score: the lowest is best; against {result['score']['sample']}{half}")
     else:
         notes.append(f"no score: {result['score']['note']}")
     notes.append(f"Geant4: {result['geant4']['source']}")
@@ -56,7 +55,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         return [*start, *[MISSING] * 5]
     score = MISSING
     if "score" in row:
-        score = f"{row['score']:.4f} ± {row['spread']:.4f}" + ("" if row["usable"] else " ✗")
+        error = "" if row["error"] is None else f" ± {row['error']:.4f}"
+        score = f"{row['score']:.4f}{error}" + ("" if row["usable"] else " ✗")
     return [
         *start,
         f"{row['ms_per_shower']:.3g}",

@@ -1,5 +1,6 @@
 """Time that a generator takes for a shower, and a score of the showers that it makes."""
 
+import math
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,6 @@ from dist_calo.data.shards import manifest_of, matching_files
 from dist_calo.errors import DataError
 from dist_calo.generation.incident_conditions import IncidentConditions
 from dist_calo.launching.environment import World
-from dist_calo.physics.monitors.monitor import monitor_of
 from dist_calo.randomness import Draws
 from dist_calo.training.checkpoint import Checkpoint
 from dist_calo.training.restore import TrainedGenerator
@@ -25,8 +25,6 @@ AT_A_TIME = 2**22
 inside the networks. A larger batch is computed in parts of this size, and each part is one timing. Larger parts are no
 faster on a processor: they leave its caches."""
 MOST_TIMINGS, LEAST_TIMINGS = 50, 3
-REPEATS = 3
-"""Generations of the score's sample, each with other random numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +96,13 @@ class Score:
     """The score of a generator's showers (least is best), for the same conditions as the real ones."""
 
     score: float
-    """Mean of some generations with different random numbers."""
-    spread: float
-    """Standard deviation of one generation's score."""
+    error: float | None
+    floor: float | None
+    """That of one half of the real showers against the other. Of few showers neither is known."""
 
     def allows(self, other: "Score") -> bool:
-        """Tell if another form of the same generator is as good: worse by no more than the larger of the spreads."""
-        return other.score - self.score <= max(self.spread, other.spread)
+        """Tell if another form of the same generator is as good: worse by no more than the larger of the errors."""
+        return other.score - self.score <= max(self.error or 0.0, other.error or 0.0)
 
 
 class Scorer:
@@ -144,17 +142,11 @@ class Scorer:
         )
         """What is compared with, in words."""
 
-    def floor(self, generator: TrainedGenerator) -> float:
-        """Return the score of a perfect generator of half as many showers: half of the real ones against the rest."""
-        return monitor_of(self._manifest.geometry).score(self._validator(generator).floor())
-
     def score(self, generator: TrainedGenerator) -> Score:
         """Generate for the real showers' conditions and compare."""
-        validator = self._validator(generator)
-        scores = [validator.run(repeat).score for repeat in range(REPEATS)]
-        return Score(score=statistics.mean(scores), spread=statistics.stdev(scores))
-
-    def _validator(self, generator: TrainedGenerator) -> Validator:
-        return Validator(
+        validator = Validator(
             self._config, self._manifest, generator, SingleCommunicator(World()), split=self._split
         )
+        score = validator.run().score
+        error, floor = (value if math.isfinite(value) else None for value in (score.error, score.floor))
+        return Score(score=score.value, error=error, floor=floor)

@@ -12,9 +12,9 @@ from typing import Any
 
 from dist_calo import __version__
 from dist_calo.comm.agreement import installed
-from dist_calo.config import flattened
 from dist_calo.masking import hidden
 from dist_calo.resources import PACKAGED
+from dist_calo.values import flattened
 
 PACKAGES = ("torch", "numpy", "h5py", "mlflow", "mpi4py", "horovod")
 """Packages whose versions are told."""

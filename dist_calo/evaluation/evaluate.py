@@ -23,7 +23,6 @@ from dist_calo.evaluation.record import EvaluationRecord, describe_model, requir
 from dist_calo.evaluation.request import EvaluationRequest
 from dist_calo.evaluation.samples import (
     FakeShowers,
-    Files,
     FilesOf,
     GeneratedFor,
     Samples,
@@ -46,6 +45,7 @@ from dist_calo.training.checkpoint import Checkpoint
 from dist_calo.training.dataset import shared_manifest
 from dist_calo.training.model_sources import state_of
 from dist_calo.training.restore import generating_device, restore_generator
+from dist_calo.training.showers import Files
 
 ENERGIES_DIFFER = 1e-4
 """Probability of the Kolmogorov-Smirnov test below which two samples have different incident energies."""

@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dist_calo.config import TrackingConfig
 from dist_calo.masking import mask
-from dist_calo.physics.metrics.evaluation import Evaluation, sigmas_above_floor
+from dist_calo.physics.metrics.evaluation import AT_FLOOR, Evaluation
 from dist_calo.tracking.records import now_ms
 from dist_calo.tracking.server import address_of
 from dist_calo.tracking.store import experiment_id, find_run, one_line, open_store
@@ -20,6 +20,9 @@ CURVES = (r".*/total", r"validation/score", r"validation/[^/]+(/[a-z_]+)?", r"th
 MOST_CURVES = 12
 MOST_POINTS = 2000
 """Points of a curve: more than a figure is wide in pixels."""
+SHOWN = 5
+MOSTLY_BAD = 0.5
+"""Share of bad showers from which it says nothing how many numbers are near their floors."""
 FOLDER = "evaluation"
 """Folder of a run's artifacts, and beginning of the names of its metrics."""
 
@@ -141,11 +144,7 @@ class EvaluationRecord:
 
 def logged_numbers(evaluation: Evaluation) -> dict[str, float]:
     """Return as metrics the score, the share of bad showers and all numbers but single layers or channels."""
-    values: dict[str, float] = {"score": evaluation.score, "bad_showers": evaluation.bad_share}
-    for name, number in evaluation.numbers.items():
-        if name.count("/") == 1:
-            values[name] = number.value
-    return {f"{FOLDER}/{name}": value for name, value in values.items() if math.isfinite(value)}
+    return {f"{FOLDER}/{name}": value for name, value in evaluation.values().items()}
 
 
 def _number(text: str | None) -> float:
@@ -199,26 +198,32 @@ def require_store(uri: str) -> None:
         checked_uri(uri)
 
 
-def summary_lines(evaluation: Evaluation) -> list[str]:
-    """Return the score, how many numbers are near their floor, and the five that are farthest from it."""
-    known = [item for item in evaluation.numbers.items() if not math.isnan(sigmas_above_floor(*item))]
-    numbers = sorted(known, key=lambda item: -sigmas_above_floor(*item))
-    lines: list[str] = []
+def summary_lines(evaluation: Evaluation) -> Iterator[str]:
+    """Yield warnings, the score and its largest parts, and the numbers that are farthest from their floor."""
     if evaluation.bad_in_words:
-        lines.append(evaluation.bad_in_words)
-    meaning = f"mean Wasserstein-1 distance of the observables / {evaluation.names[0]}'s sigma"
+        yield evaluation.bad_in_words
+    yield from (f"note: {note}" for note in evaluation.notes)
     for what in ("score", "errors"):
         if what in evaluation.absent:
-            lines.append(f"{what} unknown: {evaluation.absent[what]}")
-    if math.isfinite(evaluation.score):
-        lines.append(f"score {evaluation.score:.4g} ({meaning})")
-    if not numbers:
-        return lines
-    near = sum(sigmas_above_floor(name, number) <= 2 for name, number in numbers)
-    lines.append(f"{near} of {len(numbers)} numbers are within 2 sigmas of their floor; farthest away:")
-    for name, number in numbers[:5]:
-        lines.append(
+            yield f"{what} unknown: {evaluation.absent[what]}"
+    score, judged = evaluation.score, evaluation.judged
+    if math.isfinite(score.value):
+        known = f" +- {score.error:.2g}, floor {score.floor:.3g}, {score.sigmas:+.1f} sigmas"
+        yield f"score {score.value:.4g}{known if math.isfinite(score.error) else ''}; the largest of its parts:"
+        for name, value in list(evaluation.score_terms.items())[:SHOWN]:
+            yield f"  {name:<36}{value:>11.4g}"
+    if not judged:
+        return
+    if evaluation.bad_share < MOSTLY_BAD:
+        yield (
+            f"{evaluation.at_floor} of {len(judged)} numbers are within {AT_FLOOR:g} sigmas of their floor; "
+            "farthest away:"
+        )
+    else:
+        yield "farthest from their floor:"
+    for name in list(judged)[:SHOWN]:
+        number = evaluation.numbers[name]
+        yield (
             f"  {name:<36}{number.value:>11.4g} +- {number.error:<9.2g} floor {number.floor:<10.4g}"
             f"{number.sigmas:>+7.1f} sigmas"
         )
-    return lines

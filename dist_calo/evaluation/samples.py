@@ -6,99 +6,24 @@ each, and one gathering of the rows, 4 MB for 5,000 showers of 100 observables, 
 that one rank would have, to rounding of sums.
 """
 
-import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from dist_calo.comm.protocol import Communicator
-from dist_calo.config import DataConfig
-from dist_calo.data.loader import ordered_loader
-from dist_calo.data.row_blocks import Blocks, Split, split_blocks
-from dist_calo.data.shards import Manifest
-from dist_calo.errors import ConfigError, DataError
+from dist_calo.errors import DataError
 from dist_calo.geometry import Geometry
-from dist_calo.physics.observables.energy_bins import BINNING_SHOWERS, Binning
+from dist_calo.physics.observables.energy_bins import BINNING_SHOWERS
 from dist_calo.physics.observables.examples import Examples
-from dist_calo.physics.observables.observer import Observer, observer_of
-from dist_calo.physics.observables.sample import Rows, Sample
+from dist_calo.physics.observables.observer import observer_of
+from dist_calo.physics.observables.sample import Sample
 from dist_calo.randomness import Draws
 from dist_calo.training.restore import TrainedGenerator
-
-EXAMPLES = 4
-GENERATED_AT_ONCE = 128
-_BATCH_NUMBERS = 2**24
-_MOST_IN_BATCH = 1024
-
-Batches = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
-"""Sample numbers (n,), showers (n, *shape) and conditions (n, C), again and again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Files:
-    """Showers of a data set."""
-
-    manifest: Manifest
-    config: DataConfig
-    split: Split = "all"
-    most: int | None = None
-    """The first so many showers only."""
-
-    @cached_property
-    def _blocks(self) -> Blocks:
-        return split_blocks(self.manifest, self.split, self.config)
-
-    @property
-    def showers(self) -> int:
-        """Number of showers."""
-        there = self._blocks.samples
-        return min(there, self.most or there)
-
-    def batches(self, communicator: Communicator, most: int | None = None, spread: bool = False) -> Batches:
-        """Yield this rank's showers, each of them on one rank; empty batches are left out.
-
-        Args:
-            communicator: the ranks.
-            most: so many showers only.
-            spread: take these from blocks spread evenly over all showers, instead of the first ones; about as many.
-        """
-        blocks = self._blocks
-        left = min(self.showers, most or self.showers)
-        if spread:
-            blocks = _spread(blocks, self.showers, left)
-            left = blocks.samples
-        world = communicator.world
-        size = min(_MOST_IN_BATCH, max(16, _BATCH_NUMBERS // self.manifest.geometry.cells)) * world.size
-        with ordered_loader(
-            self.manifest,
-            blocks,
-            global_batch_size=min(size, left),
-            rank=world.rank,
-            size=world.size,
-            ahead=1,
-        ) as loader:
-            for batch in loader:
-                # The samples of the batch lie in order: those after the last wanted one are at its end.
-                mine = batch.slots < left
-                if mine.any():
-                    yield batch.ids[mine], batch.showers[mine], batch.conditions[mine]
-                left -= batch.global_size
-                if left <= 0:
-                    return
-
-
-def _spread(blocks: Blocks, among: int, wanted: int) -> Blocks:
-    """Return blocks spread evenly over the first samples, about as many as hold the wanted number, at least one."""
-    before = np.cumsum(blocks.rows) - blocks.rows
-    there = np.flatnonzero(before < among)
-    count = max(1, min(len(there), round(len(there) * wanted / among)))
-    chosen = there[np.linspace(0, len(there) - 1, count).round().astype(int)]
-    return Blocks(blocks.first_ids[chosen], blocks.rows[chosen])
+from dist_calo.training.showers import EXAMPLES, GENERATED_AT_ONCE, Files, binning_of, first_of, merge
 
 
 class FakeShowers(Protocol):
@@ -161,7 +86,7 @@ class FilesOf:
 
     def beside(self, ids: np.ndarray, conditions: np.ndarray, communicator: Communicator) -> np.ndarray:
         """See `FakeShowers`."""
-        _, candidates, theirs = _first(self.files, 32 * EXAMPLES, communicator)
+        _, candidates, theirs = first_of(self.files, communicator, 32 * EXAMPLES)
         distance = np.abs(theirs[:, 0] - conditions[:, :1])
         nearest = np.where(np.isfinite(distance), distance, np.inf).argmin(axis=1)
         return np.asarray(candidates[nearest])
@@ -289,7 +214,7 @@ def collect(
     geometry = reference.manifest.geometry
     observer = observer_of(geometry)
     say(f"deciding the bins from {min(reference.showers, BINNING_SHOWERS):,} showers")
-    binning = _binning(reference, observer, communicator, edges)
+    binning = binning_of(reference, observer, communicator, edges)
     counts = reference.showers, fake.count(reference)
     real_sample, fake_sample = (
         Sample(observer, binning, geometry.shape, share=min(1.0, rows / count), with_showers=with_showers)
@@ -299,46 +224,11 @@ def collect(
     speed = fake.fill(real_sample, fake_sample, reference, communicator)
     say("merging the ranks' sums")
     for sample in (real_sample, fake_sample):
-        _merge(sample, communicator)
+        merge(sample, communicator)
     speeds = communicator.all_gather_object((speed.showers, speed.seconds))
     total = Speed(showers=sum(s for s, _ in speeds), seconds=sum(t for _, t in speeds))
-    ids, showers, conditions = _first(reference, EXAMPLES, communicator)
+    ids, showers, conditions = first_of(reference, communicator)
     # Pictures show what is no number as nothing.
     beside = np.nan_to_num(fake.beside(ids, conditions, communicator), posinf=0.0, neginf=0.0)
     examples = Examples(real=showers, fake=beside, energies=conditions[:, 0])
     return Samples(real=real_sample, fake=fake_sample, examples=examples, speed=total)
-
-
-def _binning(
-    reference: Files, observer: Observer, communicator: Communicator, edges: tuple[float, ...] | None
-) -> Binning:
-    found = [
-        (ids, observer.observe(showers, conditions).columns, conditions[:, 0])
-        for ids, showers, conditions in reference.batches(communicator, BINNING_SHOWERS, spread=True)
-    ]
-    everywhere = list(itertools.chain.from_iterable(communicator.all_gather_object(found)))
-    ids, columns, energies = (np.concatenate(parts) for parts in zip(*everywhere, strict=True))
-    order = np.argsort(ids)
-    binning = Binning.of(columns[order], energies[order], edges)
-    if edges and not (binning.slot_of(energies) < binning.slots - 1).any():
-        raise ConfigError(
-            f"--energy-edges {edges[0]:g} to {edges[-1]:g} GeV: none of the showers, of {energies.min():g} to "
-            f"{energies.max():g} GeV, lies in these bins"
-        )
-    return binning
-
-
-def _merge(sample: Sample, communicator: Communicator) -> None:
-    vector = torch.from_numpy(sample.to_vector())
-    communicator.all_reduce(vector)
-    sample.from_vector(vector.numpy())
-    parts: list[Rows] = communicator.all_gather_object(sample.rows)
-    parts = [part for part in parts if len(part.groups)] or parts[:1]
-    sample.rows = Rows.joined(parts).sorted()
-
-
-def _first(files: Files, count: int, communicator: Communicator) -> tuple[np.ndarray, ...]:
-    """Return the first few showers as `Batches` has them, on all ranks."""
-    mine = next(iter(files.batches(communicator, count)), None)
-    gathered = [found for found in communicator.all_gather_object(mine) if found is not None]
-    return tuple(np.concatenate(parts) for parts in zip(*gathered, strict=True))

@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dist_calo.config import flattened
 from dist_calo.errors import TrackingError
 from dist_calo.scaling.plan import PLAN_FILE, ScalingPlan
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.tracking.tracker import Tracker, make_tracker
+from dist_calo.values import flattened
 
 PARENT_TAG = "mlflow.parentRunId"
 FIRST_ANSWER_S = 300.0

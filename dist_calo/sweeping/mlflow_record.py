@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_calo.config import RunConfig, TrackingConfig, flattened
+from dist_calo.config import RunConfig, TrackingConfig
 from dist_calo.leases.short_lock import locked
 from dist_calo.sweeping.claims import Task
 from dist_calo.sweeping.study import Study
@@ -20,6 +20,7 @@ from dist_calo.tracking.sender import Sender
 from dist_calo.tracking.spool import SPOOL_PREFIX, Spool
 from dist_calo.tracking.store import one_line
 from dist_calo.tracking.store_uri import checked_uri
+from dist_calo.values import flattened
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

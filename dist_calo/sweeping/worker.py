@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -20,6 +21,7 @@ from dist_calo.launching.signs import SIGNS
 from dist_calo.leases.signs_of_life import Beat
 from dist_calo.models import check_model
 from dist_calo.objectives import OBJECTIVES
+from dist_calo.physics.metrics.evaluation import Evaluation
 from dist_calo.sweeping.claims import Claims, Task
 from dist_calo.sweeping.definition import Configure, Sweep
 from dist_calo.sweeping.mlflow_record import SweepRecord
@@ -31,7 +33,6 @@ from dist_calo.tracking.spool import HeldError
 from dist_calo.training.preemption import StopRequest
 from dist_calo.training.setup import build_run
 from dist_calo.training.trainer import StoppingRules
-from dist_calo.training.validation import Comparison
 
 
 class ObjectiveError(ConfigError):
@@ -153,7 +154,7 @@ class Worker:
                     run_id=assignment.run_id,
                     tags=assignment.tags,
                     stopping=StoppingRules(
-                        after_validation=lambda step, seen: self._judge(assignment, step, seen),
+                        after_validation=partial(self._judge, assignment),
                         before_checkpoint=lambda: self._taken(beat),
                     ),
                 ) as trainer,
@@ -169,7 +170,7 @@ class Worker:
         except Exception as error:
             self._leave(task, error)
             return True
-        return self._ended(task, trainer.stopped_by, done=trainer.state.step >= config.train.max_steps)
+        return self._ended(task, trainer.stopped_by, done=trainer.finished is not None)
 
     def _leave(self, task: Task, error: Exception) -> None:
         """Return if the next trial may begin after this error; otherwise raise.
@@ -204,12 +205,11 @@ class Worker:
             note_failure(task.folder, f"rank {rank}: {_reason(error)}")
         raise TrialError(f"trial {task.number}: {_reason(error)}") from error
 
-    def _judge(self, assignment: Assignment, step: int, seen: Comparison) -> str | None:
+    def _judge(self, assignment: Assignment, step: int, seen: Evaluation, last: bool) -> str | None:
         """Return why to stop the trial after a validation, or None; the same on all ranks."""
         value = _value(self._sweep.objective, seen)
         reason = None
         if self._study is not None:
-            last = step >= assignment.config.train.max_steps
             reason = self._results.report(assignment.task, step, value, last=last)
         reason = self._communicator.broadcast_object(reason)
         return None if reason is None else str(reason)
@@ -261,7 +261,7 @@ def check_parts(configs: Sequence[RunConfig]) -> None:
             )
 
 
-def _value(objective: str, seen: Comparison) -> float:
+def _value(objective: str, seen: Evaluation) -> float:
     """Return the objective of a sweep after a validation, maybe not finite.
 
     Raises:
@@ -274,7 +274,7 @@ def _value(objective: str, seen: Comparison) -> float:
         raise ObjectiveError(
             f"objective={objective}: validations have no such number; the nearest is validation/{nearest}"
         )
-    return float(numbers[name])
+    return numbers[name].value
 
 
 def _reason(error: Exception) -> str:

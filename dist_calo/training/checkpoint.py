@@ -48,6 +48,13 @@ class Checkpoint:
     """Samples used in this epoch, over all ranks."""
     best_score: float | None = None
     best_step: int = 0
+    best_error: float | None = None
+    best_floor: float | None = None
+    score_definition: int = 1
+    """By which the best score was measured (`dist_calo.physics.metrics.evaluation.SCORE_DEFINITION`)."""
+    validations_since_best: int = 0
+    train_seconds: float = 0.0
+    """Time that the run has taken, over all resumes."""
     model: Weights = field(default_factory=dict)
     optimizers: Mapping[str, State] = field(default_factory=dict)
     average: Mapping[str, Weights] = field(default_factory=dict)

@@ -1,7 +1,8 @@
 """Leaving in order when the batch system asks for it.
 
 A signal only sets a flag. The ranks agree on the flags in a collective that travels while the step computes, so a
-signal that reaches one rank stops all of them together: at the end of the step that begins after it at the latest.
+signal that reaches one rank stops all of them together: at the end of the step that begins after it at the latest. The
+end of the time that a run may take travels the same way.
 """
 
 import signal
@@ -13,6 +14,10 @@ import torch
 
 from dist_calo.comm.protocol import Communicator, Work
 from dist_calo.launching import early_signals
+
+TIME_OVER = "time over"
+"""What the ranks agree on where one of them says that the run's time is over."""
+_TIME_OVER = 1000
 
 
 class StopRequest:
@@ -55,16 +60,21 @@ class StopRequest:
         """Name of the signal that this rank has received, or None."""
         return None if self._received is None else signal.Signals(self._received).name
 
-    def ask(self) -> None:
+    def ask(self, *, time_over: bool = False) -> None:
         """Start to exchange the flags, at the beginning of a step."""
-        self._flag[0] = self._received or 0
+        self._flag[0] = _TIME_OVER if time_over else self._received or 0
         self._work = self._communicator.all_reduce_async(self._flag, "max")
 
     def agreed(self) -> str | None:
-        """Name of the signal that some rank had received when the step began, the same on all ranks, or None."""
+        """Name of the signal that some rank had received when the step began, the same on all ranks, or None.
+
+        `TIME_OVER` where some rank had said so.
+        """
         if self._work is None:
             return None
         self._work.wait()
         self._work = None
         number = int(self._flag[0])
+        if number == _TIME_OVER:
+            return TIME_OVER
         return signal.Signals(number).name if number else None

@@ -142,10 +142,9 @@ class Progress:
         per_step_s = (time.monotonic() - self._began) / (step - self._first)
         return timedelta(seconds=round(per_step_s * (self._max_steps - step)))
 
-    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+    def validation(self, step: int, words: str) -> None:
         """Report a validation in a few numbers."""
-        values = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-        self._waiting.append(f"step {step}: validation  {values}")
+        self._waiting.append(f"step {step}: validation  {words}")
 
     def close(self) -> None:
         """Print what waits, and leave the terminal tidy."""

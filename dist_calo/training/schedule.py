@@ -1,8 +1,33 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state, and a run's end."""
 
 import math
 
-from dist_calo.config import OptimizerConfig
+from dist_calo.config import OptimizerConfig, TrainConfig
+
+
+def why_finished(
+    config: TrainConfig, step: int, *, validations_since_best: int = 0, train_seconds: float = 0.0
+) -> str | None:
+    """Return why nothing is left to train after a step, naming the setting; None if something is.
+
+    Args:
+        config: its ``max_steps`` are those of the run, whatever they were given as.
+        step: number of the step.
+        validations_since_best: validations that were not better than the best one, since that one.
+        train_seconds: time that the run has taken, over all resumes.
+
+    Example:
+        >>> why_finished(TrainConfig(max_steps=10, patience=3), 5, validations_since_best=3)
+        'no better score in 3 validations (train.patience=3)'
+    """
+    if step >= config.max_steps:
+        given = "" if config.max_epochs is None else f" (train.max_epochs={config.max_epochs:g})"
+        return f"train.max_steps={config.max_steps}{given}"
+    if config.patience and validations_since_best >= config.patience:
+        return f"no better score in {validations_since_best} validations (train.patience={config.patience})"
+    if config.max_seconds is not None and train_seconds >= config.max_seconds:
+        return f"the time is over (train.max_time={config.max_time})"
+    return None
 
 
 def batch_factor(config: OptimizerConfig, global_batch_size: int) -> float:

@@ -10,8 +10,8 @@ import torch
 from dist_calo.comm import local_device
 from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
-from dist_calo.config import RunConfig, flattened
-from dist_calo.data.loader import Loader, training_loader
+from dist_calo.config import RunConfig
+from dist_calo.data.loader import Loader, training_loader, training_order
 from dist_calo.data.order import Position
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import ConfigError
@@ -38,6 +38,7 @@ from dist_calo.training.restore import TrainedGenerator
 from dist_calo.training.trainer import Batches, RunLoggers, StoppingRules, Trainer, TrainState
 from dist_calo.training.validation import Validator
 from dist_calo.transforms import Transform
+from dist_calo.values import flattened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ def build_run(
     require_enough_samples(config, most_ranks(world, os.environ))
     placement = place_rank(config, communicator)
     manifest = shared_manifest(config.data, communicator)
+    config = with_known_steps(config, manifest)
     kept_data, kept_manifest = as_kept(config.data, manifest)
     kept_config = replace(config, data=kept_data)
     transform = Transform.from_config(config.transform)
@@ -106,7 +108,7 @@ def build_run(
         )
         stack.callback(progress.close)
         networks = learner.model.networks
-        for line in _in_words(config, communicator, placement, manifest, networks, loader, start, state.step):
+        for line in _in_words(config, communicator, placement, manifest, networks, loader, start, state):
             progress.say(line)
         validator = build_validator(config, manifest, learner, transform, communicator)
         trainer = Trainer(
@@ -168,7 +170,7 @@ def _in_words(
     networks: Mapping[str, torch.nn.Module],
     loader: Loader,
     start: Start,
-    step: int,
+    state: TrainState,
 ) -> Iterator[str]:
     """Yield the first lines of a run: its ranks, data, networks and where it starts."""
     world = communicator.world
@@ -180,13 +182,13 @@ def _in_words(
             f"warning: train.global_batch_size={batch} is larger than the {loader.samples} training showers: every "
             "step takes all of them, and no more; lower it, or give more data"
         )
-    if step:
-        yield f"continuing after step {step} of {config.checkpoint.dir}"
-        if step >= config.train.max_steps:
-            yield f"nothing is left to train: train.max_steps={config.train.max_steps}; raise it to go on"
+    if state.step:
+        yield f"continuing after step {state.step} of {config.checkpoint.dir}"
+        if finished := state.why_finished(config.train):
+            yield f"nothing is left to train: {finished}; raise it to go on"
     if start.abandoned_run:
         yield (
-            f"a new run: {start.abandoned_run}, its tag continued_from, has gone beyond step {step}; later "
+            f"a new run: {start.abandoned_run}, its tag continued_from, has gone beyond step {state.step}; later "
             f"checkpoints of {config.checkpoint.dir} lie in its folder abandoned/"
         )
 
@@ -222,6 +224,16 @@ def require_record(config: RunConfig) -> None:
     if config.tracking.uri != "none":
         checked_uri(config.tracking.uri)
     CheckpointFolder(config.checkpoint.dir).require_writable()
+
+
+def with_known_steps(config: RunConfig, manifest: Manifest) -> RunConfig:
+    """Return the settings with the ``train.max_steps`` that ``train.max_epochs`` of these showers are."""
+    train = config.train
+    if train.max_epochs is None:
+        return config
+    order = training_order(manifest, config.data, train.seed, train.global_batch_size)
+    steps = max(1, round(train.max_epochs * order.steps_per_epoch))
+    return replace(config, train=replace(train, max_steps=steps))
 
 
 def require_enough_samples(config: RunConfig, ranks: int) -> None:

@@ -13,6 +13,8 @@ from dist_calo.documents import read_json
 from dist_calo.errors import CheckpointError, SpoiltCheckpointError
 from dist_calo.launching import slurm
 from dist_calo.leases.lease import Lease
+from dist_calo.physics.metrics.metric_definitions import SCORE_DEFINITION
+from dist_calo.training.schedule import why_finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,11 @@ class Facts:
     ranks: int
     best_score: float | None
     best_step: int
+    best_error: float | None = None
+    best_floor: float | None = None
+    score_definition: int = 1
+    validations_since_best: int = 0
+    train_seconds: float = 0.0
     run_id: str | None
     config: RunConfig
 
@@ -81,12 +88,20 @@ def describe(folder: Path, job: str | None = None) -> Iterator[tuple[str, str]]:
     batch = config.train.global_batch_size
     yield "steps", f"{step} of {steps} at the last checkpoint, epoch {facts.epoch}, global batch {batch}"
     if facts.best_score is not None:
-        yield "best", f"step {facts.best_step}, score {facts.best_score:.4g}"
+        yield "best", f"step {facts.best_step}, score {facts.best_score:.4g}{_about_score(facts)}"
     saved = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(newest.stat().st_mtime))
     file = newest.with_suffix(".pt")
     yield "checkpoint", f"{file} of {saved}, written by {facts.ranks} rank(s){_unsound(file)}"
     yield "MLflow", _tracking(facts.run_id, config.tracking)
-    if step >= steps:
+    finished = why_finished(
+        config.train,
+        step,
+        validations_since_best=facts.validations_since_best,
+        train_seconds=facts.train_seconds,
+    )
+    if finished:
+        if step < steps:
+            yield "ended", finished
         yield (
             "finished",
             f"dist-calo generate --checkpoint {shlex.quote(str(folder))} --out FILE makes showers with it",
@@ -94,6 +109,13 @@ def describe(folder: Path, job: str | None = None) -> Iterator[tuple[str, str]]:
     elif not goes_on:
         settings = f"--checkpoint.dir={shlex.quote(str(folder))} --checkpoint.resume=auto"
         yield "unfinished", f"if it runs nowhere: the command that started it goes on with {settings}"
+
+
+def _about_score(facts: Facts) -> str:
+    if facts.score_definition != SCORE_DEFINITION:
+        return " as an earlier version defined it"
+    error = "" if facts.best_error is None else f" +- {facts.best_error:.2g}"
+    return error + ("" if facts.best_floor is None else f", floor {facts.best_floor:.3g}")
 
 
 def _unsound(checkpoint: Path) -> str:

@@ -2,27 +2,32 @@
 
 import math
 import shlex
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
 from dist_calo.comm.protocol import Communicator
-from dist_calo.config import RunConfig
+from dist_calo.config import RunConfig, TrainConfig
 from dist_calo.data.ledger import Ledger
 from dist_calo.data.loader import Batch, Loader
 from dist_calo.errors import DataError, TrainingError
 from dist_calo.launching.early_signals import launcher_died
 from dist_calo.launching.endings import LAUNCHER_DIED
 from dist_calo.launching.signs import SIGNS
+from dist_calo.physics.metrics.evaluation import Evaluation
+from dist_calo.physics.metrics.half_sample_bootstrap import Measured
+from dist_calo.physics.metrics.metric_definitions import SCORE_DEFINITION
 from dist_calo.tracking.spool import SPOOL_PREFIX
 from dist_calo.tracking.tracker import NullTracker, Tracker
 from dist_calo.training.checkpoint import Checkpoint, State, not_finite
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.learner import Learner
-from dist_calo.training.preemption import StopRequest
+from dist_calo.training.preemption import TIME_OVER, StopRequest
 from dist_calo.training.progress import Progress, StepTimes
-from dist_calo.training.validation import Comparison, Validator
+from dist_calo.training.schedule import why_finished
+from dist_calo.training.validation import Validator, in_words, logged_metrics, pictures
 
 
 @dataclass
@@ -35,18 +40,33 @@ class TrainState:
     """Samples used in this epoch, over all ranks."""
     best_score: float | None = None
     best_step: int = 0
+    best_error: float | None = None
+    best_floor: float | None = None
+    score_definition: int = SCORE_DEFINITION
+    validations_since_best: int = 0
+    train_seconds: float = 0.0
+    """Time that the run had taken when this part of it began, over all parts before."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint | None) -> "TrainState":
         """Return where a checkpoint stands; at the start without one."""
         if checkpoint is None:
             return cls()
-        return cls(
-            step=checkpoint.step,
-            epoch=checkpoint.epoch or 0,
-            samples_seen=checkpoint.samples_seen,
-            best_score=checkpoint.best_score,
-            best_step=checkpoint.best_step,
+        state = cls(**{f.name: getattr(checkpoint, f.name) for f in fields(cls)})
+        state.epoch = state.epoch or 0
+        if state.score_definition != SCORE_DEFINITION:
+            # A score of an earlier version says nothing beside those of this one: the next validation is the best.
+            state.best_score = state.best_error = state.best_floor = None
+            state.score_definition = SCORE_DEFINITION
+        return state
+
+    def why_finished(self, config: TrainConfig, *, time_over: bool = False) -> str | None:
+        """Return why nothing is left to train; None if something is."""
+        return why_finished(
+            config,
+            self.step,
+            validations_since_best=self.validations_since_best,
+            train_seconds=math.inf if time_over else self.train_seconds,
         )
 
     @property
@@ -63,8 +83,8 @@ class TrainState:
 class StoppingRules:
     """Rules of a sweep, called on all ranks; each says why to stop, the same on all ranks, or None."""
 
-    after_validation: Callable[[int, Comparison], str | None] = lambda step, seen: None
-    """Called with the step and what a validation saw."""
+    after_validation: Callable[[int, Evaluation, bool], str | None] = lambda step, seen, last: None
+    """Called with the step, what a validation saw, and whether it is the run's last one."""
     before_checkpoint: Callable[[], str | None] = lambda: None
     """Called first; where it says why to stop, no checkpoint is written."""
 
@@ -133,6 +153,9 @@ class Trainer:
         self.state = state
         self.stopped_by: str | None = None
         """The signal that ended the run early, after a checkpoint, or what a rule said."""
+        self._began, self._seconds_before = time.monotonic(), state.train_seconds
+        self.finished = state.why_finished(config.train)
+        """Why nothing is left to train; None while something is."""
 
     def fit(self) -> None:
         """Train to the last step, or until some rank is asked to stop.
@@ -144,15 +167,15 @@ class Trainer:
         """
         SIGNS.reached(self.state.step)
         with StopRequest(self._communicator) as stop:
-            while self.state.step < self._config.train.max_steps and not self.stopped_by:
-                stop.ask()
+            while not (self.finished or self.stopped_by):
+                stop.ask(time_over=self._time_is_over())
                 batch = next(self._loader)
                 self._learner.learn(batch, self.state.step + 1)
                 self._advance(batch)
-                self.stopped_by = stop.agreed()
+                self._heed(stop.agreed())
                 self._log(batch)
                 improved = self._validate()
-                self._checkpoint(now=improved or self.stopped_by is not None)
+                self._checkpoint(now=improved or bool(self.finished or self.stopped_by))
                 self._progress.show()
                 self._name_run(self._tracker.run_id)
         SIGNS.begin("at the end of the run")
@@ -166,6 +189,8 @@ class Trainer:
             )
         else:
             self._record_model()
+            if self.finished and self.state.step < self._config.train.max_steps:
+                self._progress.say(f"step {self.state.step} is the last one: {self.finished}")
             self._progress.say(
                 f"done: checkpoints in {self._folder.folder}, {self.state.kept}; `dist-calo generate --checkpoint "
                 f"{shlex.quote(str(self._folder.folder))} --out FILE` makes showers with it"
@@ -187,9 +212,21 @@ class Trainer:
         if self._ledger:
             self._ledger.write(batch.epoch, self.state.step, batch.ids)
 
+    def _elapsed(self) -> float:
+        """Return the time that the run has taken, over all resumes, by this rank's clock."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def _time_is_over(self) -> bool:
+        limit = self._config.train.max_seconds
+        return limit is not None and self._elapsed() >= limit
+
+    def _heed(self, asked: str | None) -> None:
+        """Take note of what the ranks have agreed on in a step, and of the last one."""
+        self.finished = self.state.why_finished(self._config.train, time_over=asked == TIME_OVER)
+        self.stopped_by = None if asked == TIME_OVER else asked
+
     def _due(self, every: int) -> bool:
-        last = self.state.step == self._config.train.max_steps
-        return last or (every > 0 and self.state.step % every == 0)
+        return self.finished is not None or (every > 0 and self.state.step % every == 0)
 
     def _log(self, batch: Batch) -> None:
         self._times.count(batch.global_size)
@@ -220,17 +257,29 @@ class Trainer:
             self._share_statistics()
             with self._learner.average.applied():
                 result = self._validator.run()
-            self._tracker.metrics(result.metrics, self.state.step)
+            self._tracker.metrics(logged_metrics(result), self.state.step)
             if self._config.tracking.log_pictures:
-                for name, draw in result.pictures().items():
+                for name, draw in pictures(result).items():
                     self._tracker.figure(draw, name, self.state.step)
-        self._progress.validation(self.state.step, result.headlines)
+        self._progress.validation(self.state.step, in_words(result))
         self._times.restart()
-        improved = result.score < (math.inf if self.state.best_score is None else self.state.best_score)
-        if improved:
-            self.state.best_score, self.state.best_step = result.score, self.state.step
-        reason = self._stopping.after_validation(self.state.step, result)
+        improved = self._note_score(result.score)
+        self.finished = self.finished or self.state.why_finished(self._config.train)
+        reason = self._stopping.after_validation(self.state.step, result, self.finished is not None)
         self.stopped_by = self.stopped_by or reason
+        return improved
+
+    def _note_score(self, score: Measured) -> bool:
+        """Return whether a score is the best so far, by more than its error."""
+        state = self.state
+        error = score.error if math.isfinite(score.error) else 0.0
+        improved = score.value < (math.inf if state.best_score is None else state.best_score - error)
+        state.validations_since_best += 1
+        if improved:
+            state.best_score, state.best_step, state.validations_since_best = score.value, state.step, 0
+            state.best_error, state.best_floor = (
+                value if math.isfinite(value) else None for value in (score.error, score.floor)
+            )
         return improved
 
     def _checkpoint(self, *, now: bool) -> None:
@@ -261,9 +310,13 @@ class Trainer:
             facts = {name: self._description[name] for name in ("geometry", "transform")}
             self._tracker.model(best[0], {**facts, "step": best[1]["step"]})
 
+    @property
+    def _standing(self) -> State:
+        return {**vars(self.state), "train_seconds": self._elapsed()}
+
     def _state_dict(self) -> State:
         return {
-            **vars(self.state),
+            **self._standing,
             **self._learner.state_dict(),
             **self._description,
             "config": self._config.to_dict(),
@@ -277,7 +330,7 @@ class Trainer:
 
     def _summary(self) -> State:
         return {
-            **vars(self.state),
+            **self._standing,
             "run_id": self._run_id,
             "ranks": self._communicator.world.size,
             "config": self._config.to_dict(),

@@ -1,11 +1,12 @@
-"""Generated showers against held-out ones, on all ranks, each validation sample once."""
+"""Validation during training: an evaluation of the generator with fewer parts, on all ranks.
 
-import functools
-import itertools
-import math
+It compares one generated shower with each held-out one, over the same groups and by the same observables as
+`dist_calo.evaluation`, and has the numbers that cost sums alone: no bins of incident energy, FPD, neighbours or
+classifier.
+"""
+
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,60 +14,31 @@ import torch
 
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
-from dist_calo.data.loader import evaluation_loader
-from dist_calo.data.row_blocks import Split, split_blocks
+from dist_calo.data.row_blocks import Split
 from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError
-from dist_calo.physics.monitors.monitor import Monitor, monitor_of
+from dist_calo.physics.metrics.evaluation import Evaluation, measured_sums
 from dist_calo.physics.observables.examples import Examples
+from dist_calo.physics.observables.observer import observer_of
+from dist_calo.physics.observables.sample import Sample
 from dist_calo.randomness import Draws
 from dist_calo.training.restore import TrainedGenerator
+from dist_calo.training.showers import GENERATED_AT_ONCE, Files, binning_of, first_of, merge
 
-EXAMPLES = 4
-BATCH_PER_RANK = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What a validation saw, the same on all ranks."""
-
-    monitor: Monitor
-    real: Any
-    """Summary of the Geant4 showers."""
-    fake: Any
-    """Summary of the showers generated for the same conditions."""
-    examples: Examples
-
-    @cached_property
-    def numbers(self) -> dict[str, float]:
-        """The comparison in numbers, by name; NaN where the real showers tell nothing."""
-        return self.monitor.numbers(self.fake, self.real)
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The finite numbers of the comparison, as logged, and as ``validation/undefined`` how many are not finite."""
-        values = {f"validation/{name}": value for name, value in self.numbers.items()}
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        undefined = float(len(values) - len(finite))
-        return {"validation/score": self.score, "validation/undefined": undefined, **finite}
-
-    @property
-    def headlines(self) -> dict[str, float]:
-        """The score and the few numbers that are shown at a glance."""
-        return {"score": self.score} | {
-            name: self.numbers[name] for name in self.monitor.headlines if name in self.numbers
-        }
-
-    @property
-    def score(self) -> float:
-        """What the best checkpoint has least of."""
-        score = self.monitor.score(self.numbers)
-        return score if math.isfinite(score) else math.inf
-
-    def pictures(self) -> dict[str, Callable[[], Any]]:
-        """Functions that draw each picture, by name."""
-        drawn = self.monitor.pictures(self.real, self.fake, self.examples)
-        return {f"pictures/{name}": draw for name, draw in drawn.items()}
+LOGGED = (
+    "wasserstein_scaled",
+    "shift",
+    "shifts",
+    "width",
+    "widths",
+    "missing",
+    "response",
+    "correlation",
+    "profile_error",
+)
+"""Kinds of numbers that a validation logs."""
+SHOWN = 3
+"""Largest parts of the score that are shown beside it."""
 
 
 class Validator:
@@ -81,7 +53,6 @@ class Validator:
         generator: what generates, with the weights that it has at the time of the call.
         communicator: how the ranks talk.
         split: which showers.
-        monitor: observables and comparison; by default those of the geometry.
 
     Raises:
         DataError: if the split is empty.
@@ -94,117 +65,108 @@ class Validator:
         generator: TrainedGenerator,
         communicator: Communicator,
         split: Split = "validation",
-        monitor: Monitor | None = None,
     ) -> None:
-        self._config = config
-        self._manifest = manifest
+        self._files = Files(
+            manifest=manifest, config=config.data, split=split, most=config.train.validation_showers
+        )
+        self._seed, self._split = config.train.seed, split
         self._generator = generator
         self._communicator = communicator
-        self._split = split
-        self._monitor = monitor or monitor_of(manifest.geometry)
-        self.samples = split_blocks(manifest, split, config.data).samples
-        """Showers of the split."""
+        self.samples = self._files.showers
+        """Showers of the split that are compared."""
         if not self.samples:
             fraction = getattr(config.data, f"{split}_fraction")
             raise DataError(
                 f"data.{split}_fraction={fraction:g} keeps no showers for the {split} split, and a comparison needs at "
                 f"least one: train with a higher data.{split}_fraction"
             )
-        self._real: Any = None
+        self._real: Sample | None = None
         self._conditions: list[tuple[np.ndarray, np.ndarray]] = []
-        self._examples: tuple[np.ndarray, np.ndarray] = np.empty(0), np.empty(0)
-        """A few showers and their incident energies, the same on all ranks once they were read."""
-        self._source = 0
-        """The rank whose examples they are."""
+        """Numbers and conditions of this rank's showers."""
+        self._examples: tuple[np.ndarray, ...] = ()
 
-    def run(self, repeat: int = 0, generations: int = 1) -> Comparison:
+    def run(self, repeat: int = 0) -> Evaluation:
         """Generate for every condition of the split and compare; collective.
 
         Args:
             repeat: another number draws other random numbers for the same conditions.
-            generations: showers generated for each condition; more of them lessen the generated sample's own noise.
         """
-        if self._real is None:
-            self._real = self._read()
-        fake = self._monitor.summary()
-        drawn = np.empty(0)
-        for (ids, conditions), drawing in itertools.product(
-            self._conditions, range(repeat, repeat + generations)
-        ):
-            draws = Draws(self._config.train.seed, drawing, ids, self._split)
-            showers = self._generator.generate(torch.from_numpy(conditions), draws).numpy()
-            fake.update(showers, conditions[:, 0])
-            drawn = drawn if drawn.size else showers[:EXAMPLES].copy()
-        drawn = self._communicator.broadcast_object(drawn, self._source)
-        return Comparison(
-            monitor=self._monitor,
-            real=self._real,
-            fake=self._summed(fake),
-            examples=Examples(real=self._examples[0], fake=drawn, energies=self._examples[1]),
+        real = self._real = self._real or self._read()
+        fake = self._like(real)
+        for ids, conditions in self._conditions:
+            fake.add(ids, self._generated(ids, conditions, repeat), conditions)
+        merge(fake, self._communicator)
+        # One rank computes for all: what is decided by these numbers must be the same on machines that round otherwise.
+        first = self._communicator.world.rank == 0
+        slots, whole = self._communicator.broadcast_object(
+            measured_sums(real, fake, paired=True, brief=True) if first else None
+        )
+        ids, showers, conditions = self._examples
+        beside = np.nan_to_num(self._generated(ids, conditions, repeat), posinf=0.0, neginf=0.0)
+        return Evaluation(
+            geometry=self._files.manifest.geometry,
+            real=real,
+            fake=fake,
+            slots=slots,
+            whole=whole,
+            examples=Examples(real=showers, fake=beside, energies=conditions[:, 0]),
         )
 
-    def floor(self, repeats: int = 8) -> dict[str, float]:
-        """The numbers of a comparison between two halves of the real showers, the mean of several halvings; collective.
+    def _generated(self, ids: np.ndarray, conditions: np.ndarray, repeat: int) -> np.ndarray:
+        draws = Draws(self._seed, repeat, ids, self._split)
+        return np.asarray(self._generator.generate(torch.from_numpy(conditions), draws).numpy())
 
-        What a perfect generator of as many showers as half of the split would reach.
-        """
-        if not self._monitor.settled:
-            self._settle()
-        halves = [(self._monitor.summary(), self._monitor.summary()) for _ in range(repeats)]
-        for batch in self._batches():
-            for repeat, pair in enumerate(halves):
-                draws = Draws(self._config.train.seed, repeat, batch.ids, "halves")
-                first = draws.uniform("half").numpy()[:, 0] < 0.5
-                for summary, mine in zip(pair, (first, ~first), strict=True):
-                    summary.update(batch.showers[mine], batch.conditions[mine, 0])
-        numbers = [self._monitor.numbers(*(self._summed(half) for half in pair)) for pair in halves]
-        # Of few showers a half may leave a bin of energy empty, which then has no numbers.
-        names = [name for name in numbers[0] if all(name in values for values in numbers)]
-        return {name: float(np.mean([values[name] for values in numbers])) for name in names}
+    def _read(self) -> Sample:
+        """Sum the split's showers over all ranks; keep this rank's conditions, and the examples."""
+        geometry = self._files.manifest.geometry
+        observer = observer_of(geometry)
+        binning = binning_of(self._files, observer, self._communicator)
+        sample = Sample(observer, binning, geometry.shape, brief=True)
+        for ids, showers, conditions in self._files.batches(self._communicator):
+            sample.add(ids, showers, conditions)
+            for first in range(0, len(ids), GENERATED_AT_ONCE):
+                part = slice(first, first + GENERATED_AT_ONCE)
+                self._conditions.append((ids[part], conditions[part]))
+        merge(sample, self._communicator)
+        self._examples = first_of(self._files, self._communicator)
+        return sample
 
-    def _read(self) -> Any:
-        """Sums over the split's showers on all ranks; remembers this rank's conditions and the examples."""
-        if not self._monitor.settled:
-            self._settle()
-        summary = self._monitor.summary()
-        examples: np.ndarray | None = None
-        for batch in self._batches():
-            if len(batch.ids):
-                self._conditions.append((batch.ids, batch.conditions))
-                summary.update(batch.showers, batch.conditions[:, 0])
-                examples = batch.showers[:EXAMPLES].copy() if examples is None else examples
-        # Of few showers some ranks have none, rank 0 too: the first rank that has some shares its examples.
-        world = self._communicator.world
-        source = torch.tensor([world.size if examples is None else world.rank])
-        self._communicator.all_reduce(source, "min")
-        self._source = int(source)
-        energies = self._conditions[0][1][:EXAMPLES, 0] if self._conditions else np.empty(0)
-        mine = None if examples is None else (examples, energies)
-        self._examples = self._communicator.broadcast_object(mine, self._source)
-        return self._summed(summary)
+    @staticmethod
+    def _like(real: Sample) -> Sample:
+        return Sample(real.observer, real.binning, real.shape, brief=True)
 
-    def _batches(self) -> Any:
-        world = self._communicator.world
-        size = min(BATCH_PER_RANK * world.size, self.samples)
-        loader = evaluation_loader(
-            self._manifest,
-            self._config.data,
-            self._split,
-            global_batch_size=size,
-            rank=world.rank,
-            size=world.size,
-        )
-        with loader:
-            yield from itertools.islice(loader, -(-self._config.train.validation_showers // size))
 
-    def _settle(self) -> None:
-        """Let the monitor decide its bins from all showers of the split, the same on all ranks."""
-        each = (self._monitor.extremes(batch.showers, batch.conditions[:, 0]) for batch in self._batches())
-        found = torch.from_numpy(functools.reduce(np.maximum, each))
-        self._communicator.all_reduce(found, "max")
-        self._monitor.settle(found.numpy())
+def logged_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Return the numbers of a validation that are logged, by the names of metrics."""
+    return {f"validation/{name}": value for name, value in evaluation.values(LOGGED).items()}
 
-    def _summed(self, summary: Any) -> Any:
-        vector = torch.from_numpy(summary.to_vector())
-        self._communicator.all_reduce(vector)
-        return summary.from_vector(vector.numpy())
+
+def in_words(evaluation: Evaluation) -> str:
+    """Return the score with its error and floor, and its largest parts."""
+    score, terms = evaluation.score, evaluation.score_terms
+    largest = ", ".join(
+        f"{name.removeprefix('wasserstein_scaled/')} {value:.3g}"
+        for name, value in list(terms.items())[:SHOWN]
+    )
+    return f"score {score.value:.4g} +- {score.error:.2g}  floor {score.floor:.3g}  largest: {largest}"
+
+
+def pictures(evaluation: Evaluation) -> dict[str, Callable[[], Any]]:
+    """Return functions that draw each picture of a validation, by name."""
+    from dist_calo.physics.report import figures_matrices, figures_observables, figures_profiles
+    from dist_calo.physics.report.figures_showers import examples_drawing
+
+    observer = evaluation.observer
+    singles = [
+        figures_observables.columns_of(evaluation, group)[0]
+        for group in figures_observables.single_groups(evaluation)
+        if group in observer.summary_groups
+    ]
+    drawn: dict[str, Callable[[], Any]] = {
+        "response": partial(figures_profiles.response_figure, evaluation),
+        "profiles": partial(figures_profiles.profiles_figure, evaluation, -1),
+        "observables": partial(figures_observables.histograms_figure, evaluation, -1, singles),
+        "correlations": partial(figures_matrices.correlations_figure, evaluation, "observables"),
+        "showers": lambda: examples_drawing(evaluation).figure,
+    }
+    return {f"pictures/{name}": draw for name, draw in drawn.items()}

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from dist_calo.cli.status import main
-from dist_calo.config import RunConfig
+from dist_calo.config import RunConfig, TrainConfig
 from dist_calo.errors import CheckpointError
 from dist_calo.files import seal_of
+from dist_calo.physics.metrics.metric_definitions import SCORE_DEFINITION
 from dist_calo.training.checkpoint import checkpoint_bytes
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.status import describe, queued
@@ -49,11 +50,33 @@ def queue(tmp_path, line):
 def test_the_newest_checkpoint_is_described(folder):
     shown = dict(describe(folder))
     assert shown["steps"] == "40 of 1000 at the last checkpoint, epoch 2, global batch 64"
-    assert shown["best"] == "step 30, score 0.25"
+    assert shown["best"] == "step 30, score 0.25 as an earlier version defined it"
     assert "step-00000040.pt" in shown["checkpoint"]
     assert "4 rank(s)" in shown["checkpoint"]
     assert shown["MLflow"] == "run abc in sqlite:///mlflow.db"
     assert f"--checkpoint.dir={folder}" in shown["unfinished"]
+
+
+def test_the_best_score_stands_with_its_error_and_floor(folder):
+    known = {"best_error": 0.0123, "best_floor": 0.0456, "score_definition": SCORE_DEFINITION}
+    (folder / "step-00000040.json").write_text(json.dumps(FACTS | known))
+    assert dict(describe(folder))["best"] == "step 30, score 0.25 +- 0.012, floor 0.0456"
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts", "reason"),
+    [
+        ({"patience": 3}, {"validations_since_best": 3}, "no better score in 3 validations"),
+        ({"max_time": "2m"}, {"train_seconds": 121.0}, "the time is over (train.max_time=2m)"),
+    ],
+)
+def test_a_run_that_ended_before_its_last_step_says_why(folder, settings, facts, reason):
+    config = RunConfig(train=TrainConfig(**settings)).to_dict()
+    (folder / "step-00000040.json").write_text(json.dumps(FACTS | facts | {"config": config}))
+    shown = dict(describe(folder))
+    assert shown["ended"].startswith(reason)
+    assert "finished" in shown
+    assert "unfinished" not in shown
 
 
 def test_what_is_damaged_is_said(folder):

@@ -13,9 +13,9 @@ from dist_calo.config import (
     RunConfig,
     TrainConfig,
     TransformConfig,
-    flattened,
 )
 from dist_calo.errors import ConfigError
+from dist_calo.values import flattened
 
 BROKEN = [
     (DataConfig, {"validation_fraction": 1.2}, "data.validation_fraction=1.2"),
@@ -35,6 +35,10 @@ BROKEN = [
     (TrainConfig, {"ema_decay": 1.0}, "train.ema_decay=1.0"),
     (TrainConfig, {"accumulation": 65}, "train.accumulation=65"),
     (TrainConfig, {"seed": -1}, "train.seed=-1"),
+    (TrainConfig, {"patience": -1}, "train.patience=-1"),
+    (TrainConfig, {"max_epochs": 0.0}, "train.max_epochs=0"),
+    (TrainConfig, {"max_time": "an hour"}, "train.max_time=an hour"),
+    (TrainConfig, {"max_time": "0m"}, "train.max_time=0"),
     (CommConfig, {"threads": 0}, "comm.threads=0"),
     (CheckpointConfig, {"keep": 0}, "checkpoint.keep=0"),
 ]

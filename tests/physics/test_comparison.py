@@ -9,7 +9,6 @@ from scipy import integrate, stats
 from dist_calo.physics.metrics.distances import separations
 from dist_calo.physics.metrics.evaluation import measured_sums
 from dist_calo.physics.metrics.observable_metrics import chi_squares
-from dist_calo.physics.metrics.profile_metrics import score_of
 from tests.support.gaussians import normal, sampled
 
 COUNT = 60_000
@@ -151,7 +150,38 @@ def test_a_bin_with_less_than_two_showers_is_empty(real):
     assert slots[0]
 
 
-def test_the_score_is_a_mean_over_groups():
-    values = [("wasserstein_scaled/a", 0.2), ("wasserstein_scaled/b", 0.4), ("wasserstein_scaled/b/0", 9.0)]
-    assert score_of(values, {"a", "b"}) == pytest.approx(0.3)
-    assert score_of([], {"a"}) == math.inf
+def test_the_score_is_the_mean_of_what_the_observer_names(real, shifted):
+    expected = [
+        shifted[name]
+        for name in ("wasserstein_scaled/response", "wasserstein_scaled/layer", "correlation/layer")
+    ]
+    assert shifted["score"] == pytest.approx(np.mean(expected))
+    same = sampled(normal(COUNT, 0), real.binning)
+    _, whole = measured_sums(real, same, paired=True)
+    assert whole["score"].value == 0.0
+    assert whole["score"].sigmas < 0
+    assert whole["score"].floor > whole["score"].spread > 0
+
+
+def test_showers_that_are_no_numbers_count_in_the_score(real):
+    rows = normal(4000, 1)
+    whole = numbers_of(rows, real)["score"]
+    rows[:1000, 0] = np.inf
+    assert numbers_of(rows, real)["score"] == pytest.approx(0.25 + whole, abs=0.02)
+
+
+def test_a_bin_of_incident_energy_measures_distances_however_far_away(real):
+    rows = normal(COUNT, 12)
+    rows[:, 1] += 1000.0
+    sample = sampled(rows, real.binning)
+    slots, _ = measured_sums(real, sample)
+    for numbers in slots:
+        assert numbers["wasserstein/layer"].value == pytest.approx(500.0, rel=1e-3)
+
+
+def test_a_brief_comparison_has_the_same_score_and_observables(real):
+    fake = sampled(normal(2000, 3), real.binning)
+    (slots, whole), (brief_slots, brief) = (measured_sums(real, fake, brief=brief) for brief in (False, True))
+    assert brief_slots[-1] == slots[-1]
+    assert brief_slots[:-1] == ({},) * (len(slots) - 1)
+    assert brief == {name: whole[name] for name in ("correlation/layer", "correlation/observables", "score")}

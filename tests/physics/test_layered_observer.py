@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_calo.geometry import CylindricalLayers, LayeredGrid
-from dist_calo.physics.monitors.layered import LayerMonitor
 from dist_calo.physics.observables import layered
 from dist_calo.physics.observables.layered import LayerObserver, RadialDensity
 from dist_calo.physics.observables.observer import observer_of
@@ -33,31 +32,6 @@ def seen(geometry, **cells) -> dict[str, float]:
     return dict(zip([feature.name for feature in observer.features], values.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_what_training_looks_at_is_the_same(geometry):
-    showers, energies = made_up(geometry, 60, 0)
-    view, observer = LayerMonitor(geometry), LayerObserver(geometry)
-    expected = {
-        feature.name: column
-        for feature, column in zip(view.features, view.observe(showers, energies).T, strict=True)
-    }
-    columns = observer.observe(showers, energies[:, None]).columns.T
-    shared = 0
-    for feature, column in zip(observer.features, columns, strict=True):
-        if feature.name in expected:
-            shared += 1
-            np.testing.assert_allclose(
-                column, expected[feature.name], rtol=1e-6, atol=1e-6, err_msg=feature.name
-            )
-        if feature.group == "sparsity":
-            np.testing.assert_allclose(column, 1.0 - expected[f"hit_share/{feature.index}"])
-    # All others never vary, or are the share of hits.
-    for name in expected.keys() - {feature.name for feature in observer.features}:
-        known = expected[name][np.isfinite(expected[name])]
-        assert name.startswith("hit_share") or not known.size or np.ptp(known) < 1e-6, name
-    assert shared >= 10
-
-
 def test_energies_of_layers_and_their_depth():
     values = seen(GRID, c0=0.3, c6=0.06, c7=0.04)
     assert values["response/0"] == pytest.approx(0.04)
@@ -72,6 +46,10 @@ def test_energies_of_layers_and_their_depth():
     assert values["sparsity/0"] == pytest.approx(5 / 6)
     assert values["e_ratio/0"] == pytest.approx(1.0)
     assert values["e_ratio/1"] == pytest.approx(0.2)
+    assert values["hottest_fraction/1"] == pytest.approx(0.6)
+    assert values["cells_above/4"] == 3
+    assert values["cells_above/5"] == 1
+    assert values["cells_above/6"] == 0
 
 
 def test_places_in_a_grid():
@@ -82,6 +60,19 @@ def test_places_in_a_grid():
     assert values["width_x/0"] == pytest.approx(8.0 * math.sqrt(3) / 4)
     assert values["width_y/0"] == pytest.approx(10.0 * math.sqrt(3) / 4)
     assert values["width/0"] == pytest.approx(math.hypot(8.0, 10.0) * math.sqrt(3) / 4)
+
+
+def test_the_core_is_the_middle_of_a_grid_and_the_innermost_ring():
+    wide = LayeredGrid(layers=((5, 6), (2, 2)))
+    values = seen(
+        wide, c14=1.0, c9=2.0, c0=5.0, c30=1.0
+    )  # row 2, column 2; row 1, column 3; a corner; all core
+    assert values["core_fraction/0"] == pytest.approx(3 / 8)
+    assert "core_fraction/1" not in values
+    values = seen(CYLINDER, c0=1.0, c1=3.0, c2=4.0, c8=1.0, c9=3.0, c10=1.0)
+    assert values["core_fraction/0"] == pytest.approx(5 / 8)
+    assert values["core_fraction/3"] == pytest.approx(3 / 4)
+    assert "core_fraction/2" not in values
 
 
 def test_places_in_rings():
@@ -146,7 +137,7 @@ def test_the_radial_density_holds_all_energy():
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_a_shower_without_energy_has_no_shape(geometry):
     values = seen(geometry)
-    zero = ("response", "hits", "layer_energy", "depth_weighted_energy")
+    zero = ("response", "hits", "layer_energy", "depth_weighted_energy", "cells_above")
     for name, value in values.items():
         group = name.split("/")[0]
         assert (
@@ -187,7 +178,7 @@ def test_any_batches_and_any_scale(geometry, seed, cuts):
     np.testing.assert_allclose(whole.profiles["longitudinal"].sum(axis=1), visible)
     scaled = observer.observe(4 * showers, conditions).columns
     factors = np.where(np.isin(groups, ["response", "layer_energy", "depth_weighted_energy"]), 4.0, 1.0)
-    shapes = ~np.isin(groups, ["hits", "sparsity"])
+    shapes = ~np.isin(groups, ["hits", "sparsity", "cells_above"])
     np.testing.assert_allclose(scaled[:, shapes], (whole.columns * factors)[:, shapes], rtol=1e-6, atol=1e-6)
 
 

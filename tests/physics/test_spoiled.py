@@ -1,4 +1,4 @@
-"""Each way of spoiling a sample moves the number that should see it by over five sigmas; equal halves move none."""
+"""Each way of spoiling a sample moves the numbers that should see it by over five sigmas; equal halves move none."""
 
 import pytest
 
@@ -14,6 +14,7 @@ from benchmarks.spoiled import (
     simulated,
     with_a_dead_cell,
     with_shuffled_layers,
+    with_wide_cores,
 )
 from dist_calo.physics.metrics.evaluation import sigmas_above_floor
 from dist_calo.physics.metrics.metric_definitions import definition_of
@@ -22,12 +23,15 @@ from dist_calo.physics.observables.sample import Sample
 
 COUNT = 6000
 SEEN_BY = [
-    pytest.param(scaled, ["response/mean", "separation/response", "wasserstein_scaled/response"], id="energy-2%"),
-    pytest.param(shifted, ["shift/depth"], id="a-tenth-of-a-layer"),
+    pytest.param(
+        scaled, ["response/mean", "separation/response", "wasserstein_scaled/response", "score"], id="energy-2%"
+    ),
+    pytest.param(shifted, ["shift/depth", "score"], id="a-tenth-of-a-layer"),
+    pytest.param(with_wide_cores, ["wasserstein_scaled/core_fraction", "score"], id="core-1%-too-wide"),
     pytest.param(with_a_dead_cell, ["image/largest_pull"], id="a-dead-cell"),
     pytest.param(
         with_shuffled_layers,
-        ["correlation/layer_fraction", "width/depth"],
+        ["correlation/layer_fraction", "width/depth", "score"],
         id="layers-shuffled",
     ),
     pytest.param(collapsed, ["coverage/observables", "recall/observables"], id="modes-collapsed"),

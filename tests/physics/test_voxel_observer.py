@@ -30,8 +30,9 @@ def observed(geometry, cells, conditions=(10.0,)) -> tuple[dict[str, np.ndarray]
 def by_group(observer, seen) -> tuple[dict[str, np.ndarray], Observed]:
     groups: dict[str, list[float]] = {}
     for feature, column in zip(observer.features, seen.columns.T, strict=True):
-        assert feature.index == len(groups.setdefault(feature.group, []))
-        groups[feature.group].append(column[0])
+        values = groups.setdefault(feature.group, [])
+        assert feature.index == len(values) + (2 if feature.group == "cells_above" else 0)
+        values.append(column[0])
     return {group: np.squeeze(values) for group, values in groups.items()}, seen
 
 
@@ -70,6 +71,9 @@ def test_two_cells():
     assert values["width_y"] == pytest.approx(18.0 * part)
     assert values["depth_width"] == pytest.approx(2.0 * part)
     assert values["leading_fraction"] == pytest.approx(0.75)
+    assert values["core_fraction"] == 0.0  # columns 1 to 3, rows 1 and 2
+    values, _ = observed(SMALL, {(1, 1, 0): 3.0, (3, 2, 2): 2.0, (0, 2, 1): 1.0, (2, 3, 1): 4.0})
+    assert values["core_fraction"] == pytest.approx(0.5)
     values, _ = observed(SMALL, {(1, 0, 1): 1.0, (3, 3, 1): 1.0})
     assert values["layer_width"][1] == pytest.approx(math.hypot(10.0, 9.0))
 
@@ -148,9 +152,9 @@ def test_profiles_of_two_cells_lie_in_their_bins():
 def test_a_shower_without_energy_has_no_shape_and_gives_no_warning():
     values, seen = observed(TILTED, {}, conditions=(10.0, 1.5))
     assert (values["response"], values["hits"], values["sparsity"]) == (0.0, 0.0, 1.0)
-    others = [
-        np.ravel(column) for name, column in values.items() if name not in ("response", "hits", "sparsity")
-    ]
+    assert not values["cells_above"].any()
+    known = ("response", "hits", "sparsity", "cells_above")
+    others = [np.ravel(column) for name, column in values.items() if name not in known]
     assert np.isnan(np.concatenate(others)).all()
     assert not any(profile.any() for profile in seen.profiles.values())
 
@@ -199,7 +203,7 @@ def test_scaled_and_mirrored_showers():
     groups = np.array([feature.group for feature in observer.features])
     whole = observer.observe(showers, conditions).columns
     scaled = observer.observe(4 * showers, conditions).columns
-    energies = np.isin(groups, ["response", "hits", "sparsity"])
+    energies = np.isin(groups, ["response", "hits", "sparsity", "cells_above"])
     np.testing.assert_allclose(scaled[:, ~energies], whole[:, ~energies], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(scaled[:, groups == "response"], 4 * whole[:, groups == "response"])
     mirrored = observer.observe(showers[:, ::-1], conditions).columns

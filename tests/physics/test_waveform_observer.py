@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_calo.geometry import Waveforms
-from dist_calo.physics.monitors.waveforms import WaveformMonitor
 from dist_calo.physics.observables.observer import observer_of
 from dist_calo.physics.observables.waveforms import PER_CHANNEL, WaveformObserver
 from tests.support.geometries import rough_showers
@@ -96,15 +95,6 @@ def test_profiles():
     assert edges[-1] == pytest.approx(1e5)
     np.testing.assert_array_equal(counts, np.histogram(showers.max(axis=2), edges)[0])
     assert counts.sum() == 2
-
-
-def test_what_training_looks_at_is_the_same():
-    showers, conditions = rough_showers(ROUGH, 40)
-    observer, view = WaveformObserver(ROUGH), WaveformMonitor(ROUGH)
-    columns = observer.observe(showers, conditions).columns
-    names = [feature.name for feature in observer.features]
-    shared = [names.index(feature.name) for feature in view.features]
-    np.testing.assert_array_equal(columns[:, shared], view.observe(showers, conditions[:, 0]))
 
 
 @settings(max_examples=10, deadline=None)

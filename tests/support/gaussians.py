@@ -5,7 +5,7 @@ import numpy as np
 from dist_calo.geometry import VoxelGrid
 from dist_calo.physics.observables.energy_bins import Binning
 from dist_calo.physics.observables.features import Feature
-from dist_calo.physics.observables.observer import Observed, Profile
+from dist_calo.physics.observables.observer import Observed, Profile, scored
 from dist_calo.physics.observables.sample import Sample
 
 GRID = VoxelGrid(shape=(1, 1, 3))
@@ -32,6 +32,7 @@ class CellsObserver:
         self.indexed_by = {"layer": "layer"}
         self.correlated = ("response/0", "layer/0", "layer/1")
         self.summary_groups = ("response", "layer")
+        self.scored = scored(self.features, (), ("layer",))
 
     def observe(self, showers, conditions):
         cells = showers.reshape(len(showers), 3).astype(np.float64)

@@ -82,6 +82,11 @@ def train_command(data: str, folder: Path, *overrides: str, model: str = "lcd_fa
     return [sys.executable, "-m", "dist_calo.train", *given, *overrides]
 
 
+def own_run(data: str, folder: Path, *overrides: str) -> list[str]:
+    """The arguments of a training in the test's own process, without a record or ledger of its own."""
+    return [*train_command(data, folder, *overrides)[3:], "--tracking.uri=none"]
+
+
 def final_state(folder: Path) -> dict[str, Any]:
     """The newest checkpoint of a run."""
     checkpoints = CheckpointFolder(folder / "checkpoints")

@@ -9,7 +9,7 @@ from dist_calo.comm.single import SingleCommunicator
 from dist_calo.launching import early_signals
 from dist_calo.launching.environment import World
 from dist_calo.train import main as train
-from dist_calo.training.preemption import StopRequest
+from dist_calo.training.preemption import TIME_OVER, StopRequest
 from dist_calo.training.trainer import Trainer
 from tests.support.small_runs import train_command, write_showers
 
@@ -23,6 +23,28 @@ def stop():
 def test_without_a_signal_nothing_stops(stop):
     stop.ask()
     assert stop.agreed() is None
+
+
+def test_the_end_of_the_time_is_agreed_on_with_the_signals():
+    flags = []
+
+    class SecondRank(SingleCommunicator):
+        """Another rank says that the time is over."""
+
+        def all_reduce_async(self, tensor, reduction="sum"):
+            assert reduction == "max"
+            flags.append(int(tensor[0]))
+            tensor[0] = max(int(tensor[0]), 1000)
+            return super().all_reduce_async(tensor, reduction)
+
+    with StopRequest(SecondRank(World())) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.ask()
+        assert stop.agreed() == TIME_OVER
+    with StopRequest(SingleCommunicator(World())) as stop:
+        stop.ask(time_over=True)
+        assert stop.agreed() == TIME_OVER
+    assert flags == [signal.SIGTERM]
 
 
 @pytest.mark.parametrize("number", early_signals.STOP_SIGNALS)

@@ -11,10 +11,11 @@ from dist_calo.config import DataConfig, RunConfig
 from dist_calo.data.row_blocks import split_blocks
 from dist_calo.data.shards import build_manifest
 from dist_calo.errors import DataError
+from dist_calo.evaluation.samples import GeneratedFor, collect
 from dist_calo.launching.environment import World
-from dist_calo.physics.monitors.voxel_grid import VoxelMonitor
-from dist_calo.physics.observables.shower_summary import Bins
-from dist_calo.training.validation import Comparison, Validator
+from dist_calo.physics.metrics.evaluation import measured_sums
+from dist_calo.training.showers import Files
+from dist_calo.training.validation import Validator, in_words, logged_metrics, pictures
 from tests.support.simulated_ranks import on_simulated_ranks
 from tests.support.small_runs import write_showers
 
@@ -25,6 +26,12 @@ class Constant:
     def __init__(self):
         self.samples = []
 
+    @classmethod
+    def of(cls, geometry):
+        generator = cls()
+        generator.geometry = geometry
+        return generator
+
     def generate(self, conditions, draws):
         self.samples.extend(draws.samples.tolist())
         showers = torch.zeros(len(conditions), 25, 25, 25)
@@ -33,7 +40,7 @@ class Constant:
 
 
 class SimulatedCommunicator(SingleCommunicator):
-    """One of several ranks that are threads: sums, minima, maxima, and objects of any rank.
+    """One of several ranks that are threads.
 
     Args:
         shared: one dictionary for all ranks.
@@ -45,28 +52,28 @@ class SimulatedCommunicator(SingleCommunicator):
         self._shared, self._sum = shared, all_reduce
 
     def all_reduce(self, tensor, reduction="sum"):
-        each = torch.zeros(self.world.size, *tensor.shape, dtype=tensor.dtype)
-        each[self.world.rank] = tensor
-        self._sum(each)
-        tensor.copy_({"sum": each.sum(0), "min": each.amin(0), "max": each.amax(0)}[reduction])
+        assert reduction == "sum"
+        self._sum(tensor)
 
-    def broadcast_object(self, value, root=0):
-        if self.world.rank == root:
-            self._shared["object"] = value
+    def all_gather_object(self, value):
+        self._shared[self.world.rank] = value
         self._sum(torch.zeros(1))
-        received = self._shared["object"]
+        received = [self._shared[rank] for rank in range(self.world.size)]
         self._sum(torch.zeros(1))
         return received
 
+    def broadcast_object(self, value, root=0):
+        return self.all_gather_object(value)[root]
 
-def on_ranks(size, config, manifest, view):
+
+def on_ranks(size, config, manifest):
     """The generator and the comparison of each rank; the second one, so that what is remembered is used."""
     shared = {}
 
     def on_rank(rank, all_reduce):
         communicator = SimulatedCommunicator(rank, size, shared, all_reduce)
         generator = Constant()
-        validator = Validator(config, manifest, generator, communicator, monitor=view())
+        validator = Validator(config, manifest, generator, communicator)
         validator.run()
         generator.samples.clear()
         return generator, validator.run(repeat=1)
@@ -81,60 +88,77 @@ def setting(tmp_path_factory):
     return config, build_manifest(config.data)
 
 
+def asked_for(generator, result):
+    """The samples that were generated for the comparison, without those of the pictures, which come last."""
+    return generator.samples[: -len(result.examples.energies)]
+
+
 def test_every_held_out_shower_is_generated_for_once(setting):
     config, manifest = setting
     generator = Constant()
     result = Validator(config, manifest, generator, SingleCommunicator(World())).run()
     samples = split_blocks(manifest, "validation", config.data).samples
-    assert len(generator.samples) == len(set(generator.samples)) == samples
-    assert result.real.compute().count[-1] == result.fake.compute().count[-1] == samples
-    assert result.metrics["validation/response_ratio"] == pytest.approx(0.02 / 0.0204, rel=0.05)
+    asked = asked_for(generator, result)
+    assert len(asked) == len(set(asked)) == samples
+    assert result.real.count == result.fake.count == samples
+    assert logged_metrics(result)["validation/response/mean"] == pytest.approx(0.02 / 0.0204 - 1, abs=0.05)
 
 
 def test_again_reads_nothing_and_gives_the_same(setting, monkeypatch):
     config, manifest = setting
     validator = Validator(config, manifest, Constant(), SingleCommunicator(World()))
-    first = validator.run().metrics
-    monkeypatch.setattr("dist_calo.training.validation.evaluation_loader", None)
-    assert validator.run().metrics == first
-
-
-def settled_view(manifest):
-    return lambda: VoxelMonitor(manifest.geometry, Bins())
+    first = validator.run().whole
+    monkeypatch.setattr("dist_calo.training.showers.ordered_loader", None)
+    assert validator.run().whole == first
 
 
 def test_three_ranks_find_what_one_finds(setting):
     config, manifest = setting
-    view = settled_view(manifest)
-    alone = Validator(config, manifest, Constant(), SingleCommunicator(World()), monitor=view()).run()
-    ranks = on_ranks(3, config, manifest, view)
-    asked = sorted(sample for generator, _ in ranks for sample in generator.samples)
-    assert len(asked) == len(set(asked)) == alone.real.compute().count[-1]
+    alone = Validator(config, manifest, Constant(), SingleCommunicator(World())).run()
+    ranks = on_ranks(3, config, manifest)
+    asked = sorted(sample for generator, result in ranks for sample in asked_for(generator, result))
+    assert len(asked) == len(set(asked)) == alone.real.count
     for _, result in ranks:
-        assert result.metrics == pytest.approx(alone.metrics, rel=1e-12)
+        assert result.whole == ranks[0][1].whole
+        assert logged_metrics(result) == pytest.approx(logged_metrics(alone), rel=1e-6, abs=1e-9)
         for name in ("real", "fake", "energies"):
-            np.testing.assert_array_equal(
-                getattr(result.examples, name), getattr(alone.examples, name)[: len(result.examples.real)]
-            )
+            np.testing.assert_array_equal(getattr(result.examples, name), getattr(alone.examples, name))
 
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_more_ranks_than_showers_still_have_examples_to_draw(tmp_path, settled):
+def test_more_ranks_than_showers_still_have_examples_to_draw(tmp_path):
     path = write_showers(tmp_path, rows=(16,))
     config = RunConfig(data=DataConfig(path=path, validation_fraction=0.2, test_fraction=0.0))
     manifest = build_manifest(config.data)
     samples = split_blocks(manifest, "validation", config.data).samples
     assert 0 < samples < 4
-    view = settled_view(manifest) if settled else lambda: VoxelMonitor(manifest.geometry)
-    ranks = on_ranks(4, config, manifest, view)
-    assert not ranks[0][0].samples
-    first = next(generator for generator, _ in ranks if generator.samples)
+    ranks = on_ranks(4, config, manifest)
+    assert any(not asked_for(*rank) for rank in ranks)
     for _, result in ranks:
         examples = result.examples
-        assert len(examples.real) == len(examples.fake) == len(examples.energies) == len(first.samples) > 0
+        assert len(examples.real) == len(examples.fake) == len(examples.energies) == samples
         np.testing.assert_allclose(examples.fake.sum((1, 2, 3)), 0.02 * examples.energies, rtol=1e-5)
         assert (np.abs(examples.real.sum((1, 2, 3)) / examples.energies - 0.02) < 0.005).all()
-    ranks[0][1].pictures()["pictures/showers"]()
+    drawn = pictures(ranks[0][1])
+    assert set(drawn) == {
+        f"pictures/{name}" for name in ("response", "profiles", "observables", "correlations", "showers")
+    }
+    for draw in drawn.values():
+        draw().canvas.draw()
+
+
+def test_the_score_is_that_of_an_evaluation_of_the_same_showers(setting):
+    config, manifest = setting
+    result = Validator(config, manifest, Constant(), SingleCommunicator(World())).run()
+    files = Files(manifest=manifest, config=config.data, split="validation")
+    generated = GeneratedFor(generator=Constant.of(manifest.geometry), known=manifest.geometry)
+    samples = collect(files, generated, SingleCommunicator(World()))
+    _, whole = measured_sums(samples.real, samples.fake, paired=True)
+    assert result.score == whole["score"]
+    assert list(result.score_terms.values()) == sorted(result.score_terms.values(), reverse=True)
+    assert np.mean(list(result.score_terms.values())) == pytest.approx(result.score.value)
+    words = in_words(result)
+    assert words.startswith(f"score {result.score.value:.4g} +- ")
+    assert f"floor {result.score.floor:.3g}" in words
 
 
 def test_a_split_without_showers_is_refused(setting):
@@ -145,18 +169,11 @@ def test_a_split_without_showers_is_refused(setting):
         Validator(config, manifest, Constant(), SingleCommunicator(World()), split="test")
 
 
-def test_numbers_that_are_not_finite_are_counted():
-    class Numbers:
-        def numbers(self, fake, real):
-            return {"a": 1.0, "b": math.nan, "c": math.inf, "d": 0.0}
-
-        def score(self, numbers):
-            return numbers["a"]
-
-    metrics = Comparison(monitor=Numbers(), real=None, fake=None, examples=None).metrics
-    assert metrics == {
-        "validation/score": 1.0,
-        "validation/undefined": 2.0,
-        "validation/a": 1.0,
-        "validation/d": 0.0,
-    }
+def test_a_generator_without_numbers_has_no_score(setting):
+    config, manifest = setting
+    spoilt = Constant()
+    spoilt.generate = lambda conditions, draws: torch.full((len(conditions), 25, 25, 25), math.nan)
+    result = Validator(config, manifest, spoilt, SingleCommunicator(World())).run()
+    assert result.score.value == math.inf
+    assert logged_metrics(result) == {"validation/bad_showers": 1.0}
+    in_words(result)

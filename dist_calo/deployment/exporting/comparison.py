@@ -18,7 +18,7 @@ from dist_calo.deployment.exporting.physical import PhysicalGenerator
 from dist_calo.errors import CheckpointError
 from dist_calo.geometry import Geometry, LayeredReadout
 from dist_calo.physics.observables.layered_cells import hit_threshold
-from dist_calo.physics.observables.shower_summary import Bins
+from dist_calo.physics.observables.voxel_grid import THRESHOLD
 from dist_calo.randomness import Draws
 
 Program = Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -147,7 +147,7 @@ def _least(geometry: Geometry) -> float:
     """Return the least size that cells are compared relative to: a hit, or the noise of the samples."""
     if isinstance(geometry, LayeredReadout):
         return hit_threshold(geometry)
-    return float(getattr(geometry, "noise", Bins().threshold))
+    return float(getattr(geometry, "noise", THRESHOLD))
 
 
 def _conditions(geometry: Geometry, ranges: Mapping[str, tuple[float, float]], draws: Draws) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Figures of showers in layers: generated ones beside Geant4.
+"""Figures of showers in layers, of two samples beside each other.
 
 Every function returns a matplotlib `Figure` of its own and touches no global state. Of many layers a few are shown,
 from the first to the last.
@@ -11,9 +11,8 @@ import numpy as np
 
 from dist_calo.geometry import CylindricalLayers, LayeredGrid, LayeredReadout
 from dist_calo.physics.figures import panels
-from dist_calo.physics.figures.panels import LABELS, MEV
+from dist_calo.physics.figures.panels import MEV
 from dist_calo.physics.observables.examples import Examples
-from dist_calo.physics.observables.features import FeatureSummary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,17 +21,10 @@ if TYPE_CHECKING:
 
 LAYERS = 6
 """Layers that are shown at most."""
-COLUMNS = 3
 ARC_PARTS = 48
 """Straight pieces that a drawn circle has at least."""
 DECADES = 5
 """Of energy, that the colours of cells span."""
-SHAPES = {"share": "log$_{10}$ (layer / visible energy)", "width": "width", "hit_share": "share of cells hit"}
-WHOLE = {
-    "response": "response  E$_{vis}$ / E$_{inc}$",
-    "depth": "mean depth [layer]",
-    "depth_width": "depth width [layer]",
-}
 
 
 def spread(count: int, shown: int) -> list[int]:
@@ -40,63 +32,11 @@ def spread(count: int, shown: int) -> list[int]:
     return sorted({round(float(place)) for place in np.linspace(0, count - 1, min(count, shown))})
 
 
-def energies_figure(real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS) -> "Figure":
-    """Draw the energy of each layer, with its separation power and the relative error of its mean."""
-    columns = _columns(real, "layer_energy", LAYERS)
-    rows = -(-len(columns) // COLUMNS)
-    figure, axes = panels.panel_grid(rows, min(COLUMNS, len(columns)))
-    for place, column in enumerate(columns):
-        main, ratio = axes[0].flat[place], axes[1].flat[place]
-        # The energies in thin layers are small: MeV are easier to read.
-        small = real.ranges.high[column] < 1.0
-        panels.distribution(main, ratio, real, fake, column, labels=labels, factor=MEV if small else 1.0)
-        ratio.set_xlabel(
-            f"energy of layer {real.features[column].index} [{'MeV' if small else 'GeV'}]", fontsize="small"
-        )
-    return panels.finished(figure, axes, panels.counted(real, fake, "showers", labels))
-
-
-def correlations_figure(
-    real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS
-) -> "Figure":
-    """Draw the correlations between the energies of the layers."""
-    names = [str(real.features[column].index) for column in real.groups["layer_energy"]]
-    pair = real.correlation("layer_energy"), fake.correlation("layer_energy")
-    return panels.correlations_figure(
-        [("", *pair)], names, "layer", "correlation of the layers' energies", labels
-    )
-
-
-def shapes_figure(real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS) -> "Figure":
-    """Draw observables of the whole shower, and share, width and cells hit of three layers."""
-    chosen = {group: _columns(real, group, COLUMNS) for group in SHAPES}
-    rows = [[(int(real.groups[group][0]), title) for group, title in WHOLE.items()]]
-    for group, title in SHAPES.items():
-        unit = real.features[chosen[group][0]].unit
-        title = f"{title} [{unit}]" if unit else title
-        rows.append([(column, f"layer {real.features[column].index}: {title}") for column in chosen[group]])
-    figure, axes = panels.panel_grid(len(rows), COLUMNS)
-    for row, columns in enumerate(rows):
-        for place, (column, title) in enumerate(columns):
-            main, ratio = axes[:, row, place]
-            panels.distribution(main, ratio, real, fake, column, labels=labels)
-            ratio.set_xlabel(title, fontsize="small")
-    return panels.finished(figure, axes, panels.counted(real, fake, "showers", labels))
-
-
-def means_figure(
-    geometry: LayeredReadout, real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS
-) -> "Figure":
-    """Draw the mean energy of each cell, layer by layer: Geant4, generated, and their ratio."""
-    means = real.image("cells"), fake.image("cells")
-    return cells_figure(geometry, means, panels.counted(real, fake, "showers", labels), labels)
-
-
 def cells_figure(
     geometry: LayeredReadout,
     cells: tuple[np.ndarray, np.ndarray],
     title: str,
-    labels: tuple[str, str] = LABELS,
+    labels: tuple[str, str],
 ) -> "Figure":
     """Draw the mean energy of each cell in GeV of two samples (V,), layer by layer, and their ratio."""
     from matplotlib.colors import Normalize
@@ -132,10 +72,8 @@ def cells_figure(
     return figure
 
 
-def showers_figure(
-    geometry: LayeredReadout, examples: Examples, labels: tuple[str, str] = LABELS
-) -> "Figure":
-    """Draw single showers of Geant4 above ones generated for the same energies, layer by layer.
+def showers_figure(geometry: LayeredReadout, examples: Examples, labels: tuple[str, str]) -> "Figure":
+    """Draw single showers of the reference above the others of the same energies, layer by layer.
 
     Raises:
         ValueError: if there is no example.
@@ -178,11 +116,6 @@ def showers_figure(
     bar = figure.add_axes((1.0 - 1.05 / size[0], 0.2, 0.16 / size[0], 0.6))
     figure.colorbar(drawn, cax=bar, extend="min").set_label("energy of a cell [MeV]")
     return figure
-
-
-def _columns(summary: FeatureSummary, group: str, shown: int) -> list[int]:
-    columns = summary.groups[group]
-    return [int(columns[place]) for place in spread(len(columns), shown)]
 
 
 def _shown_layers(geometry: LayeredReadout) -> list[int]:

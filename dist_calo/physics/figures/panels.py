@@ -1,24 +1,18 @@
-"""Panels that the figures of all read-outs share: Geant4 beside generated, their ratio, correlations.
+"""Panels that the figures of all read-outs share: two samples beside each other, and their ratio.
 
 Colours are those of Okabe and Ito, which colour-blind readers tell apart.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from dist_calo.files import write_whole
-from dist_calo.physics.metrics.distances import correlation_difference, relative_difference, separation
-from dist_calo.physics.observables.features import FeatureSummary, rebinned
-from dist_calo.physics.observables.shower_summary import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABELS = ("Geant4", "generated")
 REFERENCE = "#000000"
 GENERATED = "#D55E00"
 MEV = 1000.0
@@ -26,13 +20,12 @@ MEV = 1000.0
 RATIO_RANGE = (0.5, 1.5)
 
 
-def save_png(figure: "Figure", path: Path | str) -> Path:
-    """Write a figure as PNG, making its folder, and return the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    return path
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Means with their statistical errors (one standard deviation), arrays of one shape."""
+
+    value: np.ndarray
+    error: np.ndarray
 
 
 def margins(
@@ -112,7 +105,7 @@ def compare(
     labels: tuple[str, str],
     span: tuple[float, float] = RATIO_RANGE,
 ) -> None:
-    """Draw Geant4 as a filled histogram with its error band, the generated as points, and their ratio."""
+    """Draw the reference as a filled histogram with its error band, the other as points, and their ratio."""
     reference, generated = pair
     middle = 0.5 * (edges[1:] + edges[:-1])
     band: dict[str, Any] = {"step": "post", "linewidth": 0.0, "color": REFERENCE}
@@ -162,141 +155,3 @@ def shares(counts: np.ndarray) -> Estimate:
     """Normalise a histogram (S,) to unit sum, with its Poisson errors; zeros if it is empty."""
     total = max(float(counts.sum()), 1.0)
     return Estimate(value=counts / total, error=np.sqrt(counts) / total)
-
-
-def distribution(
-    main: "Axes",
-    ratio: "Axes",
-    real: FeatureSummary,
-    fake: FeatureSummary,
-    column: int,
-    *,
-    labels: tuple[str, str] = LABELS,
-    factor: float = 1.0,
-    edges: np.ndarray | None = None,
-    share: float | None = None,
-    note: str = "",
-) -> None:
-    """Draw the histograms of one observable, with its separation power and the shift of its mean.
-
-    The shift is relative unless the observable's zero is a convention; then it is in the observable's unit.
-
-    Args:
-        main: panel of the histograms.
-        ratio: panel below.
-        real: Geant4 showers.
-        fake: generated showers.
-        column: which observable.
-        labels: names of the two.
-        factor: from the observable's unit to that of the axis.
-        edges: of the bins in the observable's unit; by default those of the separation power.
-        share: as in `dist_calo.physics.metrics.distances.separation`.
-        note: additional text.
-    """
-    if edges is None:
-        edges = real.histogram(column)[1] if share is None else real.central_edges(column, share)
-    pair = [shares(rebinned(*side.histogram(column, fine=True), edges)) for side in (real, fake)]
-    compare(main, ratio, edges * factor, pair, labels)
-    main.set_xlim(edges[0] * factor, edges[-1] * factor)
-    if any_positive(pair):
-        main.set_yscale("log")
-        drawn = np.concatenate([side.value for side in pair])
-        least, most = float(drawn[drawn > 0].min()), float(drawn.max())
-        # Space above for the text.
-        main.set_ylim(0.4 * least, 2.5 * most * (most / least) ** (0.5 if note else 0.35))
-    else:
-        main.set_ylim(0.0, 1.0)
-    power = separation(fake, real, column, share)
-    words = [f"separation {power:.3f}"] if np.isfinite(power) else ["no values"]
-    feature = real.features[column]
-    difference = fake.mean() - real.mean()
-    if feature.relative:
-        difference = 100 * relative_difference(fake.mean(), real.mean())
-    if np.isfinite(difference[column]):
-        shift = (
-            f"{difference[column]:+.1f} %"
-            if feature.relative
-            else f"{difference[column]:+.2g} {feature.unit}"
-        )
-        words.append(f"mean {shift}".rstrip())
-    words += [note] if note else []
-    main.text(0.96, 0.95, "\n".join(words), transform=main.transAxes, ha="right", va="top", fontsize="small")
-
-
-def finished(figure: "Figure", axes: np.ndarray, title: str, what: str = "showers") -> "Figure":
-    """Give a figure of `panel_grid` its title, legend and axis labels, and remove its unused panels."""
-    for main, ratio in zip(axes[0].flat, axes[1].flat, strict=True):
-        if not main.has_data():
-            main.set_visible(False)
-            ratio.set_visible(False)
-    for main, ratio in zip(axes[0, :, 0], axes[1, :, 0], strict=True):
-        main.set_ylabel(f"share of {what}", fontsize="small")
-        ratio.set_ylabel("ratio", fontsize="small")
-    axes[0, 0, 0].legend(frameon=False, loc="upper left", fontsize="small")
-    figure.suptitle(title, fontsize="medium")
-    return figure
-
-
-def counted(real: FeatureSummary, fake: FeatureSummary, what: str, labels: tuple[str, str] = LABELS) -> str:
-    """Return the number of showers of each sample in words, for the title of a figure."""
-    return f"{real.count:,} {labels[0]} and {fake.count:,} {labels[1]} {what}"
-
-
-def correlations_figure(
-    rows: Sequence[tuple[str, np.ndarray, np.ndarray]],
-    names: Sequence[str],
-    axis: str,
-    title: str,
-    labels: tuple[str, str] = LABELS,
-) -> "Figure":
-    """Draw the correlation matrices of Geant4, of the generated, and their difference.
-
-    Args:
-        rows: for each kind of observable its name and the two matrices (k, k); NaN where there is no correlation.
-        names: of the k observables.
-        axis: what the names count, such as "layer".
-        title: of the figure.
-        labels: names of the two.
-    """
-    from matplotlib.figure import Figure
-
-    size = (11.6, 3.5 * len(rows) + 0.5)
-    figure = Figure(figsize=size)
-    edges = margins(size, left=0.9, right=0.75, bottom=0.55, top=0.65)
-    axes = figure.subplots(len(rows), 3, squeeze=False, gridspec_kw={**edges, "wspace": 0.42, "hspace": 0.4})
-    for (name, real, fake), panels in zip(rows, axes, strict=True):
-        difference = fake - real
-        known = np.abs(difference[np.isfinite(difference)])
-        largest = max(float(known.max(initial=0.0)), 0.05)
-        mean = correlation_difference(fake, real)
-        titles = (labels[0], labels[1], f"{labels[1]} - {labels[0]}, mean |difference| {mean:.3f}")
-        scales = (("RdBu_r", 1.0), ("RdBu_r", 1.0), ("PuOr_r", largest))
-        for panel, matrix, heading, (colours, limit) in zip(
-            panels, (real, fake, difference), titles, scales, strict=True
-        ):
-            drawn = panel.imshow(matrix, origin="lower", cmap=colours, vmin=-limit, vmax=limit)
-            panel.set_facecolor("#cccccc")
-            panel.set_title(heading, fontsize="small")
-            step = max(1, -(-len(names) // 15))
-            panel.set_xticks(range(0, len(names), step), names[::step], fontsize="small")
-            panel.set_yticks(range(0, len(names), step), names[::step], fontsize="small")
-            panel.set_xlabel(axis, fontsize="small")
-            bar = panel.inset_axes((1.04, 0.0, 0.05, 1.0))
-            figure.colorbar(drawn, cax=bar).ax.tick_params(labelsize="x-small")
-            if len(names) <= 10:
-                _written(panel, matrix, limit)
-        panels[0].set_ylabel(f"{name}\n{axis}", fontsize="small")
-    figure.suptitle(title, fontsize="medium")
-    return figure
-
-
-def _written(panel: "Axes", matrix: np.ndarray, limit: float) -> None:
-    """Write each value into its cell, in white where the cell is dark."""
-    size = 9.0 if len(matrix) <= 5 else 5.5
-    for (row, column), value in np.ndenumerate(matrix):
-        # Without the sign of a rounded zero.
-        text = f"{round(float(value), 2) + 0.0:.2f}" if np.isfinite(value) else "-"
-        dark = np.isfinite(value) and abs(value) > 0.65 * limit
-        panel.text(
-            column, row, text, ha="center", va="center", fontsize=size, color="white" if dark else "black"
-        )

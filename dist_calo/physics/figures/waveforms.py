@@ -1,4 +1,4 @@
-"""Figures of the waveforms of detectors side by side: generated ones beside Geant4.
+"""Figure of the waveforms of detectors side by side, of two samples.
 
 Every function returns a matplotlib `Figure` of its own and touches no global state. Panels stand as the detectors do:
 x to the right, y upwards.
@@ -10,75 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dist_calo.geometry import Waveforms
-from dist_calo.physics.figures import panels
-from dist_calo.physics.figures.panels import GENERATED, LABELS, REFERENCE
+from dist_calo.physics.figures.panels import GENERATED, REFERENCE
 from dist_calo.physics.observables.examples import Examples
-from dist_calo.physics.observables.features import FeatureSummary
-from dist_calo.physics.observables.waveforms import SHARE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOG_BINS = 30
 EXAMPLES = 4
 BASELINE = 5.0
 """Standard deviations of the noise within which samples are drawn on a linear scale, beyond on a logarithmic."""
-
-
-def amplitudes_figure(
-    geometry: Waveforms, real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS
-) -> "Figure":
-    """Draw the amplitude of each detector, in bins of equal width on a logarithmic axis."""
-    figure, axes = panels.panel_grid(geometry.columns, geometry.rows)
-    for channel, column in enumerate(real.groups["amplitude"]):
-        main, ratio = axes[(slice(None), *_place(geometry, channel))]
-        edges = _logarithmic(real, int(column), 2 * geometry.noise)
-        panels.distribution(main, ratio, real, fake, int(column), labels=labels, edges=edges, share=SHARE)
-        if edges[0] > 0:
-            ratio.set_xscale("log")
-        ratio.set_xlabel(f"amplitude of detector {channel} [{geometry.unit}]", fontsize="small")
-    return panels.finished(figure, axes, panels.counted(real, fake, "events", labels), "events")
-
-
-def times_figure(
-    geometry: Waveforms, real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS
-) -> "Figure":
-    """Draw the time of each detector where it has one; times far from all others are in the outer bins."""
-    figure, axes = panels.panel_grid(geometry.columns, geometry.rows)
-    for channel, column in enumerate(real.groups["time"]):
-        main, ratio = axes[(slice(None), *_place(geometry, channel))]
-        seen = [100 * side.fraction()[column] for side in (real, fake)]
-        note = f"seen in {seen[0]:.1f} / {seen[1]:.1f} %"
-        panels.distribution(main, ratio, real, fake, int(column), labels=labels, share=SHARE, note=note)
-        ratio.set_xlabel(f"time of detector {channel} [ns]", fontsize="small")
-    return panels.finished(figure, axes, panels.counted(real, fake, "events", labels), "events")
-
-
-def correlations_figure(
-    real: FeatureSummary, fake: FeatureSummary, labels: tuple[str, str] = LABELS
-) -> "Figure":
-    """Draw the correlations between the detectors' amplitudes, and between their times where both have one."""
-    rows = [(group, real.correlation(group), fake.correlation(group)) for group in ("amplitude", "time")]
-    names = [str(real.features[column].index) for column in real.groups["amplitude"]]
-    return panels.correlations_figure(
-        rows, names, "detector", "correlations of amplitudes and of times", labels
-    )
-
-
-def waveforms_figure(
-    geometry: Waveforms,
-    real: FeatureSummary,
-    fake: FeatureSummary,
-    examples: Examples,
-    labels: tuple[str, str] = LABELS,
-) -> "Figure":
-    """Draw the mean waveform of each detector with the difference below it, and the waveforms of single events.
-
-    Raises:
-        ValueError: if there is no example.
-    """
-    means = real.image("waveform"), fake.image("waveform")
-    return means_figure(geometry, means, examples, panels.counted(real, fake, "events", labels), labels)
 
 
 def means_figure(
@@ -86,9 +26,16 @@ def means_figure(
     pair: tuple[np.ndarray, np.ndarray],
     examples: Examples,
     title: str,
-    labels: tuple[str, str] = LABELS,
+    labels: tuple[str, str],
 ) -> "Figure":
-    """Draw the same as `waveforms_figure` from the two mean events, each of shape (channels, samples).
+    """Draw the mean waveform of each detector with the difference below it, and the waveforms of single events.
+
+    Args:
+        geometry: the detectors.
+        pair: mean event of each sample, shape (channels, samples).
+        examples: single events.
+        title: of the figure.
+        labels: names of the two.
 
     Raises:
         ValueError: if there is no example.
@@ -150,7 +97,7 @@ def means_figure(
 def _events(
     figure: "Figure", geometry: Waveforms, examples: Examples, labels: tuple[str, str], top: float
 ) -> None:
-    """Draw single Geant4 events above ones generated for the same energies, one panel an event."""
+    """Draw single events of the reference above the others of the same energies, one panel an event."""
     order = np.argsort(examples.energies, kind="stable")[:EXAMPLES]
     height = figure.get_figheight()
     grid = figure.add_gridspec(
@@ -194,18 +141,3 @@ def _place(geometry: Waveforms, channel: int) -> tuple[int, int]:
 def _first(geometry: Waveforms) -> int:
     """Return the detector whose panel is at the upper left."""
     return geometry.columns - 1
-
-
-def _logarithmic(real: FeatureSummary, column: int, least: float) -> np.ndarray:
-    """Return edges over the Geant4 values in nearly equal logarithmic steps, none narrower than `least`."""
-    low, high = float(real.ranges.low[column]), float(real.ranges.high[column])
-    fine = real.histogram(column, fine=True)[1]
-    inside = fine[(fine > 0) & (fine >= low) & (fine <= high)]
-    if len(inside) < 2:
-        return real.histogram(column)[1]
-    edges = [float(inside[0])]
-    for wanted in np.geomspace(inside[0], inside[-1], LOG_BINS + 1)[1:]:
-        edge = float(inside[np.abs(inside - wanted).argmin()])
-        if edge - edges[-1] >= min(least, float(inside[-1] - inside[0])):
-            edges.append(edge)
-    return np.array(edges)

@@ -1,7 +1,7 @@
 """Complete comparison of generated with Geant4 showers: every number with its error and its floor."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,20 +16,29 @@ from dist_calo.physics.metrics.half_sample_bootstrap import (
     MeasuredArray,
     measured_arrays,
 )
-from dist_calo.physics.metrics.metric_definitions import definition_of
+from dist_calo.physics.metrics.metric_definitions import METRICS, SCORE_DEFINITION, definition_of
 from dist_calo.physics.metrics.multivariate_metrics import LEAST_ROWS
 from dist_calo.physics.metrics.observable_metrics import LEAST_FOR_WIDTH, compared_observables, named
-from dist_calo.physics.metrics.profile_metrics import compared_in_slot, compared_whole, score_of
+from dist_calo.physics.metrics.profile_metrics import (
+    LEAST_IN_CELL,
+    compared_in_slot,
+    compared_whole,
+    score_of,
+)
 from dist_calo.physics.observables.energy_bins import Binning
 from dist_calo.physics.observables.examples import Examples
 from dist_calo.physics.observables.groups import GROUPS
 from dist_calo.physics.observables.observer import FAULTS, Observer
 from dist_calo.physics.observables.sample import GroupSums, Sample
 
+AT_FLOOR = 2.0
+"""Sigmas within which a number counts as equal to its floor."""
+UNKNOWN = Measured(value=math.inf, error=math.nan, floor=math.nan, spread=math.nan, sigmas=math.nan)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Results of an evaluation.
+    """Results of an evaluation, or of a validation, which has a part of its numbers.
 
     Attributes:
         geometry: the read-out.
@@ -82,10 +91,42 @@ class Evaluation:
         return {**self.slots[-1], **self.whole}
 
     @property
-    def score(self) -> float:
-        """The mean of W₁/σ over the groups of observables of all showers; the lower, the better."""
-        values = ((name, number.value) for name, number in self.numbers.items())
-        return score_of(values, {feature.group for feature in self.observer.features})
+    def score(self) -> Measured:
+        """How good the generated showers are in one number, the lower the better; infinite where it is not known."""
+        return self.whole.get("score", UNKNOWN)
+
+    @property
+    def score_terms(self) -> dict[str, float]:
+        """The numbers whose mean is the score, the largest first."""
+        known = [(name, self.numbers[name].value) for name in self.observer.scored if name in self.numbers]
+        return dict(sorted(known, key=lambda item: -item[1]))
+
+    @property
+    def judged(self) -> dict[str, float]:
+        """By how many sigmas each number is worse than its floor, the worst first.
+
+        Numbers of single layers or channels count only through their group, and the score through its parts.
+        """
+        found = {
+            name: sigmas_above_floor(name, number)
+            for name, number in self.numbers.items()
+            if name.count("/") == 1
+        }
+        known = [(name, sigmas) for name, sigmas in found.items() if not math.isnan(sigmas)]
+        return dict(sorted(known, key=lambda item: -item[1]))
+
+    @property
+    def at_floor(self) -> int:
+        """Numbers of `judged` that are within `AT_FLOOR` sigmas of their floor."""
+        return sum(sigmas <= AT_FLOOR for sigmas in self.judged.values())
+
+    def values(self, kinds: Collection[str] = METRICS) -> dict[str, float]:
+        """Return the score, the share of bad showers and the numbers of some kinds, but for single layers, by name."""
+        score, numbers = self.score, self.numbers
+        found = {"score": score.value, "score_error": score.error, "score_floor": score.floor}
+        found |= {"bad_showers": self.bad_share}
+        found |= {name: number.value for name, number in numbers.items() if name.split("/")[0] in kinds}
+        return {name: value for name, value in found.items() if name.count("/") < 2 and math.isfinite(value)}
 
     @property
     def absent(self) -> dict[str, str]:
@@ -94,7 +135,6 @@ class Evaluation:
         rows = [len(sample.rows.groups) for sample in (self.real, self.fake)]
         there = {"errors"} if min(counts) >= LEAST_SHOWERS else set()
         there |= {name.split("/")[0] for name in self.numbers}
-        there |= {"score"} if math.isfinite(self.score) else set()
         few = "at least {} showers of each sample are needed, there are {} and {}"
         learn = "train a classifier: --classifier high (on observables) or --classifier low (on cells)"
         many = few.format(LEAST_ROWS, *counts)
@@ -105,7 +145,8 @@ class Evaluation:
             "fpd": many,
             **dict.fromkeys(("kpd", "precision", "recall", "density", "coverage"), kept),
             **dict.fromkeys(("auc", "jsd"), kept if min(rows) < LEAST_ROWS else learn),
-            **dict.fromkeys(("correlation", "image"), few.format(LEAST_FOR_WIDTH, *counts)),
+            "correlation": few.format(LEAST_FOR_WIDTH, *counts),
+            "image": f"no cell has energy in at least {LEAST_IN_CELL:g} showers of a sample: more showers are needed",
             "resolution_fit": f"three bins of incident energy with {LEAST_FOR_WIDTH} showers of each sample are needed",
         }
         empty = {
@@ -137,8 +178,14 @@ class Evaluation:
         """Return all but the samples as plain values for ``metrics.json``; NaN and infinity become null."""
         bins = zip(self.binning.labels[:-1], self.slots[:-1], strict=True)
         return {
-            "score": _plain(self.score),
-            "score_meaning": "mean over groups of observables of Wasserstein-1 distance / Geant4 standard deviation",
+            **{
+                "score" if name == "value" else f"score_{name}": value
+                for name, value in _fields(self.score)
+                if name != "spread"
+            },
+            "score_meaning": METRICS["score"].meaning,
+            "score_definition": SCORE_DEFINITION,
+            "judged": {"numbers": len(self.judged), "within_2_sigmas": self.at_floor},
             "showers": {
                 name: sample.count + sample.left_out
                 for name, sample in (("real", self.real), ("fake", self.fake))
@@ -166,7 +213,7 @@ def sigmas_above_floor(name: str, number: Measured) -> float:
 
 
 def measured_sums(
-    real: Sample, fake: Sample, paired: bool = False
+    real: Sample, fake: Sample, paired: bool = False, brief: bool = False
 ) -> tuple[tuple[dict[str, Measured], ...], dict[str, Measured]]:
     """Compute all metrics that follow from sums.
 
@@ -174,30 +221,33 @@ def measured_sums(
         real: Geant4 showers.
         fake: generated showers.
         paired: whether each was generated for the conditions of the Geant4 shower of the same number.
+        brief: without bins of incident energy, the mean shower and the terms of the energy resolution.
 
     Returns:
         Those of each bin of incident energy and, last, of all showers; and those that exist for all showers only.
     """
-    slots = range(real.binning.slots)
+    last = real.binning.slots - 1
+    slots = range(last if brief else 0, last + 1)
 
     def compare(part: GroupSums, reference: GroupSums) -> dict[str, ArrayLike]:
-        found: dict[str, ArrayLike] = {
-            f"whole {name}": value for name, value in compared_whole(part, reference).items()
-        }
+        whole = compared_whole(part, reference, brief)
+        several = {slot: compared_observables(part, reference, slot) for slot in slots}
+        whole |= score_of(part, several[last], whole)
+        found: dict[str, ArrayLike] = {f"whole {name}": value for name, value in whole.items()}
         for slot in slots:
             single = compared_in_slot(part, reference, slot)
             found |= {f"{slot} single {name}": value for name, value in single.items()}
-            several = compared_observables(part, reference, slot)
-            found |= {f"{slot} {name}": values for name, values in several.items()}
+            found |= {f"{slot} {name}": values for name, values in several[slot].items()}
         return found
 
     design = Design(ratio=max(fake.count, 1) / max(real.count, 1), paired=paired)
     numbers = measured_arrays(compare, fake.of, real.of, design)
     everything = np.arange(GROUPS)
-    counts = [min(sample.of(everything).count(slot) for sample in (real, fake)) for slot in slots]
+    counts = [min(sample.of(everything).count(slot) for sample in (real, fake)) for slot in range(last + 1)]
     return (
         tuple(
-            _without_unknown_errors(_of_slot(numbers, slot, real.observer), counts[slot]) for slot in slots
+            _without_unknown_errors(_of_slot(numbers, slot, real.observer), counts[slot])
+            for slot in range(last + 1)
         ),
         _without_unknown_errors(
             {name: array[()] for name, array in _with_prefix(numbers, "whole ").items()}, counts[-1]

@@ -5,6 +5,9 @@ A number's name is ``kind/subject``, such as ``separation/depth``, or ``kind/sub
 
 from dataclasses import dataclass
 
+SCORE_DEFINITION = 2
+"""Number of the score's definition; scores of different definitions are not compared."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricDefinition:
@@ -22,6 +25,10 @@ class MetricDefinition:
 
 
 METRICS: dict[str, MetricDefinition] = {
+    "score": MetricDefinition(
+        title="score",
+        meaning="mean of W₁/σ of the observables and of the differences of correlations between layers or channels",
+    ),
     "separation": MetricDefinition(
         title="separation",
         meaning="separation power of the two histograms, 1/2 Σ (h - g)² / (h + g) at unit area: 0 equal, 1 disjoint",

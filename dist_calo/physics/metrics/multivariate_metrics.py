@@ -19,7 +19,8 @@ from dist_calo.physics.metrics.half_sample_bootstrap import (
 )
 from dist_calo.physics.metrics.kernel_distance import kernel_distance
 from dist_calo.physics.metrics.precision_recall import precision_recall_density_coverage
-from dist_calo.physics.observables.sample import FARTHEST, GroupSums, Rows, Sample
+from dist_calo.physics.observables.rows import Rows
+from dist_calo.physics.observables.sample import FARTHEST, GroupSums, Sample
 
 SUBJECT = "observables"
 HALVINGS = 8

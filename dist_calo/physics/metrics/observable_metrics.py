@@ -106,7 +106,7 @@ def chi_squares(h: np.ndarray, g: np.ndarray) -> np.ndarray:
 
 def _wasserstein(fake: GroupSums, real: GroupSums, slot: int) -> np.ndarray:
     """Return the Wasserstein-1 distances in the observables' units, shape (F,)."""
-    whole = real.is_whole(slot)
+    whole = real.is_whole(slot)  # histograms in bins of incident energy are coarse
     h, g = fake.histograms(slot, fine=whole), real.histograms(slot, fine=whole)
     binning = real.sample.binning
     size = (binning.high[slot] - binning.low[slot]) * 2.0 / h.shape[1]
@@ -114,10 +114,8 @@ def _wasserstein(fake: GroupSums, real: GroupSums, slot: int) -> np.ndarray:
         first = np.cumsum(h, axis=1) / h.sum(axis=1, keepdims=True)
         second = np.cumsum(g, axis=1) / g.sum(axis=1, keepdims=True)
         distance = np.abs(first - second).sum(axis=1) * size
-        if whole:
-            # Beyond the bins one cumulative distribution is constant: the integral of the other is its mean excess.
-            for name in ("below", "above"):
-                excess = [side.total(name) / side.in_slot("seen", slot) for side in (fake, real)]
-                distance = distance + np.abs(excess[0] - excess[1])
+        # Beyond the bins one cumulative distribution is constant: the integral of the other is its mean excess.
+        for first, second in zip(fake.excess(slot), real.excess(slot), strict=True):
+            distance += np.abs(first / fake.in_slot("seen", slot) - second / real.in_slot("seen", slot))
     full = binning.high[slot] - binning.low[slot]
     return np.asarray(np.where(fake.in_slot("seen", slot) == 0, full, distance))

@@ -5,13 +5,16 @@
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dist_calo.physics.metrics.distances import correlation_difference
 from dist_calo.physics.metrics.observable_metrics import LEAST_FOR_WIDTH
 from dist_calo.physics.metrics.resolution import TERMS, ResolutionFit, fit_resolution
+from dist_calo.physics.observables.features import columns_by_group
+from dist_calo.physics.observables.observer import LEFT_OUT
 from dist_calo.physics.observables.sample import GroupSums
 
 LEAST_IN_CELL = 50.0
@@ -28,8 +31,8 @@ def compared_in_slot(fake: GroupSums, real: GroupSums, slot: int) -> dict[str, f
     return {**_profiles(fake, real, slot), **_response(fake, real, slot)}
 
 
-def compared_whole(fake: GroupSums, real: GroupSums) -> dict[str, float]:
-    """Compare correlations, the mean shower and the terms of the energy resolution, for all showers only.
+def compared_whole(fake: GroupSums, real: GroupSums, brief: bool = False) -> dict[str, float]:
+    """Compare correlations, and unless brief the mean shower and the terms of the energy resolution, of all showers.
 
     Empty where either sample has fewer than `LEAST_FOR_WIDTH` showers.
     """
@@ -39,7 +42,7 @@ def compared_whole(fake: GroupSums, real: GroupSums) -> dict[str, float]:
         f"correlation/{name}": correlation_difference(fake.correlation(name), real.correlation(name))
         for name in real.sample.sets
     }
-    return {**values, **_image(fake, real), **_resolution_terms(fake, real)}
+    return values if brief else {**values, **_image(fake, real), **_resolution_terms(fake, real)}
 
 
 def _profiles(fake: GroupSums, real: GroupSums, slot: int) -> dict[str, float]:
@@ -123,8 +126,27 @@ def cell_pulls(fake: GroupSums, real: GroupSums) -> np.ndarray:
     return np.asarray(np.where((effective > LEAST_IN_CELL) & np.isfinite(pulls), pulls, np.nan))
 
 
-def score_of(numbers: Iterable[tuple[str, float]], groups: Iterable[str]) -> float:
-    """Return the mean of ``wasserstein_scaled`` over groups of observables; infinite if there is none."""
-    wanted = {f"wasserstein_scaled/{group}" for group in groups}
-    values = [value for name, value in numbers if name in wanted and math.isfinite(value)]
-    return float(np.mean(values)) if values else math.inf
+def score_of(
+    fake: GroupSums, observables: Mapping[str, np.ndarray], whole: Mapping[str, ArrayLike]
+) -> dict[str, float]:
+    """Return ``score``, the mean of the numbers that the observer names; empty if the reference has none of them.
+
+    Generated showers that had to be left out of all numbers count too: their share is added.
+
+    Args:
+        fake: generated showers.
+        observables: what `compared_observables` found for all showers.
+        whole: what `compared_whole` found.
+    """
+    observer, faults = fake.sample.observer, fake.total("faults")
+    distances = observables.get("mean wasserstein_scaled", ())
+    numbers = {
+        f"wasserstein_scaled/{group}": value
+        for group, value in zip(columns_by_group(observer.features), distances, strict=False)
+    }
+    found = np.array([{**numbers, **whole}.get(name, math.nan) for name in observer.scored], dtype=np.float64)
+    known = found[np.isfinite(found)]
+    if not known.size:
+        return {}
+    left_out = float(faults[:LEFT_OUT].sum())
+    return {"score": float(known.mean()) + left_out / (fake.count(-1) + left_out)}

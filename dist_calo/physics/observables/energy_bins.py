@@ -18,6 +18,8 @@ CENTRAL = 0.998
 """Share of the Geant4 showers between ``low`` and ``high``: outliers would compress all others into one bin."""
 MOST_ENERGY_BINS, LOG_ENERGY_BINS = 7, 6
 _ROUND = (0.1, 0.15, 0.2, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+ON_LATTICE = 1e-3
+"""Part of the distance of two possible values by which rounding may move one."""
 FEW_ENERGIES = 20
 """Up to so many different incident energies have a bin each."""
 
@@ -130,15 +132,36 @@ def _ranges(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not seen.size:
             continue
         first, last = np.quantile(seen, ((1 - CENTRAL) / 2, (1 + CENTRAL) / 2)).tolist()
-        if np.all(seen == np.round(seen)):
-            # Bins of integers have integer widths: others would hold unequal numbers of values.
-            width = max(1, math.ceil((last - first + 1) / COARSE_BINS))
-            first = math.floor(first) - 0.5
+        step = spacing(seen)
+        if step is not None:
+            # Bins of what is counted hold equal numbers of possible values: others would make a comb.
+            width = step * max(1, math.ceil(((last - first) / step + 1) / COARSE_BINS - ON_LATTICE))
+            least = float(seen.min())
+            first = least + step * (math.floor((first - least) / step + ON_LATTICE) - 0.5)
             last = first + width * COARSE_BINS
         elif last <= first:
             first, last = first - 1e-3 * max(abs(first), 1.0), last + 1e-3 * max(abs(first), 1.0)
         low[column], high[column] = first, last
     return low, high
+
+
+def spacing(values: np.ndarray) -> float | None:
+    """Return the distance of neighbouring possible values of an observable that is counted; None of any other.
+
+    A number of cells has 1, a share of 72 cells 1/72.
+
+    Example:
+        >>> spacing(np.tile([0.25, 0.5, 1.0], 9)), spacing(np.array([3.0, 8.0])), spacing(np.array([0.1, 0.2345]))
+        (0.25, 1.0, None)
+    """
+    if np.all(values == np.round(values)):
+        return 1.0
+    distinct = np.unique(values)
+    if not 1 < len(distinct) < len(values) / 2:
+        return None
+    step = float(np.diff(distinct).min())
+    places = (distinct - distinct[0]) / step
+    return step if np.abs(places - np.round(places)).max() < ON_LATTICE else None
 
 
 def _centre_and_scale(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,13 @@
 """Observables of showers in layers: the energy over layers, within each of them, and over the cells.
 
-Groups that `dist_calo.physics.monitors.layered` has too are defined identically. In a layer, ``centre_x``, ``centre_y``
-and, for rings, ``centre_r`` are energy-weighted means of the cells' positions, ``width_x``, ``width_y`` and
-``width_r`` the square roots of their central second moments, as in the CaloChallenge's evaluation; its eta and phi are
-x and y of a cylinder, but it counts alpha from -pi, so that its centres have the other sign. ``sparsity`` is, as
-there, the share of cells that are not hit. ``e_ratio`` is (E_1 - E_2) / (E_1 + E_2) with the two largest cell energies
-of the layer, and ``depth_weighted_energy`` sum_i i E_i over the layers i, as in CaloGAN's (arXiv:1712.10321).
+In a layer, ``centre_x``, ``centre_y`` and, for rings, ``centre_r`` are energy-weighted means of the cells' positions,
+``width`` is the root mean square distance of the energy from its centre, ``width_x``, ``width_y`` and ``width_r`` are
+the square roots of the central second moments, as in the CaloChallenge's evaluation; its eta and phi are x and y of a
+cylinder, but it counts alpha from -pi, so that its centres have the other sign. ``sparsity`` is, as there, the share of
+cells that are not hit. ``core_fraction`` is the energy of the layer's middle cells
+(`dist_calo.physics.observables.layered_cells.core_cells`) over that of the layer, ``hottest_fraction`` that of its
+hottest cell. ``e_ratio`` is (E_1 - E_2) / (E_1 + E_2) with the two largest cell energies of the layer, and
+``depth_weighted_energy`` sum_i i E_i over the layers i, as in CaloGAN's (arXiv:1712.10321).
 
 A layer has only those features that can vary in it: a single cell has no width, rings without sectors no x and y.
 """
@@ -17,7 +19,12 @@ import numpy as np
 
 from dist_calo.geometry import CylindricalLayers, LayeredReadout
 from dist_calo.physics.observables.features import Feature
-from dist_calo.physics.observables.layered_cells import cell_positions, hit_threshold, length_unit
+from dist_calo.physics.observables.layered_cells import (
+    cell_positions,
+    core_cells,
+    hit_threshold,
+    length_unit,
+)
 from dist_calo.physics.observables.observer import (
     Observed,
     Profile,
@@ -25,14 +32,28 @@ from dist_calo.physics.observables.observer import (
     check_shapes,
     mean_and_width,
     ratio,
+    scored,
 )
-from dist_calo.physics.observables.spectrum import CellSpectrum, cells_above
+from dist_calo.physics.observables.spectrum import CELLS_ABOVE, CellSpectrum, cells_above
 
 CELL_ENERGY = (1e-6, 1e4)
 """Lowest and highest cell energy of the spectrum, in GeV: the CaloChallenge's particles have up to 4 TeV."""
 CELLS_AT_ONCE = 1 << 22
 """Cells that are measured at once, which bounds the memory: one layer of them then fits in the processor's cache."""
-SUMMARY = ("response", "layer_fraction", "depth", "depth_width", "width", "sparsity", "leading_fraction")
+SUMMARY = (
+    "response",
+    "layer_fraction",
+    "depth",
+    "depth_width",
+    "width",
+    "core_fraction",
+    "hottest_fraction",
+    "sparsity",
+)
+UNSCORED = ("share", "depth_weighted_energy")
+"""Observables that say again what others say."""
+DECADES = (2, 3, 4, 5, 6)
+"""Powers of ten of the thresholds in keV above which cells are counted."""
 MOST_CORRELATED_LAYERS = 6
 """Layers, evenly spread, whose energies are among the observables whose correlations are shown."""
 
@@ -51,6 +72,8 @@ PER_LAYER = {
     "layer_fraction": "E_layer / E_vis",
     "share": "log10(E_layer / E_vis)",
     "sparsity": "share of the layer's cells not hit",
+    "core_fraction": "E_core of the layer / E_layer",
+    "hottest_fraction": "E_hottest cell of the layer / E_layer",
     "e_ratio": "(E_1 - E_2) / (E_1 + E_2) of the layer's hottest cells",
     "width": "lateral width of the layer",
 }
@@ -79,16 +102,22 @@ class LayerObserver:
         in_axes = np.column_stack([positions[:, :2], np.sqrt(positions[:, 2])])[:, : len(self._axes)]
         # Unknown positions make no feature; as NaN they would spoil the others in a matrix product.
         self._known = [np.isfinite(in_axes[part]).all(axis=0) for part in self._slices]
-        in_axes = np.nan_to_num(in_axes)
+        in_axes, core = np.nan_to_num(in_axes), core_cells(geometry)
         self._weights = [
             np.column_stack(
-                [np.ones(part.stop - part.start), in_axes[part], in_axes[part] ** 2, positions[part, 2]]
+                [
+                    np.ones(part.stop - part.start),
+                    in_axes[part],
+                    in_axes[part] ** 2,
+                    positions[part, 2],
+                    core[part],
+                ]
             )
             for part in self._slices
         ]
-        self._columns = self._places_of_groups(in_axes)
+        self._columns = self._places_of_groups(in_axes, core)
         """Of each group per layer, its layers' places among those read out."""
-        self.labels = {**OF_SHOWER, **self._labels_in_layers()}
+        self.labels = {**OF_SHOWER, **self._labels_in_layers(), "cells_above": CELLS_ABOVE}
         units = UNITS | {
             group: length_unit(geometry) for group in self.labels if group.startswith(("width", "centre"))
         }
@@ -96,9 +125,10 @@ class LayerObserver:
         self.features = tuple(
             Feature(group=group, index=int(index), unit=units.get(group, ""), relative=relative[group])
             for group in self.labels
-            for index in (self._read_out[self._columns[group]] if group in self._columns else (0,))
+            for index in self._indices(group)
         )
-        self.indexed_by = dict.fromkeys(self._columns, "layer")
+        self.scored = scored(self.features, UNSCORED, ("layer_energy", "layer_fraction"))
+        self.indexed_by = {**dict.fromkeys(self._columns, "layer"), "cells_above": "n"}
         spread = np.linspace(
             0, len(self._read_out) - 1, min(len(self._read_out), MOST_CORRELATED_LAYERS)
         ).round()
@@ -111,7 +141,12 @@ class LayerObserver:
         self.profiles = self._profiles()
         self._batch = max(1, CELLS_AT_ONCE // geometry.cells)
 
-    def _places_of_groups(self, in_axes: np.ndarray) -> dict[str, np.ndarray]:
+    def _indices(self, group: str) -> Sequence[int]:
+        if group == "cells_above":
+            return DECADES
+        return self._read_out[self._columns[group]].tolist() if group in self._columns else (0,)
+
+    def _places_of_groups(self, in_axes: np.ndarray, core: np.ndarray) -> dict[str, np.ndarray]:
         everywhere = np.arange(len(self._read_out))
         several = np.array([part.stop - part.start > 1 for part in self._slices])
         varies = np.array(
@@ -121,8 +156,10 @@ class LayerObserver:
             ]
         )
         places = {
-            group: everywhere[several] if group in ("e_ratio", "width") else everywhere for group in PER_LAYER
+            group: everywhere[several] if group in ("hottest_fraction", "e_ratio", "width") else everywhere
+            for group in PER_LAYER
         }
+        places["core_fraction"] = everywhere[[not core[part].all() for part in self._slices]]
         for column, axis in enumerate(self._axes):
             for group in (f"centre_{axis}", f"width_{axis}"):
                 places[group] = everywhere[varies[:, column]]
@@ -178,7 +215,9 @@ class LayerObserver:
         ]
         sums, largest, second, hits = (np.stack(values, axis=1) for values in zip(*measured, strict=True))
         layers = sums[:, :, 0]
-        per_layer = self._in_layers(layers, sums[:, :, 1:])
+        per_layer = self._in_layers(layers, sums[:, :, 1:-1])
+        per_layer["core_fraction"] = ratio(sums[:, :, -1], layers)
+        per_layer["hottest_fraction"] = ratio(largest, layers)
         sizes = np.array([part.stop - part.start for part in self._slices])
         per_layer["sparsity"] = 1.0 - hits / sizes
         with np.errstate(invalid="ignore", over="ignore"):
@@ -200,6 +239,7 @@ class LayerObserver:
         values = {group: of_shower[group][:, None] for group in OF_SHOWER}
         values |= {group: per_layer[group][:, places] for group, places in self._columns.items()}
         counts = self._spectrum.counts(showers)
+        values["cells_above"] = self._spectrum.above_decades(counts, DECADES)
         profiles = {"longitudinal": layers, "spectrum": counts[:, :-1], "hits_above": cells_above(counts)}
         if self._radial is not None:
             profiles["radial"] = self._radial.of(cells_of_layers)

@@ -1,10 +1,11 @@
-"""Positions of the cells of layers, and the energy above which a cell counts as hit."""
+"""Positions of the cells of layers, which of them are their core, and the energy above which a cell counts as hit."""
 
 import math
 
 import numpy as np
 
 from dist_calo.geometry import CylindricalLayers, LayeredGrid, LayeredReadout
+from dist_calo.physics.observables.spectrum import core_slice
 
 GRID_THRESHOLD = 1e-5
 """Energy in GeV above which a cell of a grid counts as hit."""
@@ -24,6 +25,20 @@ def hit_threshold(geometry: LayeredReadout) -> float:
 def length_unit(geometry: LayeredReadout) -> str:
     """Return the unit of `cell_positions`: mm, or none where lengths are relative to the layer's size."""
     return "" if isinstance(geometry, LayeredGrid) and geometry.cell_sizes is None else "mm"
+
+
+def core_cells(geometry: LayeredReadout) -> np.ndarray:
+    """Return whether each cell is in the core of its layer (V,): the innermost ring, or the middle of a grid."""
+    layers: list[np.ndarray] = []
+    if isinstance(geometry, CylindricalLayers):
+        for edges, sectors in zip(geometry.r_edges, geometry.sectors, strict=True):
+            layers.append(np.tile(np.arange(len(edges) - 1) == 0, sectors if len(edges) > 1 else 0))
+    elif isinstance(geometry, LayeredGrid):
+        for rows, columns in geometry.layers:
+            core = np.zeros((rows, columns), dtype=bool)
+            core[core_slice(rows), core_slice(columns)] = True
+            layers.append(core.ravel())
+    return np.concatenate(layers)
 
 
 def cell_positions(geometry: LayeredReadout) -> np.ndarray:

@@ -1,17 +1,18 @@
-"""Complete measurement of each shower of a read-out, for its evaluation.
+"""Measurement of each shower of a read-out.
 
-A `dist_calo.physics.monitors.monitor.Monitor` computes a few observables during training. An `Observer` measures all of
-them: as columns, one value a shower, and as profiles, values of each shower that are a function of something.
+An `Observer` measures them as columns, one value a shower, and as profiles, values of each shower that are a function
+of something. A validation during training, an evaluation and a benchmark have the same ones.
 """
 
 import importlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from dist_calo.geometry import Geometry, LayeredReadout, VoxelGrid, Waveforms
-from dist_calo.physics.observables.features import Feature
+from dist_calo.physics.observables.features import Feature, columns_by_group
 
 OBSERVERS: dict[str, str] = {
     "voxel_grid": "dist_calo.physics.observables.voxel_grid:VoxelObserver",
@@ -104,6 +105,10 @@ class Observer(Protocol):
         """Names of the few features that are most informative in a correlation matrix."""
 
     @property
+    def scored(self) -> tuple[str, ...]:
+        """Names of the numbers whose mean is the score, of one size: W₁/σ and differences of correlations."""
+
+    @property
     def summary_groups(self) -> tuple[str, ...]:
         """The groups shown first."""
 
@@ -124,6 +129,17 @@ def observer_of(geometry: Geometry) -> Observer:
     module, name = OBSERVERS[geometry.kind].split(":")
     observer: Observer = getattr(importlib.import_module(module), name)(geometry)
     return observer
+
+
+def scored(
+    features: Sequence[Feature], unscored: Collection[str], correlated: Sequence[str]
+) -> tuple[str, ...]:
+    """Return `Observer.scored`: W₁/σ of each group but some, and correlations within groups of several features."""
+    groups = columns_by_group(features)
+    return (
+        *(f"wasserstein_scaled/{group}" for group in groups if group not in unscored),
+        *(f"correlation/{group}" for group in correlated if len(groups.get(group, ())) > 1),
+    )
 
 
 def faults_of(geometry: Geometry, showers: np.ndarray, conditions: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ The sums do not grow with the number of showers. For F observables, K bins of in
 about ``64 * (400 F + 80 K F + F^2 + 2 V) * 8`` bytes: 60 MB for 100 observables of 25x25x25 cells.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from dist_calo.physics.observables.energy_bins import COARSE_BINS, FINE, MARGIN_
 from dist_calo.physics.observables.features import PAIR_SUMS, columns_by_group, correlations, pair_sums
 from dist_calo.physics.observables.groups import GROUPS, groups_of, share_of
 from dist_calo.physics.observables.observer import FAULTS, LEFT_OUT, SOUND, Observer, faults_of
+from dist_calo.physics.observables.rows import Rows
 from dist_calo.physics.observables.sums import SumState
 
 BINS = COARSE_BINS + 2 * MARGIN_BINS
@@ -20,57 +21,20 @@ FARTHEST = 1e3
 """Standard deviations from the Geant4 showers' median at which an observable is clipped in moments and rows."""
 
 
-def correlation_sets(observer: Observer) -> dict[str, np.ndarray]:
-    """Return sets of columns to correlate, by name: those of each group of several, and the chosen few."""
+def correlation_sets(observer: Observer, brief: bool = False) -> dict[str, np.ndarray]:
+    """Return sets of columns to correlate, by name: those of each group of several, and the chosen few.
+
+    If brief, of the groups only those that the score sees.
+    """
     names = [feature.name for feature in observer.features]
     chosen = np.array([names.index(name) for name in observer.correlated])
     sets = {**columns_by_group(observer.features), "observables": chosen}
-    return {name: columns for name, columns in sets.items() if len(columns) > 1}
-
-
-@dataclass
-class Rows:
-    """Observables, conditions and perhaps cells of single showers of a sample.
-
-    Attributes:
-        columns: observables, NaN where a shower has none, shape (n, F).
-        conditions: shape (n, C).
-        groups: shape (n,).
-        ids: their numbers in the sample, shape (n,).
-        showers: their cells, shape (n, *geometry.shape), float32; None if they are not kept.
-    """
-
-    columns: np.ndarray
-    conditions: np.ndarray
-    groups: np.ndarray
-    ids: np.ndarray
-    showers: np.ndarray | None = None
-
-    @classmethod
-    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
-        """Concatenate the rows of all parts, at least one."""
-        showers = [part.showers for part in parts if part.showers is not None]
-        return cls(
-            columns=np.concatenate([part.columns for part in parts]),
-            conditions=np.concatenate([part.conditions for part in parts]),
-            groups=np.concatenate([part.groups for part in parts]),
-            ids=np.concatenate([part.ids for part in parts]),
-            showers=np.concatenate(showers) if showers else None,
-        )
-
-    def of(self, groups: np.ndarray) -> "Rows":
-        """Return the rows of these groups."""
-        return self._chosen(np.isin(self.groups, groups))
-
-    def sorted(self) -> "Rows":
-        """Return the rows in the order of the sample, independent of ranks and batches."""
-        return self._chosen(np.argsort(self.ids))
-
-    def _chosen(self, places: np.ndarray) -> "Rows":
-        showers = None if self.showers is None else self.showers[places]
-        return Rows(
-            self.columns[places], self.conditions[places], self.groups[places], self.ids[places], showers
-        )
+    seen = {"correlation/observables", *observer.scored}
+    return {
+        name: columns
+        for name, columns in sets.items()
+        if len(columns) > 1 and (not brief or f"correlation/{name}" in seen)
+    }
 
 
 class Sample(SumState):
@@ -82,6 +46,8 @@ class Sample(SumState):
         shape: of a shower.
         share: of the showers whose rows are kept.
         with_showers: whether their cells are kept as well.
+        brief: without what costs most: histograms in bins of incident energy, products of all observables (for the
+            FPD), and correlations that the score does not see.
     """
 
     def __init__(
@@ -91,11 +57,12 @@ class Sample(SumState):
         shape: tuple[int, ...],
         share: float = 0.0,
         with_showers: bool = False,
+        brief: bool = False,
     ) -> None:
         self.observer, self.binning, self.shape = observer, binning, shape
-        self.sets = correlation_sets(observer)
+        self.sets = correlation_sets(observer, brief)
         self.response_column = [feature.group for feature in observer.features].index("response")
-        self._share, self._with_showers = share, with_showers
+        self._share, self._with_showers, self._brief = share, with_showers, brief
         self._rows: list[Rows] = []
         width, bins = len(observer.features), binning.slots - 1
         slots = (GROUPS, bins + 1)  # each bin of incident energy, the last for showers outside of all bins
@@ -108,10 +75,8 @@ class Sample(SumState):
                 "energy": slots,
                 **dict.fromkeys(("seen", "sum", "square"), (*slots, width)),
                 "fine": (GROUPS, width, BINS * FINE),
-                "coarse": (GROUPS, bins, width, BINS),
-                "below": (GROUPS, width),
-                "above": (GROUPS, width),
-                "products": (GROUPS, width, width),
+                **dict.fromkeys(("below", "above"), (GROUPS, width)),
+                **({} if brief else self._long_sums(width, bins)),
                 **{
                     f"{part} {name}": (GROUPS, len(columns), len(columns))
                     for name, columns in self.sets.items()
@@ -123,6 +88,14 @@ class Sample(SumState):
                 "image squared": (int(np.prod(shape)),),
             }
         )
+
+    @staticmethod
+    def _long_sums(width: int, bins: int) -> dict[str, tuple[int, ...]]:
+        return {
+            "coarse": (GROUPS, bins, width, BINS),
+            **dict.fromkeys(("below in bin", "above in bin"), (GROUPS, bins, width)),
+            "products": (GROUPS, width, width),
+        }
 
     def add(self, ids: np.ndarray, showers: np.ndarray, conditions: np.ndarray) -> None:
         """Add showers; those whose faults would make every sum NaN are only counted.
@@ -204,31 +177,39 @@ class Sample(SumState):
     def _add_histograms(
         self, groups: np.ndarray, slots: np.ndarray, columns: np.ndarray, seen: np.ndarray
     ) -> None:
-        width = columns.shape[1]
-        low, high = self.binning.low[-1], self.binning.high[-1]
+        sums, bins = self.sums, self.binning.slots - 1
+        self._add_binned((sums["fine"], sums["below"], sums["above"]), groups, -1, columns, seen)
+        inside = slots < bins
+        if inside.any() and not self._brief:
+            slot, totals = slots[inside], (sums["coarse"], sums["below in bin"], sums["above in bin"])
+            self._add_binned(totals, groups[inside] * bins + slot, slot, columns[inside], seen[inside])
+
+    def _add_binned(
+        self,
+        sums: tuple[np.ndarray, np.ndarray, np.ndarray],
+        places: np.ndarray,
+        slot: int | np.ndarray,
+        columns: np.ndarray,
+        seen: np.ndarray,
+    ) -> None:
+        """Add values (n, F) to a histogram and to the sums of what lies below and above all of its bins."""
+        histogram, *beyond = sums
+        low, high = self.binning.low[slot], self.binning.high[slot]
         with np.errstate(invalid="ignore"):
-            place = (columns - low) / (high - low)
-        margin = MARGIN_BINS / COARSE_BINS
-        known = np.where(seen, place, 0.0)
-        for name, beyond in (("below", -margin - known), ("above", known - 1.0 - margin)):
-            totals, cells = _summed_by(groups, np.maximum(beyond, 0.0) * (high - low))
-            self.sums[name][cells] += totals
-        number = groups[:, None] * width + np.arange(width)
-        _count(self.sums["fine"], number, place, seen, FINE)
-        inside = slots < self.binning.slots - 1
-        if inside.any():
-            slot = slots[inside]
-            low, high = self.binning.low[slot], self.binning.high[slot]
-            with np.errstate(invalid="ignore"):
-                place = (columns[inside] - low) / (high - low)
-            number = (groups[inside] * (self.binning.slots - 1) + slot)[:, None] * width + np.arange(width)
-            _count(self.sums["coarse"], number, place, seen[inside], 1)
+            place = np.where(seen, (columns - low) / (high - low), 0.0)
+        margin, width = MARGIN_BINS / COARSE_BINS, columns.shape[1]
+        for total, excess in zip(beyond, (-margin - place, place - 1.0 - margin), strict=True):
+            added, cells = _summed_by(places, np.maximum(excess, 0.0) * (high - low))
+            total.reshape(-1, width)[cells] += added
+        number = places[:, None] * width + np.arange(width)
+        _count(histogram, number, place, seen, histogram.shape[-1] // BINS)
 
     def _add_pairs(self, groups: np.ndarray, scaled: np.ndarray, seen: np.ndarray) -> None:
         order, starts, ends, cells = _runs(groups)
         for start, end, group in zip(starts, ends, cells, strict=True):
             x, m = scaled[order[start:end]], seen[order[start:end]].astype(np.float64)
-            self.sums["products"][group] += x.T @ x
+            if not self._brief:
+                self.sums["products"][group] += x.T @ x
             for name, chosen in self.sets.items():
                 for part, total in pair_sums(x[:, chosen], m[:, chosen]).items():
                     self.sums[f"{part} {name}"][group] += total
@@ -340,6 +321,13 @@ class GroupSums:
         counts = self.total("fine")
         return counts if fine else np.asarray(counts.reshape(len(counts), BINS, FINE).sum(axis=2))
 
+    def excess(self, slot: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sum of the distances of values below all bins, and above, from them, in their unit, each (F,)."""
+        ends = ("below", "above")
+        if self.is_whole(slot):
+            return self.total(ends[0]), self.total(ends[1])
+        return self.total(f"{ends[0]} in bin")[slot], self.total(f"{ends[1]} in bin")[slot]
+
     def edges(self, slot: int, column: int, fine: bool = False) -> np.ndarray:
         """Return the edges of these bins of an observable in its unit."""
         binning, parts = self.sample.binning, FINE if fine else 1
@@ -391,8 +379,6 @@ def _count(
     """Count values in the histogram with this number; ``place`` is 0 at the low and 1 at the high end."""
     size = histogram.shape[-1]
     # Clip before the conversion: values of a diverged generator overflow integers.
-    bins = np.clip(
-        np.floor(np.where(seen, place, 0.0) * (COARSE_BINS * parts)) + MARGIN_BINS * parts, 0, size - 1
-    )
+    bins = np.clip(np.floor(place * (COARSE_BINS * parts)) + MARGIN_BINS * parts, 0, size - 1)
     flat = histogram.reshape(-1)
     np.add.at(flat, (number * size + bins.astype(np.int64))[seen], 1.0)

@@ -1,9 +1,12 @@
-"""Spectrum of cell energies, counted by the first 16 bits of a float32."""
+"""Cells of showers: the spectrum of their energies, counted by the first 16 bits of a float32, and the middle ones."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+CELLS_ABOVE = "cells above 10^n keV"
+"""Label of the counts of `CellSpectrum.above_decades`."""
 _INFINITY = 0x7F80  # the first 16 bits; above are those of NaN and of negative numbers
 
 
@@ -42,6 +45,28 @@ class CellSpectrum:
             bin_of_cell = self._bin_of_cell.take((kept >> 16).astype(np.intp))
             spectrum[:] = np.bincount(bin_of_cell, minlength=bins + 1)[:-1]
         return spectra
+
+    def above_decades(self, counts: np.ndarray, decades: Sequence[int]) -> np.ndarray:
+        """Return the cells above 10^n keV, shape (B, len(decades)).
+
+        Args:
+            counts: what `counts` returned.
+            decades: n, each with an energy among the bins.
+        """
+        # Edges are rounded to 0.4 %.
+        places = [int(np.abs(np.log(self.edges / (1e-6 * 10.0**n))).argmin()) for n in decades]
+        return cells_above(counts)[:, places]
+
+
+def core_slice(cells: int) -> slice:
+    """Return the middle three of an odd number of cells, or the middle two of an even one.
+
+    Example:
+        >>> core_slice(25), core_slice(12), core_slice(3)
+        (slice(11, 14, None), slice(5, 7, None), slice(0, 3, None))
+    """
+    width = min(cells, 2 + cells % 2)
+    return slice((cells - width) // 2, (cells + width) // 2)
 
 
 def cells_above(counts: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""Observables of showers on a voxel grid: response, moments, layers, hits, hottest cell and angle.
+"""Observables of showers on a voxel grid: response, moments, layers, core, hits, hottest cell and angle.
 
 With ``E_xyz`` the energy of a cell, nearly everything follows from ``E_xz = sum_y E_xyz`` and ``E_yz = sum_x E_xyz``.
 A position is that of the middle of a cell, x and y in mm from the centre of the grid, the depth in layers from 0. A
 width is the square root of the central second moment. Of a layer, the width is the root mean square distance of its
-energy from its barycentre. Sparsity is the share of cells that are not hit, as in the CaloChallenge's evaluation.
+energy from its barycentre. The core is the middle `core_slice` of columns and rows. Sparsity is the share of cells that
+are not hit, as in the CaloChallenge's evaluation.
 """
 
 import math
@@ -19,11 +20,11 @@ from dist_calo.physics.observables.observer import (
     check_shapes,
     mean_and_width,
     ratio,
+    scored,
 )
-from dist_calo.physics.observables.shower_summary import Bins
-from dist_calo.physics.observables.spectrum import CellSpectrum, cells_above
+from dist_calo.physics.observables.spectrum import CELLS_ABOVE, CellSpectrum, cells_above, core_slice
 
-THRESHOLD = Bins().threshold
+THRESHOLD = 1e-5
 """Energy in GeV above which a cell counts as hit."""
 CELL_ENERGY = (1e-7, 10.0)
 """Lowest and highest cell energy of the spectrum, in GeV."""
@@ -46,18 +47,24 @@ LABELS = {
     "hottest_x": "x of the hottest cell [cells]",
     "hottest_y": "y of the hottest cell [cells]",
     "hottest_layer": "layer of the hottest cell",
+    "core_fraction": "E_core / E_vis",
     "leading_fraction": "E_hottest cell / E_vis",
     "angle": "measured angle - theta [mrad]",
     "layer_fraction": "E_layer / E_vis",
     "layer_width": "lateral width of the layer [mm]",
+    "cells_above": CELLS_ABOVE,
 }
 UNITS = {
     **dict.fromkeys(("mean_x", "mean_y", "width_x", "width_y", "layer_width"), "mm"),
     "angle": "mrad",
 }
 PER_LAYER = ("layer_fraction", "layer_width")
+DECADES = (2, 3, 4, 5)
+"""Powers of ten of the thresholds in keV above which cells are counted."""
 WITHOUT_RATIO = ("mean_x", "mean_y", "hottest_x", "hottest_y", "angle")
 """Observables whose zero is a convention."""
+UNSCORED = ("sparsity", "hottest_x", "hottest_y")
+"""Observables that say again what others say."""
 
 
 class VoxelObserver:
@@ -67,11 +74,20 @@ class VoxelObserver:
         geometry: the grid; ``angle`` is observed only where it has the condition ``theta``.
     """
 
-    summary_groups = ("response", "depth", "depth_width", "width_x", "width_y", "hits", "leading_fraction")
-    indexed_by = dict.fromkeys(PER_LAYER, "layer")
+    summary_groups = (
+        "response",
+        "depth",
+        "depth_width",
+        "width_x",
+        "width_y",
+        "core_fraction",
+        "hits",
+        "leading_fraction",
+    )
 
     def __init__(self, geometry: VoxelGrid) -> None:
         self.geometry = geometry
+        self.indexed_by = {**dict.fromkeys(PER_LAYER, "layer"), "cells_above": "n"}
         self._spectrum = CellSpectrum(*CELL_ENERGY)
         self._tilted = "theta" in geometry.conditions
         columns, rows, layers = geometry.shape
@@ -79,10 +95,13 @@ class VoxelObserver:
         self.features = tuple(
             Feature(group=group, index=index, unit=UNITS.get(group, ""), relative=group not in WITHOUT_RATIO)
             for group in self.labels
-            for index in range(layers if group in PER_LAYER else 1)
+            for index in (
+                range(layers) if group in PER_LAYER else DECADES if group == "cells_above" else (0,)
+            )
         )
+        self.scored = scored(self.features, UNSCORED, ("layer_fraction",))
         of_shower = [
-            group for group in self.labels if group not in (*PER_LAYER, "sparsity", "hottest_x", "hottest_y")
+            group for group in self.labels if group not in (*self.indexed_by, *UNSCORED, "hottest_layer")
         ]
         self.correlated = tuple(f"{group}/0" for group in of_shower)
         # In the order of the axes: the middles of the cells in mm from the centre.
@@ -138,7 +157,14 @@ class VoxelObserver:
                 f"hottest_{axis}": np.where(lit, index, np.nan)
                 for axis, index in zip(("x", "y", "layer"), place, strict=True)
             },
+            "core_fraction": ratio(
+                showers[:, core_slice(len(self._x)), core_slice(len(self._y))].sum(
+                    axis=(1, 2, 3), dtype=np.float64
+                ),
+                total,
+            ),
             "leading_fraction": ratio(largest, total),
+            "cells_above": self._spectrum.above_decades(counts, DECADES),
             "layer_fraction": ratio(layers, total[:, None]),
             "layer_width": np.hypot(layer_width_x, layer_width_y),
         }

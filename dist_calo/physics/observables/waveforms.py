@@ -11,11 +11,9 @@ import numpy as np
 
 from dist_calo.geometry import Waveforms
 from dist_calo.physics.observables.features import Feature
-from dist_calo.physics.observables.observer import Observed, Profile, check_shapes, ratio
+from dist_calo.physics.observables.observer import Observed, Profile, check_shapes, ratio, scored
 from dist_calo.pulses import SIGNIFICANCE
 
-SHARE = 0.99
-"""The bins of the separation power reach over this share of the events: noise alone makes a few times far from all."""
 RISE = (0.1, 0.9)
 """Parts of the amplitude between which a pulse rises."""
 DECADES = 5
@@ -75,6 +73,7 @@ class WaveformObserver:
             for group in self.labels
             for index in range(geometry.channels if group in PER_CHANNEL else 1)
         )
+        self.scored = scored(self.features, (), ("amplitude", "time"))
         row, column = np.divmod(np.arange(geometry.channels), geometry.columns)
         distance = np.hypot(row - (geometry.rows - 1) / 2, column - (geometry.columns - 1) / 2)
         inner = np.argsort(distance, kind="stable")[:MOST_CORRELATED_CHANNELS]

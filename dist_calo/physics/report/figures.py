@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dist_calo.physics.figures import panels
-from dist_calo.physics.figures.panels import GENERATED, REFERENCE
+from dist_calo.physics.figures.panels import GENERATED, REFERENCE, Estimate
 from dist_calo.physics.metrics.evaluation import Evaluation
-from dist_calo.physics.observables.shower_summary import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

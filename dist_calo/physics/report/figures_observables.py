@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dist_calo.physics.figures import layered, panels
-from dist_calo.physics.figures.panels import GENERATED, REFERENCE
+from dist_calo.physics.figures.panels import GENERATED, REFERENCE, Estimate
 from dist_calo.physics.metrics.evaluation import Evaluation
 from dist_calo.physics.observables.energy_bins import MARGIN_BINS
 from dist_calo.physics.observables.features import columns_by_group
-from dist_calo.physics.observables.shower_summary import Estimate
 from dist_calo.physics.report import figures
 from dist_calo.physics.report.rounding import with_error
 

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dist_calo.physics.figures import panels
-from dist_calo.physics.figures.panels import GENERATED, REFERENCE
+from dist_calo.physics.figures.panels import GENERATED, REFERENCE, Estimate
 from dist_calo.physics.metrics.evaluation import Evaluation
 from dist_calo.physics.metrics.profile_metrics import fitted_resolution, response_of
 from dist_calo.physics.metrics.resolution import ResolutionFit
 from dist_calo.physics.observables.sample import GroupSums
-from dist_calo.physics.observables.shower_summary import Estimate
 from dist_calo.physics.report import figures
 
 if TYPE_CHECKING:

@@ -35,16 +35,8 @@ class Drawing:
 
 def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
     """Draw the mean shower and single showers, as suits the read-out."""
-    geometry, names = (
-        evaluation.geometry,
-        (
-            figures.plain(evaluation.names[0]),
-            figures.plain(evaluation.names[1]),
-        ),
-    )
-    examples, both = _pairs(evaluation.examples), " and ".join(evaluation.names)
+    geometry, names, both = evaluation.geometry, _names(evaluation), " and ".join(evaluation.names)
     means = evaluation.real_part.image()[0], evaluation.fake_part.image()[0]
-    singles = len(examples.energies) > 0
     if isinstance(geometry, VoxelGrid):
         yield Drawing(
             figure=sections_figure(evaluation, means),
@@ -53,41 +45,15 @@ def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
             "noise; and the pull of the cell along the line of sight that differs most in statistical errors, of cells "
             "with enough showers.",
         )
-        if singles:
-            energies = examples.energies
-            yield Drawing(
-                figure=voxel_grid.showers_figure(
-                    examples.real, energies, examples.fake, energies, labels=names
-                ),
-                alt=f"Maps of single showers of {both} seen from the side and along the beam.",
-                caption="Single showers of equal incident energy, summed over y (above) and over the layers (below); "
-                "all with one colour scale.",
-            )
-    elif isinstance(geometry, Waveforms):
-        if singles:
-            yield Drawing(
-                figure=waveforms.means_figure(
-                    geometry, means, examples, figures.counts_in_words(evaluation, -1), names
-                ),
-                alt=f"Mean waveform of each detector, and waveforms of single events, of {both}.",
-                caption="Mean waveform of each detector with the difference below, and single events of equal "
-                "incident energy.",
-            )
-    else:
+    elif not isinstance(geometry, Waveforms):
         flat = means[0].ravel(), means[1].ravel()
         yield Drawing(
-            figure=layered.cells_figure(
-                geometry, flat, figures.counts_in_words(evaluation, -1), labels=names
-            ),
+            figure=layered.cells_figure(geometry, flat, figures.counts_in_words(evaluation, -1), names),
             alt=f"Maps of the mean energy of each cell of {both}, layer by layer, and their ratio.",
             caption="The mean shower, layer by layer: energy of each cell, and the ratio.",
         )
-        if singles:
-            yield Drawing(
-                figure=layered.showers_figure(geometry, examples, names),
-                alt=f"Maps of single showers of {both}, layer by layer.",
-                caption="Single showers of equal incident energy, layer by layer; all with one colour scale.",
-            )
+    if len(_pairs(evaluation.examples).energies):
+        yield examples_drawing(evaluation)
     pulls = cell_pulls(evaluation.fake_part, evaluation.real_part)
     if np.isfinite(pulls).any():
         yield Drawing(
@@ -98,6 +64,38 @@ def shower_figures(evaluation: Evaluation) -> Iterator[Drawing]:
             "outermost bin.",
             vector=True,
         )
+
+
+def examples_drawing(evaluation: Evaluation) -> Drawing:
+    """Draw single showers, of which there is at least one pair, and of waveforms the mean too."""
+    geometry, names, both = evaluation.geometry, _names(evaluation), " and ".join(evaluation.names)
+    examples = _pairs(evaluation.examples)
+    if isinstance(geometry, VoxelGrid):
+        return Drawing(
+            figure=voxel_grid.showers_figure(examples, names),
+            alt=f"Maps of single showers of {both} seen from the side and along the beam.",
+            caption="Single showers of equal incident energy, summed over y (above) and over the layers (below); "
+            "all with one colour scale.",
+        )
+    if isinstance(geometry, Waveforms):
+        means = evaluation.real_part.image()[0], evaluation.fake_part.image()[0]
+        counts = figures.counts_in_words(evaluation, -1)
+        return Drawing(
+            figure=waveforms.means_figure(geometry, means, examples, counts, names),
+            alt=f"Mean waveform of each detector, and waveforms of single events, of {both}.",
+            caption="Mean waveform of each detector with the difference below, and single events of equal "
+            "incident energy.",
+        )
+    return Drawing(
+        figure=layered.showers_figure(geometry, examples, names),
+        alt=f"Maps of single showers of {both}, layer by layer.",
+        caption="Single showers of equal incident energy, layer by layer; all with one colour scale.",
+    )
+
+
+def _names(evaluation: Evaluation) -> tuple[str, str]:
+    real, fake = evaluation.names
+    return figures.plain(real), figures.plain(fake)
 
 
 def _pairs(examples: Examples) -> Examples:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from dist_calo.files import write_text
 from dist_calo.pages import render
 from dist_calo.pages.pictures import Picture, picture
-from dist_calo.physics.metrics.evaluation import Evaluation
+from dist_calo.physics.metrics.evaluation import AT_FLOOR, Evaluation
+from dist_calo.physics.metrics.metric_definitions import METRICS
 from dist_calo.physics.report import (
     figures,
     figures_history,
@@ -90,7 +91,8 @@ def report_html(evaluation: Evaluation, drawings: Drawings | None = None) -> str
         counts=figures.counts_in_words(evaluation, -1),
         bad=evaluation.bad_in_words,
         verdict=tables.summary_of(evaluation),
-        at_floor=tables.AT_FLOOR,
+        at_floor=AT_FLOOR,
+        score_meaning=METRICS["score"].meaning,
         levels=LEVELS,
         notes=evaluation.notes,
         facts=evaluation.facts,

@@ -1,12 +1,10 @@
 """Tables of the numbers of an evaluation."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from dist_calo.physics.metrics.evaluation import Evaluation, sigmas_above_floor
+from dist_calo.physics.metrics.evaluation import AT_FLOOR, Evaluation, sigmas_above_floor
 from dist_calo.physics.metrics.half_sample_bootstrap import Measured
 from dist_calo.physics.metrics.metric_definitions import METRICS, definition_of
 from dist_calo.physics.observables.observer import Observer
@@ -25,8 +23,6 @@ COLUMNS = (
 MISSING = ("missing", ("missing",))
 PROFILES = (("relative error", ("profile_error",)), ("χ²/bin", ("profile_chi2",)))
 RESPONSE = ("response",)
-AT_FLOOR = 2.0
-"""Sigmas within which a number counts as equal to its floor."""
 WORST = 3
 SUBJECTS = {
     "observables": "of the observables",
@@ -224,38 +220,33 @@ class ReportSummary:
 
     score: str
     score_floor: str
+    score_sigmas: str
+    largest: tuple[tuple[str, str], ...]
     at_floor: int
     judged: int
     worst: tuple[tuple[str, str], ...]
 
 
 def summary_of(evaluation: Evaluation) -> ReportSummary:
-    """Summarise an evaluation; numbers of single layers or channels count only through their group."""
-    numbers, labels = evaluation.numbers, evaluation.observer.labels
-    judged = {name: sigmas for name, sigmas in _distances(numbers) if name.count("/") < 2}
+    """Summarise an evaluation."""
+    numbers, labels, score = evaluation.numbers, evaluation.observer.labels, evaluation.score
+    judged = evaluation.judged
     worst: dict[str, str] = {}
-    for name in sorted(judged, key=lambda name: -judged[name]):
+    for name in judged:
         # One number for each subject: a shifted observable fails in every column.
         worst.setdefault("response" if name.startswith("response/") else name.split("/")[-1], name)
-    floors = [
-        numbers[name].floor
-        for name in (f"wasserstein_scaled/{group}" for group in labels)
-        if name in numbers and math.isfinite(numbers[name].floor)
-    ]
     return ReportSummary(
-        score=with_error(evaluation.score, math.nan) if math.isfinite(evaluation.score) else "unknown",
-        score_floor=with_error(float(np.mean(floors)), math.nan) if floors else "",
-        at_floor=sum(sigmas <= AT_FLOOR for sigmas in judged.values()),
+        score=with_error(score.value, score.error) if math.isfinite(score.value) else "unknown",
+        score_floor=floor_of(score) if math.isfinite(score.floor) else "",
+        score_sigmas=sigmas_in_words(max(score.sigmas, 0.0)),
+        largest=tuple(
+            (name_in_words(name, labels), with_error(numbers[name].value, numbers[name].error))
+            for name in list(evaluation.score_terms)[:WORST]
+        ),
+        at_floor=evaluation.at_floor,
         judged=len(judged),
         worst=tuple(
             (name_in_words(name, labels), sigmas_in_words(judged[name]))
             for name in list(worst.values())[:WORST]
         ),
     )
-
-
-def _distances(numbers: Mapping[str, Measured]) -> Iterator[tuple[str, float]]:
-    for name, number in numbers.items():
-        sigmas = sigmas_above_floor(name, number)
-        if not math.isnan(sigmas):
-            yield name, sigmas

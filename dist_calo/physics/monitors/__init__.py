@@ -1,1 +1,0 @@
-"""Observables and comparisons of validation during training, by read-out."""

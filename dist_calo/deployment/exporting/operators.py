@@ -81,7 +81,7 @@ def normal_probability(values: Tensor) -> Tensor:
 
 
 def complementary_error_function(values: Tensor) -> Tensor:
-    """`torch.special.erfc`, right in relative terms where it is small."""
+    """Compute `torch.special.erfc`, right in relative terms where it is small."""
     return 2.0 * normal_probability(-math.sqrt(2.0) * values)
 
 

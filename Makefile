@@ -6,13 +6,15 @@
 #   STORE=URI            the MLflow store that `make ui` opens
 #   PYTEST=ARGUMENTS     more arguments for pytest, for instance PYTEST='-k order -x'
 #   IMAGE=cpu|gpu        the container image that `make image-check` builds
-#   RANKS=N              ranks of `make geant4-sample` (2)
+#   RANKS=N              ranks of `make geant4-sample` and `make calochallenge` (2)
+#   SET=NAME FILES=DIR   data set of `make calochallenge`, and the folder of the challenge's files
+#   TRAIN=, EVALUATE=    further options of its training and its evaluation
 #   WORKERS=N            processes that run tests side by side (2); most tests start ranks of their own
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test check lint format docs horovod ui bench geant4-sample cluster-check image-check clean
+.PHONY: help setup tools demo test check lint format docs horovod ui bench geant4-sample calochallenge cluster-check image-check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,6 +29,12 @@ IMAGE ?= cpu
 PYTEST ?=
 WORKERS ?= 2
 RANKS ?= 2
+SET ?= 1_photons
+FILES ?= data/calochallenge
+TRAIN ?=
+EVALUATE ?=
+CHALLENGE_TRAIN = dataset_$(SET)_$(if $(filter 3,$(SET)),[12],1).hdf5
+CHALLENGE_TEST = $(if $(filter 1_photons 1_pions 2 3,$(SET)),dataset_$(SET)_$(if $(filter 3,$(SET)),[34],2).hdf5)
 
 # Empty is off. Ranks are many short processes: where containers switch bytecode off, each would take six seconds longer
 # to compile what it imports.
@@ -60,6 +68,7 @@ help:
 	@echo 'make ui        open the MLflow runs of this folder'
 	@echo 'make bench     measure speed and memory'
 	@echo 'make geant4-sample  20,000 showers of lcd25 by Geant4, geant4/lcd25.h5 (hours; continues after a kill)'
+	@echo 'make calochallenge  train and evaluate on a data set of the CaloChallenge (SET=1_photons, FILES=folder)'
 	@echo 'make cluster-check  the tests of slurm/ and launch/ on a virtual SLURM cluster (as root, with SLURM installed)'
 	@echo 'make image-check  build the container image with buildah and try it (as root; IMAGE=gpu: the other one)'
 	@echo 'make clean     remove what builds and tests leave behind; .venv and your runs stay'
@@ -140,6 +149,14 @@ ui: $(READY)
 
 bench: $(READY)
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+# Train on a data set of the CaloChallenge, whose files lie in FILES, and compare with those it keeps for evaluation.
+calochallenge: $(READY)
+	@test -n "$(CHALLENGE_TEST)" || { echo 'make: SET=$(SET): choose 1_photons, 1_pions, 2 or 3' >&2; exit 2; }
+	$(BIN)/python -m dist_calo.train --config configs/calochallenge_$(SET).yaml --launch $(RANKS) \
+	  --data.path='$(FILES)/$(CHALLENGE_TRAIN)' --checkpoint.dir=calochallenge/$(SET) --checkpoint.resume=auto $(TRAIN)
+	$(BIN)/dist-calo evaluate --checkpoint calochallenge/$(SET) --real '$(FILES)/$(CHALLENGE_TEST)' --launch $(RANKS) \
+	  --classifier both --rows $(if $(filter 3,$(SET)),20000,100000) --out calochallenge/$(SET)/evaluation $(EVALUATE)
 
 # A job of its own; the same command continues it.
 geant4-sample: $(READY)

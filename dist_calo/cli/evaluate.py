@@ -52,6 +52,7 @@ def _read(arguments: Sequence[str]) -> RankCommand[EvaluationRequest]:
         names=(options.real_name, options.fake_name),
         out=Path(options.out),
         report=not options.no_report,
+        threshold=options.threshold,
     )
     require_free(request.out, force=options.force)
     # Showers are generated on the device, sums are exchanged on the processor: the communicator is not told of it.
@@ -81,6 +82,8 @@ def _parser() -> "argparse.ArgumentParser":
     add("--force", action="store_true", help="replace an evaluation that lies there")
     add("--no-report", action="store_true", help="write metrics.json alone, which is quicker")
     add("--showers", type=int, help="take the first so many of each sample only")
+    cut = "GeV: cells below count as empty, in both samples (default: what the checkpoint's training left out, or 0)"
+    add("--threshold", type=float, help=cut)
     add("--energy-edges", help="GeV, edges of the bins of incident energy such as 10,30,50,100")
     classifier = (
         "train the CaloChallenge's classifier on observables (high), cells (low) or both: minutes to hours"

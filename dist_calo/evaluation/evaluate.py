@@ -18,7 +18,7 @@ from dist_calo.data.formats import open_file
 from dist_calo.data.formats.units import declared_unit
 from dist_calo.data.identity import require_unchanged
 from dist_calo.data.shards import matching_files
-from dist_calo.errors import DataError, UserError
+from dist_calo.errors import ConfigError, DataError, UserError
 from dist_calo.evaluation.record import EvaluationRecord, describe_model, require_store
 from dist_calo.evaluation.request import EvaluationRequest
 from dist_calo.evaluation.samples import (
@@ -71,6 +71,12 @@ def evaluate(request: EvaluationRequest, communicator: Communicator) -> Evaluati
         _require_writable(request.out)
     set_threads(communicator, None)
     reference = _reference(request, checkpoint, communicator)
+    # What a model was taught to leave out is left out of the showers it is compared with, too.
+    taught = checkpoint.transform.get("threshold", 0.0) if checkpoint else 0.0
+    threshold = taught if request.threshold is None else request.threshold
+    if threshold and reference.manifest.geometry.signed:
+        raise ConfigError(f"--threshold {threshold:g}: waveforms have no cells; leave it out")
+    reference = replace(reference, threshold=threshold)
     fake = _fake(request, checkpoint, reference, communicator)
     samples = collect(
         reference,
@@ -214,7 +220,7 @@ def _fake(
         # What a generator does wrong is what is asked for: only the reference must be sound.
         files = _files(request, request.fake, communicator, as_found=True)
         require_same_readout(readout, files.manifest.geometry)
-        return FilesOf(files=files)
+        return FilesOf(files=replace(files, threshold=reference.threshold))
     assert checkpoint is not None, "the command line demands files or a checkpoint"
     generator = restore_generator(checkpoint, generating_device(request.device, communicator.world))
     require_same_readout(readout, generator.geometry, generates=True)

@@ -28,6 +28,7 @@ class EvaluationRequest:
         names: what the two samples are called.
         out: folder of the results.
         report: whether to draw the report.
+        threshold: cells below this energy in GeV count as empty; None for what the checkpoint's training left out.
     """
 
     real: str | None
@@ -44,6 +45,7 @@ class EvaluationRequest:
     names: tuple[str, str]
     out: Path
     report: bool = True
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         if (self.fake is None) == (self.checkpoint is None):
@@ -53,6 +55,8 @@ class EvaluationRequest:
         for name, value in (("showers", self.showers), ("rows", self.rows)):
             if value is not None and value < 1:
                 raise ConfigError(f"--{name} {value}: must be at least 1")
+        if self.threshold is not None and not 0 <= self.threshold < math.inf:
+            raise ConfigError(f"--threshold {self.threshold}: must be 0 or more, in GeV")
 
 
 def parse_edges(text: str) -> tuple[float, ...]:

@@ -39,6 +39,8 @@ class Files:
     split: Split = "all"
     most: int | None = None
     """The first so many showers only."""
+    threshold: float = 0.0
+    """Cells below this energy in GeV count as empty."""
 
     @cached_property
     def _blocks(self) -> Blocks:
@@ -77,10 +79,14 @@ class Files:
                 # The samples of the batch lie in order: those after the last wanted one are at its end.
                 mine = batch.slots < left
                 if mine.any():
-                    yield batch.ids[mine], batch.showers[mine], batch.conditions[mine]
+                    yield batch.ids[mine], self._cut(batch.showers[mine]), batch.conditions[mine]
                 left -= batch.global_size
                 if left <= 0:
                     return
+
+    def _cut(self, showers: np.ndarray) -> np.ndarray:
+        # Without a threshold negative energies stay, which are faults to be counted.
+        return np.where(showers < self.threshold, np.float32(0), showers) if self.threshold else showers
 
 
 def _spread(blocks: Blocks, among: int, wanted: int) -> Blocks:

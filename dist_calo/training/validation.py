@@ -67,7 +67,11 @@ class Validator:
         split: Split = "validation",
     ) -> None:
         self._files = Files(
-            manifest=manifest, config=config.data, split=split, most=config.train.validation_showers
+            manifest=manifest,
+            config=config.data,
+            split=split,
+            most=config.train.validation_showers,
+            threshold=0.0 if manifest.geometry.signed else generator.transform.threshold,
         )
         self._seed, self._split = config.train.seed, split
         self._generator = generator

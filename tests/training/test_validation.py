@@ -16,12 +16,15 @@ from dist_calo.launching.environment import World
 from dist_calo.physics.metrics.evaluation import measured_sums
 from dist_calo.training.showers import Files
 from dist_calo.training.validation import Validator, in_words, logged_metrics, pictures
+from dist_calo.transforms import Transform
 from tests.support.simulated_ranks import on_simulated_ranks
 from tests.support.small_runs import write_showers
 
 
 class Constant:
     """Generates the same shower for every condition and remembers which samples it was asked for."""
+
+    transform = Transform()
 
     def __init__(self):
         self.samples = []

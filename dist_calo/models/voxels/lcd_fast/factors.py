@@ -71,7 +71,7 @@ class FactorGenerator(FastGenerator):
         return modes
 
     def _start(self, energy: Tensor, e: Tensor, h: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
-        response, shares = 0.02 * self.total(h)[:, 0].float(), 0.1 * self.layers(h).float()
+        response, shares = 0.005 * self.total(h)[:, 0].float(), 0.03 * self.layers(h).float()
         sizes = [FACTORS, 2, factor_fit.CORE_MODES, 1 + self.geometry.shape[2]]
         with torch.autocast(latent.device.type, enabled=False):
             factors, impact, core, normal, _ = latent.split([*sizes, self.latent - sum(sizes)], dim=1)
@@ -102,34 +102,37 @@ class FactorGenerator(FastGenerator):
         return (layers / (self.hit * self.log_hit.exp()) + 1.0).log()
 
     def _sampled(self, expected: Tensor, uniform: Tensor) -> Tensor:
+        # Written with few passes over the cells, which are what generation costs beside the convolutions.
         c = self.cell
         mean = expected.clamp(-25.0, 12.0).exp()
         root, none = mean.sqrt(), (-mean).exp()
-        seen = -torch.expm1(-mean) * (1.0 - c[9] * mean * none)
-        decides, copies = self._shared(uniform)
-        beyond = seen.log() - torch.log1p(-decides)
+        seen = -torch.expm1(-mean) * torch.addcmul(torch.ones_like(c[9]), mean, none * c[9], value=-1.0)
+        chances = -torch.log1p(-uniform.clamp(max=1.0 - 1e-6))
+        decides, copies = self._shared(chances, uniform)
+        beyond = seen.log() + decides
         # A layer with energy has a hit.
         beyond = F.relu(beyond + F.relu(1e-3 - beyond.flatten(1, 2).max(1).values)[:, None, None, :])
         s = beyond / ((beyond + ROUNDING).sqrt() + ROUNDING**0.5)  # sqrt(beyond), rounded off
         # Rounding must not decide about much energy: where no hit is possible, what it has rises from 0.
-        risen = (beyond / RISE + F.relu(root - 2.0)).clamp(max=1.0).detach()
-        own = (-torch.log1p(-uniform.clamp(max=1.0 - 1e-6))).sqrt()
-        s = s + (copies * (risen * own - s)).detach()
-        slope = c[0] + c[1] * seen + c[2] * root + s * (c[5] + c[6] * s + (c[7] + c[8] * s) * none)
-        return s * slope + risen * F.relu(c[3] * root - c[4])
+        risen = torch.add(F.relu(root - 2.0), beyond, alpha=1.0 / RISE).clamp(max=1.0).detach()
+        # The energy of a hit that comes from the neighbour is a cell's own.
+        s = torch.addcmul(s, copies, (risen * chances.sqrt() - s).detach())
+        curved = torch.addcmul(torch.addcmul(c[5], c[7], none), s, torch.addcmul(c[6], c[8], none))
+        slope = torch.addcmul(torch.addcmul(torch.addcmul(c[0], c[1], seen), c[2], root), s, curved)
+        return torch.addcmul(s * slope, risen, F.relu(c[3] * root - c[4]))
 
-    def _shared(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the uniform numbers that decide about hits, some of which are a neighbour's, and 1 where they are."""
+    def _shared(self, values: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values that decide about hits, some of which are a neighbour's, and 1 where they are, else 0."""
         digits = uniform * DIGITS
         behind = digits - digits.floor()
         right, both = self.sharing[0], 2.0 * self.sharing[0]
-        along_x, along_y = _next(uniform, 1), _next(uniform, 2)
+        along_x, along_y = _next(values, 1), _next(values, 2)
         # 1 or 0, with which lerp takes the one or the other exactly; torch.where is many times slower.
         is_right, is_beside, copies = (
             F.relu((limit - behind).sign()) for limit in (right, both, both + self.sharing[1])
         )
         other = torch.lerp(_next(along_x, 2), torch.lerp(along_y, along_x, is_right), is_beside)
-        return torch.lerp(uniform, other, copies).clamp(max=1.0 - 1e-6), copies
+        return torch.lerp(values, other, copies), copies
 
     def calibrate(self, showers: Array, energy: Array, scale: float) -> None:
         """Fit the start to showers (n, X, Y, Z) of incident energies (n,), both in GeV."""

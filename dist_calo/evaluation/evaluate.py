@@ -38,7 +38,7 @@ from dist_calo.physics.metrics.multivariate_metrics import (
     measured_frechet,
     measured_rows,
 )
-from dist_calo.physics.observables.sample import FARTHEST
+from dist_calo.physics.observables.sample import FARTHEST, Sample
 from dist_calo.physics.report import Drawings, draw_bins, draw_chapters, write_report
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.training.checkpoint import Checkpoint
@@ -47,6 +47,8 @@ from dist_calo.training.model_sources import state_of
 from dist_calo.training.restore import generating_device, restore_generator
 from dist_calo.training.showers import Files
 
+UNITS = ((1e3, "MeV", "GeV"), (1e6, "keV", "GeV"), (1e-3, "GeV", "MeV"), (1e-6, "GeV", "keV"))
+"""Factors by which energies differ that were read in the wrong unit."""
 ENERGIES_DIFFER = 1e-4
 """Probability of the Kolmogorov-Smirnov test below which two samples have different incident energies."""
 
@@ -281,8 +283,7 @@ def _notes(request: EvaluationRequest, samples: Samples) -> list[str]:
             )
     if request.fake is not None and fake.faults.get("response", 0) > fake.count / 2:
         notes.append(
-            f"The response of most {request.names[1]} showers is far off. If their cells or incident energies are in "
-            "another unit, tell it in the attributes cell_units and energy_units of their files."
+            f"The response of most {request.names[1]} showers is far off{_in_another_unit(real, fake)}."
         )
     energies = [np.asarray(sample.rows.conditions[:, 0], dtype=np.float64) for sample in (real, fake)]
     if all(len(values) for values in energies) and ks_2samp(*energies).pvalue < ENERGIES_DIFFER:
@@ -292,6 +293,21 @@ def _notes(request: EvaluationRequest, samples: Samples) -> list[str]:
             "showers compare different mixtures; those of the energy bins are less affected."
         )
     return notes
+
+
+def _in_another_unit(real: Sample, fake: Sample) -> str:
+    """Say which energies of the second sample look like those of another unit, and how to tell it; "" if none do."""
+    for what, name, attribute in (
+        ("image", "cells", "cell_units"),
+        ("energy", "incident energies", "energy_units"),
+    ):
+        sizes = [abs(float(sample.sums[what].sum())) / max(sample.count, 1) for sample in (fake, real)]
+        ratio = sizes[0] / sizes[1] if min(sizes) > 0 else 1.0
+        for factor, unit, reference in UNITS:
+            if factor / 3 < ratio < 3 * factor:
+                size = f"about {float(f'{ratio:.2g}'):,g} times the reference's, as {unit} are beside {reference}"
+                return f": its {name} are {size}; if that is so, tell it in the attribute {attribute} of the files"
+    return ""
 
 
 def _facts(

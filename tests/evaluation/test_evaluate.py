@@ -1,7 +1,9 @@
 """``dist-calo evaluate`` from its command line: files and checkpoints, one rank and several, good and bad input."""
 
 import json
+import re
 import sys
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -14,6 +16,7 @@ from dist_calo.config import RunConfig, TrackingConfig
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.shards import manifest_of
 from dist_calo.errors import EXIT_USER, ConfigError
+from dist_calo.evaluation.evaluate import _in_another_unit
 from dist_calo.geometry import VoxelGrid
 from dist_calo.tracking.store import quiet_mlflow
 from dist_calo.training.checkpoint import load_checkpoint
@@ -314,3 +317,24 @@ def test_advice_on_the_units_of_the_reference_is_true(says, files, tmp_path, cap
     assert evaluate(given) == 0
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert abs(found["metrics"]["response/mean"]["value"]) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("cells", "energy", "words"),
+    [
+        (
+            1020.0,
+            1.0,
+            "its cells are about 1,000 times the reference's, as MeV are beside GeV; .* cell_units",
+        ),
+        (1.0, 0.001, "its incident energies are about 0.001 times the reference's, as GeV .* energy_units"),
+        (1.5, 1.0, "^$"),
+        (0.0, 1.0, "^$"),
+    ],
+)
+def test_energies_in_another_unit_are_told_by_their_size(cells, energy, words):
+    real, fake = (
+        SimpleNamespace(sums={"image": np.full(3, 2.0 * c), "energy": np.full(2, 50.0 * e)}, count=10)
+        for c, e in ((1.0, 1.0), (cells, energy))
+    )
+    assert re.search(words, _in_another_unit(real, fake))

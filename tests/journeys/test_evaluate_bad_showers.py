@@ -97,7 +97,7 @@ def test_bad_showers_are_counted_and_measured(any_reference, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("what", ["no number", "empty", "negative", "other unit", "energies out of range"])
-def test_a_sample_of_nothing_but_bad_showers_is_judged(reference, what, tmp_path):
+def test_a_sample_of_nothing_but_bad_showers_is_judged(reference, what, tmp_path, capsys):
     def how(file):
         factor = {"no number": np.nan, "empty": 0.0, "negative": -1.0, "other unit": 1000.0}.get(what, 1.0)
         for part in all_cells(file):
@@ -112,8 +112,10 @@ def test_a_sample_of_nothing_but_bad_showers_is_judged(reference, what, tmp_path
     assert bool(found["metrics"]) == (what != "no number")
     if what == "energies out of range":
         assert found["bad_showers"]["outside_of_energy_bins"] == COUNT
-    if what in ("other unit", "energies out of range"):
-        assert any("cell_units and energy_units" in note for note in found["notes"])
+    suspected = {"other unit": "cell_units", "energies out of range": "energy_units"}
+    if what in suspected:
+        assert any(f"tell it in the attribute {suspected[what]}" in note for note in found["notes"])
+        assert f"the attribute {suspected[what]}" in capsys.readouterr().out
 
 
 def test_the_report_says_so_first(reference, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from dist_calo.physics.metrics.metric_definitions import METRICS, SCORE_DEFINITI
 from dist_calo.physics.metrics.multivariate_metrics import LEAST_ROWS
 from dist_calo.physics.metrics.observable_metrics import LEAST_FOR_WIDTH, compared_observables, named
 from dist_calo.physics.metrics.profile_metrics import (
+    LEAST_FOR_FIT,
     LEAST_IN_CELL,
     compared_in_slot,
     compared_whole,
@@ -147,7 +148,7 @@ class Evaluation:
             **dict.fromkeys(("auc", "jsd"), kept if min(rows) < LEAST_ROWS else learn),
             "correlation": few.format(LEAST_FOR_WIDTH, *counts),
             "image": f"no cell has energy in at least {LEAST_IN_CELL:g} showers of a sample: more showers are needed",
-            "resolution_fit": f"three bins of incident energy with {LEAST_FOR_WIDTH} showers of each sample are needed",
+            "resolution_fit": f"more bins of incident energy with {LEAST_FOR_FIT} showers of each sample are needed",
         }
         empty = {
             label: f"one of the samples has no shower in {label}"

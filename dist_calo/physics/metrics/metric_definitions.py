@@ -38,11 +38,11 @@ METRICS: dict[str, MetricDefinition] = {
     ),
     "wasserstein": MetricDefinition(title="W₁", meaning="Wasserstein-1 distance in the observable's unit"),
     "wasserstein_scaled": MetricDefinition(
-        title="W₁/σ", meaning="Wasserstein-1 distance divided by the standard deviation of the Geant4 showers"
+        title="W₁/σ", meaning="Wasserstein-1 distance divided by the standard deviation of the reference"
     ),
     "shift": MetricDefinition(
         title="shift/σ",
-        meaning="generated minus Geant4 mean, in standard deviations of the Geant4 showers",
+        meaning="generated minus reference mean, in standard deviations of the reference",
         signed=True,
     ),
     "shifts": MetricDefinition(
@@ -50,7 +50,7 @@ METRICS: dict[str, MetricDefinition] = {
     ),
     "width": MetricDefinition(
         title="width - 1",
-        meaning="generated over Geant4 standard deviation, minus 1",
+        meaning="generated over reference standard deviation, minus 1",
         signed=True,
     ),
     "widths": MetricDefinition(
@@ -58,7 +58,7 @@ METRICS: dict[str, MetricDefinition] = {
     ),
     "relative_error": MetricDefinition(
         title="relative error",
-        meaning="|generated - Geant4 mean| / |Geant4 mean|, averaged over layers or channels",
+        meaning="|generated - reference mean| / |reference mean|, averaged over layers or channels",
     ),
     "missing": MetricDefinition(
         title="missing",
@@ -66,18 +66,18 @@ METRICS: dict[str, MetricDefinition] = {
     ),
     "profile_error": MetricDefinition(
         title="relative error",
-        meaning="mean over the bins of a profile of |generated - Geant4| / Geant4, as 3DGAN's papers define it",
+        meaning="mean over the bins of a profile of |generated - reference| / reference, as 3DGAN's papers define it",
     ),
     "profile_chi2": MetricDefinition(
         title="χ²/bin",
-        meaning="mean over the bins of a profile of ((generated - Geant4) / statistical error)²",
+        meaning="mean over the bins of a profile of ((generated - reference) / statistical error)²",
     ),
     "response": MetricDefinition(
         title="response", meaning="relative difference of the mean response or of the resolution", signed=True
     ),
     "resolution_fit": MetricDefinition(
         title="resolution fit",
-        meaning="difference of a term of σ/E = a/√E ⊕ b/E ⊕ c",
+        meaning="difference of a term of σ/E = a/√E ⊕ c, and ⊕ b/E where the read-out has noise",
         signed=True,
     ),
     "correlation": MetricDefinition(
@@ -101,22 +101,22 @@ METRICS: dict[str, MetricDefinition] = {
     ),
     "precision": MetricDefinition(
         title="precision",
-        meaning="share of generated showers within the neighbourhood of a Geant4 shower",
+        meaning="share of generated showers within the neighbourhood of a reference shower",
         signed=True,
     ),
     "recall": MetricDefinition(
         title="recall",
-        meaning="share of Geant4 showers within the neighbourhood of a generated shower",
+        meaning="share of reference showers within the neighbourhood of a generated shower",
         signed=True,
     ),
     "density": MetricDefinition(
         title="density",
-        meaning="mean number of Geant4 neighbourhoods that a generated shower lies in, divided by k",
+        meaning="mean number of reference neighbourhoods that a generated shower lies in, divided by k",
         signed=True,
     ),
     "coverage": MetricDefinition(
         title="coverage",
-        meaning="share of Geant4 showers with a generated one in their neighbourhood",
+        meaning="share of reference showers with a generated one in their neighbourhood",
         signed=True,
     ),
     "auc": MetricDefinition(

@@ -12,11 +12,13 @@ from numpy.typing import ArrayLike
 
 from dist_calo.physics.metrics.distances import correlation_difference
 from dist_calo.physics.metrics.observable_metrics import LEAST_FOR_WIDTH
-from dist_calo.physics.metrics.resolution import TERMS, ResolutionFit, fit_resolution
+from dist_calo.physics.metrics.resolution import ResolutionFit, fit_resolution
 from dist_calo.physics.observables.features import columns_by_group
 from dist_calo.physics.observables.observer import LEFT_OUT
 from dist_calo.physics.observables.sample import GroupSums
 
+LEAST_FOR_FIT = 30
+"""Least number of showers in a bin of incident energy for the fit of the resolution, of which it is known to 13 %."""
 LEAST_IN_CELL = 50.0
 """With fewer (effective) showers in a cell its mean is not Gaussian, and the cell is not compared."""
 
@@ -86,19 +88,22 @@ def _response(fake: GroupSums, real: GroupSums, slot: int) -> dict[str, float]:
 
 
 def fitted_resolution(part: GroupSums) -> ResolutionFit | None:
-    """Fit the energy resolution over the bins of incident energy that have `LEAST_FOR_WIDTH` showers."""
-    slots = [slot for slot in range(part.sample.binning.slots - 1) if part.count(slot) >= LEAST_FOR_WIDTH]
+    """Fit the energy resolution over the bins of incident energy that have `LEAST_FOR_FIT` showers.
+
+    With a noise term where the read-out has noise: cells without it cannot tell one from a constant.
+    """
+    slots = [slot for slot in range(part.sample.binning.slots - 1) if part.count(slot) >= LEAST_FOR_FIT]
     energy = [float(part.in_slot("energy", slot)) / part.count(slot) for slot in slots]
-    responses = [response_of(part, slot) for slot in slots]
-    resolution, error = np.array([r[2] for r in responses]), np.array([r[3] for r in responses])
-    return fit_resolution(np.array(energy), resolution, error)
+    responses = np.array([response_of(part, slot) for slot in slots]).reshape(-1, 4)
+    noise = getattr(part.sample.observer.geometry, "noise", 0.0) > 0
+    return fit_resolution(np.array(energy), responses[:, 2], responses[:, 3], noise)
 
 
 def _resolution_terms(fake: GroupSums, real: GroupSums) -> dict[str, float]:
     f, r = fitted_resolution(fake), fitted_resolution(real)
     if f is None or r is None:
         return {}
-    return {f"resolution_fit/{term}": getattr(f, term) - getattr(r, term) for term in TERMS}
+    return {f"resolution_fit/{term}": value - r.terms[term] for term, value in f.terms.items()}
 
 
 def _image(fake: GroupSums, real: GroupSums) -> dict[str, float]:

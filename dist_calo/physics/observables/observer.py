@@ -28,7 +28,7 @@ FAULTS: dict[str, str] = {
     "not_finite": "a cell that is NaN, infinite or absurdly large",
     "empty": "no energy in any cell",
     "negative": "a cell below 0",
-    "response": "a response under half or over twice that of all Geant4 showers",
+    "response": "a response under half or over twice that of all of the reference",
 }
 """Faults of single showers, in words; of several the first counts."""
 LEFT_OUT = 2

@@ -129,7 +129,7 @@ class Sample(SumState):
             self._rows.append(Rows(observed.columns[kept], conditions[kept], groups[kept], ids[kept], cells))
 
     def _far_off(self, response: np.ndarray) -> np.ndarray:
-        """Return whether responses (n,) are under half or over twice those of all Geant4 showers."""
+        """Return whether responses (n,) are under half or over twice those of the reference."""
         low, high = (float(ends[-1, self.response_column]) for ends in (self.binning.low, self.binning.high))
         return (
             (response < low / 2) | (response > 2 * high) if low > 0 else np.zeros(len(response), dtype=bool)

@@ -103,7 +103,7 @@ def compare_points(
 
 
 def differences(lower: "Axes", places: np.ndarray, pair: Sequence[Estimate], colour: str = GENERATED) -> None:
-    """Draw generated minus Geant4 at positions, where a ratio has no meaning."""
+    """Draw the second minus the first sample at positions, where a ratio has no meaning."""
     real, fake = pair
     lower.fill_between(places, -real.error, real.error, color=REFERENCE, alpha=0.25, linewidth=0)
     lower.axhline(0.0, color=REFERENCE, linewidth=1.0)

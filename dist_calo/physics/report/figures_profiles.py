@@ -9,7 +9,7 @@ from dist_calo.physics.figures import panels
 from dist_calo.physics.figures.panels import GENERATED, REFERENCE, Estimate
 from dist_calo.physics.metrics.evaluation import Evaluation
 from dist_calo.physics.metrics.profile_metrics import fitted_resolution, response_of
-from dist_calo.physics.metrics.resolution import ResolutionFit
+from dist_calo.physics.metrics.resolution import ResolutionFit, in_words
 from dist_calo.physics.observables.sample import GroupSums
 from dist_calo.physics.report import figures
 
@@ -128,19 +128,18 @@ def _fits(
     energies: list[np.ndarray],
     fits: list[ResolutionFit | None],
 ) -> None:
-    """Draw sigma/E = a/sqrt(E) (+) b/E (+) c of both samples and write the terms."""
+    """Draw the fits of both samples and write their terms."""
     least = edges[0] if edges[0] > 0 else 0.7 * float(np.nanmin(energies))
     energy = np.geomspace(least, edges[-1], CURVE_POINTS)
     curves = []
-    words = [r"$\sigma/E = a/\sqrt{E} \oplus b/E \oplus c$"]
+    noise = any(fit and "noise" in fit.terms for fit in fits)
+    words = [r"$\sigma/E = a/\sqrt{E} \oplus c" + (r" \oplus b/E$" if noise else "$")]
     for fit, style, dashes in zip(fits, _STYLES, ("-", "--"), strict=True):
         if fit is None:
             continue
         curves.append(100 * fit(energy))
         main.plot(energy, curves[-1], color=style["color"], linestyle=dashes, linewidth=1.2)
-        words.append(
-            f"a = {100 * fit.stochastic:.2f} % √GeV, b = {1000 * fit.noise:.0f} MeV, c = {100 * fit.constant:.2f} %"
-        )
+        words.append(in_words(fit))
     if len(curves) == 2:
         ratio.plot(energy, curves[1] / curves[0], color=GENERATED, linestyle="--", linewidth=1.2)
     for line, (text, colour) in enumerate(zip(words, ("black", REFERENCE, GENERATED), strict=False)):

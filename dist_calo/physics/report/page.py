@@ -225,7 +225,7 @@ def _observables(evaluation: Evaluation, slot: int, alone: bool = False) -> Iter
         yield picture(
             figures_observables.histograms_figure(evaluation, slot, columns, across),
             f"Histograms, one for each layer or channel shown, of {both}: {what}.",
-            f"Layer by layer, or channel by channel: {what}.",
+            f"Layer by layer, or channel by channel: {what}. The outer bins hold what lies beyond.",
         )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from dist_calo.config import ModelConfig, ObjectiveConfig, TransformConfig
 from dist_calo.errors import ConfigError
-from dist_calo.geometry import VoxelGrid
+from dist_calo.geometry import LayeredGrid, VoxelGrid
 from dist_calo.models import build_model
 from dist_calo.models.layered.energies import LayerEnergies
 from dist_calo.objectives import build_objective
@@ -251,3 +251,15 @@ def test_sizes_that_are_too_small_are_refused(option, value):
 def test_showers_on_a_grid_are_refused():
     with pytest.raises(ConfigError, match="kind voxel_grid, this model is for layers or cylinder"):
         build_model(ModelConfig(name="layers_gan"), VoxelGrid(shape=(5, 5, 5)))
+
+
+def test_a_close_look_tells_the_two_hottest_cells_and_the_second_moments():
+    geometry = LayeredGrid(layers=((3, 3), (1, 2)))
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(name="layers_gan", options={**SMALL, "closely": True}), geometry)
+    showers = torch.zeros(1, 11)
+    showers[0, [0, 4, 9]] = torch.tensor([0.5, 1.5, 1.0])
+    seen = model.discriminator.observables(showers, torch.tensor([10.0]))[0, -8:].exp()
+    # Shares of a tenth and nine tenths, the first in a corner; all energy of the second layer in one of two cells.
+    expected = torch.tensor([0.9 + 1e-3, 0.1 + 1e-3, 1.0 + 1e-3, 1e-3, 0.11, 0.11, 0.01, 0.26])
+    torch.testing.assert_close(seen, expected, rtol=1e-3, atol=1e-4)

@@ -22,9 +22,9 @@ import numpy as np
 from dist_calo.config import DataConfig
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.loader import Loader
+from dist_calo.data.manifest import Manifest, build_manifest
 from dist_calo.data.order import Order
 from dist_calo.data.row_blocks import Blocks, split_blocks
-from dist_calo.data.shards import Manifest, build_manifest
 from dist_calo.geometry import VoxelGrid
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample" / "*.h5"

@@ -36,7 +36,7 @@ def _read(arguments: Sequence[str]) -> RankCommand[RunConfig]:
 
 
 def _run(config: RunConfig, communicator: "Communicator") -> int:
-    from dist_calo.launching.signs import SIGNS
+    from dist_calo.launching.rank_progress import SIGNS
     from dist_calo.training.checkpoint_folder import CheckpointFolder
     from dist_calo.training.setup import build_run
 

@@ -46,7 +46,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     from dist_calo.data.convert import Rewrite, convert, require_free, targets_of
-    from dist_calo.data.shards import manifest_of, matching_files
+    from dist_calo.data.manifest import manifest_of, matching_files
 
     manifest = manifest_of(matching_files(*options.path), options.format, options.reading)
     targets = targets_of(manifest, options.out)
@@ -59,7 +59,7 @@ def _convert(options: argparse.Namespace) -> int:
 def _split(options: argparse.Namespace) -> int:
     from dist_calo.config import DataConfig
     from dist_calo.data.convert import SPLITS, Rewrite, require_free, split
-    from dist_calo.data.shards import manifest_of, matching_files
+    from dist_calo.data.manifest import manifest_of, matching_files
 
     config = DataConfig(validation_fraction=options.validation_fraction, test_fraction=options.test_fraction)
     require_free([options.out / f"{name}.h5" for name in SPLITS], force=options.force)

@@ -127,7 +127,7 @@ def _tell_others(error: UserError, world: "World") -> None:
     """Tell the ranks that would wait for this one, where only the ranks themselves can."""
     from dist_calo.comm import choose_backend
     from dist_calo.comm.agreement import leave_word
-    from dist_calo.comm.liveness.failure import before_leaving
+    from dist_calo.comm.liveness.leaving import before_leaving
 
     with suppress(UserError):
         if world.size == 1 or choose_backend("auto", world) != "torch":

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from dist_calo.comm.agreement import NUMBER, Door, installed, require_agreement
 from dist_calo.comm.device import local_device
-from dist_calo.comm.liveness.failure import (
+from dist_calo.comm.liveness.leaving import (
     CommunicationError,
     leave_in_order,
     leave_when_asked,

@@ -21,8 +21,8 @@ from importlib import metadata
 from itertools import pairwise
 from typing import Any
 
-from dist_calo.comm.liveness.failure import CommunicationError
-from dist_calo.comm.liveness.watch import name_ranks
+from dist_calo.comm.liveness.leaving import CommunicationError
+from dist_calo.comm.liveness.node_watch import name_ranks
 from dist_calo.comm.protocol import Communicator
 from dist_calo.errors import EXIT_USER, LaunchError
 from dist_calo.launching.environment import World

@@ -5,8 +5,8 @@ from collections.abc import MutableMapping
 
 import torch
 
-from dist_calo.comm.liveness.failure import leave
-from dist_calo.comm.liveness.watch import watch_nodes
+from dist_calo.comm.liveness.leaving import leave
+from dist_calo.comm.liveness.node_watch import watch_nodes
 from dist_calo.comm.meter import Meter
 from dist_calo.comm.mpi import set_opal_prefix
 from dist_calo.comm.protocol import Reduction, Value

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dist_calo.comm.liveness.failure import CommunicationError
-from dist_calo.launching.signs import SIGNS
+from dist_calo.comm.liveness.leaving import CommunicationError
+from dist_calo.launching.rank_progress import SIGNS
 
 if TYPE_CHECKING:
     import torch

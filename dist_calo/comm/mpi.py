@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dist_calo.comm.liveness.failure import CommunicationError, leave
-from dist_calo.comm.liveness.watch import watch_nodes
+from dist_calo.comm.liveness.leaving import CommunicationError, leave
+from dist_calo.comm.liveness.node_watch import watch_nodes
 from dist_calo.comm.meter import Meter
 from dist_calo.comm.protocol import Reduction, Value
 from dist_calo.launching.environment import World

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, cast
 
-from dist_calo.comm.liveness.failure import leave
+from dist_calo.comm.liveness.leaving import leave
 from dist_calo.comm.meter import Meter
 from dist_calo.comm.protocol import Reduction, Value, Work
 from dist_calo.launching.environment import World

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from dist_calo.comm.liveness.alarm import Alarm
-from dist_calo.comm.liveness.failure import leave
-from dist_calo.comm.liveness.watch import NodeWatch
+from dist_calo.comm.liveness.leaving import leave
+from dist_calo.comm.liveness.node_watch import NodeWatch
 from dist_calo.comm.meter import Meter
 from dist_calo.comm.protocol import Reduction, Value
 from dist_calo.launching.environment import World

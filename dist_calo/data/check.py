@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dist_calo.data.formats import ReadOptions
 from dist_calo.data.inspection import energy_sources
-from dist_calo.data.shards import (
+from dist_calo.data.manifest import (
     Manifest,
     find_problems,
     manifest_of,

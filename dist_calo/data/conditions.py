@@ -3,7 +3,7 @@
 import numpy as np
 
 from dist_calo.data.formats import examine, open_file
-from dist_calo.data.shards import matching_files
+from dist_calo.data.manifest import matching_files
 from dist_calo.errors import DataError
 from dist_calo.geometry import CONDITIONS
 

@@ -14,8 +14,8 @@ from dist_calo.data.formats.protocol import EMPTY_SHOWER
 from dist_calo.data.formats.schema import OWN_ATTRIBUTES
 from dist_calo.data.formats.whole_files import hdf5_errors_of
 from dist_calo.data.formats.writer import Compression
+from dist_calo.data.manifest import FileEntry, Manifest
 from dist_calo.data.row_blocks import Blocks, Split, split_blocks
-from dist_calo.data.shards import FileEntry, Manifest
 from dist_calo.errors import ConfigError, DataError
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")

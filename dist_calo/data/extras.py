@@ -15,7 +15,7 @@ from dist_calo.data.formats.data_sets import named_object
 from dist_calo.data.formats.schema import StoredArray, schema_of
 from dist_calo.data.formats.stored import require_stored
 from dist_calo.data.formats.whole_files import hdf5_errors_of, why_unreadable
-from dist_calo.data.shards import FileEntry, Manifest
+from dist_calo.data.manifest import FileEntry, Manifest
 from dist_calo.errors import DataError
 
 if TYPE_CHECKING:

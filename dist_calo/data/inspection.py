@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from dist_calo.data.formats import format_named
-from dist_calo.data.shards import FileEntry, Manifest
+from dist_calo.data.manifest import FileEntry, Manifest
 
 _PIECES, _PIECE_ROWS = 8, 32
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from dist_calo.config import DataConfig
 from dist_calo.data.identity import what_changed
+from dist_calo.data.manifest import Manifest
 from dist_calo.data.order import Order, Position, Share
 from dist_calo.data.reader import Reader
 from dist_calo.data.row_blocks import Blocks, Split, split_blocks
-from dist_calo.data.shards import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ import numpy as np
 
 from dist_calo.data.formats import ShowerRows, format_named
 from dist_calo.data.formats.protocol import rows_are_good
+from dist_calo.data.manifest import Manifest
 from dist_calo.data.row_blocks import block_rows
-from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from dist_calo.config import DataConfig
-from dist_calo.data.shards import FileEntry, Manifest
+from dist_calo.data.manifest import FileEntry, Manifest
 from dist_calo.errors import DataError
 
 Split = Literal["train", "validation", "test", "all"]

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dist_calo.data.formats import open_file
-from dist_calo.data.shards import matching_files
+from dist_calo.data.manifest import matching_files
 from dist_calo.errors import DataError
 
 

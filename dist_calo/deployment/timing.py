@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from dist_calo.comm.single import SingleCommunicator
+from dist_calo.data.manifest import manifest_of, matching_files
 from dist_calo.data.row_blocks import Split, split_blocks
-from dist_calo.data.shards import manifest_of, matching_files
 from dist_calo.errors import DataError
 from dist_calo.generation.incident_conditions import IncidentConditions
 from dist_calo.launching.environment import World

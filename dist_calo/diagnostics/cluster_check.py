@@ -17,7 +17,7 @@ from dist_calo.comm import Communicator, choose_backend, connect, local_device
 from dist_calo.comm.agreement import require_agreement
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import RunConfig
-from dist_calo.data.shards import Manifest, build_manifest
+from dist_calo.data.manifest import Manifest, build_manifest
 from dist_calo.diagnostics import rank_measurements
 from dist_calo.diagnostics.cluster_report import Report
 from dist_calo.diagnostics.facts import CODE, library_of, settings_of, versions

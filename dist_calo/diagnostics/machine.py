@@ -16,7 +16,7 @@ from dist_calo.errors import EXIT_FAILURE, CheckpointError, UserError
 from dist_calo.resources import shower_pattern
 
 if TYPE_CHECKING:
-    from dist_calo.data.shards import Manifest
+    from dist_calo.data.manifest import Manifest
 
 PROBE_SECONDS = 120.0
 """Longest time for a library to start in a process of its own."""
@@ -159,7 +159,7 @@ def _gpus(config: RunConfig) -> Iterator[Check]:
 
 
 def _data(config: RunConfig) -> Iterator[Check]:
-    from dist_calo.data.shards import build_manifest
+    from dist_calo.data.manifest import build_manifest
 
     manifest = build_manifest(config.data)
     yield Check(
@@ -198,7 +198,7 @@ def _batches(config: RunConfig, manifest: "Manifest") -> Iterator[Check]:
 
 def _resume(config: RunConfig, manifest: "Manifest") -> Iterator[Check]:
     """Try whether the job may go on from the checkpoint that it would find."""
-    from dist_calo.data.shards import require_same_files
+    from dist_calo.data.manifest import require_same_files
     from dist_calo.training.checkpoint import Checkpoint, load_checkpoint
     from dist_calo.training.checkpoint_folder import CheckpointFolder
     from dist_calo.training.restore import require_same_run

@@ -17,7 +17,7 @@ from dist_calo.comm.single import SingleCommunicator
 from dist_calo.comm.threads import available_cores
 from dist_calo.config import RunConfig
 from dist_calo.data.loader import training_loader
-from dist_calo.data.shards import FileEntry, Manifest
+from dist_calo.data.manifest import FileEntry, Manifest
 from dist_calo.launching.environment import World
 from dist_calo.launching.node import kernel_id
 from dist_calo.training.learner import Learner

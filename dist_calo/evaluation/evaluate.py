@@ -17,7 +17,7 @@ from dist_calo.config import DataConfig, TrackingConfig
 from dist_calo.data.formats import open_file
 from dist_calo.data.formats.units import declared_unit
 from dist_calo.data.identity import require_unchanged
-from dist_calo.data.shards import matching_files
+from dist_calo.data.manifest import matching_files
 from dist_calo.errors import ConfigError, DataError, UserError
 from dist_calo.evaluation.record import EvaluationRecord, describe_model, require_store
 from dist_calo.evaluation.request import EvaluationRequest

@@ -75,7 +75,7 @@ def make_file(
         UserError: if the file exists, parts of another sample are in the way, or the disk is full.
     """
     from dist_calo.generation.shared_progress import GenerationStopped, SharedProgress, ShowerCount
-    from dist_calo.launching.signs import SIGNS
+    from dist_calo.launching.rank_progress import SIGNS
     from dist_calo.training.preemption import StopRequest
 
     SIGNS.begin("in set-up", unit=unit)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dist_calo.comm.protocol import Communicator, Work
-from dist_calo.launching.signs import SIGNS
+from dist_calo.launching.rank_progress import SIGNS
 
 EXCHANGE_S = 1.0
 """Shortest time between two exchanges of a rank that works, in seconds."""

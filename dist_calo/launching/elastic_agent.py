@@ -33,9 +33,9 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from dist_calo.errors import EXIT_FAILURE, EXIT_PREEMPTED, EXIT_USER, LaunchError
 from dist_calo.launching import early_signals, slurm
-from dist_calo.launching.endings import ended, first_to_blame
+from dist_calo.launching.failure_messages import ended, first_to_blame
 from dist_calo.launching.meeting_point import await_listener
-from dist_calo.launching.signs import WHERE, open_page
+from dist_calo.launching.rank_progress import WHERE, open_page
 
 KEEP_ALIVE_S, KEEP_ALIVE_MISSED = 5, 3
 """An agent says so often that it lives, and is lost after so many silent intervals."""

@@ -1,7 +1,7 @@
 """End of a batch job: whose exit code counts, which node is lost, and is the job put back into the queue?
 
-The rules are functions of facts. Ranks leave theirs in files (`dist_calo.launching.endings`); of a node one can
-only ask whether it starts a process.
+The rules are functions of facts. Ranks leave theirs in files (`dist_calo.launching.failure_messages`); of a node one
+can only ask whether it starts a process.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ from dist_calo.launching import early_signals
 from dist_calo.masking import hidden_command
 
 if TYPE_CHECKING:
-    from dist_calo.launching.signs import Page
+    from dist_calo.launching.rank_progress import Page
 
 GRACE_S = 8.0
 """Time that the other ranks have to leave after one has failed, in seconds; then they are killed."""
@@ -61,7 +61,7 @@ def run_local(command: Sequence[str], n: int) -> int:
     if n < 1:
         raise LaunchError(f"{n} ranks: must be at least 1")
     _refuse_nesting()
-    from dist_calo.launching.signs import WHERE, open_page
+    from dist_calo.launching.rank_progress import WHERE, open_page
 
     command = hidden_command(command)
     ranks: list[subprocess.Popen[bytes]] = []
@@ -135,7 +135,7 @@ def _end_with(parent: int) -> Callable[[], None] | None:
 
 
 def _wait(ranks: Sequence["subprocess.Popen[bytes]"], page: "Page | None", passed_on: Sequence[int]) -> int:
-    from dist_calo.launching.signs import process_state
+    from dist_calo.launching.rank_progress import process_state
 
     code = 0
     deadline: float | None = None
@@ -157,7 +157,7 @@ def _wait(ranks: Sequence["subprocess.Popen[bytes]"], page: "Page | None", passe
 
 def _name_first(codes: Mapping[int, int], n: int, page: "Page | None", passed_on: Sequence[int]) -> int:
     """Return the exit code of the rank that failed first, and name it unless it has said so itself."""
-    from dist_calo.launching.endings import ended, first_to_blame, tell_job
+    from dist_calo.launching.failure_messages import ended, first_to_blame, tell_job
 
     found = first_to_blame(codes, page)
     rank = found[0] if found else min(codes)

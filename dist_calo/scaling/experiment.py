@@ -27,8 +27,8 @@ def plan_experiment(results: Path, axes: Axes, config: RunConfig, measurement: M
     Raises:
         UserError: if no point can be run, the folder cannot be written, or the tracking store does not answer.
     """
+    from dist_calo.data.manifest import build_manifest
     from dist_calo.data.row_blocks import split_blocks
-    from dist_calo.data.shards import build_manifest
     from dist_calo.scaling.mlflow_runs import start_parent
 
     config = _found_from_anywhere(config)

@@ -18,7 +18,7 @@ from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import available_cores, processor_quota, set_threads
 from dist_calo.config import RunConfig
 from dist_calo.data.loader import Loader
-from dist_calo.data.shards import Manifest
+from dist_calo.data.manifest import Manifest
 from dist_calo.launching.node import EnergyCounter, kernel_id, peak_memory_bytes
 from dist_calo.scaling.plan import Measurement
 from dist_calo.training.checkpoint_folder import CheckpointFolder

@@ -17,7 +17,7 @@ from dist_calo.comm import CommunicationError
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
 from dist_calo.errors import EXIT_PREEMPTED, ConfigError, TrainingError, UserError
-from dist_calo.launching.signs import SIGNS
+from dist_calo.launching.rank_progress import SIGNS
 from dist_calo.leases.signs_of_life import Beat
 from dist_calo.models import check_model
 from dist_calo.objectives import OBJECTIVES

@@ -13,7 +13,7 @@ from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
 from dist_calo.data.ledger import Ledger, LedgerRun, claim_ledger, require_own, truncate_after
 from dist_calo.data.loader import training_order
-from dist_calo.data.shards import Manifest, require_same_files
+from dist_calo.data.manifest import Manifest, require_same_files
 from dist_calo.documents import read_json
 from dist_calo.errors import CheckpointError, DataError
 from dist_calo.files import why_missing, write_text

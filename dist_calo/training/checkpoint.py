@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dist_calo.config import DataConfig, RunConfig, TrainConfig
-from dist_calo.data.shards import Manifest
+from dist_calo.data.manifest import Manifest
 from dist_calo.errors import CheckpointError, SpoiltCheckpointError
 from dist_calo.files import is_sound, open_ordinary, seal_of, why_missing
 from dist_calo.geometry import Geometry, geometry_from_dict

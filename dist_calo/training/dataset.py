@@ -10,8 +10,8 @@ from dist_calo.comm.protocol import Communicator
 from dist_calo.config import DataConfig
 from dist_calo.data.identity import what_changed
 from dist_calo.data.loader import training_loader
+from dist_calo.data.manifest import Manifest, build_manifest, scan_rows
 from dist_calo.data.row_blocks import split_blocks
-from dist_calo.data.shards import Manifest, build_manifest, scan_rows
 from dist_calo.errors import DataError
 
 _FILES_FOR_EACH = 16

@@ -11,8 +11,8 @@ import torch
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
 from dist_calo.data.loader import Loader
+from dist_calo.data.manifest import Manifest
 from dist_calo.data.row_blocks import split_blocks
-from dist_calo.data.shards import Manifest
 from dist_calo.resources import shower_pattern
 
 

@@ -12,8 +12,8 @@ from dist_calo.comm.protocol import Communicator
 from dist_calo.comm.threads import set_threads
 from dist_calo.config import RunConfig
 from dist_calo.data.loader import Loader, training_loader, training_order
+from dist_calo.data.manifest import Manifest
 from dist_calo.data.order import Position
-from dist_calo.data.shards import Manifest
 from dist_calo.errors import ConfigError
 from dist_calo.launching.environment import most_ranks
 from dist_calo.models import build_model

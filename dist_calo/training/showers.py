@@ -11,8 +11,8 @@ import torch
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import DataConfig
 from dist_calo.data.loader import ordered_loader
+from dist_calo.data.manifest import Manifest
 from dist_calo.data.row_blocks import Blocks, Split, split_blocks
-from dist_calo.data.shards import Manifest
 from dist_calo.errors import ConfigError
 from dist_calo.physics.observables.energy_bins import BINNING_SHOWERS, Binning
 from dist_calo.physics.observables.observer import Observer

@@ -14,8 +14,8 @@ from dist_calo.data.ledger import Ledger
 from dist_calo.data.loader import Batch, Loader
 from dist_calo.errors import DataError, TrainingError
 from dist_calo.launching.early_signals import launcher_died
-from dist_calo.launching.endings import LAUNCHER_DIED
-from dist_calo.launching.signs import SIGNS
+from dist_calo.launching.failure_messages import LAUNCHER_DIED
+from dist_calo.launching.rank_progress import SIGNS
 from dist_calo.physics.metrics.evaluation import Evaluation
 from dist_calo.physics.metrics.half_sample_bootstrap import Measured
 from dist_calo.physics.metrics.metric_definitions import SCORE_DEFINITION

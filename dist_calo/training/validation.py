@@ -14,8 +14,8 @@ import torch
 
 from dist_calo.comm.protocol import Communicator
 from dist_calo.config import RunConfig
+from dist_calo.data.manifest import Manifest
 from dist_calo.data.row_blocks import Split
-from dist_calo.data.shards import Manifest
 from dist_calo.errors import DataError
 from dist_calo.physics.metrics.evaluation import Evaluation, measured_sums
 from dist_calo.physics.observables.examples import Examples

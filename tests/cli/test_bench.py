@@ -9,7 +9,7 @@ import pytest
 from dist_calo.cli.bench import main as bench
 from dist_calo.cli.command_line import run_command
 from dist_calo.config import DataConfig, RunConfig
-from dist_calo.data.shards import build_manifest
+from dist_calo.data.manifest import build_manifest
 from dist_calo.deployment import benchmark
 from dist_calo.deployment.benchmark_table import show_table
 from dist_calo.deployment.exporting import programs

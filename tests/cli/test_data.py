@@ -8,8 +8,8 @@ from dist_calo.cli.command_line import run_command
 from dist_calo.cli.data import main
 from dist_calo.config import DataConfig
 from dist_calo.data.formats import open_file, recognise
+from dist_calo.data.manifest import build_manifest, read_manifest
 from dist_calo.data.row_blocks import split_blocks
-from dist_calo.data.shards import build_manifest, read_manifest
 from tests.support.shower_files import energies, rows_of, showers, write_lcd
 
 

@@ -11,7 +11,7 @@ import torch
 from dist_calo.cli.doctor import main
 from dist_calo.comm.single import SingleCommunicator
 from dist_calo.config import CommConfig, DataConfig, RunConfig, TrackingConfig, TrainConfig
-from dist_calo.data.shards import build_manifest
+from dist_calo.data.manifest import build_manifest
 from dist_calo.diagnostics import machine
 from dist_calo.diagnostics.nodes import Check
 from dist_calo.launching.environment import World

@@ -11,8 +11,8 @@ import pytest
 
 from dist_calo.config import DataConfig
 from dist_calo.data.loader import training_loader
+from dist_calo.data.manifest import build_manifest
 from dist_calo.data.order import Position
-from dist_calo.data.shards import build_manifest
 from tests.cluster.slurm import Cluster, Job
 from tests.support.ranks import wait_until
 from tests.support.small_runs import ledger_sets, logged_metrics, train_command, write_showers

@@ -16,9 +16,9 @@ import pytest
 
 from dist_calo.comm import agreement
 from dist_calo.comm.agreement import NUMBER, Door, Party, difference, leave_word, require_agreement
-from dist_calo.comm.liveness.failure import CommunicationError
+from dist_calo.comm.liveness.leaving import CommunicationError
 from dist_calo.config import CommConfig, DataConfig, RunConfig, TrackingConfig, TrainConfig
-from dist_calo.data.shards import build_manifest
+from dist_calo.data.manifest import build_manifest
 from dist_calo.diagnostics.facts import facts_of
 from dist_calo.errors import EXIT_FAILURE, EXIT_USER, DataError, LaunchError
 from dist_calo.launching.environment import World

@@ -13,9 +13,9 @@ import pytest
 from torch._C._distributed_c10d import TCPStore
 
 from dist_calo import comm
-from dist_calo.comm.liveness import failure, watch
+from dist_calo.comm.liveness import leaving, node_watch
 from dist_calo.comm.liveness.alarm import Alarm, poll_interval
-from dist_calo.comm.liveness.watch import NodeWatch, keep_alive, name_ranks, unacknowledged
+from dist_calo.comm.liveness.node_watch import NodeWatch, keep_alive, name_ranks, unacknowledged
 from dist_calo.launching.environment import World
 from tests.support.ranks import wait_until
 
@@ -111,8 +111,8 @@ def test_ranks_that_end_are_no_news_once_one_has_said_that_it_fails(
 @pytest.fixture
 def watches(monkeypatch: pytest.MonkeyPatch) -> list[NodeWatch]:
     """Those of two ranks on each of two nodes, which do not wait before they name a lost one."""
-    monkeypatch.setattr(watch, "LOSS_DELAY_S", 0.0)
-    monkeypatch.setattr(failure, "_farewells", [])
+    monkeypatch.setattr(node_watch, "LOSS_DELAY_S", 0.0)
+    monkeypatch.setattr(leaving, "_farewells", [])
     return [
         NodeWatch(
             World(rank=r, size=4, local_rank=r % 2, local_size=2, node=f"node{r // 2}"),
@@ -143,7 +143,7 @@ def test_a_node_whose_first_rank_is_gone_is_named(watches: list[NodeWatch]) -> N
 def test_a_rank_that_leaves_in_any_way_of_its_own_is_not_lost(watches: list[NodeWatch]) -> None:
     lost: queue.Queue[str] = queue.Queue()
     watches[2].start([watch.card for watch in watches], lambda text, _: lost.put(text))
-    close(watches[0], lambda: failure.leave(World(size=2), "a message", 1, lambda _: None))
+    close(watches[0], lambda: leaving.leave(World(size=2), "a message", 1, lambda _: None))
     wait_for_watch_of(0)
     assert lost.empty()
 

@@ -12,7 +12,7 @@ from dist_calo.data.conditions import read_conditions
 from dist_calo.data.formats import FORMATS, ReadOptions, ShowerWriter, format_named, open_file, recognise
 from dist_calo.data.formats.protocol import rows_are_good
 from dist_calo.data.formats.rows import RowReader
-from dist_calo.data.shards import find_problems, manifest_of
+from dist_calo.data.manifest import find_problems, manifest_of
 from dist_calo.errors import ConfigError, DataError, of_user
 from dist_calo.geometry import VoxelGrid
 from tests.support.shower_files import energies, rows_of, showers, write_lcd

@@ -8,7 +8,7 @@ from dist_calo.config import DataConfig
 from dist_calo.data.formats import ReadOptions, open_file, recognise
 from dist_calo.data.formats.binning import binning_text, parse_binning
 from dist_calo.data.loader import training_loader
-from dist_calo.data.shards import Manifest, build_manifest, find_problems, manifest_of, require_same_files
+from dist_calo.data.manifest import Manifest, build_manifest, find_problems, manifest_of, require_same_files
 from dist_calo.errors import DataError
 from dist_calo.geometry import CylindricalLayers
 from tests.support.calochallenge_files import (

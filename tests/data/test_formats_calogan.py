@@ -7,7 +7,7 @@ import pytest
 from dist_calo.config import DataConfig
 from dist_calo.data.formats import FORMATS, ReadOptions, open_file, recognise
 from dist_calo.data.loader import training_loader
-from dist_calo.data.shards import Manifest, build_manifest, find_problems, manifest_of
+from dist_calo.data.manifest import Manifest, build_manifest, find_problems, manifest_of
 from dist_calo.errors import DataError
 from dist_calo.geometry import LayeredGrid
 from tests.support.calochallenge_files import LAYERS, incident_energies, layers, voxels, write

@@ -8,7 +8,7 @@ from dist_calo.config import DataConfig
 from dist_calo.data.formats import ReadOptions, open_file, read_deposits, recognise
 from dist_calo.data.formats.protocol import rows_are_good
 from dist_calo.data.loader import training_loader
-from dist_calo.data.shards import build_manifest, find_problems, manifest_of
+from dist_calo.data.manifest import build_manifest, find_problems, manifest_of
 from dist_calo.errors import DataError
 from dist_calo.geometry import Waveforms
 from tests.support.calochallenge_files import write

@@ -15,7 +15,7 @@ from dist_calo.config import DataConfig
 from dist_calo.data.conditions import read_conditions
 from dist_calo.data.formats import data_sets
 from dist_calo.data.formats.whole_files import open_file
-from dist_calo.data.shards import build_manifest, manifest_of, matching_files
+from dist_calo.data.manifest import build_manifest, manifest_of, matching_files
 from dist_calo.errors import DataError
 from tests.support.shower_files import SHAPE, energies, showers, write_lcd
 

@@ -9,7 +9,7 @@ import pytest
 from dist_calo.cli.command_line import run_command
 from dist_calo.cli.data import main
 from dist_calo.data.formats import ShowerWriter, open_file, read_deposits, recognise
-from dist_calo.data.shards import manifest_of
+from dist_calo.data.manifest import manifest_of
 from dist_calo.errors import ConfigError
 from dist_calo.generation.partial_output import _copy, _like
 from dist_calo.geometry import CylindricalLayers, LayeredGrid, VoxelGrid, Waveforms

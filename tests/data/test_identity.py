@@ -12,7 +12,7 @@ import pytest
 from dist_calo.cli.data import main
 from dist_calo.config import DataConfig
 from dist_calo.data.loader import Loader, training_loader
-from dist_calo.data.shards import Manifest, build_manifest, manifest_of, scan_rows
+from dist_calo.data.manifest import Manifest, build_manifest, manifest_of, scan_rows
 from dist_calo.errors import EXIT_USER, DataError
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from tests.support.ranks import run_ranks, wait_until

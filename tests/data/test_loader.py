@@ -10,9 +10,9 @@ import pytest
 
 from dist_calo.config import DataConfig
 from dist_calo.data.loader import Loader, evaluation_loader, training_loader
+from dist_calo.data.manifest import build_manifest
 from dist_calo.data.order import Order, Position
 from dist_calo.data.row_blocks import split_blocks
-from dist_calo.data.shards import build_manifest
 from dist_calo.errors import DataError
 from tests.support.shower_files import energies, rows_of, showers, write_lcd
 
@@ -176,7 +176,7 @@ import sys
 from pathlib import Path
 from dist_calo.config import DataConfig
 from dist_calo.data.loader import training_loader
-from dist_calo.data.shards import build_manifest, scan_rows
+from dist_calo.data.manifest import build_manifest, scan_rows
 config = DataConfig(path=sys.argv[1], shuffle_window=4)
 manifest = build_manifest(config)
 scan_rows(manifest)

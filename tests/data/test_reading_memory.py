@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from dist_calo.config import DataConfig
 from dist_calo.data.loader import training_loader
-from dist_calo.data.shards import build_manifest, scan_rows
+from dist_calo.data.manifest import build_manifest, scan_rows
 config = DataConfig(path=sys.argv[1], shuffle_window=4, validation_fraction=0, test_fraction=0)
 manifest = build_manifest(config)
 scan_rows(manifest)

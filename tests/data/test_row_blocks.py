@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_calo.config import DataConfig
+from dist_calo.data.manifest import FileEntry, Manifest
 from dist_calo.data.row_blocks import block_rows, split_blocks, split_of
-from dist_calo.data.shards import FileEntry, Manifest
 from dist_calo.errors import DataError
 from dist_calo.geometry import VoxelGrid
 

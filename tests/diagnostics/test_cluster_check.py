@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dist_calo.cli.doctor import main
 from dist_calo.comm.single import SingleCommunicator
 from dist_calo.config import RunConfig
-from dist_calo.data.shards import FileEntry
+from dist_calo.data.manifest import FileEntry
 from dist_calo.diagnostics.cluster_check import ClusterCheck
 from dist_calo.diagnostics.facts import CODE
 from dist_calo.diagnostics.links import (

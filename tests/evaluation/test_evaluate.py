@@ -14,7 +14,7 @@ from dist_calo.cli.evaluate import main as evaluate
 from dist_calo.cli.generate import main as generate
 from dist_calo.config import RunConfig, TrackingConfig
 from dist_calo.data.formats import ShowerWriter
-from dist_calo.data.shards import manifest_of
+from dist_calo.data.manifest import manifest_of
 from dist_calo.errors import EXIT_USER, ConfigError
 from dist_calo.evaluation.evaluate import _in_another_unit
 from dist_calo.geometry import VoxelGrid

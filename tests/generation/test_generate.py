@@ -10,7 +10,7 @@ import pytest
 
 from dist_calo.cli.generate import main as generate
 from dist_calo.data.formats import ShowerWriter
-from dist_calo.data.shards import manifest_of, scan_rows
+from dist_calo.data.manifest import manifest_of, scan_rows
 from dist_calo.errors import EXIT_USER, CheckpointError, ConfigError
 from dist_calo.generation.incident_conditions import RangeConditions, parse_range
 from dist_calo.geometry import CylindricalLayers, LayeredGrid, VoxelGrid, Waveforms

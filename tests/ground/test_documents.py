@@ -11,7 +11,7 @@ import pytest
 from dist_calo.cli.command_line import build_config, config_parser
 from dist_calo.config import RunConfig, kind_of, setting_names
 from dist_calo.data.formats.binning import read_binning
-from dist_calo.data.shards import read_manifest
+from dist_calo.data.manifest import read_manifest
 from dist_calo.deployment.registry import read_metrics
 from dist_calo.documents import load_yaml, read_text
 from dist_calo.errors import ConfigError, UserError

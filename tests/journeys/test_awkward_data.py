@@ -8,7 +8,7 @@ import pytest
 
 from dist_calo.__main__ import main as dist_calo
 from dist_calo.data.conditions import read_conditions
-from dist_calo.data.shards import manifest_of
+from dist_calo.data.manifest import manifest_of
 from tests.support.small_runs import SAMPLE
 
 ROWS = 120

@@ -13,7 +13,7 @@ from dist_calo import documents
 from dist_calo.cli import runs, scale, status, sweep
 from dist_calo.config import DataConfig, RunConfig, TrackingConfig, TrainConfig
 from dist_calo.data.ledger import Ledger, LedgerRun, claim_ledger, read_ledger, truncate_after
-from dist_calo.data.shards import build_manifest, read_manifest
+from dist_calo.data.manifest import build_manifest, read_manifest
 from dist_calo.deployment.registry import read_metrics
 from dist_calo.errors import UserError
 from dist_calo.generation.partial_output import PartialOutput

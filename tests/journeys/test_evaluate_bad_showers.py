@@ -11,7 +11,7 @@ from dist_calo.cli.data import main as data_tools
 from dist_calo.cli.evaluate import main as evaluate
 from dist_calo.config import RunConfig, TrackingConfig
 from dist_calo.data.formats import ShowerWriter
-from dist_calo.data.shards import manifest_of
+from dist_calo.data.manifest import manifest_of
 from dist_calo.errors import EXIT_USER
 from dist_calo.geometry import LayeredGrid, VoxelGrid, Waveforms
 from dist_calo.training.checkpoint_folder import CheckpointFolder

@@ -26,7 +26,7 @@ from dist_calo.__main__ import main as dist_calo
 from dist_calo.config import DataConfig, RunConfig
 from dist_calo.data.conditions import read_conditions
 from dist_calo.data.formats.binning import binning_text
-from dist_calo.data.shards import build_manifest
+from dist_calo.data.manifest import build_manifest
 from dist_calo.errors import EXIT_USER, ConfigError, DataError
 from dist_calo.geometry import CylindricalLayers
 from dist_calo.models import build_model

@@ -18,7 +18,7 @@ from dist_calo.errors import EXIT_FAILURE, EXIT_PREEMPTED, EXIT_USER, LaunchErro
 from dist_calo.launching import elastic_agent
 from dist_calo.launching.elastic_agent import Agent, ElasticJob, ask_for_job
 from dist_calo.launching.environment import World, find_world, most_ranks
-from dist_calo.launching.signs import WHERE, Sign
+from dist_calo.launching.rank_progress import WHERE, Sign
 from dist_calo.tracking.spool import Spool
 from tests.support.ranks import ROOT, free_port
 

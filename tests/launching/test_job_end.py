@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_calo.launching.endings import lose_node, tell_job
+from dist_calo.launching.failure_messages import lose_node, tell_job
 from dist_calo.launching.job_end import (
     Loss,
     achieved,

@@ -96,7 +96,9 @@ def test_ranks_that_ignore_the_request_are_killed(monkeypatch: pytest.MonkeyPatc
 
 
 KILL = "import os; os.kill(os.getpid(), 9)"
-STEPS = f"from dist_calo.launching.signs import SIGNS; SIGNS.begin('', 'step'); SIGNS.reached(5); {KILL}"
+STEPS = (
+    f"from dist_calo.launching.rank_progress import SIGNS; SIGNS.begin('', 'step'); SIGNS.reached(5); {KILL}"
+)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from dist_calo.comm import Communicator, connect, report_failure
 from dist_calo.errors import ConfigError, DataError
 from dist_calo.launching.environment import find_world
-from dist_calo.launching.signs import SIGNS
+from dist_calo.launching.rank_progress import SIGNS
 
 STEPS = 50
 SILENCE_S = 2.0

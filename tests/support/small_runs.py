@@ -21,8 +21,8 @@ from dist_calo.cli.runs import main as runs
 from dist_calo.config import DataConfig
 from dist_calo.data.formats import ShowerWriter
 from dist_calo.data.ledger import read_ledger
+from dist_calo.data.manifest import build_manifest
 from dist_calo.data.row_blocks import split_blocks
-from dist_calo.data.shards import build_manifest
 from dist_calo.geometry import VoxelGrid
 from dist_calo.training.checkpoint import Checkpoint, load_checkpoint
 from dist_calo.training.checkpoint_folder import CheckpointFolder

@@ -9,7 +9,7 @@ import pytest
 from dist_calo.cli.status import main as status
 from dist_calo.config import RunConfig, TrainConfig
 from dist_calo.data.loader import training_order
-from dist_calo.data.shards import build_manifest
+from dist_calo.data.manifest import build_manifest
 from dist_calo.physics.metrics.half_sample_bootstrap import Measured
 from dist_calo.physics.metrics.metric_definitions import SCORE_DEFINITION
 from dist_calo.train import main as train

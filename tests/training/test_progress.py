@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dist_calo.config import RunConfig, TrainConfig
-from dist_calo.data.shards import build_manifest
+from dist_calo.data.manifest import build_manifest
 from dist_calo.training.progress import Progress, run_in_words
 from tests.support.small_runs import write_showers
 

@@ -10,7 +10,7 @@ from torch import nn
 from dist_calo.comm import connect
 from dist_calo.config import CheckpointConfig, RunConfig
 from dist_calo.data.loader import training_order
-from dist_calo.data.shards import build_manifest
+from dist_calo.data.manifest import build_manifest
 from dist_calo.errors import CheckpointError, DataError
 from dist_calo.launching.environment import find_world
 from dist_calo.training.beginning import begin, find_state, open_ledger, run_uid

@@ -8,8 +8,8 @@ import torch
 
 from dist_calo.comm.single import SingleCommunicator
 from dist_calo.config import DataConfig, RunConfig
+from dist_calo.data.manifest import build_manifest
 from dist_calo.data.row_blocks import split_blocks
-from dist_calo.data.shards import build_manifest
 from dist_calo.errors import DataError
 from dist_calo.evaluation.samples import GeneratedFor, collect
 from dist_calo.launching.environment import World

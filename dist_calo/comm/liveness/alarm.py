@@ -7,10 +7,10 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import TCPStore
 
-from dist_calo.comm.liveness.failure import ECHO_DELAY_S, leave
+from dist_calo.comm.liveness.leaving import ECHO_DELAY_S, leave
 from dist_calo.errors import EXIT_FAILURE
-from dist_calo.launching.endings import lose_node
 from dist_calo.launching.environment import World
+from dist_calo.launching.failure_messages import lose_node
 
 _POLL_S = 1.0
 _POLLS_PER_S = 512

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dist_calo.comm import CommunicationError, connect, report_failure
-from dist_calo.comm.liveness.failure import LOSS_DELAY_S, leave
+from dist_calo.comm.liveness.leaving import LOSS_DELAY_S, leave
 from dist_calo.errors import EXIT_FAILURE, EXIT_USER, ConfigError
 from dist_calo.launching.environment import World
 from tests.support.ranks import LAUNCHERS, RankRun, run_ranks
@@ -168,10 +168,10 @@ def test_those_that_fail_because_of_others_speak_later(
 ) -> None:
     naps: list[float] = []
     left: list[int] = []
-    monkeypatch.setattr("dist_calo.comm.liveness.failure.signal.signal", lambda *_: None)
-    monkeypatch.setattr("dist_calo.comm.liveness.failure.time.sleep", naps.append)
+    monkeypatch.setattr("dist_calo.comm.liveness.leaving.signal.signal", lambda *_: None)
+    monkeypatch.setattr("dist_calo.comm.liveness.leaving.time.sleep", naps.append)
     monkeypatch.setattr(
-        "dist_calo.comm.liveness.failure.leave", lambda world, message, code: left.append(code)
+        "dist_calo.comm.liveness.leaving.leave", lambda world, message, code: left.append(code)
     )
     report_failure(CommunicationError("lost"), World(size=2))
     report_failure(ConfigError("bad"), World(size=2))

@@ -9,7 +9,7 @@ import pytest
 
 from dist_calo.config import DataConfig, RunConfig
 from dist_calo.data.formats import ReadOptions
-from dist_calo.data.shards import (
+from dist_calo.data.manifest import (
     Manifest,
     build_manifest,
     find_problems,

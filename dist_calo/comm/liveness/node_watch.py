@@ -24,13 +24,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 
-from dist_calo.comm.liveness.failure import LOSS_DELAY_S, before_leaving, leave_silently, say
-from dist_calo.comm.liveness.local_watch import LocalWatch
+from dist_calo.comm.liveness.leaving import LOSS_DELAY_S, before_leaving, leave_silently, say
+from dist_calo.comm.liveness.rank_watch import LocalWatch
 from dist_calo.comm.protocol import Communicator
 from dist_calo.errors import EXIT_FAILURE
-from dist_calo.launching.endings import lose_node
 from dist_calo.launching.environment import World
-from dist_calo.launching.signs import SIGNS, Judge, Page, open_page
+from dist_calo.launching.failure_messages import lose_node
+from dist_calo.launching.rank_progress import SIGNS, Judge, Page, open_page
 
 # A connection is probed first when it was idle for two of these parts of the time allowed.
 _PROBES = 6

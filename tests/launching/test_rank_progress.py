@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dist_calo.comm.liveness.local_watch import _exit_code
-from dist_calo.launching import endings
-from dist_calo.launching.signs import WHERE, Judge, Page, Sign, Signs, open_page, process_state
+from dist_calo.comm.liveness.rank_watch import _exit_code
+from dist_calo.launching import failure_messages
+from dist_calo.launching.rank_progress import WHERE, Judge, Page, Sign, Signs, open_page, process_state
 
 RUNS = Sign(pid=1, step=5, unit="step", usual_s=0.1)
 WAITS = Sign(pid=2, step=5, unit="step", usual_s=0.1, waits=True)
@@ -156,22 +156,22 @@ def test_a_rank_says_where_it_is() -> None:
     ],
 )
 def test_what_became_of_a_rank_is_told(code: int | None, words: str) -> None:
-    assert endings.ended("rank 1", code, RUNS.place).startswith(words)
+    assert failure_messages.ended("rank 1", code, RUNS.place).startswith(words)
 
 
 def test_of_ranks_that_end_together_a_killed_one_is_to_blame_but_none_that_has_told() -> None:
     page = open_page(3)
     assert page is not None
-    assert endings.first_to_blame({0: 1, 2: -9}, page) == (2, Sign())
+    assert failure_messages.first_to_blame({0: 1, 2: -9}, page) == (2, Sign())
     page.write(2, Sign(left=2))
-    assert endings.first_to_blame({0: 1, 2: -9}, page) == (0, Sign())
+    assert failure_messages.first_to_blame({0: 1, 2: -9}, page) == (0, Sign())
     page.write(0, Sign(left=2))
-    assert endings.first_to_blame({0: 1, 2: -9}, page) is None
+    assert failure_messages.first_to_blame({0: 1, 2: -9}, page) is None
     # What has left because of another one, or in order, had nothing to say; a signal that ended it is news.
     page.write(1, left := Sign(left=1))
-    assert endings.first_to_blame({1: 1, 2: -9}, page) is None
+    assert failure_messages.first_to_blame({1: 1, 2: -9}, page) is None
     for code in (-15, 143):
-        assert endings.first_to_blame({1: code}, page) == (1, left)
+        assert failure_messages.first_to_blame({1: code}, page) == (1, left)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])

@@ -1,9 +1,9 @@
 """Signs of life that the ranks of a node leave for each other in memory that they share, and what is made of them.
 
 A rank writes how far it is, and whether it waits for others, at each collective and step: a microsecond, no message.
-Who looks at them (`comm/liveness/watch.py`, the launcher after a rank's end) tells by them which rank keeps all others
-waiting, and where a rank was that has died. The memory belongs to no file: nothing is left of it when the ranks are
-gone.
+Who looks at them (`comm/liveness/node_watch.py`, the launcher after a rank's end) tells by them which rank keeps all
+others waiting, and where a rank was that has died. The memory belongs to no file: nothing is left of it when the ranks
+are gone.
 """
 
 import mmap

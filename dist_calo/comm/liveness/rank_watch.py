@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from dist_calo.comm.liveness.failure import ECHO_DELAY_S, before_leaving, leave_silently, rank_name, say
+from dist_calo.comm.liveness.leaving import ECHO_DELAY_S, before_leaving, leave_silently, rank_name, say
 from dist_calo.errors import EXIT_FAILURE
-from dist_calo.launching.endings import ended, lose_node, tell_job
 from dist_calo.launching.environment import World
-from dist_calo.launching.signs import Judge, Page, Sign, Silence, process_state
+from dist_calo.launching.failure_messages import ended, lose_node, tell_job
+from dist_calo.launching.rank_progress import Judge, Page, Sign, Silence, process_state
 
 WATCHERS = 2
 """Ranks of a node that look at the others: the second one for the case that the first is the one to be named."""

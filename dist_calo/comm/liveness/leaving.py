@@ -13,9 +13,9 @@ from typing import NoReturn
 from dist_calo.comm.protocol import Communicator
 from dist_calo.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USER, UserError, of_user
 from dist_calo.launching.early_signals import launcher_died
-from dist_calo.launching.endings import LAUNCHER_DIED, tell_job
 from dist_calo.launching.environment import World
-from dist_calo.launching.signs import SIGNS
+from dist_calo.launching.failure_messages import LAUNCHER_DIED, tell_job
+from dist_calo.launching.rank_progress import SIGNS
 from dist_calo.masking import mask
 
 ECHO_DELAY_S = 2.0

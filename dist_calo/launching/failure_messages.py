@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from dist_calo.launching.signs import Page, Sign
+from dist_calo.launching.rank_progress import Page, Sign
 
 LAUNCHER_DIED = "the launcher of the ranks (--launch) has died, perhaps killed: its ranks end"
 _CRASH = ": a crash in compiled code; see the Python stack that it printed"

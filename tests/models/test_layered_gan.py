@@ -216,6 +216,13 @@ def test_calibration_is_deterministic(calibrated, statistics):
     assert all(torch.equal(again[name], value) for name, value in calibrated.state_dict().items())
 
 
+@pytest.mark.parametrize("latent", [2, 3])
+def test_few_normal_numbers_can_be_fitted(latent, statistics):
+    model = build_model(ModelConfig(name="layers_gan", options={**SMALL, "latent": latent}), GRID)
+    model.calibrate(statistics)
+    assert torch.isfinite(generate(model, np.full(20, 20.0))).all()
+
+
 def test_layers_that_are_always_or_never_empty_are_so_when_generated():
     statistics = layered_showers(GRID, count=200, chance_of_empty=1.0)
     made = layer_energies(GRID, generate(small_gan(GRID, statistics), statistics["energy"]).numpy())

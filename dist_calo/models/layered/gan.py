@@ -183,7 +183,7 @@ class LayersGan(Model):
         self.energies_discriminator = EnergiesDiscriminator(geometry, ENERGIES_WIDTH, blur)
         self.generator = CellsGenerator(geometry, latent, hidden, modes)
         self.discriminator = LayersDiscriminator(
-            geometry, discriminator_width, modes, blur, mirrored=mirrored, closely=closely
+            geometry, discriminator_width, self.generator.cells, blur, mirrored=mirrored, closely=closely
         )
 
     @property

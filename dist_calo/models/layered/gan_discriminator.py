@@ -83,7 +83,7 @@ class LayersDiscriminator(nn.Module):
     Args:
         geometry: any layered read-out.
         width: of each stream.
-        modes: principal fluctuations of the shapes.
+        cells: the generator's, of which it has a copy of the same sizes.
         blur: width of the noise added to all that is read, in units of its own width.
         mirrored: whether mirror images of a shower are equally likely; it reads a random one then.
         closely: whether it reads hottest cells and second moments of each layer.
@@ -100,7 +100,7 @@ class LayersDiscriminator(nn.Module):
         self,
         geometry: LayeredReadout,
         width: int,
-        modes: int,
+        cells: LayerCells,
         blur: float,
         *,
         mirrored: bool,
@@ -110,7 +110,8 @@ class LayersDiscriminator(nn.Module):
         self.geometry, self.blur = geometry, blur
         self.mirrors = Mirrors(geometry) if mirrored else None
         self.energies = LayerEnergies(geometry)
-        self.cells = LayerCells(geometry, modes, modes)
+        modes = len(cells.modes)
+        self.cells = LayerCells(geometry, modes, len(cells.sampling))
         count = len(self.cells.sizes)
         observables = count * (4 + len(LEVELS) + modes + (4 if closely else 0))
         self.closely = closely

@@ -24,10 +24,10 @@ README = """\
 
 Call everything from this folder; a run leaves its files here.
 
-    dist-calo doctor                                                      # can this machine train?
-    dist-calo train --config lcd_fast --data.path='/data/EleEscan_*.h5'   # on one rank; --launch 4 starts four
-    sbatch -N 4 slurm/train_cpu.sh --config lcd_fast                      # on four nodes
-    dist-calo status                                                      # where runs stand
+    dist-calo doctor                                                                   # can this machine train?
+    dist-calo train --config configs/lcd_fast.yaml --data.path='/data/EleEscan_*.h5'   # on one rank; --launch 4 starts four
+    sbatch -N 4 slurm/train_cpu.sh --config configs/lcd_fast.yaml                      # on four nodes
+    dist-calo status                                                                   # where runs stand
 """
 MASK = shutil.ignore_patterns("__pycache__", "*.pyc", "site.env")
 
@@ -49,15 +49,21 @@ def main(arguments: Sequence[str]) -> int:
         )
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Under its name it is whole or absent.
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    # A folder that exists stays: a shell may stand in it, or a file system be mounted there.
+    there = folder.exists()
+    name = f".{folder.name}.{os.getpid()}.tmp"
+    scratch = folder / name if there else folder.with_name(name)
     try:
-        for name in FOLDERS:
-            shutil.copytree(resource(name), scratch / name, ignore=MASK)
+        for part in FOLDERS:
+            shutil.copytree(resource(part), scratch / part, ignore=MASK)
         (scratch / "README.md").write_text(README, encoding="utf-8")
         example = (scratch / "slurm/site.env.example").read_text(encoding="utf-8")
         (scratch / "slurm/site.env").write_text(with_environment(example), encoding="utf-8")
-        scratch.replace(folder)
+        if there:
+            for part in (*FOLDERS, "README.md"):
+                (scratch / part).replace(folder / part)
+        else:
+            scratch.replace(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     print(

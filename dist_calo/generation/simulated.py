@@ -4,6 +4,7 @@ A shower depends on the seed and its number (parametrised: its block's number) a
 bit of the file. On each rank Geant4 runs in a process of its own, of some 100 MB.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def _set_up(request: SimulationRequest) -> Sample[dict[str, Any]]:
     if request.engine == "geant4":
         versions = f"geant4, geant4-pybind {VERSION}, dist_calo {__version__}"
         # Geant4 takes a second for some showers: small parts, so that a kill costs little and ranks end together.
-        rows = CHUNK_ROWS * max(1, round(request.n / (CHUNK_ROWS * MOST_PARTS)))
+        rows = CHUNK_ROWS * math.ceil(request.n / (CHUNK_ROWS * MOST_PARTS))
         attributes = {
             "generator": f"Geant4 by geant4-pybind {VERSION}",
             "detector": detector.name,

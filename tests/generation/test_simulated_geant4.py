@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import SpawnProcess
 
 import h5py
 import numpy as np
@@ -13,6 +14,9 @@ import pytest
 
 from dist_calo.__main__ import main
 from dist_calo.errors import EXIT_USER
+from dist_calo.generation import simulated
+from dist_calo.generation.simulated import SimulationRequest
+from dist_calo.launching.early_signals import STOP_SIGNALS
 from dist_calo.simulation.beam import Beam
 from dist_calo.simulation.detectors import DETECTORS, find_detector
 from dist_calo.simulation.geant4 import process
@@ -51,6 +55,13 @@ def test_the_number_of_ranks_changes_no_bit(whole, tmp_path):
     assert "70 showers of lcd25, 0.5 to 1.5 GeV" in run.ranks[0]
     assert out.read_bytes() == whole.read_bytes()
     assert os.listdir(tmp_path) == ["showers.h5"]
+
+
+@needs_geant4
+@pytest.mark.parametrize("n", [1, 524_288, 700_000, 10_000_000])
+def test_the_number_of_parts_is_bounded(n, tmp_path):
+    request = SimulationRequest(detector="lcd25", out=tmp_path / "showers.h5", engine="geant4", n=n)
+    assert 1 <= simulated._set_up(request).partition.count <= simulated.MOST_PARTS
 
 
 @needs_geant4
@@ -185,8 +196,17 @@ def test_a_missing_wheel_is_named_with_its_extra(tmp_path, capsys, monkeypatch):
 
 
 @needs_geant4
-def test_a_geant4_that_dies_is_told(capfd):
+def test_a_geant4_that_dies_is_told_and_one_that_is_asked_to_goes_on(capfd, monkeypatch):
+    def start(started):
+        begin(started)
+        for number in STOP_SIGNALS:
+            os.kill(started.pid, number)
+
+    begin = SpawnProcess.start
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with Geant4Process(find_detector("lcd25"), Beam(energy=(1.0, 1.0)), seed=0) as geant4:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
         showers = geant4.simulate(range(10_000))
         next(showers)
         geant4._process.kill()

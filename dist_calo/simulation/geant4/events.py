@@ -88,11 +88,6 @@ def serve(
 
     A request is a range of numbers; each shower is answered by its `Event`. The first answer is None: ready.
     """
-    import signal
-
-    # The rank decides when to stop; a terminal's and a job's signals come to this process too.
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(name, signal.SIG_IGN)
     log = os.open(Path(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)

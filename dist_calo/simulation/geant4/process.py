@@ -1,17 +1,19 @@
 """The process in which Geant4 runs, as seen by a rank."""
 
 import math
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from dist_calo.errors import DataError, MissingComponentError
+from dist_calo.launching.early_signals import STOP_SIGNALS
 from dist_calo.simulation.beam import Beam
 from dist_calo.simulation.detectors import Detector
 from dist_calo.simulation.geant4.events import Event, serve
@@ -73,7 +75,14 @@ class Geant4Process:
         self._process = context.Process(
             target=serve, args=(other, self._folder.name, *self._given), name="Geant4", daemon=True
         )
-        self._process.start()
+        # The rank decides when to stop; a terminal's and a job's signals come to this process too, at any time from its
+        # birth on. It inherits the mask of this thread, in which the rank's own wait till the end of the block.
+        resource_tracker.ensure_running()  # else the start does it, and unblocks what it has blocked
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         other.close()
         try:
             if not self._connection.poll(START_S):

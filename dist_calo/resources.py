@@ -14,6 +14,8 @@ from dist_calo.values import unknown
 
 PACKAGED = "packaged"
 """Folder of the installed package that holds them."""
+SAMPLES = ("data/sample/*.h5", "data/layers/*.h5", "data/signals/signals_electrons.h5")
+"""Showers of the recipes, the first those of a recipe that names none; a wheel has some of the first alone."""
 
 
 def resource(name: str) -> Path:
@@ -51,11 +53,20 @@ def recipe(name: str, folder: str = "configs") -> str:
 
 
 def shower_pattern(pattern: str) -> str:
-    """Return a path or glob of shower files as it is where it names some, else that of the sample of the package."""
-    if os.path.isabs(pattern) or _names_some(pattern):
+    """Return a path or glob of shower files, or the package's own that a recipe means where nothing here has the name.
+
+    A path that only a user can have given is left as it is: other showers in its place would train another model.
+    """
+    if pattern not in SAMPLES or _names_some(pattern):
         return pattern
     packaged = str(resource(pattern))
     return packaged if _names_some(packaged) else pattern
+
+
+def described_showers(pattern: str) -> str:
+    """Return a path or glob of shower files in words, which say where the package's own stand in."""
+    found = shower_pattern(pattern)
+    return found if found == pattern else f"{found} (of the package: nothing here is named {pattern})"
 
 
 def _names_some(pattern: str) -> bool:

@@ -3,14 +3,16 @@
 import json
 import re
 from collections.abc import Sequence
+from glob import iglob
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from dist_calo.cli.command_line import one_line_parser
 from dist_calo.config import SECTIONS, RunConfig
-from dist_calo.documents import read_text
-from dist_calo.resources import recipe, recipes
+from dist_calo.documents import load_yaml, read_text
+from dist_calo.resources import SAMPLES, recipe, recipes, shower_pattern
+from dist_calo.simulation.detectors import DETECTORS
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,16 +38,41 @@ def main(arguments: Sequence[str]) -> int:
         print(read_text(path), end="")
     else:
         print("Trainings (--config NAME):")
-        _list(recipes())
+        found = recipes()
+        missing = {name: data for name, path in found.items() if not _is_there(data := _data_path(path))}
+        _list(found, missing)
         print("\nSearches (dist-calo sweep run NAME):")
-        _list(recipes("configs/sweeps"))
+        _list(recipes("configs/sweeps"), {})
+        if missing:
+            print(f"\nFiles that a recipe needs are not here: {_remedy(set(missing.values()))}")
     return 0
 
 
-def _list(found: dict[str, Path]) -> None:
+def _list(found: dict[str, Path], missing: dict[str, str]) -> None:
     width = max(map(len, found))
     for name, path in found.items():
-        print(f"  {name:<{width}}  {_purpose(path)}")
+        needs = f" [needs {missing[name]}]" if name in missing else ""
+        print(f"  {name:<{width}}  {_purpose(path)}{needs}")
+
+
+def _data_path(path: Path) -> str:
+    """Return the showers that a recipe of the package names."""
+    return str((load_yaml(path).get("data") or {}).get("path", SAMPLES[0]))
+
+
+def _is_there(pattern: str) -> bool:
+    return next(iglob(shower_pattern(pattern), recursive=True), None) is not None
+
+
+def _remedy(patterns: set[str]) -> str:
+    """Return how to get showers for these paths."""
+    folders = {Path(pattern).parent.name: pattern.replace("*", "showers") for pattern in sorted(patterns)}
+    made = [
+        f"  mkdir -p {Path(out).parent} && dist-calo simulate --detector {name} --n 10000 --out {out}"
+        for name, out in folders.items()
+        if name in DETECTORS
+    ]
+    return "\n".join([f"name your files by --data.path{', or make some:' if made else ''}", *made])
 
 
 def _purpose(path: Path) -> str:

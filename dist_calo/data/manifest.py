@@ -196,7 +196,7 @@ def read_manifest(path: str | Path) -> Manifest:
 def matching_files(*patterns: str) -> list[str]:
     """Return the files that paths or globs name, sorted; ``**`` means any depth of folders.
 
-    Where nothing here has that name, ``data/sample/*.h5`` is the sample that comes with the package.
+    Where nothing here has the name of the recipes' showers, they are those that come with the package.
 
     Raises:
         DataError: if one of them names none.

@@ -13,7 +13,7 @@ from dist_calo.config import RunConfig
 from dist_calo.diagnostics.facts import PACKAGES
 from dist_calo.diagnostics.nodes import Check
 from dist_calo.errors import EXIT_FAILURE, CheckpointError, UserError
-from dist_calo.resources import shower_pattern
+from dist_calo.resources import described_showers
 
 if TYPE_CHECKING:
     from dist_calo.data.manifest import Manifest
@@ -166,7 +166,7 @@ def _data(config: RunConfig) -> Iterator[Check]:
         "ok",
         "data",
         f"{manifest.rows} showers of {manifest.geometry.described} in {len(manifest.files)} files, "
-        f"{', '.join(map(shower_pattern, config.data.patterns))}",
+        f"{', '.join(map(described_showers, config.data.patterns))}",
     )
     for name, probe in PROBES_OF_DATA.items():
         yield from _tried(name, lambda probe=probe: probe(config, manifest))  # type: ignore[misc]

@@ -13,7 +13,7 @@ from dist_calo.config import RunConfig
 from dist_calo.data.loader import Loader
 from dist_calo.data.manifest import Manifest
 from dist_calo.data.row_blocks import split_blocks
-from dist_calo.resources import shower_pattern
+from dist_calo.resources import described_showers
 
 
 def run_in_words(
@@ -24,7 +24,7 @@ def run_in_words(
     validation = split_blocks(manifest, "validation", config.data).samples
     yield (
         f"{manifest.rows} showers in {len(manifest.files)} file(s), "
-        f"{', '.join(map(shower_pattern, config.data.patterns))}, of {manifest.geometry.described}: {train} for "
+        f"{', '.join(map(described_showers, config.data.patterns))}, of {manifest.geometry.described}: {train} for "
         f"training, {validation} for validation, {manifest.rows - train - validation} for test"
     )
     sizes = (

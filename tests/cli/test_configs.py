@@ -1,6 +1,8 @@
 """``dist-calo configs``: the recipes, and a schema of the settings that holds for each of them."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,30 @@ def test_all_recipes_are_listed_and_shown(capsys):
     for name in ("lcd_fast", "sweeps/signals_300"):
         assert main(["configs", "--show", name]) == 0
         assert capsys.readouterr().out == (ROOT / f"configs/{name}.yaml").read_text()
+
+
+def test_recipes_without_showers_here_are_marked(tmp_path, capsys, monkeypatch):
+    """As in a wheel, which has a few showers for the recipes of one calorimeter alone."""
+    package = tmp_path / "package/dist_calo"
+    shutil.copytree(ROOT / "configs", package / "packaged/configs")
+    (package / "packaged/data/sample").mkdir(parents=True)
+    (package / "packaged/data/sample/some.h5").touch()
+    monkeypatch.setattr("dist_calo.resources.files", lambda _: package)
+    monkeypatch.chdir(tmp_path)
+    assert main(["configs"]) == 0
+    listed = capsys.readouterr().out
+    line = {words[0]: text for text in listed.splitlines() if (words := text.split())}
+    assert "[needs" not in line["lcd_fast"]
+    assert line["layers_gan"].endswith(" [needs data/layers/*.h5]")
+    assert line["calochallenge_2"].endswith(" [needs data/calochallenge/dataset_2_1.hdf5]")
+    made = re.findall(r"mkdir -p (\S+) && dist-calo (simulate .*) --n 10000 --out (.*)", listed)
+    assert [folder for folder, _, _ in made] == ["data/layers", "data/signals"]
+    for folder, command, out in made:
+        Path(folder).mkdir(parents=True)
+        assert main([*command.split(), "--n", "4", "--out", out]) == 0
+    capsys.readouterr()
+    assert main(["configs"]) == 0
+    assert set(re.findall(r"\[needs (\w+/\w+)", capsys.readouterr().out)) == {"data/calochallenge"}
 
 
 def test_an_unknown_recipe_is_one_line(capsys):

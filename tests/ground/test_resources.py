@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dist_calo.config import DataConfig
+from dist_calo.documents import load_yaml
 from dist_calo.errors import ConfigError
-from dist_calo.resources import recipe, recipes, resource, shower_pattern
+from dist_calo.resources import SAMPLES, described_showers, recipe, recipes, resource, shower_pattern
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,8 +47,20 @@ def test_other_paths_are_left_to_their_reader(name):
 
 def test_the_sample_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert shower_pattern("data/sample/*.h5") == str(ROOT / "data/sample/*.h5")
-    assert shower_pattern("data/mine/*.h5") == "data/mine/*.h5"
+    packaged = str(ROOT / "data/sample/*.h5")
+    assert shower_pattern("data/sample/*.h5") == packaged
+    assert described_showers("data/sample/*.h5") == (
+        f"{packaged} (of the package: nothing here is named data/sample/*.h5)"
+    )
+    for own in ("data/mine/*.h5", "data/sample/EleEscan_lcd25_0.h5", "data/layers/layers_electrons.h5"):
+        assert shower_pattern(own) == described_showers(own) == own
     (tmp_path / "data/sample").mkdir(parents=True)
     (tmp_path / "data/sample/own.h5").touch()
-    assert shower_pattern("data/sample/*.h5") == "data/sample/*.h5"
+    assert shower_pattern("data/sample/*.h5") == described_showers("data/sample/*.h5") == "data/sample/*.h5"
+
+
+def test_the_samples_are_those_that_recipes_name():
+    data = [load_yaml(path).get("data") or {} for path in recipes().values()]
+    named = {values.get("path", DataConfig().path) for values in data}
+    assert set(SAMPLES) == {path for path in named if not path.startswith("data/calochallenge/")}
+    assert DataConfig().path == SAMPLES[0]

@@ -25,7 +25,7 @@ README = """\
 Call everything from this folder; a run leaves its files here.
 
     dist-calo doctor                                                                   # can this machine train?
-    dist-calo train --config configs/lcd_fast.yaml --data.path='/data/EleEscan_*.h5'   # on one rank; --launch 4 starts four
+    dist-calo train --config configs/lcd_fast.yaml --data.path='/data/EleEscan_*.h5'   # one rank; --launch 4 for four
     sbatch -N 4 slurm/train_cpu.sh --config configs/lcd_fast.yaml                      # on four nodes
     dist-calo status                                                                   # where runs stand
 """

@@ -270,6 +270,25 @@ def test_an_unknown_start_is_refused():
         build_model(ModelConfig(options={"start": "mode"}), GRID)
 
 
+@pytest.mark.parametrize(
+    ("start", "layers", "latent"), [("modes", 25, 32), ("factors", 6, 32), ("factors", 25, 33)]
+)
+def test_there_are_as_many_normal_numbers_as_the_start_needs(start, layers, latent):
+    assert lcd_fast(VoxelGrid(shape=(5, 5, layers)), start=start).generator.latent == latent
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 2), (3, 2, 2), (3, 3, 1)])
+def test_grids_that_are_too_small_for_factors_can_have_modes(shape, sample):
+    with pytest.raises(ConfigError, match=r"start=factors: the data have \dx\dx\d cells, .*start=modes"):
+        lcd_fast(VoxelGrid(shape=shape), start="factors")
+    for start, size in (("modes", shape), ("factors", (3, 3, 2))):
+        x, y, z = size
+        window = np.ascontiguousarray(sample["showers"][:, 12 : 12 + x, 12 : 12 + y, 8 : 8 + z])
+        model = lcd_fast(VoxelGrid(shape=size), start=start)
+        model.calibrate(statistics(window, sample["energy"]))
+        assert torch.isfinite(generate(model, [10.0, 55.0, 100.0])).all()
+
+
 @pytest.mark.parametrize(("option", "value"), [("latent", 10), ("width", 0), ("hidden", 0), ("patterns", 0)])
 def test_sizes_that_are_too_small_are_refused(option, value):
     with pytest.raises(ConfigError, match=re.escape(f"model.options.{option}={value}: ")):

@@ -61,6 +61,8 @@ from dist_calo.randomness import Draws
 
 BATCH = 512
 """Showers whose observables are computed together."""
+USUAL_LATENT = 32
+"""Normal numbers of a shower unless told otherwise or more are needed."""
 STARTS = {"modes": FastGenerator, "factors": FactorGenerator}
 """Generators by what their fit is made of."""
 
@@ -126,7 +128,7 @@ class LcdFast(GanModel):
 def lcd_fast(
     geometry: Geometry,
     *,
-    latent: int = 32,
+    latent: int = 0,
     width: int = 8,
     hidden: int = 128,
     patterns: int = 12,
@@ -138,7 +140,7 @@ def lcd_fast(
     Args:
         geometry: the read-out.
         latent: normal numbers of a shower; the first ones (11, or 8 more than there are layers) feed the fitted
-            fluctuations too.
+            fluctuations too. 0: 32, or more where these are more.
         width: channels of the finest transposed convolution; coarser ones have twice and four times as many.
         hidden: width of the dense layers of both networks.
         patterns: learned transverse patterns.
@@ -153,7 +155,14 @@ def lcd_fast(
     if start not in STARTS:
         raise ConfigError(f"model.options.start={start}: choose from {', '.join(STARTS)}")
     generator = STARTS[start]
+    x, y, z = grid.shape
+    if start == "factors" and (min(x, y) < 3 or z < 2):
+        raise ConfigError(
+            f"model.options.start=factors: the data have {x}x{y}x{z} cells, it needs 3x3 in 2 layers at least; use "
+            "model.options.start=modes"
+        )
     least = generator.fitted_latent(grid)
+    latent = latent or max(USUAL_LATENT, least)
     if latent < least:
         raise ConfigError(
             f"model.options.latent={latent}: lcd_fast needs at least {least}, which its fitted modes use"

@@ -220,7 +220,10 @@ def test_sources_are_found_in_the_folder_that_a_variable_names(variable: str, tm
     assert "no problem found" in found.stdout, found.stdout
 
 
-RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
+# The CaloChallenge's files are its own; tests/evaluation/test_calochallenge.py reads its recipes.
+RECIPES = [
+    path for path in sorted((ROOT / "configs").glob("*.yaml")) if not path.name.startswith("calochallenge_")
+]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

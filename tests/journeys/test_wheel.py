@@ -154,8 +154,9 @@ def test_a_working_folder(installed):
 def test_training_away_from_a_checkout(installed):
     training = ["python", "-m", "dist_calo.train", "--config", "lcd_fast", *SHORT, "--tracking.uri=none"]
     installed.run(*training)
-    doctor = installed.run("dist-calo", "doctor", "--checkpoint.resume=auto", *SHORT)
+    doctor = installed.run("dist-calo", "doctor", "--config", "lcd_fast", "--checkpoint.resume=auto", *SHORT)
     assert "500 showers" in doctor
+    assert "of the package: nothing here is named data/sample" in doctor
     assert "The trainer would run here." in doctor
     plan = ["dist-calo", "scale", "plan", "scaling", "--config", "lcd_fast", "--nodes=1", "--ranks=1,2"]
     installed.run(*plan, "--mode=weak", "--tracking.uri=none")

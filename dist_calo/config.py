@@ -225,7 +225,7 @@ class TrainConfig:
     max_steps: int = 1000
     """Training steps of the whole run, over all resumes; where the schedule ends, whatever ends the run before."""
     max_epochs: float | None = None
-    """Epochs of the whole run, which then decide ``max_steps``."""
+    """Epochs of the whole run, which then decide ``max_steps``; ``max_steps`` on the command line undo a file's."""
     max_time: str | None = None
     """Time of the whole run, over all resumes, such as ``50m`` or ``2h``, if ``max_steps`` do not end it before."""
     patience: int = 0

@@ -25,6 +25,7 @@ MODEL_SOURCES = (
     "checkpoint file, or folder (its best one), or of MLflow models:/NAME/VERSION or runs:/ID/model"
 )
 
+LENGTHS = ("train.max_steps", "train.max_epochs")
 _ACTIONS = ("help", "config", "print_config")
 """Options of the parser that no file of settings can hold."""
 
@@ -116,10 +117,26 @@ def _read_given(arguments: Sequence[str], actions: Iterable[argparse.Action]) ->
             given.read(recipe(text))
         else:
             options.append((name, text))
+    of_files = {name: given.values.pop(name) for name in LENGTHS if name in given.values}
     for name, text in options:
         given.take_word(name, text)
+    given.values = {**of_files, **_one_length(given.values), **given.values}
     given.rest += others
     return given
+
+
+def _one_length(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the command line's ``train.max_steps`` sets besides: no epochs, which a file may ask for.
+
+    Raises:
+        ConfigError: if it says as well how many epochs.
+    """
+    steps, epochs = (values.get(name) for name in LENGTHS)
+    if steps is not None and epochs is not None:
+        raise ConfigError(
+            f"train.max_steps={steps} and train.max_epochs={epochs:g}: both say how long a run is; give one of the two"
+        )
+    return {} if steps is None else {LENGTHS[1]: None}
 
 
 def _with_nearest(message: str, known: Iterable[str]) -> str:

@@ -31,6 +31,11 @@ def plan_experiment(results: Path, axes: Axes, config: RunConfig, measurement: M
     from dist_calo.data.row_blocks import split_blocks
     from dist_calo.scaling.mlflow_runs import start_parent
 
+    if config.train.max_epochs is not None:
+        raise ConfigError(
+            f"train.max_epochs={config.train.max_epochs:g}: is another number of steps at each batch size; give "
+            "--train.max_steps, the length of the job that the report puts together"
+        )
     config = _found_from_anywhere(config)
     samples = split_blocks(build_manifest(config.data), "train", config.data).samples
     plan = make_plan(axes, config, measurement, samples)

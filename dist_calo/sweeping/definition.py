@@ -20,7 +20,9 @@ Configure = Callable[[Sequence[str]], RunConfig]
 
 OWNED = ("checkpoint.dir", "checkpoint.resume", "tracking.run_name", "tracking.spool", "data.ledger")
 """Settings that a sweep decides itself, so that trials do not overwrite each other."""
-FIXED = ("comm.backend", "comm.timeout_s", "train.device", "train.max_steps", "train.validate_every_steps")
+LENGTHS = ("train.max_steps", "train.max_epochs", "train.max_time")
+"""Settings that say how long a run is."""
+FIXED = ("comm.backend", "comm.timeout_s", "train.device", "train.validate_every_steps", *LENGTHS)
 """Settings that all trials have in common: the ranks are started once, and trials are compared at equal steps."""
 OF_TRIALS = ("checkpoint.", "tracking.log_")
 """Settings that keep less of many short runs than a long one needs."""
@@ -92,8 +94,9 @@ class Sweep:
         for name in [*self.settings, *(_name(override) for override in self.overrides)]:
             if name in varied:
                 raise ConfigError(f"{name}: is a parameter of this sweep and cannot be fixed as well")
-        if self.steps is not None and "train.max_steps" in self.settings:
-            raise ConfigError("train.max_steps: the entry steps says how long a trial is")
+        for name in LENGTHS[:2]:
+            if self.steps is not None and name in self.settings:
+                raise ConfigError(f"{name}: the entry steps says how long a trial is")
 
     def arguments(self, chosen: Mapping[str, Value], *, full: bool = False) -> list[str]:
         """Return the trainer's command line of a trial, without the settings that a sweep decides itself.
@@ -112,7 +115,7 @@ class Sweep:
         steps = [f"--train.max_steps={self.steps}"] if self.steps is not None else []
         overrides = list(self.overrides)
         if full:
-            steps, overrides = [], [text for text in overrides if _name(text) != "train.max_steps"]
+            steps, overrides = [], [text for text in overrides if _name(text) not in LENGTHS]
         own = [f"--{name}={_text(value)}" for name, value in chosen.items() if name != "config"]
         return [*first, *settings, *steps, *overrides, *own]
 
@@ -140,6 +143,11 @@ class Sweep:
         if self.sampler == "grid":
             self.parameters.grid()
         train = found[0].train
+        if self.pruner != "none" and train.max_epochs is not None:
+            raise ConfigError(
+                f"pruner={self.pruner}: compares trials at equal steps, and train.max_epochs={train.max_epochs:g} does "
+                "not say how many; give the entry steps in its place"
+            )
         if self.pruner != "none" and not 0 < train.validate_every_steps < train.max_steps:
             raise ConfigError(
                 f"pruner={self.pruner}: trials of {train.max_steps} steps with train.validate_every_steps="

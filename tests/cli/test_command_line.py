@@ -122,6 +122,23 @@ def test_an_option_overrides_a_file_wherever_it_stands(tmp_path):
         assert (config.train.max_steps, config.train.seed) == (3, 5)
 
 
+def test_the_length_of_a_run_is_given_once(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("train:\n  max_steps: 7\n  max_epochs: 4\n")
+
+    def lengths(*given):
+        train = parsed(f"--config={path}", *given).train
+        return train.max_steps, train.max_epochs
+
+    assert lengths() == (7, 4.0)
+    assert lengths("--train.max_steps=3") == (3, None)
+    assert lengths("--train.max_epochs=2") == (7, 2.0)
+    assert lengths("--train.max_epochs=null") == (7, None)
+    assert lengths("--train.max_epochs=null", "--train.max_steps=3") == (3, None)
+    with pytest.raises(ConfigError, match="train.max_steps=3 and train.max_epochs=2: both say"):
+        lengths("--train.max_epochs=2", "--train.max_steps=3")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_ends_a_command_leaves_nothing_half_written(number, tmp_path):
     class Dropped:

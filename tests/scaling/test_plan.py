@@ -111,6 +111,7 @@ def test_every_number_of_nodes_has_its_array(tmp_path):
         (["plan", "r", "--repeats=0"], "--repeats 0: must be at least 1"),
         (["plan", "r", "--mode=strong", "--global-batch=1", "--ranks=2"], "no point can be run"),
         (["plan", "r", "--train.max_stepz=3"], "the nearest is train.max_steps"),
+        (["plan", "r", "--train.max_epochs=2"], "train.max_epochs=2: is another number of steps"),
         (["run", "r"], "make the plan first: dist-calo scale plan r"),
         (["report", "r"], "make the plan first"),
         (["paint"], "scale paint: there is no such verb; the verbs are plan, run, show, report"),

@@ -118,6 +118,8 @@ def test_the_command_in_full_trains_as_long_as_the_settings_say():
         ),
         ({"parameters": {RATE: RANGE}, "sampler": "grid"}, "a grid needs choices"),
         ({"parameters": {"train.max_steps": [1, 2]}}, "is the same for all trials"),
+        ({"parameters": {"train.max_epochs": [1, 2]}}, "is the same for all trials"),
+        ({"settings": {"train.max_epochs": 2}, "steps": 3}, "the entry steps says how long"),
         ({"parameters": {"checkpoint.dir": ["a"]}}, "a sweep gives each trial its own"),
         ({"settings": {RATE: 0.1}}, "is a parameter of this sweep"),
         ({"overrides": [f"--{RATE}=0.1"]}, "is a parameter of this sweep"),
@@ -129,6 +131,7 @@ def test_the_command_in_full_trains_as_long_as_the_settings_say():
             r"optimizer.learning_rate=-1.0: must be above 0",
         ),
         ({"settings": {"data.validation_fraction": 0}}, "by showers that are held out"),
+        ({"pruner": "median", "settings": {"train.max_epochs": 2}}, "train.max_epochs=2 does not say how many"),
         (
             {"pruner": "median", "settings": {"train.validate_every_steps": 0}},
             "never looked at before their end",

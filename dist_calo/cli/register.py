@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> int:
         checkpoint, options.name, tracking_uri=options.tracking_uri, metrics=metrics, aliases=options.alias
     )
     uri = f"models:/{options.name}/{registered.version}"
-    scored = "" if metrics is None else f", score {metrics['score']:.4g}"
+    score = None if metrics is None else metrics["score"]
+    scored = "" if score is None else f", score {score:.4g}"
     named = "".join(f", {alias}" for alias in options.alias)
     print(f"{uri}{named}: the generator of step {checkpoint.step}{scored}, in {options.tracking_uri}")
     print(f"load: mlflow.pyfunc.load_model({uri!r})")

@@ -16,6 +16,7 @@ from dist_calo.deployment.exporting.programs import export_onnx
 from dist_calo.deployment.timing import Score, Scorer, time_generation
 from dist_calo.errors import CheckpointError, MissingComponentError, UserError
 from dist_calo.generation.incident_conditions import requested_conditions
+from dist_calo.physics.metrics.observable_metrics import LEAST_FOR_WIDTH
 from dist_calo.simulation.geant4.reference import recorded_seconds, simulated_seconds
 from dist_calo.training.checkpoint import Checkpoint
 from dist_calo.training.restore import TrainedGenerator, restore_generator
@@ -122,7 +123,9 @@ class Bench:
         with runtimes.threads_of_torch(everything):
             for name, form in forms.items():
                 _tell(f"score of {name}")
-                self._scores[name] = self.scorer.score(form)
+                score = self.scorer.score(form)
+                if score is not None:
+                    self._scores[name] = score
 
     def measure_cpu(self, batch: int, threads: int) -> None:
         """Measure a row for each runtime."""
@@ -146,9 +149,10 @@ class Bench:
     def _measure(self, row: dict[str, Any], name: str, form: TrainedGenerator, batch: int) -> None:
         _tell(f"{name}, {row['threads']} thread(s), batch {batch}")
         row = row | time_generation(form, self._conditions, batch, self._seconds).to_dict()
-        score = self._scores.get(name)
-        if score is not None:
-            row |= asdict(score) | {"usable": self._scores[PYTORCH].allows(score)}
+        own, score = self._scores.get(PYTORCH), self._scores.get(name)
+        if own is not None:
+            row |= {} if score is None else asdict(score)
+            row["usable"] = score is not None and own.allows(score)
         if name in self._notes:
             row["note"] = self._notes[name]
         self._rows.append(row)
@@ -158,7 +162,14 @@ class Bench:
         found: dict[str, Any] = {"rows": self._rows, "bytes": self._bytes}
         if isinstance(self.scorer, str):
             return found | {"score": {"note": self.scorer}}
-        return found | {"score": {"sample": self.scorer.described, "floor": self._scores[PYTORCH].floor}}
+        own = self._scores.get(PYTORCH)
+        if own is None:
+            few = (
+                f"too few showers: it needs {LEAST_FOR_WIDTH} real ones and a generated one without infinite or NaN "
+                f"cells; compared with {self.scorer.described}"
+            )
+            return found | {"score": {"note": few}}
+        return found | {"score": {"sample": self.scorer.described, "floor": own.floor}}
 
 
 def _tell(what: str) -> None:

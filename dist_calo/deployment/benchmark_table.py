@@ -33,7 +33,7 @@ def show_table(result: dict[str, Any]) -> None:
             )
         if not row.get("usable", True):
             notes.append(
-                f"{row['runtime']} is not usable: its score is worse than PyTorch's beyond the error"
+                f"{row['runtime']} is not usable: its score is unknown, or worse than PyTorch's beyond the error"
             )
         table.add_row(*_cells(row))
     console = Console(width=None if sys.stdout.isatty() else 118)

@@ -68,15 +68,16 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
     """Read what ``dist-calo evaluate`` wrote.
 
     Returns:
-        ``score``; ``metrics``, by name ``{value, error, floor, sigmas}``; ``model``, facts of the checkpoint that was
-        evaluated, empty for files.
+        ``score``, None where it is not known, and ``score_definition``, its number; ``metrics``, by name ``{value,
+        error, floor, sigmas}``; ``model``, facts of the checkpoint that was evaluated, empty for files.
 
     Raises:
         ConfigError: if the file is not one of those.
     """
     try:
         found = from_json(read_bytes(path), dict[str, Any])
-        score, metrics = float(found["score"]), dict(found["metrics"])
+        score, metrics = found["score"], dict(found["metrics"])
+        score = None if score is None else float(score)
         model = dict(found.get("facts", {}).get("Model", {}))
         numbers = {
             str(name): {
@@ -94,7 +95,8 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"--metrics {path}: not the metrics.json of dist-calo evaluate ({type(error).__name__}: {error})"
         ) from None
-    return {"score": score, "metrics": numbers, "model": model}
+    definition = found.get("score_definition")
+    return {"score": score, "score_definition": definition, "metrics": numbers, "model": model}
 
 
 def require_evaluated(checkpoint: Checkpoint, metrics: Mapping[str, Any], path: str) -> None:
@@ -298,7 +300,8 @@ def _tags(
         "dist_calo_version": __version__,
     }
     if metrics is not None:
-        tags["score"] = f"{metrics['score']:.6g}"
+        if metrics["score"] is not None:
+            tags |= {"score": f"{metrics['score']:.6g}", "score_definition": metrics["score_definition"]}
         chosen = sorted(metrics["metrics"].items(), key=lambda item: -abs(item[1].get("sigmas", 0.0)))
         tags |= {f"metric.{_key(name)}": _said(entry) for name, entry in chosen[:MOST_TAGS]}
     return {key: str(value)[:TAG_CHARACTERS] for key, value in tags.items() if value not in (None, "")}
@@ -323,7 +326,7 @@ def _log_metrics(
     """Log the evaluation's finite numbers as metrics of the model."""
     from mlflow.entities import Metric
 
-    values = {"evaluation/score": metrics["score"]}
+    values = {} if metrics["score"] is None else {"evaluation/score": metrics["score"]}
     for name, entry in metrics["metrics"].items():
         values |= {
             f"evaluation/{_key(name)}{'' if kind == 'value' else f'.{kind}'}": entry[kind]

@@ -142,11 +142,13 @@ class Scorer:
         )
         """What is compared with, in words."""
 
-    def score(self, generator: TrainedGenerator) -> Score:
-        """Generate for the real showers' conditions and compare."""
+    def score(self, generator: TrainedGenerator) -> Score | None:
+        """Generate for the real showers' conditions and compare; None where the score is not known."""
         validator = Validator(
             self._config, self._manifest, generator, SingleCommunicator(World()), split=self._split
         )
         score = validator.run().score
+        if not math.isfinite(score.value):
+            return None
         error, floor = (value if math.isfinite(value) else None for value in (score.error, score.floor))
         return Score(score=score.value, error=error, floor=floor)

@@ -115,6 +115,14 @@ def test_without_its_data_a_checkpoint_is_timed_but_not_scored(checkpoint, tmp_p
     assert result["rows"][0]["ms_per_shower"] > 0
 
 
+def test_too_few_showers_for_a_score_are_told(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "export_onnx", refuse)
+    result = measured(checkpoint, tmp_path, "--batch=1", "--threads=1", "--score-showers=5")
+    assert result["score"]["note"].startswith("too few showers: it needs 10 real ones")
+    assert not {"score", "usable"} & set(result["rows"][0])
+    assert "no score: too few showers" in capsys.readouterr().out
+
+
 def refuse(*_, **__):
     raise MissingComponentError("no ONNX in this test")
 

@@ -31,6 +31,7 @@ from tests.support.untrained import untrained_state
 
 METRICS = {
     "score": 0.057,
+    "score_definition": 3,
     "metrics": {
         "wasserstein/visible energy": {"value": 0.012, "error": 0.001, "floor": 0.011, "sigmas": 0.9},
         "auc": {"value": 0.8, "error": 0.01, "floor": 0.5, "sigmas": 30.0},
@@ -167,7 +168,7 @@ def test_a_version_says_where_it_comes_from_and_how_good_it_is(version):
     assert version.tags["step"] == "7"
     assert version.tags["training_run"] == "0" * 32
     assert version.tags["data_checksum"] == "c0ffee"
-    assert version.tags["score"] == "0.057"
+    assert (version.tags["score"], version.tags["score_definition"]) == ("0.057", "3")
     assert version.tags["metric.wasserstein/visible energy"] == "0.012 ± 0.001, floor 0.011, 0.9 sigmas"
     assert version.tags["metric.undefined"] == "undefined"
     assert version.aliases == ["champion"]
@@ -316,6 +317,16 @@ def test_the_evaluation_of_another_checkpoint_is_refused(folder, state, tmp_path
     path.write_text(json.dumps({**METRICS, "facts": {"Model": fact}}))
     assert registered(folder, "--metrics", str(path)) == 2
     assert f"{path} is of another checkpoint: {next(iter(fact))}" in capsys.readouterr().err
+
+
+def test_an_evaluation_without_a_score_is_registered(folder, state, tmp_path, capsys):
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps({**METRICS, "score": None}))
+    assert registered(folder, "--metrics", str(path), name="unscored") == 0
+    assert "step 7, in " in capsys.readouterr().out
+    found = Store(made_store(folder)).client.get_model_version("unscored", "1")
+    assert "score" not in found.tags
+    assert found.tags["metric.undefined"] == "undefined"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"score": "good"}', '{"score": 1, "metrics": {"a": 3}}'])

@@ -10,6 +10,7 @@ from dist_calo.documents import read_json
 from dist_calo.errors import ConfigError
 from dist_calo.files import write_text
 from dist_calo.leases.short_lock import locked
+from dist_calo.physics.metrics.metric_definitions import SCORE_DEFINITION
 from dist_calo.sweeping.definition import Sweep, read_definition
 
 CHANGEABLE = ("trials", "abandoned_after_s")
@@ -26,23 +27,25 @@ def store(folder: Path, sweep: Sweep) -> str:
         The name that no other study has.
 
     Raises:
-        ConfigError: if the folder holds another sweep.
+        ConfigError: if the folder holds another sweep, or trials whose scores cannot be compared with new ones.
         OSError: if it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "study.lock"):
         stored, uid = sweep, uuid.uuid4().hex[:12]
         if (folder / "sweep.json").exists():
-            known, uid = stored_sweep(folder)
+            known, uid, definition = _read(folder)
             _check_same(folder, known, sweep)
+            _check_scores(folder, known, definition)
             stored = replace(
                 known,
                 trials=max(known, sweep, key=lambda each: each.total).trials,
                 abandoned_after_s=max(known.abandoned_after_s, sweep.abandoned_after_s),
             )
-            if stored == known:
+            if stored == known and definition == SCORE_DEFINITION:
                 return uid
-        write_text(folder / "sweep.json", json.dumps({"uid": uid, **stored.to_dict()}, indent=2) + "\n")
+        values = {"uid": uid, "score_definition": SCORE_DEFINITION, **stored.to_dict()}
+        write_text(folder / "sweep.json", json.dumps(values, indent=2) + "\n")
     return uid
 
 
@@ -52,20 +55,35 @@ def stored_sweep(folder: Path) -> tuple[Sweep, str]:
     Raises:
         ConfigError: if there is none.
     """
+    return _read(folder)[:2]
+
+
+def _read(folder: Path) -> tuple[Sweep, str, int | None]:
     file, anew = folder / "sweep.json", "dist-calo sweep run SWEEP.yaml --study FOLDER makes one"
     remedy = f"name another folder: {anew}"
     try:
         values = read_json(file, dict[str, Any], ConfigError, remedy)
-        uid = values.pop("uid", None)
+        uid, definition = values.pop("uid", None), values.pop("score_definition", None)
         if not isinstance(uid, str):
             raise ConfigError(f"uid is {uid!r}: must be a text")
-        return read_definition(values), uid
+        return read_definition(values), uid, definition
     except FileNotFoundError:
         raise ConfigError(f"{folder}: holds no study; {anew}") from None
     except ConfigError as error:
         raise (
             error if str(error).startswith(str(file)) else ConfigError(f"{file}: {error}; {remedy}")
         ) from None
+
+
+def _check_scores(folder: Path, known: Sweep, definition: int | None) -> None:
+    if known.objective != "validation/score" or definition == SCORE_DEFINITION:
+        return
+    if any(folder.glob("trials/*/owner.json")):
+        whose = "an earlier version's" if definition is None else f"definition {definition}"
+        raise ConfigError(
+            f"{folder} holds trials with scores of {whose}, which those of this version (definition "
+            f"{SCORE_DEFINITION}) cannot be compared with: name another folder with --study"
+        )
 
 
 def _check_same(folder: Path, known: Sweep, sweep: Sweep) -> None:

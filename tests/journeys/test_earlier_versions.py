@@ -1,5 +1,6 @@
 """What an earlier version left unfinished is finished by this one (tests/support/earlier/README.md)."""
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 
 from dist_calo.cli import generate, runs, scale, sweep
 from dist_calo.data.ledger import read_ledger
+from dist_calo.errors import ConfigError
+from dist_calo.physics.metrics.metric_definitions import SCORE_DEFINITION
+from dist_calo.sweeping.definition import read_sweep
+from dist_calo.sweeping.stored_sweep import store
 from dist_calo.train import main as train
 from tests.support.mlflow_store import Store, made_store
 from tests.support.ranks import ROOT
@@ -65,6 +70,12 @@ def test_a_scaling_study_goes_on(earlier: Path) -> None:
 def test_a_sweep_goes_on_with_the_trial_that_was_cut_off(
     earlier: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    stored = earlier / "sweep" / "sweep.json"
+    with pytest.raises(ConfigError, match="scores of an earlier version's, which those of this version"):
+        store(earlier / "sweep", read_sweep("sweep.yaml"))
+    assert sweep.main(["show", "sweep"]) == 0
+    # All else of a sweep is read as it was.
+    stored.write_text(json.dumps({**json.loads(stored.read_text()), "score_definition": SCORE_DEFINITION}))
     finished = (earlier / "sweep" / "trials" / "0000" / "checkpoints" / "step-00000004.pt").stat().st_mtime_ns
     assert sweep.main(["run", "sweep.yaml", "--study", "sweep"]) == 0
     said = capfd.readouterr().out

@@ -9,6 +9,7 @@ from scipy import integrate, stats
 from dist_calo.physics.metrics.distances import separations
 from dist_calo.physics.metrics.evaluation import measured_sums
 from dist_calo.physics.metrics.observable_metrics import chi_squares
+from dist_calo.physics.metrics.profile_metrics import score_of
 from tests.support.gaussians import normal, sampled
 
 COUNT = 60_000
@@ -161,6 +162,14 @@ def test_the_score_is_the_mean_of_what_the_observer_names(real, shifted):
     assert whole["score"].value == 0.0
     assert whole["score"].sigmas < 0
     assert whole["score"].floor > whole["score"].spread > 0
+
+
+def test_halves_that_lack_a_term_of_the_score_do_not_count(real):
+    terms, names = {"a": 0.1, "b": 0.3}, ("a", "b")
+    fake = sampled(normal(2000, 3), real.binning)
+    part = fake.of(np.arange(64))
+    assert score_of(part, terms, names) == {"score": pytest.approx(0.2)}
+    assert score_of(part, {"a": 0.1}, names) == score_of(part, {}, ()) == {}
 
 
 def test_showers_that_are_no_numbers_count_in_the_score(real):

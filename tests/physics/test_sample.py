@@ -107,3 +107,8 @@ def test_what_a_diverged_generator_makes_is_counted_at_the_ends(sample):
     )
     counts = wild.of(ALL).histograms(-1)
     assert counts[0, -1] == counts[1, 0] == 10
+    # Their distance is bounded, or one of them would decide every Wasserstein distance.
+    below, above = wild.of(ALL).excess(-1)
+    deviations = np.array([above[0], below[1]]) / 10 / sample.binning.scale[:2]
+    assert (deviations > 900).all()
+    assert (deviations < 1000).all()

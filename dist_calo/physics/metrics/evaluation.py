@@ -25,6 +25,7 @@ from dist_calo.physics.metrics.profile_metrics import (
     compared_in_slot,
     compared_whole,
     score_of,
+    score_terms,
 )
 from dist_calo.physics.observables.energy_bins import Binning
 from dist_calo.physics.observables.examples import Examples
@@ -230,10 +231,16 @@ def measured_sums(
     last = real.binning.slots - 1
     slots = range(last if brief else 0, last + 1)
 
+    everything = np.arange(GROUPS)
+    one, other = fake.of(everything), real.of(everything)
+    scored = score_terms(
+        other, compared_observables(one, other, last), compared_whole(one, other, brief=True)
+    )
+
     def compare(part: GroupSums, reference: GroupSums) -> dict[str, ArrayLike]:
         whole = compared_whole(part, reference, brief)
         several = {slot: compared_observables(part, reference, slot) for slot in slots}
-        whole |= score_of(part, several[last], whole)
+        whole |= score_of(part, score_terms(reference, several[last], whole), scored)
         found: dict[str, ArrayLike] = {f"whole {name}": value for name, value in whole.items()}
         for slot in slots:
             single = compared_in_slot(part, reference, slot)
@@ -243,8 +250,7 @@ def measured_sums(
 
     design = Design(ratio=max(fake.count, 1) / max(real.count, 1), paired=paired)
     numbers = measured_arrays(compare, fake.of, real.of, design)
-    everything = np.arange(GROUPS)
-    counts = [min(sample.of(everything).count(slot) for sample in (real, fake)) for slot in range(last + 1)]
+    counts = [min(part.count(slot) for part in (one, other)) for slot in range(last + 1)]
     return (
         tuple(
             _without_unknown_errors(_of_slot(numbers, slot, real.observer), counts[slot])

@@ -5,7 +5,7 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -131,27 +131,38 @@ def cell_pulls(fake: GroupSums, real: GroupSums) -> np.ndarray:
     return np.asarray(np.where((effective > LEAST_IN_CELL) & np.isfinite(pulls), pulls, np.nan))
 
 
-def score_of(
-    fake: GroupSums, observables: Mapping[str, np.ndarray], whole: Mapping[str, ArrayLike]
+def score_terms(
+    real: GroupSums, observables: Mapping[str, np.ndarray], whole: Mapping[str, ArrayLike]
 ) -> dict[str, float]:
-    """Return ``score``, the mean of the numbers that the observer names; empty if the reference has none of them.
-
-    Generated showers that had to be left out of all numbers count too: their share is added.
+    """Return the known ones of the numbers whose mean is the score, by name.
 
     Args:
-        fake: generated showers.
+        real: Geant4 showers, whose observer names the numbers.
         observables: what `compared_observables` found for all showers.
         whole: what `compared_whole` found.
     """
-    observer, faults = fake.sample.observer, fake.total("faults")
+    observer = real.sample.observer
     distances = observables.get("mean wasserstein_scaled", ())
     numbers = {
         f"wasserstein_scaled/{group}": value
         for group, value in zip(columns_by_group(observer.features), distances, strict=False)
     }
-    found = np.array([{**numbers, **whole}.get(name, math.nan) for name in observer.scored], dtype=np.float64)
-    known = found[np.isfinite(found)]
-    if not known.size:
+    found = {name: float(np.float64({**numbers, **whole}.get(name, math.nan))) for name in observer.scored}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def score_of(fake: GroupSums, terms: Mapping[str, float], names: Collection[str]) -> dict[str, float]:
+    """Return ``score``, the mean of these terms; empty where one is not known or there are none.
+
+    Generated showers that had to be left out of all numbers count too: their share is added.
+
+    Args:
+        fake: generated showers.
+        terms: what `score_terms` found.
+        names: terms of the whole samples: halves that lack one would have the mean of others.
+    """
+    if not names:
         return {}
-    left_out = float(faults[:LEFT_OUT].sum())
-    return {"score": float(known.mean()) + left_out / (fake.count(-1) + left_out)}
+    left_out = float(fake.total("faults")[:LEFT_OUT].sum())
+    mean = float(np.mean([terms.get(name, math.nan) for name in names]))
+    return {"score": mean + left_out / (fake.count(-1) + left_out)} if not math.isnan(mean) else {}

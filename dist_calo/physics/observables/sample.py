@@ -18,7 +18,7 @@ from dist_calo.physics.observables.sums import SumState
 
 BINS = COARSE_BINS + 2 * MARGIN_BINS
 FARTHEST = 1e3
-"""Standard deviations from the Geant4 showers' median at which an observable is clipped in moments and rows."""
+"""Standard deviations from the Geant4 showers' median at which an observable is clipped in moments, bins and rows."""
 
 
 def correlation_sets(observer: Observer, brief: bool = False) -> dict[str, np.ndarray]:
@@ -178,6 +178,8 @@ class Sample(SumState):
         self, groups: np.ndarray, slots: np.ndarray, columns: np.ndarray, seen: np.ndarray
     ) -> None:
         sums, bins = self.sums, self.binning.slots - 1
+        centre, far = self.binning.centre, FARTHEST * self.binning.scale
+        columns = np.clip(columns, centre - far, centre + far)
         self._add_binned((sums["fine"], sums["below"], sums["above"]), groups, -1, columns, seen)
         inside = slots < bins
         if inside.any() and not self._brief:

@@ -229,7 +229,7 @@ class TrainConfig:
     max_time: str | None = None
     """Time of the whole run, over all resumes, such as ``50m`` or ``2h``, if ``max_steps`` do not end it before."""
     patience: int = 0
-    """Validations without a score that is better by more than its error, after which the run ends; 0 is off."""
+    """Validations whose known score is not better by more than its error, after which the run ends; 0 is off."""
     global_batch_size: int = 64
     """Samples of a step, over all ranks and micro-batches."""
     accumulation: int = 1

@@ -15,10 +15,6 @@ import torch
 from dist_calo.comm.protocol import Communicator, Work
 from dist_calo.launching import early_signals
 
-TIME_OVER = "time over"
-"""What the ranks agree on where one of them says that the run's time is over."""
-_TIME_OVER = 1000
-
 
 class StopRequest:
     """Request to stop that some rank may have received.
@@ -32,7 +28,8 @@ class StopRequest:
         self._communicator = communicator
         self._received: int | None = None
         self._received_at = 0.0
-        self._flag = torch.zeros(1, dtype=torch.int64)
+        self._flag = torch.zeros(2, dtype=torch.int64)
+        """Number of a signal or 0, and whether the time is over."""
         self._work: Work | None = None
         self._previous: dict[int, Any] = {}
 
@@ -62,19 +59,19 @@ class StopRequest:
 
     def ask(self, *, time_over: bool = False) -> None:
         """Start to exchange the flags, at the beginning of a step."""
-        self._flag[0] = _TIME_OVER if time_over else self._received or 0
+        self._flag[0], self._flag[1] = self._received or 0, time_over
         self._work = self._communicator.all_reduce_async(self._flag, "max")
 
-    def agreed(self) -> str | None:
-        """Name of the signal that some rank had received when the step began, the same on all ranks, or None.
+    @property
+    def time_over(self) -> bool:
+        """Whether some rank had said so when the step began that was last agreed on."""
+        return bool(self._flag[1])
 
-        `TIME_OVER` where some rank had said so.
-        """
+    def agreed(self) -> str | None:
+        """Name of the signal that some rank had received when the step began, the same on all ranks, or None."""
         if self._work is None:
             return None
         self._work.wait()
         self._work = None
         number = int(self._flag[0])
-        if number == _TIME_OVER:
-            return TIME_OVER
         return signal.Signals(number).name if number else None

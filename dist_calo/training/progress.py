@@ -1,5 +1,6 @@
 """Progress of a run as the user sees it: a bar on a terminal, plain lines in a log file; rank 0 alone speaks."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -89,14 +90,23 @@ class Progress:
         ranks: number of ranks of the run.
         show: False on ranks other than 0.
         launcher: what started the ranks. Those of a cluster write log files, even where they look like terminals.
+        seconds: time after which the run ends if its steps do not end it before; None without a limit.
     """
 
     def __init__(
-        self, max_steps: int, step: int, *, show: bool, ranks: int = 1, launcher: str = "none"
+        self,
+        max_steps: int,
+        step: int,
+        *,
+        show: bool,
+        ranks: int = 1,
+        launcher: str = "none",
+        seconds: float | None = None,
     ) -> None:
         self._max_steps = max_steps
         self._ranks = ranks
         self._first, self._began = step, time.monotonic()
+        self._seconds = math.inf if seconds is None else seconds
         self._show = show
         self._bar: Any = None
         self._waiting: list[str] = []
@@ -138,9 +148,15 @@ class Progress:
             self._bar.update(self._task, completed=step)
 
     def _time_left(self, step: int) -> timedelta:
-        """Return the time to the last step if the rest goes on like all since the start."""
-        per_step_s = (time.monotonic() - self._began) / (step - self._first)
-        return timedelta(seconds=round(per_step_s * (self._max_steps - step)))
+        """Return the time to the last step or the end of the run's time, if all goes on like since the start."""
+        spent_s = time.monotonic() - self._began
+        left_s = spent_s / (step - self._first) * (self._max_steps - step)
+        return timedelta(seconds=round(max(0.0, min(left_s, self._seconds - spent_s))))
+
+    def ended(self, step: int) -> None:
+        """Show a run that ends with this step as complete."""
+        if self._bar:
+            self._bar.update(self._task, completed=step, total=step)
 
     def validation(self, step: int, words: str) -> None:
         """Report a validation in a few numbers."""

@@ -19,6 +19,7 @@ from dist_calo.launching.environment import most_ranks
 from dist_calo.models import build_model
 from dist_calo.models.nn.batch_norm import synchronise_batch_norm
 from dist_calo.objectives import build_objective
+from dist_calo.physics.metrics.observable_metrics import LEAST_FOR_WIDTH
 from dist_calo.tracking.provenance import describe_run
 from dist_calo.tracking.store_uri import checked_uri
 from dist_calo.tracking.tracker import NullTracker, Tracker, make_tracker
@@ -105,12 +106,21 @@ def build_run(
             show=world.rank == 0,
             ranks=world.size,
             launcher=world.launcher,
+            seconds=None
+            if config.train.max_seconds is None
+            else config.train.max_seconds - state.train_seconds,
         )
         stack.callback(progress.close)
         networks = learner.model.networks
         for line in _in_words(config, communicator, placement, manifest, networks, loader, start, state):
             progress.say(line)
         validator = build_validator(config, manifest, learner, transform, communicator)
+        held_out = 0 if validator is None else validator.samples
+        if config.train.patience and held_out < LEAST_FOR_WIDTH:
+            progress.say(
+                f"warning: train.patience={config.train.patience} never ends this run: a score needs {LEAST_FOR_WIDTH} "
+                f"showers, and validations have {held_out}; raise data.validation_fraction or train.validation_showers"
+            )
         trainer = Trainer(
             kept_config,
             description=_description(kept_manifest, transform, start),

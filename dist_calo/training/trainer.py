@@ -24,7 +24,7 @@ from dist_calo.tracking.tracker import NullTracker, Tracker
 from dist_calo.training.checkpoint import Checkpoint, State, not_finite
 from dist_calo.training.checkpoint_folder import CheckpointFolder
 from dist_calo.training.learner import Learner
-from dist_calo.training.preemption import TIME_OVER, StopRequest
+from dist_calo.training.preemption import StopRequest
 from dist_calo.training.progress import Progress, StepTimes
 from dist_calo.training.schedule import why_finished
 from dist_calo.training.validation import Validator, in_words, logged_metrics, pictures
@@ -172,7 +172,7 @@ class Trainer:
                 batch = next(self._loader)
                 self._learner.learn(batch, self.state.step + 1)
                 self._advance(batch)
-                self._heed(stop.agreed())
+                self._heed(stop.agreed(), time_over=stop.time_over)
                 self._log(batch)
                 improved = self._validate()
                 self._checkpoint(now=improved or bool(self.finished or self.stopped_by))
@@ -189,6 +189,7 @@ class Trainer:
             )
         else:
             self._record_model()
+            self._progress.ended(self.state.step)
             if self.finished and self.state.step < self._config.train.max_steps:
                 self._progress.say(f"step {self.state.step} is the last one: {self.finished}")
             self._progress.say(
@@ -217,13 +218,14 @@ class Trainer:
         return self._seconds_before + time.monotonic() - self._began
 
     def _time_is_over(self) -> bool:
+        """Return, on rank 0 alone, whether the time is over: its clock is in the checkpoint that a resume goes by."""
         limit = self._config.train.max_seconds
-        return limit is not None and self._elapsed() >= limit
+        return self._communicator.world.rank == 0 and limit is not None and self._elapsed() >= limit
 
-    def _heed(self, asked: str | None) -> None:
+    def _heed(self, signal: str | None, *, time_over: bool) -> None:
         """Take note of what the ranks have agreed on in a step, and of the last one."""
-        self.finished = self.state.why_finished(self._config.train, time_over=asked == TIME_OVER)
-        self.stopped_by = None if asked == TIME_OVER else asked
+        self.finished = self.state.why_finished(self._config.train, time_over=time_over)
+        self.stopped_by = signal
 
     def _due(self, every: int) -> bool:
         return self.finished is not None or (every > 0 and self.state.step % every == 0)
@@ -274,7 +276,8 @@ class Trainer:
         state = self.state
         error = score.error if math.isfinite(score.error) else 0.0
         improved = score.value < (math.inf if state.best_score is None else state.best_score - error)
-        state.validations_since_best += 1
+        if math.isfinite(score.value):
+            state.validations_since_best += 1
         if improved:
             state.best_score, state.best_step, state.validations_since_best = score.value, state.step, 0
             state.best_error, state.best_floor = (

@@ -135,7 +135,7 @@ def test_the_length_of_a_run_is_given_once(tmp_path):
     assert lengths("--train.max_epochs=2") == (7, 2.0)
     assert lengths("--train.max_epochs=null") == (7, None)
     assert lengths("--train.max_epochs=null", "--train.max_steps=3") == (3, None)
-    with pytest.raises(ConfigError, match="train.max_steps=3 and train.max_epochs=2: both say"):
+    with pytest.raises(ConfigError, match=r"train\.max_steps=3 and train\.max_epochs=2: both say"):
         lengths("--train.max_epochs=2", "--train.max_steps=3")
 
 

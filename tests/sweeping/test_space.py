@@ -131,7 +131,10 @@ def test_the_command_in_full_trains_as_long_as_the_settings_say():
             r"optimizer.learning_rate=-1.0: must be above 0",
         ),
         ({"settings": {"data.validation_fraction": 0}}, "by showers that are held out"),
-        ({"pruner": "median", "settings": {"train.max_epochs": 2}}, "train.max_epochs=2 does not say how many"),
+        (
+            {"pruner": "median", "settings": {"train.max_epochs": 2}},
+            "train.max_epochs=2 does not say how many",
+        ),
         (
             {"pruner": "median", "settings": {"train.validate_every_steps": 0}},
             "never looked at before their end",

@@ -9,7 +9,7 @@ from dist_calo.comm.single import SingleCommunicator
 from dist_calo.launching import early_signals
 from dist_calo.launching.environment import World
 from dist_calo.train import main as train
-from dist_calo.training.preemption import TIME_OVER, StopRequest
+from dist_calo.training.preemption import StopRequest
 from dist_calo.training.trainer import Trainer
 from tests.support.small_runs import train_command, write_showers
 
@@ -33,18 +33,20 @@ def test_the_end_of_the_time_is_agreed_on_with_the_signals():
 
         def all_reduce_async(self, tensor, reduction="sum"):
             assert reduction == "max"
-            flags.append(int(tensor[0]))
-            tensor[0] = max(int(tensor[0]), 1000)
+            flags.append(tensor.tolist())
+            tensor[1] = 1
             return super().all_reduce_async(tensor, reduction)
 
     with StopRequest(SecondRank(World())) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         stop.ask()
-        assert stop.agreed() == TIME_OVER
+        # Neither hides the other.
+        assert (stop.agreed(), stop.time_over) == ("SIGTERM", True)
     with StopRequest(SingleCommunicator(World())) as stop:
-        stop.ask(time_over=True)
-        assert stop.agreed() == TIME_OVER
-    assert flags == [signal.SIGTERM]
+        for over in (True, False):
+            stop.ask(time_over=over)
+            assert (stop.agreed(), stop.time_over) == (None, over)
+    assert flags == [[signal.SIGTERM, 0]]
 
 
 @pytest.mark.parametrize("number", early_signals.STOP_SIGNALS)

@@ -18,20 +18,34 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize(("ranks", "waits"), [(1, "1.0 ms a step"), (2, "1.0 ms, for ranks 2.0 ms a step")])
-def test_a_line_of_a_step(ranks, waits, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("ranks", "seconds", "left", "waits"),
+    [
+        (1, None, "0:01:34", "1.0 ms a step"),  # 40 steps in 4 s, 940 to go
+        (2, 60.0, "0:00:56", "1.0 ms, for ranks 2.0 ms a step"),
+        (2, 3.0, "0:00:00", "1.0 ms, for ranks 2.0 ms a step"),
+    ],
+)
+def test_a_line_of_a_step(ranks, seconds, left, waits, capsys, monkeypatch):
     now_s = iter([100.0, 104.0])
     monkeypatch.setattr("time.monotonic", lambda: next(now_s))
-    progress = Progress(1000, 20, show=True, ranks=ranks)
+    progress = Progress(1000, 20, show=True, ranks=ranks, seconds=seconds)
     progress.line(60, 3, METRICS)
     progress.line(1000, 3, METRICS)
     progress.close()
     first, last = capsys.readouterr().out.splitlines()
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
     rest = f"epoch 3  generator 1.5  64.0 showers/s  waiting for data {waits}"
-    # 40 steps in 4 s, 940 to go.
-    assert re.fullmatch(f"{stamp}step   60/1000  0:01:34 left  {rest}", first)
+    assert re.fullmatch(f"{stamp}step   60/1000  {left} left  {rest}", first)
     assert re.fullmatch(f"{stamp}step 1000/1000  {rest}", last)
+
+
+def test_the_bar_of_a_run_that_ends_early_is_full(monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    progress = Progress(1000, 20, show=True)
+    progress.ended(60)
+    assert progress._bar.finished
+    progress.close()
 
 
 def test_a_run_in_words(tmp_path):

@@ -1,4 +1,4 @@
-"""The commands of the README run one after the other as they stand, in an empty folder.
+"""The commands of the README run one after the other as they stand, in a folder with the data of a clone.
 
 Recipes of the folder win over those of the package, so shortened ones make the runs short; the few numbers below are
 changed in the commands themselves. What needs SLURM, a launcher or set-up belongs to other tests.
@@ -48,6 +48,7 @@ def folder(tmp_path, monkeypatch) -> Path:
         own = tmp_path / path.relative_to(ROOT)
         own.parent.mkdir(parents=True, exist_ok=True)
         own.write_text(yaml.safe_dump(shortened(yaml.safe_load(path.read_text()), steps=2), sort_keys=False))
+    (tmp_path / "data").symlink_to(ROOT / "data")
     return tmp_path
 
 

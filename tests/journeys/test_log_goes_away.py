@@ -33,7 +33,8 @@ def in_terminal(command: list[str]) -> int:
     if process == 0:  # pragma: no cover
         os.execv(command[0], command)
     seen = b""
-    while b"waiting for data" not in seen:
+    # A terminal breaks long lines, so only the beginning of one is sure to be in one piece.
+    while not re.search(rb"step +\d+/", seen):
         seen += os.read(terminal, 4096)
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

@@ -16,11 +16,9 @@ import yaml
 from dist_calo.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
-ELSEWHERE = ("make", "source", "cp", "sbatch", "salloc")
-"""Programs of other tests, in tests/project and tests/cluster."""
+ELSEWHERE = ("make", "source", "cp", "sbatch", "salloc", "mpirun", "torchrun", "horovodrun", "srun")
+"""Programs of other tests: in tests/project, tests/cluster, tests/comm and tests/training."""
 SHORTER = {
-    # Launchers are tried in tests/comm and tests/training.
-    r"^(mpirun|torchrun|horovodrun|srun) .* -m dist_calo": "python -m dist_calo",
     r"--launch 2 (?=.*layers_gan)": "",
     r"dist_calo\.train$": "dist_calo.train --train.max_steps=2 --train.validation_showers=50",
     r"--n 1000(000)?\b": "--n 40",
@@ -57,6 +55,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 def test_the_commands_run_one_after_the_other(folder):
     found = commands()
     assert len(found) > 20
+    folders = re.findall(r"--checkpoint\.dir=(\S+)", " ".join(found))
+    assert len(folders) == len(set(folders)), "two runs would meet in one folder"
     for command in found:
         for what, instead in SHORTER.items():
             command = re.sub(what, instead, command)

@@ -118,6 +118,7 @@ class Learner:
         self._condition_ranges = dict(condition_ranges or {})
         self._transform = transform
         self._device = next(model.parameters()).device
+        self._communicator = communicator
         self.optimizers = {name: Optimizer(config.optimizer, net) for name, net in model.networks.items()}
         self.averagers = {
             name: GradientAverager(
@@ -260,7 +261,14 @@ class Learner:
         self.bad_in_a_row = state["bad_in_a_row"]
         self.bad_steps = state["bad_steps"]
 
-    def running_statistics(self) -> list[Tensor]:
+    def share_statistics(self) -> None:
+        """Average the running statistics of local batch norms, so that all ranks generate alike."""
+        if self._config.model.batch_norm == "local":
+            for buffer in self._running_statistics():
+                self._communicator.all_reduce(buffer)
+                buffer.div_(self._communicator.world.size)
+
+    def _running_statistics(self) -> list[Tensor]:
         """Return running means and variances of all batch norms, and their moving averages."""
         layers = [layer for layer in self.model.modules() if isinstance(layer, SyncBatchNorm)]
         current = [values for layer in layers for values in (layer.running_mean, layer.running_var)]

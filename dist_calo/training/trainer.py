@@ -69,6 +69,19 @@ class TrainState:
             train_seconds=math.inf if time_over else self.train_seconds,
         )
 
+    def note(self, score: Measured) -> bool:
+        """Take note of a validation's score; return whether it is the best so far, by more than its error."""
+        error = score.error if math.isfinite(score.error) else 0.0
+        improved = score.value < (math.inf if self.best_score is None else self.best_score - error)
+        if math.isfinite(score.value):
+            self.validations_since_best += 1
+        if improved:
+            self.best_score, self.best_step, self.validations_since_best = score.value, self.step, 0
+            self.best_error, self.best_floor = (
+                value if math.isfinite(value) else None for value in (score.error, score.floor)
+            )
+        return improved
+
     @property
     def kept(self) -> str:
         """The checkpoint that a command takes which names the folder alone, in words."""
@@ -172,7 +185,8 @@ class Trainer:
                 batch = next(self._loader)
                 self._learner.learn(batch, self.state.step + 1)
                 self._advance(batch)
-                self._heed(stop.agreed(), time_over=stop.time_over)
+                self.stopped_by = stop.agreed()
+                self.finished = self.state.why_finished(self._config.train, time_over=stop.time_over)
                 self._log(batch)
                 improved = self._validate()
                 self._checkpoint(now=improved or bool(self.finished or self.stopped_by))
@@ -222,11 +236,6 @@ class Trainer:
         limit = self._config.train.max_seconds
         return self._communicator.world.rank == 0 and limit is not None and self._elapsed() >= limit
 
-    def _heed(self, signal: str | None, *, time_over: bool) -> None:
-        """Take note of what the ranks have agreed on in a step, and of the last one."""
-        self.finished = self.state.why_finished(self._config.train, time_over=time_over)
-        self.stopped_by = signal
-
     def _due(self, every: int) -> bool:
         return self.finished is not None or (every > 0 and self.state.step % every == 0)
 
@@ -235,7 +244,7 @@ class Trainer:
         if not self._due(self._config.train.log_every_steps):
             return
         # The losses of this step alone, not a mean since the last line: a resumed run logs bit for bit the same.
-        metrics = self._summed(self._learner.losses)
+        metrics = summed(self._learner.losses, self._communicator)
         metrics |= {
             f"{name}/learning_rate": self._learner.learning_rate(name, self.state.step)
             for name in self._learner.optimizers
@@ -245,18 +254,12 @@ class Trainer:
         self._tracker.metrics(metrics, self.state.step)
         self._progress.line(self.state.step, self.state.epoch, metrics)
 
-    def _summed(self, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """Return losses over the global batch: the ranks hold sums divided by its size."""
-        values = torch.stack([value.double().cpu() for value in losses.values()])
-        self._communicator.all_reduce(values)
-        return dict(zip(losses, values.tolist(), strict=True))
-
     def _validate(self) -> bool:
         """Look at generated showers if it is time to; True if they are the best so far."""
         if self._validator is None or not self._due(self._config.train.validate_every_steps):
             return False
         with SIGNS.phase("in validation"):
-            self._share_statistics()
+            self._learner.share_statistics()
             with self._learner.average.applied():
                 result = self._validator.run()
             self._tracker.metrics(logged_metrics(result), self.state.step)
@@ -265,24 +268,10 @@ class Trainer:
                     self._tracker.figure(draw, name, self.state.step)
         self._progress.validation(self.state.step, in_words(result))
         self._times.restart()
-        improved = self._note_score(result.score)
+        improved = self.state.note(result.score)
         self.finished = self.finished or self.state.why_finished(self._config.train)
         reason = self._stopping.after_validation(self.state.step, result, self.finished is not None)
         self.stopped_by = self.stopped_by or reason
-        return improved
-
-    def _note_score(self, score: Measured) -> bool:
-        """Return whether a score is the best so far, by more than its error."""
-        state = self.state
-        error = score.error if math.isfinite(score.error) else 0.0
-        improved = score.value < (math.inf if state.best_score is None else state.best_score - error)
-        if math.isfinite(score.value):
-            state.validations_since_best += 1
-        if improved:
-            state.best_score, state.best_step, state.validations_since_best = score.value, state.step, 0
-            state.best_error, state.best_floor = (
-                value if math.isfinite(value) else None for value in (score.error, score.floor)
-            )
         return improved
 
     def _checkpoint(self, *, now: bool) -> None:
@@ -294,7 +283,7 @@ class Trainer:
         with SIGNS.phase("in a checkpoint"):
             if self._ledger:
                 self._ledger.secure()
-            self._share_statistics()
+            self._learner.share_statistics()
             # All ranks come here before rank 0 saves.
             self._require_sound_ranks()
             if self._communicator.world.rank == 0:
@@ -315,36 +304,17 @@ class Trainer:
 
     @property
     def _standing(self) -> State:
-        return {**vars(self.state), "train_seconds": self._elapsed()}
+        """Where the run stands; it keeps its number in MLflow also if this part of it is not recorded."""
+        run_id = self._tracker.run_id or self._description["run_id"]
+        return {**vars(self.state), "train_seconds": self._elapsed(), "run_id": run_id}
 
     def _state_dict(self) -> State:
-        return {
-            **self._standing,
-            **self._learner.state_dict(),
-            **self._description,
-            "config": self._config.to_dict(),
-            "run_id": self._run_id,
-        }
-
-    @property
-    def _run_id(self) -> str | None:
-        """The run in MLflow, also if this part of it is not recorded."""
-        return self._tracker.run_id or self._description["run_id"]
+        state = {**self._learner.state_dict(), **self._description, **self._standing}
+        return {**state, "config": self._config.to_dict()}
 
     def _summary(self) -> State:
-        return {
-            **self._standing,
-            "run_id": self._run_id,
-            "ranks": self._communicator.world.size,
-            "config": self._config.to_dict(),
-        }
-
-    def _share_statistics(self) -> None:
-        """Average the running statistics of local batch norms, so that all ranks generate alike."""
-        if self._config.model.batch_norm == "local":
-            for buffer in self._learner.running_statistics():
-                self._communicator.all_reduce(buffer)
-                buffer.div_(self._communicator.world.size)
+        ranks = self._communicator.world.size
+        return {**self._standing, "ranks": ranks, "config": self._config.to_dict()}
 
     def _require_sound_ranks(self) -> None:
         """Agree that all ranks have the same weights, nothing that is not finite, and the files of the start.
@@ -382,3 +352,10 @@ class Trainer:
                 f"step {self.state.step}: the weights of ranks {odd[:8]} differ from the others', which averaging "
                 "rules out on sound hardware; nothing was saved: continue from the last checkpoint without their nodes"
             )
+
+
+def summed(losses: Mapping[str, torch.Tensor], communicator: Communicator) -> dict[str, float]:
+    """Return losses over the global batch: the ranks hold sums divided by its size."""
+    values = torch.stack([value.double().cpu() for value in losses.values()])
+    communicator.all_reduce(values)
+    return dict(zip(losses, values.tolist(), strict=True))

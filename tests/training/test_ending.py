@@ -82,10 +82,9 @@ def test_epochs_are_so_many_steps(data, epochs, steps):
 
 def noted(best, score, error=0.01):
     """Whether a score is noted as the best one beside this state, and the state then."""
-    trainer = object.__new__(Trainer)
-    trainer.state = replace(best, step=20)
+    state = replace(best, step=20)
     measured = Measured(value=score, error=error, floor=math.nan, spread=math.nan, sigmas=math.nan)
-    return trainer._note_score(measured), trainer.state
+    return state.note(measured), state
 
 
 @pytest.mark.parametrize(

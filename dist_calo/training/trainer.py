@@ -263,7 +263,8 @@ class Trainer:
             with self._learner.average.applied():
                 result = self._validator.run()
             self._tracker.metrics(logged_metrics(result), self.state.step)
-            if self._config.tracking.log_pictures:
+            # Drawing imports the report's modules, which ranks that record nothing need not load.
+            if self._config.tracking.log_pictures and not isinstance(self._tracker, NullTracker):
                 for name, draw in pictures(result).items():
                     self._tracker.figure(draw, name, self.state.step)
         self._progress.validation(self.state.step, in_words(result))
